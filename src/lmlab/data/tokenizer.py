@@ -1,0 +1,252 @@
+"""Tokenizers: text to ids and back, and plain JSON, so that a checkpoint carries its own.
+
+>>> tokenizer = CharTokenizer.fit(["hi meng"])
+>>> tokenizer.decode(tokenizer.encode("meng"))
+'meng'
+"""
+
+from __future__ import annotations
+
+import base64
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lmlab.errors import LabError
+
+N_CODE_POINTS = 0x110000
+
+
+def smallest_dtype(n_values: int) -> np.dtype:
+    """The smallest unsigned integer type that tells `n_values` values apart."""
+    return np.min_scalar_type(max(n_values - 1, 0))
+
+
+class Tokenizer(ABC):
+    """What the rest of the lab needs of a tokenizer.
+
+    A subclass names its `kind`, which is also how its JSON is recognised; defining the class is all
+    the registration there is.
+    """
+
+    kind: ClassVar[str]
+    vocab_size: int
+    _kinds: ClassVar[dict[str, type[Tokenizer]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Tokenizer._kinds[cls.kind] = cls
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, pieces: Iterable[str]) -> Tokenizer:
+        """The tokenizer for a text that comes in pieces; kinds that need not look ignore it."""
+
+    @abstractmethod
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of `text`, 1-D, in the smallest integer type that holds the vocabulary."""
+
+    @abstractmethod
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes that one id stands for (perhaps only a part of a character)."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Everything needed to rebuild this tokenizer, as plain JSON."""
+
+    @classmethod
+    @abstractmethod
+    def _from_json(cls, state: dict[str, Any]) -> Tokenizer: ...
+
+    @staticmethod
+    def from_json(state: dict[str, Any]) -> Tokenizer:
+        """Rebuild what `to_json` wrote.
+
+        Raises:
+            LabError: if it is not the JSON of a known kind of tokenizer.
+        """
+        kind = state.get("kind") if isinstance(state, dict) else None
+        if kind not in Tokenizer._kinds:
+            known = ", ".join(sorted(Tokenizer._kinds))
+            raise LabError(f"tokenizer of unknown kind {kind!r}; known kinds: {known}")
+        try:
+            return Tokenizer._kinds[kind]._from_json(state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise LabError(f"the stored {kind} tokenizer is damaged: {error!r}") from error
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest integer type that holds every id."""
+        return smallest_dtype(self.vocab_size)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`. Bytes that are no UTF-8 (a sample may hold any) become U+FFFD."""
+        return b"".join(self.token_bytes(int(i)) for i in ids).decode("utf-8", errors="replace")
+
+    def characters_per_token(self) -> np.ndarray:
+        """(vocab_size,) how many characters begin in each token.
+
+        Summed over the ids of a text it counts the text's characters exactly, wherever tokens cut
+        them: every UTF-8 character has one byte that is not a continuation byte (0b10xxxxxx).
+        """
+        begins = [
+            sum(byte & 0xC0 != 0x80 for byte in self.token_bytes(i)) for i in range(self.vocab_size)
+        ]
+        return np.array(begins, dtype=np.int64)
+
+    def cut(self, pieces: Iterable[str]) -> Iterator[str]:
+        """Cut a text anew so that encoding piece by piece equals encoding it whole."""
+        return iter(pieces)
+
+
+class CharTokenizer(Tokenizer):
+    """One id per character; the vocabulary is the sorted distinct characters of the corpus."""
+
+    kind = "char"
+
+    def __init__(self, vocabulary: str):
+        if not vocabulary:
+            raise LabError("tokenizer=char needs a text of at least one character")
+        if list(vocabulary) != sorted(set(vocabulary)):
+            raise ValueError("vocabulary must be sorted and without repetition")
+        self.vocabulary = vocabulary
+        self.vocab_size = len(vocabulary)
+        # Code point -> id, one gather for a whole text. vocab_size itself stands for "unknown".
+        self._ids = np.full(N_CODE_POINTS, self.vocab_size, dtype=smallest_dtype(len(vocabulary) + 1))
+        self._ids[_code_points(vocabulary)] = np.arange(self.vocab_size)
+
+    @classmethod
+    def fit(cls, pieces: Iterable[str]) -> CharTokenizer:
+        seen = np.zeros(N_CODE_POINTS, dtype=bool)
+        for piece in pieces:
+            seen[_code_points(piece)] = True
+        return cls("".join(map(chr, np.flatnonzero(seen))))
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of `text`.
+
+        Raises:
+            LabError: naming the characters that the vocabulary lacks.
+        """
+        ids = self._ids[_code_points(text)]
+        if len(ids) and ids.max() == self.vocab_size:
+            unknown = sorted(set(text) - set(self.vocabulary))
+            named = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown[:10])
+            more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+            raise LabError(
+                f"characters that this char tokenizer does not know: {named}{more}; "
+                f"it knows {self.vocab_size}: {self.vocabulary[:100]!r}"
+            )
+        return ids.astype(self.dtype, copy=False)
+
+    def token_bytes(self, token: int) -> bytes:
+        return self.vocabulary[token].encode()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "vocabulary": self.vocabulary}
+
+    @classmethod
+    def _from_json(cls, state: dict[str, Any]) -> CharTokenizer:
+        return cls(state["vocabulary"])
+
+
+class ByteTokenizer(Tokenizer):
+    """One id per UTF-8 byte: no text is unknown to it."""
+
+    kind = "byte"
+    vocab_size = 256
+
+    @classmethod
+    def fit(cls, pieces: Iterable[str]) -> ByteTokenizer:
+        return cls()
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode(), dtype=np.uint8)
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+    @classmethod
+    def _from_json(cls, state: dict[str, Any]) -> ByteTokenizer:
+        return cls()
+
+
+class GPT2Tokenizer(Tokenizer):
+    """GPT-2's byte pair encoding, by tiktoken (extra `bpe`). Special tokens are plain text here."""
+
+    kind = "gpt2"
+
+    def __init__(self, ranks: Sequence[bytes]):
+        """`ranks[i]` is the byte string of id i; the id after the last is <|endoftext|>."""
+        tiktoken, openai_public = _import_tiktoken()
+        self.ranks = list(ranks)
+        self.vocab_size = len(self.ranks) + 1
+        self._encoding = tiktoken.Encoding(
+            "gpt2",
+            pat_str=openai_public.r50k_pat_str,
+            mergeable_ranks={token: rank for rank, token in enumerate(self.ranks)},
+            special_tokens={openai_public.ENDOFTEXT: len(self.ranks)},
+        )
+
+    @classmethod
+    def fit(cls, pieces: Iterable[str]) -> GPT2Tokenizer:
+        from lmlab.data.download import gpt2_ranks
+
+        _import_tiktoken()  # the missing extra is said before anything is looked for
+        return cls(gpt2_ranks())
+
+    def encode(self, text: str) -> np.ndarray:
+        return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
+
+    def token_bytes(self, token: int) -> bytes:
+        return self._encoding.decode_single_token_bytes(token)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "ranks": [base64.b64encode(r).decode() for r in self.ranks]}
+
+    @classmethod
+    def _from_json(cls, state: dict[str, Any]) -> GPT2Tokenizer:
+        return cls([base64.b64decode(rank) for rank in state["ranks"]])
+
+    def cut(self, pieces: Iterable[str]) -> Iterator[str]:
+        """Cut only between a visible character and a space or line break after it.
+
+        GPT-2's pattern never matches across such a place, and decides what stands before it
+        without looking past it, so no merge is lost.
+        """
+        rest = ""
+        for piece in pieces:
+            rest += piece
+            at = _last_space(rest, len(rest))
+            while at > 0 and rest[at - 1].isspace():
+                at = _last_space(rest, at)
+            if at > 0:
+                yield rest[:at]
+                rest = rest[at:]
+        if rest:
+            yield rest
+
+
+def _last_space(text: str, end: int) -> int:
+    return max(text.rfind(" ", 0, end), text.rfind("\n", 0, end))
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+
+
+def _import_tiktoken() -> tuple[Any, Any]:
+    try:
+        import tiktoken
+        from tiktoken_ext import openai_public
+    except ImportError as error:
+        raise LabError(
+            "tokenizer=gpt2 needs the extra `bpe`: pip install 'lmlab[bpe]'; "
+            "tokenizer=char and tokenizer=byte need nothing"
+        ) from error
+    return tiktoken, openai_public

@@ -1,0 +1,73 @@
+"""Windows of ids: training batches drawn at random, and a full pass that leaves nothing out.
+
+A window is block_size + 1 ids long: the input is all but its last, the targets all but its first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def draw_windows(
+    tokens: Tensor,
+    n_batches: int,
+    batch_size: int,
+    block_size: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`n_batches` training batches at once: (n_batches, batch_size, block_size + 1), int64.
+
+    torch fills an integer tensor one draw after the other, so this takes the same numbers from the
+    generator as `n_batches` single draws would, and leaves it where they would.
+    """
+    starts = torch.randint(
+        len(tokens) - block_size, (n_batches * batch_size,), generator=generator
+    )
+    windows = tokens.unfold(0, block_size + 1, 1)[starts]  # one gather, no loop
+    return windows.long().view(n_batches, batch_size, block_size + 1)
+
+
+def get_batch(
+    tokens: Tensor, batch_size: int, block_size: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """One random batch: idx and targets, both (batch_size, block_size), int64.
+
+    Starts are drawn by one `randint(len(tokens) - block_size, (batch_size,))`; `generator=None` is
+    torch's default generator, as everywhere in torch.
+    """
+    return shift(draw_windows(tokens, 1, batch_size, block_size, generator)[0])
+
+
+def shift(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Windows (..., block_size + 1) as idx and targets (..., block_size): targets one step on."""
+    return windows[..., :-1], windows[..., 1:]
+
+
+def full_pass(
+    tokens: Tensor, block_size: int, stride: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Windows that predict every token but the first (which has no context) exactly once.
+
+    Windows start `stride` apart. Of each, only the last predictions that no earlier window made
+    count: all block_size of the first, `stride` of the others. A smaller stride gives each
+    prediction more context, for block_size / stride times the work. The last window is moved back
+    to end with the text.
+
+    Yields:
+        windows (n, block_size + 1), int64, and counted (n,): how many of each window's last
+        predictions count. n is `batch_size`, less in the last batch.
+    """
+    last = len(tokens) - 1 - block_size  # where the last whole window starts
+    starts = torch.arange(0, last + 1, stride)
+    counted = torch.full_like(starts, stride)
+    counted[0] = block_size
+    rest = last - int(starts[-1])
+    if rest:
+        starts = torch.cat([starts, torch.tensor([last])])
+        counted = torch.cat([counted, torch.tensor([rest])])
+    all_windows = tokens.unfold(0, block_size + 1, 1)
+    for some, count in zip(starts.split(batch_size), counted.split(batch_size), strict=True):
+        yield all_windows[some].long(), count

@@ -1,0 +1,81 @@
+"""Self-attention, written out: each token gathers from its past what it looks for."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmlab.errors import LabError
+
+
+def attention_weights(query: Tensor, key: Tensor, scaled: bool = True) -> Tensor:
+    """How much each position takes from each: query, key (..., T, hs) -> (..., T, T).
+
+    Row t is a distribution over positions 0 to t. `scaled` divides the affinities by sqrt(hs): the
+    dot product of two random vectors grows with their length, and without it the softmax of a fresh
+    model is close to one-hot (Vaswani et al. 2017, section 3.2.1).
+    """
+    T, head_size = query.shape[-2:]
+    wei = query @ key.transpose(-2, -1)  # (..., T, hs) @ (..., hs, T) -> (..., T, T)
+    if scaled:
+        wei = wei * head_size**-0.5
+    tril = torch.tril(torch.ones(T, T, device=wei.device))
+    wei = wei.masked_fill(tril == 0, float("-inf"))  # no looking ahead
+    return F.softmax(wei, dim=-1)
+
+
+class Head(nn.Module):
+    """One head of self-attention.
+
+    Of each token's x, the query says what it looks for, the key what it holds, and the value what
+    it hands over when another token finds it.
+    """
+
+    def __init__(self, n_embd: int, head_size: int | None = None, scaled: bool = True):
+        """`head_size` is n_embd unless given; `scaled=False` is the notebook's version 4."""
+        super().__init__()
+        head_size = head_size or n_embd
+        self.key = nn.Linear(n_embd, head_size, bias=False)
+        self.query = nn.Linear(n_embd, head_size, bias=False)
+        self.value = nn.Linear(n_embd, head_size, bias=False)
+        self.scaled = scaled
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, n_embd) -> (B, T, head_size)."""
+        wei = attention_weights(self.query(x), self.key(x), self.scaled)
+        return wei @ self.value(x)  # (B, T, T) @ (B, T, hs) -> (B, T, hs)
+
+
+class MultiHead(nn.Module):
+    """Several small heads side by side: several questions asked of the past at once."""
+
+    def __init__(self, n_embd: int, n_head: int):
+        super().__init__()
+        head_size = size_of_heads(n_embd, n_head)
+        self.heads = nn.ModuleList(Head(n_embd, head_size) for _ in range(n_head))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, n_embd) -> (B, T, n_embd)."""
+        return torch.cat([head(x) for head in self.heads], dim=-1)
+
+
+class ProjectedMultiHead(MultiHead):
+    """Multi-head attention whose heads' findings are mixed before they join the residual stream."""
+
+    def __init__(self, n_embd: int, n_head: int):
+        super().__init__(n_embd, n_head)
+        self.projection = nn.Linear(n_embd, n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, n_embd) -> (B, T, n_embd)."""
+        return self.projection(super().forward(x))
+
+
+def size_of_heads(n_embd: int, n_head: int) -> int:
+    """n_embd shared out among n_head heads.
+
+    Raises:
+        LabError: if that does not come out even.
+    """
+    if n_embd % n_head:
+        raise LabError(f"model.n_embd={n_embd} is not divisible by n_head={n_head}")
+    return n_embd // n_head

@@ -1,0 +1,88 @@
+"""GPT: the top of the ladder, as one would train it."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmlab.models.attention import size_of_heads
+
+
+class CausalSelfAttention(nn.Module):
+    """All heads in one go, by torch's fused attention."""
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float):
+        super().__init__()
+        size_of_heads(n_embd, n_head)
+        self.n_head, self.dropout = n_head, dropout
+        self.query_key_value = nn.Linear(n_embd, 3 * n_embd, bias=False)
+        self.projection = nn.Linear(n_embd, n_embd, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        B, T, C = x.shape
+        qkv = self.query_key_value(x).view(B, T, 3, self.n_head, C // self.n_head)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_head, T, head_size)
+        out = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.projection(out.transpose(1, 2).reshape(B, T, C))
+
+
+class Block(nn.Module):
+    """Pre-norm block: attention, then a feed-forward four times as wide."""
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(n_embd, bias=False)
+        self.attention = CausalSelfAttention(n_embd, n_head, dropout)
+        self.feed_forward_norm = nn.LayerNorm(n_embd, bias=False)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(n_embd, 4 * n_embd, bias=False),
+            nn.GELU(),
+            nn.Linear(4 * n_embd, n_embd, bias=False),
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer with GPT-2's initialisation (Radford et al. 2019)."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        n_layer: int,
+        n_head: int,
+        n_embd: int,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.vocab_size, self.block_size = vocab_size, block_size
+        self.token_embedding = nn.Embedding(vocab_size, n_embd)
+        self.position_embedding = nn.Embedding(block_size, n_embd)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.Sequential(*(Block(n_embd, n_head, dropout) for _ in range(n_layer)))
+        self.final_norm = nn.LayerNorm(n_embd, bias=False)
+        self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+        self._initialise(n_layer)
+
+    def _initialise(self, n_layer: int) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue  # the norms' gains stay at 1
+            # What is added to the residual stream is scaled down, lest its variance grow with depth.
+            into_stream = name.endswith(("projection.weight", "feed_forward.2.weight"))
+            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layer) if into_stream else 0.02)
+
+    def forward(self, idx: Tensor) -> Tensor:
+        """idx (B, T) with T up to block_size -> logits (B, T, vocab_size)."""
+        positions = torch.arange(idx.shape[1], device=idx.device)
+        x = self.dropout(self.token_embedding(idx) + self.position_embedding(positions))
+        return self.lm_head(self.final_norm(self.blocks(x)))
