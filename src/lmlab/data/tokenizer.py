@@ -32,6 +32,7 @@ class Tokenizer(ABC):
     """
 
     kind: ClassVar[str]
+    passes: ClassVar[int] = 1  # how often a corpus is read: to fit (where `fit` looks) and to encode
     vocab_size: int
     _kinds: ClassVar[dict[str, type[Tokenizer]]] = {}
 
@@ -105,6 +106,7 @@ class CharTokenizer(Tokenizer):
     """One id per character; the vocabulary is the sorted distinct characters of the corpus."""
 
     kind = "char"
+    passes = 2
 
     def __init__(self, vocabulary: str):
         if not vocabulary:

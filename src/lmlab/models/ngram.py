@@ -42,14 +42,16 @@ class CountTable(nn.Module):
     sorted, so a search finds a gram, and all the grams of one context stand side by side.
     """
 
+    keys: torch.Tensor  # (n,)
+    counts: torch.Tensor  # (n,) occurrences
+    adjusted: torch.Tensor  # (n,) different tokens seen before; in the highest order, occurrences
+
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
         self.vocab_size = vocab_size
         empty = torch.empty(0, dtype=torch.int64)
-        self.register_buffer("keys", empty)  # (n,)
-        self.register_buffer("counts", empty.clone())  # (n,) occurrences
-        # (n,) different tokens seen before the gram; in the highest order, its occurrences.
-        self.register_buffer("adjusted", empty.clone())
+        for name in ("keys", "counts", "adjusted"):
+            self.register_buffer(name, empty.clone())
 
     def fill(self, keys: np.ndarray, counts: np.ndarray, adjusted: np.ndarray) -> None:
         """Take over the three columns, each (n,), with keys ascending."""
@@ -72,17 +74,18 @@ class CountTable(nn.Module):
         start = torch.searchsorted(self.keys, distinct * self.vocab_size)
         length = torch.searchsorted(self.keys, (distinct + 1) * self.vocab_size) - start
         row = torch.repeat_interleave(length)
-        # Entry e belongs to the e-th (row, place in row): undo the rows before, add this one's start.
-        entry = torch.arange(len(row), device=row.device) + (start - length.cumsum(0) + length)[row]
+        # The place of each entry in the table: its row's start, and its place within the row.
+        place = torch.arange(len(row), device=row.device) - (length.cumsum(0) - length)[row]
+        entry = start[row] + place
         rows = values.new_zeros((len(distinct), self.vocab_size), dtype=torch.float32)
         rows[row, self.keys[entry] % self.vocab_size] = values[entry].float()
         return rows[which]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        # The sizes come from the data a table was fitted on: make room before torch compares shapes.
-        for name, buffer in list(self._buffers.items()):
+        # Sizes depend on the corpus a table was fitted on: make room before torch compares shapes.
+        for name in ("keys", "counts", "adjusted"):
             if prefix + name in state_dict:
-                setattr(self, name, buffer.new_empty(state_dict[prefix + name].shape))
+                setattr(self, name, self.keys.new_empty(state_dict[prefix + name].shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -97,6 +100,8 @@ class NGram(nn.Module):
 
     Raises LabError when order is not 1 to 6.
     """
+
+    uniform: torch.Tensor  # (vocab_size,)
 
     def __init__(self, vocab_size: int, block_size: int, order: int = 5) -> None:
         super().__init__()
@@ -114,15 +119,15 @@ class NGram(nn.Module):
     def fit(self, tokens: torch.Tensor | np.ndarray) -> None:
         """Count a corpus, in place of whatever was counted before.
 
-        tokens is one-dimensional, of any integer type, and may be a memory map. Takes about
-        twenty bytes of memory a token. Raises LabError for an id outside the vocabulary.
+        tokens is one-dimensional, of any integer type, and may be a memory map. Takes some
+        25 bytes of memory a token. Raises LabError for an id outside the vocabulary.
         """
         if isinstance(tokens, torch.Tensor):
             tokens = tokens.cpu().numpy()
         vocab_size = self.vocab_size
         if len(tokens) and not (0 <= tokens.min() and tokens.max() < vocab_size):
             raise LabError(
-                f"model.vocab_size={vocab_size} does not cover the corpus, whose token ids run from "
+                f"model.vocab_size={vocab_size} does not cover the corpus, whose ids run from "
                 f"{tokens.min()} to {tokens.max()}: give at least {int(tokens.max()) + 1}"
             )
         # ids[i]: the id of the gram that starts at position i. Before the first order it is the
@@ -168,8 +173,8 @@ class NGram(nn.Module):
             total = counts.sum(-1, keepdim=True)
             # Of a context not seen (total 0), all is left to the order below.
             types = (counts > 0).sum(-1, keepdim=True).clamp(min=1)
-            lower = probs[:, k - 1 :]
-            probs[:, k - 1 :] = (counts + types * lower) / (total + types)
+            # (counts + types * probs) / (total + types), in place.
+            probs[:, k - 1 :].mul_(types).add_(counts).div_(total + types)
             # One token longer: the context one position earlier, and the token since.
             context = table.find(context[:, :-1] * self.vocab_size + idx[:, k - 1 :])
         return probs[:, 1:].log()

@@ -1,0 +1,80 @@
+"""Checking a composed config before anything is built or written."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from lmlab.errors import LabError
+
+
+def check(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
+    """The config as plain containers, every key and value of it accepted by `schema`.
+
+    Raises:
+        LabError: naming the first key that is missing, unknown, or has a value that is refused.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise LabError(f"{missing[0]} is missing: give {missing[0]}=…")
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise LabError(f"config: {str(error).splitlines()[0]}") from error
+    return check_plain(plain, schema)
+
+
+def check_plain(plain: Any, schema: type[BaseModel]) -> dict[str, Any]:
+    """A config that is in plain containers already, such as one read back from a run."""
+    if not isinstance(plain, dict):
+        raise LabError("config: not a mapping of keys to values")
+    try:
+        schema.model_validate(plain)
+    except ValidationError as error:
+        raise LabError(_explain(error, plain)) from error
+    return plain
+
+
+def keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of nested containers, inner ones after those that hold them."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from keys(value, f"{prefix}{key}.")
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """`; did you mean …?` where something known looks like `word`, else nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:  # the last part alone may be what was meant: n_layr for model.n_layer
+        tails = {name.rpartition(".")[2]: name for name in known}
+        close = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1)]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
+    problems = error.errors()
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    # pydantic names which member of a union it tried; only keys that are there are the user's.
+    path, node = [], plain
+    for part in first["loc"]:
+        inside = isinstance(node, dict) and part in node
+        inside = inside or (isinstance(node, list) and isinstance(part, int) and part < len(node))
+        if inside:
+            node = node[part]
+            path.append(str(part))
+    key = ".".join(path)
+    more = len({p["loc"] for p in problems}) - 1
+    tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key}={node!r}{nearest(key, [k for k in keys(plain) if k != key])}{tail}"
+    if first["type"] == "missing":
+        return f"{'.'.join([*path, str(first['loc'][-1])])} is missing{tail}"
+    said = first["msg"].removeprefix("Value error, ")
+    if not path:  # a rule between keys, which names them itself
+        return said + tail
+    return f"{key}={node!r}: {said[0].lower()}{said[1:]}{tail}"

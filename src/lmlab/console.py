@@ -1,0 +1,77 @@
+"""What a person sees: one place that knows whether somebody is looking at a terminal."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(highlight=False, soft_wrap=True)
+log = logging.getLogger("lmlab")
+
+
+def say(text: str) -> None:
+    """Print a line (never read as markup) and put it into the run's log."""
+    console.print(text, markup=False)
+    log.info(text)
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Keep what is said, and the warnings of all libraries, in a file as well."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger()
+    log.setLevel(logging.INFO)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def quiet_libraries() -> None:
+    """Silence lines that a user can do nothing about; call it once lightning is imported."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_utilities"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()  # its own handler would double every line
+        logger.setLevel(logging.WARNING)
+    for message in (
+        r".*does not have many workers.*",
+        r".*`LightningModule\.configure_optimizers` returned `None`.*",
+        r".*Experiment logs directory .* exists and is not empty.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def bytes_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar for work counted in bytes, shown once it has taken a second; plain text elsewhere."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total, visible=False)
+
+        def advance(n_bytes: int) -> None:
+            progress.advance(task, n_bytes)
+            if not progress.tasks[task].visible and (progress.tasks[task].elapsed or 0) > 1:
+                progress.update(task, visible=True)
+                if not console.is_terminal:
+                    say(f"{what} ({total / 1e6:,.0f} MB) …")
+
+        yield advance

@@ -1,0 +1,204 @@
+"""The LightningDataModule: a train/val split of ids, handed out as windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmlab.data.windows import draw_windows, full_pass
+from lmlab.errors import LabError
+from lmlab.streams import generator
+
+EVAL_LOGITS = 1 << 22  # at most this many logits at a time in a full pass: 16 MB of float32
+
+
+class EvalBatch(NamedTuple):
+    """Windows to evaluate, and the metric that their losses go to."""
+
+    metric: str  # val/loss, val/loss_full or train/loss_eval
+    windows: Tensor  # (n, block_size + 1), int64
+    counted: Tensor  # (n,): how many of each window's last predictions count
+
+
+@dataclass
+class TrainBatches:
+    """The training stream: each item is the windows of up to `steps_per_batch` optimizer steps.
+
+    An item ends where an evaluation is due, so however many steps are stacked, evaluations fall
+    on the same steps and every step sees the same windows.
+
+    Yields windows (steps * accumulate, batch_size, block_size + 1), int64.
+    """
+
+    tokens: Tensor
+    batch_size: int
+    block_size: int
+    steps_per_batch: int
+    accumulate: int
+    eval_every: int
+    max_steps: int
+    generator: torch.Generator | None
+    rank: int = 0  # of `world_size` processes that share each step's windows out among them
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        # Lightning fetches ahead of a loader without a length, and so would move the generator.
+        whole, rest = divmod(self.max_steps, self.eval_every)
+        per_eval = math.ceil(self.eval_every / self.steps_per_batch)
+        return whole * per_eval + math.ceil(rest / self.steps_per_batch)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        step = 0
+        while step < self.max_steps:
+            next_eval = (step // self.eval_every + 1) * self.eval_every
+            end = min(step + self.steps_per_batch, next_eval, self.max_steps)
+            n_batches = (end - step) * self.accumulate
+            everybodys = self.batch_size * self.world_size
+            windows = draw_windows(
+                self.tokens, n_batches, everybodys, self.block_size, self.generator
+            )
+            yield windows[:, mine]
+            step = end
+
+
+@dataclass
+class RandomEval:
+    """The lecture's protocol: `iters` random batches of each split.
+
+    They come from a generator of their own that starts afresh each time: evaluations look at the
+    same windows, so a curve moves because the model does, and training is not touched.
+    """
+
+    splits: dict[str, Tensor]  # metric -> tokens
+    batch_size: int
+    block_size: int
+    iters: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.splits) * self.iters
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        source = generator(self.seed, "eval")
+        counted = torch.full((self.batch_size,), self.block_size)
+        for metric, tokens in self.splits.items():
+            batches = draw_windows(tokens, self.iters, self.batch_size, self.block_size, source)
+            for windows in batches:
+                yield EvalBatch(metric, windows, counted)
+
+
+@dataclass
+class FullEval:
+    """Every token of the split (but the first) predicted once; see `windows.full_pass`."""
+
+    metric: str
+    tokens: Tensor
+    block_size: int
+    stride: int
+    vocab_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        return max(1, EVAL_LOGITS // (self.block_size * self.vocab_size))
+
+    def __len__(self) -> int:
+        n_windows = 1 + math.ceil((len(self.tokens) - 1 - self.block_size) / self.stride)
+        n_batches = math.ceil(n_windows / self.batch_size)
+        return len(range(self.rank, n_batches, self.world_size))
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        batches = full_pass(self.tokens, self.block_size, self.stride, self.batch_size)
+        for i, (windows, counted) in enumerate(batches):
+            if i % self.world_size == self.rank:
+                yield EvalBatch(self.metric, windows, counted)
+
+
+class TextDataModule(L.LightningDataModule):
+    """Train and val splits of one corpus."""
+
+    def __init__(
+        self,
+        ids: np.ndarray,
+        vocab_size: int,
+        *,
+        batch_size: int,
+        block_size: int,
+        val_fraction: float = 0.1,
+        steps_per_batch: int = 1,
+        accumulate: int = 1,
+        max_steps: int = 0,
+        eval_every: int = 1,
+        eval_protocol: str = "random",
+        eval_iters: int = 50,
+        stride: int | None = None,
+        seed: int = 1337,
+        generator: torch.Generator | None = None,
+    ):
+        """`generator` draws the training windows (None: torch's default one); `seed` evaluates.
+
+        Raises:
+            LabError: if a split is too short for a single window.
+        """
+        super().__init__()
+        tokens = torch.from_numpy(ids)
+        n_train = int((1 - val_fraction) * len(tokens))
+        self.train_tokens, self.val_tokens = tokens[:n_train], tokens[n_train:]
+        for split, part in (("train", self.train_tokens), ("val", self.val_tokens)):
+            if len(part) < block_size + 1:
+                raise LabError(
+                    f"data.block_size={block_size} needs a {split} split of at least "
+                    f"{block_size + 1} tokens, and this one has {len(part)} "
+                    f"(data.val_fraction={val_fraction} of {len(tokens)})"
+                )
+        self.vocab_size = vocab_size
+        self.batch_size, self.block_size = batch_size, block_size
+        self.steps_per_batch, self.accumulate, self.max_steps = steps_per_batch, accumulate, max_steps
+        self.eval_every, self.eval_protocol, self.eval_iters = eval_every, eval_protocol, eval_iters
+        self.stride = stride or block_size
+        self.seed, self.generator = seed, generator
+
+    @property
+    def batches_per_eval(self) -> int:
+        """How many items of the training stream lie between two evaluations."""
+        return math.ceil(self.eval_every / self.steps_per_batch)
+
+    def train_dataloader(self) -> TrainBatches:
+        rank, world_size = self._share()
+        return TrainBatches(
+            tokens=self.train_tokens,
+            batch_size=self.batch_size,
+            block_size=self.block_size,
+            steps_per_batch=self.steps_per_batch,
+            accumulate=self.accumulate,
+            eval_every=self.eval_every,
+            max_steps=self.max_steps,
+            generator=self.generator,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def val_dataloader(self) -> RandomEval | FullEval:
+        """What an evaluation during training looks at."""
+        if self.eval_protocol == "full":
+            return self.full_dataloader("val/loss")
+        splits = {"val/loss": self.val_tokens, "train/loss_eval": self.train_tokens}
+        return RandomEval(splits, self.batch_size, self.block_size, self.eval_iters, self.seed)
+
+    def full_dataloader(self, metric: str = "val/loss_full") -> FullEval:
+        """One deterministic pass over val."""
+        return FullEval(
+            metric, self.val_tokens, self.block_size, self.stride, self.vocab_size, *self._share()
+        )
+
+    def _share(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,0 +1,180 @@
+"""A run is a directory that explains itself.
+
+    config.yaml     what was composed, resolved
+    run.json        status, step, metrics, fingerprint, versions, git commit
+    checkpoints/    last.ckpt and best.ckpt
+    metrics.csv     and TensorBoard's event files: the curves
+    train.log       what was said
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lmlab.errors import LabError
+from lmlab.files import write_atomically
+
+RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
+
+# What changes where a run is kept or how fast it goes, but not what it computes.
+NOT_IN_FINGERPRINT = (
+    "output_dir",
+    "name",
+    "run_dir",
+    "logger",
+    "data.steps_per_batch",
+    "trainer.accelerator",
+    "trainer.log_every_n_steps",
+)
+
+
+def fingerprint(config: dict[str, Any]) -> str:
+    """A hash of the part of a config that determines the result."""
+    config = json.loads(json.dumps(config))  # a deep copy of plain data
+    for key in NOT_IN_FINGERPRINT:
+        *parents, last = key.split(".")
+        node = config
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(last, None)
+    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class Run:
+    """One run directory."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, config: dict[str, Any]) -> Run:
+        """A new directory with the config and a record in it, status `running`.
+
+        Raises:
+            LabError: if it cannot be made, or `run_dir` names one that holds a run already.
+        """
+        if config["run_dir"] is not None:
+            path = Path(config["run_dir"])
+            if (path / RECORD).exists():
+                raise LabError(f"run_dir={path} holds a run already; choose another")
+            _make(path, exist_ok=True)
+        else:
+            stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+            stem = Path(config["output_dir"]) / config["name"] / stamp
+            path, n = stem, 1
+            while not _make(path, exist_ok=False):  # runs begun in the same second count on
+                n += 1
+                path = stem.with_name(f"{stamp}-{n}")
+        run = cls(path)
+        write_atomically(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+        run.update(
+            status="running",
+            step=0,
+            metrics={},
+            fingerprint=fingerprint(config),
+            started=datetime.now().astimezone().isoformat(timespec="seconds"),
+            versions=_versions(),
+            git_commit=_git_commit(),
+        )
+        return run
+
+    @classmethod
+    def open(cls, path: str) -> Run:
+        """The run at `path`.
+
+        Raises:
+            LabError: if there is no run directory.
+        """
+        run = cls(Path(path).expanduser())
+        if not run.path.is_dir():
+            raise LabError(f"run={path}: no such directory; runs are kept in outputs/<name>/<time>")
+        if not (run.path / CONFIG).is_file():
+            raise LabError(f"run={path} is not a run directory: it holds no {CONFIG}")
+        return run
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What run.json says; empty before it is first written."""
+        try:
+            record = json.loads((self.path / RECORD).read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise LabError(f"{self.path / RECORD} cannot be read: {error}") from error
+        if not isinstance(record, dict):
+            raise LabError(f"{self.path / RECORD} is not a run's record")
+        return record
+
+    def update(self, **fields: Any) -> None:
+        """Put fields into run.json, atomically."""
+        record = {**self.record, **fields}
+        write_atomically(self.path / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+    def checkpoint(self, which: str) -> Path:
+        """The path of checkpoint `last` or `best`, or of any other given as a path.
+
+        Raises:
+            LabError: if there is none.
+        """
+        if which in ("last", "best"):
+            path = self.path / CHECKPOINTS / f"{which}.ckpt"
+        else:
+            path = Path(which).expanduser()
+        if not path.is_file():
+            there = sorted(p.stem for p in (self.path / CHECKPOINTS).glob("*.ckpt"))
+            has = ", ".join(there) or "none yet (the first is written at the first evaluation)"
+            raise LabError(f"checkpoint={which}: no such checkpoint; {self.path} has {has}")
+        return path
+
+
+def _make(path: Path, exist_ok: bool) -> bool:
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        if path.is_dir():
+            return False
+        raise LabError(f"cannot keep a run at {path}: a file of that name is there") from None
+    except OSError as error:
+        raise LabError(f"cannot keep a run at {path}: {error.strerror}") from error
+    return True
+
+
+def _versions() -> dict[str, str]:
+    packages = ("lmlab", "torch", "lightning", "hydra-core", "tensorboard", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, marked where files differ from it."""
+    folder = Path(__file__).parent
+    git = ["git", "-C", str(folder)]
+    try:
+        described = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+        tracked = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    # An installed copy may lie inside somebody else's repository, whose commit says nothing.
+    return described.stdout.strip() or None if tracked.returncode == 0 else None

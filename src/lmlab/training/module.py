@@ -1,0 +1,162 @@
+"""The LightningModule: where logits meet targets."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lmlab.data.datamodule import EvalBatch
+from lmlab.data.windows import shift
+from lmlab.errors import LabError
+from lmlab.training.optim import MakeOptimizer, Schedule, configure
+
+
+class LanguageModule(L.LightningModule):
+    """Trains and evaluates any model from idx (B, T) to logits (B, T, vocab_size).
+
+    A Lightning batch holds the windows of several optimizer steps, and the module takes these steps
+    itself (manual optimisation): the Trainer's loop costs about a millisecond a round, many times
+    a small model's step. Steps, not rounds, are what is counted, logged and scheduled.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        make_optimizer: MakeOptimizer,
+        schedule: Schedule,
+        characters_per_token: np.ndarray,
+        *,
+        max_steps: int,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        log_every: int = 1,
+        about: dict[str, Any] | None = None,
+    ):
+        """`about` is plain data that travels in every checkpoint: the config and the tokenizer."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.make_optimizer, self.schedule, self.max_steps = make_optimizer, schedule, max_steps
+        self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
+        self.about = about or {}
+        self.register_buffer(
+            "characters", torch.from_numpy(characters_per_token), persistent=False
+        )
+        self.losses: dict[str, MeanMetric] = {}  # by metric: nats per token
+        self.token_lengths: dict[str, MeanMetric] = {}  # by metric: characters per token
+        self.last_loss = math.nan  # of the last optimizer step's batch
+        self.tokens_per_second = math.nan
+        self._since_log: list[float] = []
+        self._clock = 0.0
+
+    def forward(self, idx: Tensor) -> Tensor:
+        """idx (B, T) -> logits (B, T, vocab_size)."""
+        return self.model(idx)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return configure(self.model, self.make_optimizer)
+
+    def on_train_start(self) -> None:
+        self._clock = time.perf_counter()
+
+    def training_step(self, windows: Tensor, batch_idx: int) -> None:
+        """As many optimizer steps as `windows` (steps * accumulate, B, T + 1) hold."""
+        optimizer = self.optimizers()
+        base_rates = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        first = self.global_step
+        losses, rates = [], []
+        for batches in windows.split(self.accumulate):
+            rates.append(self.schedule(first + len(rates), self.max_steps))
+            for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = base_rate * rates[-1]
+            losses.append(self._optimizer_step(optimizer, batches))
+        # Reading losses back waits for the device: once for all steps, not once a step.
+        self._record(first, torch.stack(losses).tolist(), [base_rates[0] * r for r in rates])
+        self._measure_speed(windows)
+
+    def _optimizer_step(self, optimizer: Any, batches: Tensor) -> Tensor:
+        total = torch.zeros((), device=batches.device)
+        for windows in batches:
+            idx, targets = shift(windows)
+            logits = self.model(idx)
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()) / len(batches)
+            self.manual_backward(loss)
+            total = total + loss.detach()
+        if self.clip_norm is not None:
+            self.clip_gradients(optimizer, self.clip_norm, "norm")
+        optimizer.step()
+        optimizer.zero_grad()
+        if torch.is_autocast_enabled(batches.device.type):
+            # Within one autocast context the low-precision copies of the weights are kept, and
+            # the next step would still see those from before the update.
+            torch.clear_autocast_cache()
+        return total
+
+    def _record(self, first: int, losses: list[float], rates: list[float]) -> None:
+        for step, (loss, rate) in enumerate(zip(losses, rates, strict=True), first + 1):
+            if not math.isfinite(loss):
+                raise LabError(
+                    f"the loss became {loss} at step {step} (last finite loss "
+                    f"{self.last_loss:.4f}, learning rate {rate:.3g}); try a smaller optimizer.lr, "
+                    "or trainer.gradient_clip_val=1.0"
+                )
+            self.last_loss = loss
+            self._since_log.append(loss)
+            if step % self.log_every == 0:
+                mean = sum(self._since_log) / len(self._since_log)
+                self._since_log.clear()
+                self.write({"train/loss": mean, "train/lr": rate}, step)
+
+    def _measure_speed(self, windows: Tensor) -> None:
+        now = time.perf_counter()
+        n_tokens = windows.numel() // windows.shape[-1] * (windows.shape[-1] - 1)
+        self.tokens_per_second = n_tokens * self.trainer.world_size / (now - self._clock)
+        self._clock = now
+
+    def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
+        idx, targets = shift(batch.windows)
+        logits = self.model(idx)
+        nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        places = torch.arange(idx.shape[1], device=idx.device)
+        counts = places >= idx.shape[1] - batch.counted[:, None]  # (n, T)
+        if batch.metric not in self.losses:
+            self.losses[batch.metric] = self._mean()
+            self.token_lengths[batch.metric] = self._mean()
+        weights = counts.flatten().double()
+        self.losses[batch.metric].update(nll.double(), weights)
+        self.token_lengths[batch.metric].update(self.characters[targets].flatten().double(), weights)
+
+    def _mean(self) -> MeanMetric:
+        return MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        metrics = {name: mean.compute().item() for name, mean in self.losses.items()}
+        for name in [name for name in metrics if name.startswith("val/")]:
+            # Bits per character: nats per token, in bits, over the characters a token stands for.
+            length = self.token_lengths[name].compute().item()
+            metrics["val/bpc"] = metrics[name] / math.log(2) / length if length else math.nan
+        self.losses.clear()
+        self.token_lengths.clear()
+        if not math.isnan(self.tokens_per_second):
+            metrics["train/tokens_per_second"] = self.tokens_per_second
+        self.write(metrics, self.global_step)
+        self.log_dict(metrics, logger=False)  # for callbacks that watch a metric
+
+    def on_validation_end(self) -> None:
+        self._clock = time.perf_counter()  # evaluation is not training time
+
+    def write(self, metrics: dict[str, float], step: int) -> None:
+        """Hand metrics to the loggers under the optimizer step they belong to."""
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.update(self.about)
