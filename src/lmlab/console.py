@@ -13,7 +13,6 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
-    SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -62,16 +61,24 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def bytes_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar for work counted in bytes, shown once it has taken a second; plain text elsewhere."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(what, total=total, visible=False)
+    """For work counted in bytes: a bar in a terminal, else one plain line if it takes a second."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+    task = progress.add_task(what, total=total)
+    shown = False
 
-        def advance(n_bytes: int) -> None:
-            progress.advance(task, n_bytes)
-            if not progress.tasks[task].visible and (progress.tasks[task].elapsed or 0) > 1:
-                progress.update(task, visible=True)
-                if not console.is_terminal:
-                    say(f"{what} ({total / 1e6:,.0f} MB) …")
+    def advance(n_bytes: int) -> None:
+        nonlocal shown
+        progress.advance(task, n_bytes)
+        if not shown and (progress.tasks[task].elapsed or 0) > 1:
+            shown = True
+            if console.is_terminal:
+                progress.start()
+            else:
+                say(f"{what}, {total / 1e6:,.0f} MB to read")
 
+    try:
         yield advance
+    finally:
+        if shown and console.is_terminal:
+            progress.stop()

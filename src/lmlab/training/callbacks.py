@@ -25,7 +25,7 @@ class Recorder(L.Callback):
         self.metrics: dict[str, float] = {}
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        self.metrics |= {name: value.item() for name, value in trainer.callback_metrics.items()}
+        self.metrics |= module.metrics
         if not math.isnan(module.last_loss):
             self.metrics["train/loss_last"] = module.last_loss
         if trainer.is_global_zero:
@@ -56,15 +56,15 @@ class Bar(L.Callback):
         self.progress.update(self.task, completed=trainer.global_step, said=said)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        loss = trainer.callback_metrics.get("val/loss")
-        if loss is None or not trainer.training and not trainer.validating:
+        if trainer.state.fn != "fit":
             return
-        self.val_loss = f" val {loss.item():.4f}"
-        if trainer.state.fn == "fit" and trainer.is_global_zero:
+        loss = module.metrics["val/loss"]
+        self.val_loss = f" val {loss:.4f}"
+        if trainer.is_global_zero:
             width = len(str(trainer.max_steps))
             say(
                 f"step {trainer.global_step:>{width}}/{trainer.max_steps}  "
-                f"loss {module.last_loss:.4f}  val/loss {loss.item():.4f}  "
+                f"loss {module.last_loss:.4f}  val/loss {loss:.4f}  "
                 f"{_rate(module.tokens_per_second)}"
             )
 

@@ -52,6 +52,7 @@ class LanguageModule(L.LightningModule):
         )
         self.losses: dict[str, MeanMetric] = {}  # by metric: nats per token
         self.token_lengths: dict[str, MeanMetric] = {}  # by metric: characters per token
+        self.metrics: dict[str, float] = {}  # of the last evaluation
         self.last_loss = math.nan  # of the last optimizer step's batch
         self.tokens_per_second = math.nan
         self._since_log: list[float] = []
@@ -147,6 +148,7 @@ class LanguageModule(L.LightningModule):
         self.token_lengths.clear()
         if not math.isnan(self.tokens_per_second):
             metrics["train/tokens_per_second"] = self.tokens_per_second
+        self.metrics = metrics
         self.write(metrics, self.global_step)
         self.log_dict(metrics, logger=False)  # for callbacks that watch a metric
 

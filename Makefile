@@ -1,0 +1,46 @@
+# make train: everything set up, then the quickstart. make test, make board: see below.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup train test lint board lock clean
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+# Only when the lock or the project's own metadata changed.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (a few minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+train: $(READY) # a small GPT on tinyshakespeare
+	@$(BIN)/python scripts/train.py experiment=quickstart
+
+test: $(READY)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+board: $(READY) # TensorBoard on every run; ctrl-c ends it
+	@echo "open http://localhost:6006/?smoothing=0&tagFilter=loss#timeseries"
+	@$(BIN)/tensorboard --logdir outputs --host localhost --port 6006 --samples_per_plugin text=100,images=100 2>/dev/null
+
+lock: # pin what pyproject.toml allows, for the oldest Python that is supported
+	python3.11 -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet torch==2.13.0 pip-tools
+	.venv-lock/bin/pip-compile --quiet --upgrade --all-extras --strip-extras --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe \
+		--output-file requirements.lock pyproject.toml
+	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock # the plain version: CPU or GPU build as pip finds it
+	rm -rf .venv-lock
+
+clean:
+	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache dist

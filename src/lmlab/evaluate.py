@@ -1,0 +1,57 @@
+"""`scripts/evaluate.py`: a checkpoint's loss on every token of its val split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+
+from lmlab import build
+from lmlab.console import quiet_libraries, say
+from lmlab.data.datamodule import TextDataModule
+from lmlab.errors import LabError
+from lmlab.runs import Run
+from lmlab.training.module import LanguageModule
+from lmlab.training.optim import constant
+from lmlab.training.state import restore
+
+
+def evaluate(config: dict[str, Any]) -> dict[str, float]:
+    """The metrics of one deterministic pass over val, printed with their units.
+
+    Raises:
+        LabError: if there is no such run or checkpoint, or its corpus has changed.
+    """
+    quiet_libraries()
+    trained = restore(Run.open(config["run"]), config["checkpoint"])
+    text = build.tokens(trained.config)
+    if text.tokenizer.to_json() != trained.tokenizer.to_json():
+        raise LabError(
+            f"run={config['run']}: its corpus has changed since: the vocabulary is another one"
+        )
+    settings = {**trained.config["data"], "stride": config["stride"] or trained.config["eval"]["stride"]}
+    data = TextDataModule(text.ids, text.tokenizer.vocab_size, **settings)
+    module = LanguageModule(
+        trained.model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
+    )
+    trainer = L.Trainer(
+        accelerator=config["accelerator"],
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    full = data.full_dataloader()
+    trainer.validate(module, full, verbose=False)
+    say(f"{trained.path} (step {trained.step})")
+    say(
+        f"val/loss_full  {module.metrics['val/loss_full']:.4f} nats per token, over "
+        f"{len(data.val_tokens) - 1:,} tokens, windows of {data.block_size} every {full.stride}"
+    )
+    say(f"val/bpc        {module.metrics['val/bpc']:.4f} bits per character")
+    return module.metrics
+
+
+def _no_optimizer(parameters: Any) -> Any:
+    raise RuntimeError("evaluation takes no optimizer steps")
