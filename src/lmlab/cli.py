@@ -40,10 +40,30 @@ def _train(cfg: DictConfig) -> Any:
     from lmlab import schema
     from lmlab.config import check
 
+    if cfg.run is not None:
+        cfg = _continued(cfg.run)
     config = check(cfg, schema.Train)
     from lmlab.train import train
 
     return train(config)
+
+
+def _continued(path: str) -> DictConfig:
+    """The config stored in a run, with what the command line says besides `run=`."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import DictConfig, OmegaConf
+
+    from lmlab.runs import Run
+
+    cfg = OmegaConf.create(Run.open(path).config)
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        if isinstance(OmegaConf.select(cfg, key), DictConfig) or key == "experiment":
+            raise LabError(f"{key}={value}: a run is continued with its own {key}")
+        OmegaConf.update(cfg, key, value)
+    return cfg
 
 
 def _evaluate(cfg: DictConfig) -> Any:
@@ -77,8 +97,7 @@ def _command(name: str, task: Callable[[DictConfig], Any]) -> None:
 
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra raise what it would print
-    if name != "train":
-        sys.argv[1:] = [_as_text(word) for word in sys.argv[1:]]
+    sys.argv[1:] = [_as_text(word) for word in sys.argv[1:]]
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
     try:
         main(task)()

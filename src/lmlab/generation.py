@@ -21,7 +21,7 @@ def probabilities(
     likeliest, `top_p` the fewest likeliest that together hold that much probability (nucleus
     sampling, Holtzman et al. 2020).
     """
-    if temperature == 0:
+    if temperature < 1e-20:  # 0, or so little that dividing by it could overflow
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
     logits = logits / temperature
     if top_k is not None and top_k < logits.shape[-1]:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,7 @@ RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
 NOT_IN_FINGERPRINT = (
     "output_dir",
     "name",
+    "run",
     "run_dir",
     "logger",
     "data.steps_per_batch",
@@ -36,18 +38,50 @@ NOT_IN_FINGERPRINT = (
     "trainer.log_every_n_steps",
 )
 
+# What may change when a run is continued, besides: training goes on longer, or is looked at more
+# often or otherwise. Everything else would make it another experiment.
+MAY_CHANGE = (*NOT_IN_FINGERPRINT, "trainer.max_steps", "eval", "callbacks.sample")
+
 
 def fingerprint(config: dict[str, Any]) -> str:
     """A hash of the part of a config that determines the result."""
-    config = json.loads(json.dumps(config))  # a deep copy of plain data
-    for key in NOT_IN_FINGERPRINT:
-        *parents, last = key.split(".")
-        node = config
-        for parent in parents:
-            node = node.get(parent, {})
-        node.pop(last, None)
-    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    told = {key: value for key, value in leaves(config) if not _under(key, NOT_IN_FINGERPRINT)}
+    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def check_continues(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Whether a run with the config `stored` may go on with `wanted`.
+
+    Raises:
+        LabError: listing each key whose change would make it another experiment, with both values.
+    """
+    before, now = dict(leaves(stored)), dict(leaves(wanted))
+    changed = [
+        f"{key}: {before.get(key)!r} is now {now.get(key)!r}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key) and not _under(key, MAY_CHANGE)
+    ]
+    if changed:
+        raise LabError(f"this run cannot go on with another config ({'; '.join(changed)})")
+    if wanted["trainer"]["max_steps"] < stored["trainer"]["max_steps"]:
+        raise LabError(
+            f"trainer.max_steps={wanted['trainer']['max_steps']}: a run can be made longer than "
+            f"its {stored['trainer']['max_steps']} steps, not shorter"
+        )
+
+
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of a config that holds no further keys, with its value."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _under(key: str, roots: tuple[str, ...]) -> bool:
+    return any(key == root or key.startswith(f"{root}.") for root in roots)
 
 
 class Run:
@@ -101,6 +135,17 @@ class Run:
         if not (run.path / CONFIG).is_file():
             raise LabError(f"run={path} is not a run directory: it holds no {CONFIG}")
         return run
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config it was started with."""
+        try:
+            config = yaml.safe_load((self.path / CONFIG).read_bytes())
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise LabError(f"{self.path / CONFIG} cannot be read: {error}") from error
+        if not isinstance(config, dict):
+            raise LabError(f"{self.path / CONFIG} is not a run's config")
+        return config
 
     @property
     def record(self) -> dict[str, Any]:

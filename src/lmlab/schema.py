@@ -271,6 +271,7 @@ class Train(Node):
     eval: Eval
     output_dir: str
     name: Annotated[str, Field(min_length=1)]
+    run: str | None
     run_dir: str | None
 
     @field_validator("name")

@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lmlab import build
 from lmlab.console import console, logged_to, quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
-from lmlab.runs import CHECKPOINTS, Run
+from lmlab.runs import CHECKPOINTS, Run, check_continues
 from lmlab.streams import derive, generator
 from lmlab.training.callbacks import Bar, NotebookCells, Recorder, Sample
+from lmlab.training.loggers import loggers
 from lmlab.training.module import LanguageModule
-from lmlab.training.state import AtomicCheckpointIO
+from lmlab.training.state import AtomicCheckpointIO, read
 
 
 def train(config: dict[str, Any]) -> dict[str, float]:
     """Train what a checked config says; returns the final metrics, which run.json holds too.
+
+    A config whose `run` names a directory goes on from that run's last checkpoint.
 
     Raises:
         LabError: for anything the user can put right. Before the run directory is made, as far as
             it can be known before.
     """
     quiet_libraries()
+    run = Run.open(config["run"]) if config["run"] else None
+    resume_step = None
+    if run is not None:
+        check_continues(run.config, config)
+        resume_step = read(run.checkpoint("last"))["global_step"]
+        if run.record.get("status") == "done" and resume_step >= config["trainer"]["max_steps"]:
+            say(f"{run.path} is done: trained for {resume_step} steps; ask for more by "
+                f"trainer.max_steps={2 * resume_step}")
+            return run.record["metrics"]
     text = build.tokens(config)
-    data = _data(config, text)
-    module = _module(config, text)
-    run = Run.create(config)
+    data = make_data(config, text)
+    module = make_module(config, text)
+    if run is None:
+        run = Run.create(config)
+    else:
+        run.update(status="running", error=None)
     with logged_to(run.path / "train.log"):
-        _introduce(config, data, module, run)
+        _introduce(config, data, module, run, resume_step)
         recorder = Recorder(run)
         try:
-            sample = _fit(config, text, data, module, recorder)
+            sample = _fit(config, text, data, module, recorder, resume_step)
         except KeyboardInterrupt:
             run.update(status="interrupted")
             raise
@@ -49,13 +62,14 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     return recorder.metrics
 
 
-def _data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
-    data, evaluation = config["data"], config["eval"]
+def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
+    """The datamodule of a config over a tokenised corpus."""
+    evaluation = config["eval"]
     own_stream = config["streams"] == "separate"
     return TextDataModule(
         text.ids,
         text.tokenizer.vocab_size,
-        **data,
+        **config["data"],
         accumulate=config["trainer"]["accumulate_grad_batches"],
         max_steps=config["trainer"]["max_steps"],
         eval_every=evaluation["every"],
@@ -67,7 +81,8 @@ def _data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
     )
 
 
-def _module(config: dict[str, Any], text: TokenizedCorpus) -> LanguageModule:
+def make_module(config: dict[str, Any], text: TokenizedCorpus) -> LanguageModule:
+    """The model of a config, freshly initialised, in its LightningModule."""
     own_stream = config["streams"] == "separate"
     torch.manual_seed(derive(config["seed"], "init") if own_stream else config["seed"])
     model = build.model(config, text.tokenizer.vocab_size)
@@ -92,58 +107,56 @@ def _fit(
     data: TextDataModule,
     module: LanguageModule,
     recorder: Recorder,
+    resume_step: int | None,
 ) -> str:
     """Train, evaluate a last time, and leave a last checkpoint; returns a sample."""
     folder = recorder.run.path
-    own_stream = config["streams"] == "separate"
-    needs = {
-        Sample: {"tokenizer": text.tokenizer, "seed": config["seed"] if own_stream else None},
-        NotebookCells: {"seed": config["seed"]},
-    }
-    callbacks: list[L.Callback] = [
-        build.part(node, f"callbacks.{name}", **_needed(node, needs))
-        for name, node in config["callbacks"].items()
-    ]
-    callbacks += [Bar(), recorder, _checkpoints(folder / CHECKPOINTS)]
+    last = folder / CHECKPOINTS / "last.ckpt"
     settings = config["trainer"]
+    callbacks = _callbacks(config, text)
     trainer = L.Trainer(
-        max_steps=settings["max_steps"],
-        accelerator=settings["accelerator"],
-        devices=settings["devices"],
-        strategy=settings["strategy"],
+        **{key: settings[key] for key in ("max_steps", "accelerator", "devices", "strategy")},
         precision=settings["precision"],
         val_check_interval=data.batches_per_eval,
-        check_val_every_n_epoch=None,  # count batches over the whole run: it is one long epoch
+        check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
         num_sanity_val_steps=0,
-        callbacks=callbacks,
-        logger=_loggers(config, folder),
+        callbacks=[*callbacks, Bar(), recorder, _checkpoints(last.parent)],
+        logger=loggers(config, folder, resume_step),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        log_every_n_steps=1,  # ours is the module's business; this keeps Lightning from warning
     )
-    if hasattr(module.model, "fit"):  # it counts instead of descending a gradient
+    if hasattr(module.model, "fit"):  # a table of counts: there is no gradient to descend
         module.model.fit(data.train_tokens)
     elif settings["max_steps"]:
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data, ckpt_path=None if resume_step is None else last)
     if trainer.global_step % data.eval_every or not trainer.global_step:
         trainer.validate(module, datamodule=data, verbose=False)
     trainer.validate(module, data.full_dataloader(), verbose=False)
-    trainer.save_checkpoint(folder / CHECKPOINTS / "last.ckpt")
-    samplers = [callback for callback in callbacks if isinstance(callback, Sample)]
-    return (samplers[0].text or samplers[0].make(module)) if samplers else ""
+    trainer.save_checkpoint(last)
+    sampler = next((callback for callback in callbacks if isinstance(callback, Sample)), None)
+    return "" if sampler is None else sampler.text or sampler.make(module)
 
 
-def _needed(node: dict[str, Any], needs: dict[type, dict[str, Any]]) -> dict[str, Any]:
-    """What a callback of ours takes beyond its config."""
-    for kind, arguments in needs.items():
-        if node.get("_target_") == f"{kind.__module__}.{kind.__qualname__}":
-            return arguments
-    return {}
+def _callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback]:
+    """The callbacks of a config; ours are given what a config cannot say."""
+    seed = config["seed"]
+    sample_seed = seed if config["streams"] == "separate" else None
+    more: dict[type, dict[str, Any]] = {
+        Sample: {"tokenizer": text.tokenizer, "seed": sample_seed},
+        NotebookCells: {"seed": seed},
+    }
+    by_name = {f"{kind.__module__}.{kind.__qualname__}": given for kind, given in more.items()}
+    return [
+        build.part(node, f"callbacks.{name}", **by_name.get(node["_target_"], {}))
+        for name, node in config["callbacks"].items()
+    ]
 
 
-def _checkpoints(folder: Path) -> ModelCheckpoint:
+def _checkpoints(folder: Any) -> ModelCheckpoint:
     return ModelCheckpoint(
         dirpath=folder,
         filename="best",
@@ -153,26 +166,20 @@ def _checkpoints(folder: Path) -> ModelCheckpoint:
     )
 
 
-def _loggers(config: dict[str, Any], folder: Path) -> list[Logger]:
-    # Empty name and version: the run directory is the one folder for everything.
-    loggers: list[Logger] = []
-    if config["logger"]["tensorboard"]:
-        loggers.append(TensorBoardLogger(folder, name="", version="", default_hp_metric=False))
-    if config["logger"]["csv"]:
-        loggers.append(CSVLogger(folder, name="", version=""))
-    return loggers
-
-
 def _introduce(
-    config: dict[str, Any], data: TextDataModule, module: LanguageModule, run: Run
+    config: dict[str, Any],
+    data: TextDataModule,
+    module: LanguageModule,
+    run: Run,
+    resume_step: int | None,
 ) -> None:
     n_parameters = sum(p.numel() for p in module.model.parameters())
-    kind = type(module.model).__name__
     say(
-        f"{config['name']}: {kind} of {n_parameters:,} parameters; "
+        f"{config['name']}: {type(module.model).__name__} of {n_parameters:,} parameters; "
         f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
-        f"vocabulary of {data.vocab_size:,}; kept in {run.path}"
+        f"vocabulary of {data.vocab_size:,}"
     )
+    say(f"kept in {run.path}" + (f", going on from step {resume_step}" if resume_step else ""))
 
 
 def _conclude(run: Run, metrics: dict[str, float], sample: str) -> None:
@@ -180,11 +187,13 @@ def _conclude(run: Run, metrics: dict[str, float], sample: str) -> None:
         console.rule("sample", style="dim")
         say(sample)
         console.rule(style="dim")
-    if "val/loss_full" in metrics:
-        say(
-            f"val/loss_full {metrics['val/loss_full']:.4f} nats per token, "
-            f"{metrics['val/bpc']:.4f} bits per character (every val token once)"
-        )
-    say(f"run       {run.path}")
+    say(
+        f"val/loss_full {metrics['val/loss_full']:.4f} nats per token, "
+        f"val/bpc {metrics['val/bpc']:.4f} bits per character (each val token predicted once)"
+    )
+    steps = run.record["step"]
     say("look      make board")
     say(f'sample    python scripts/generate.py run={run.path} prompt="ROMEO:"')
+    say(f"evaluate  python scripts/evaluate.py run={run.path}")
+    if steps:
+        say(f"continue  python scripts/train.py run={run.path} trainer.max_steps={2 * steps}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -45,28 +45,35 @@ class TrainBatches:
     eval_every: int
     max_steps: int
     generator: torch.Generator | None
+    start_step: int = 0  # where a resumed run goes on
     rank: int = 0  # of `world_size` processes that share each step's windows out among them
     world_size: int = 1
 
     def __len__(self) -> int:
         # Lightning fetches ahead of a loader without a length, and so would move the generator.
-        whole, rest = divmod(self.max_steps, self.eval_every)
-        per_eval = math.ceil(self.eval_every / self.steps_per_batch)
-        return whole * per_eval + math.ceil(rest / self.steps_per_batch)
+        return sum(1 for _ in self._ends())
+
+    def _ends(self) -> Iterator[int]:
+        """The steps at which items end: every steps_per_batch-th after an evaluation, and the next
+        evaluation. Wherever a run is resumed, it is back in step at the next end."""
+        step = self.start_step
+        while step < self.max_steps:
+            last_eval = step // self.eval_every * self.eval_every
+            stacked = ((step - last_eval) // self.steps_per_batch + 1) * self.steps_per_batch
+            step = min(last_eval + stacked, last_eval + self.eval_every, self.max_steps)
+            yield step
 
     def __iter__(self) -> Iterator[Tensor]:
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        step = 0
-        while step < self.max_steps:
-            next_eval = (step // self.eval_every + 1) * self.eval_every
-            end = min(step + self.steps_per_batch, next_eval, self.max_steps)
+        everybodys = self.batch_size * self.world_size
+        step = self.start_step
+        for end in self._ends():
             n_batches = (end - step) * self.accumulate
-            everybodys = self.batch_size * self.world_size
+            step = end
             windows = draw_windows(
                 self.tokens, n_batches, everybodys, self.block_size, self.generator
             )
             yield windows[:, mine]
-            step = end
 
 
 @dataclass
@@ -166,11 +173,28 @@ class TextDataModule(L.LightningDataModule):
         self.eval_every, self.eval_protocol, self.eval_iters = eval_every, eval_protocol, eval_iters
         self.stride = stride or block_size
         self.seed, self.generator = seed, generator
+        self.start_step = 0
 
     @property
     def batches_per_eval(self) -> int:
         """How many items of the training stream lie between two evaluations."""
         return math.ceil(self.eval_every / self.steps_per_batch)
+
+    def batches_before(self, step: int) -> int:
+        """How many items of the training stream end by the time `step` steps are done."""
+        evaluations, since = divmod(step, self.eval_every)
+        return evaluations * self.batches_per_eval + since // self.steps_per_batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training is in the stream; Lightning keeps it in every checkpoint."""
+        state = None if self.generator is None else self.generator.get_state()
+        return {"step": self.trainer.global_step if self.trainer else 0, "generator": state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.start_step = state_dict["step"]
+        if self.generator is not None:
+            self.generator.set_state(state_dict["generator"])
 
     def train_dataloader(self) -> TrainBatches:
         rank, world_size = self._share()
@@ -183,6 +207,7 @@ class TextDataModule(L.LightningDataModule):
             eval_every=self.eval_every,
             max_steps=self.max_steps,
             generator=self.generator,
+            start_step=self.start_step,
             rank=rank,
             world_size=world_size,
         )

@@ -24,6 +24,9 @@ empirical study of smoothing techniques for language modeling", Computer Speech 
 Heafield et al., "Scalable modified Kneser-Ney language model estimation", ACL 2013.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -81,7 +84,7 @@ class CountTable(nn.Module):
         rows[row, self.keys[entry] % self.vocab_size] = values[entry].float()
         return rows[which]
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         # Sizes depend on the corpus a table was fitted on: make room before torch compares shapes.
         for name in ("keys", "counts", "adjusted"):
             if prefix + name in state_dict:
@@ -102,6 +105,7 @@ class NGram(nn.Module):
     """
 
     uniform: torch.Tensor  # (vocab_size,)
+    tables: Sequence[CountTable]  # an nn.ModuleList, for orders 1 to `order`
 
     def __init__(self, vocab_size: int, block_size: int, order: int = 5) -> None:
         super().__init__()
@@ -114,7 +118,8 @@ class NGram(nn.Module):
         self.block_size = block_size
         self.order = min(order, block_size + 1)
         self.register_buffer("uniform", torch.full((vocab_size,), 1 / vocab_size))
-        self.tables = nn.ModuleList(CountTable(vocab_size) for _ in range(self.order))
+        tables = nn.ModuleList(CountTable(vocab_size) for _ in range(self.order))
+        self.register_module("tables", tables)
 
     def fit(self, tokens: torch.Tensor | np.ndarray) -> None:
         """Count a corpus, in place of whatever was counted before.

@@ -57,6 +57,7 @@ class LanguageModule(L.LightningModule):
         self.tokens_per_second = math.nan
         self._since_log: list[float] = []
         self._clock = 0.0
+        self._random: dict[str, Any] | None = None  # states to go on from
 
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) -> logits (B, T, vocab_size)."""
@@ -66,6 +67,10 @@ class LanguageModule(L.LightningModule):
         return configure(self.model, self.make_optimizer)
 
     def on_train_start(self) -> None:
+        if self._random is not None:  # here, since building and setting up may draw
+            torch.set_rng_state(self._random["cpu"])
+            if "cuda" in self._random and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(self._random["cuda"])
         self._clock = time.perf_counter()
 
     def training_step(self, windows: Tensor, batch_idx: int) -> None:
@@ -150,6 +155,8 @@ class LanguageModule(L.LightningModule):
             metrics["train/tokens_per_second"] = self.tokens_per_second
         self.metrics = metrics
         self.write(metrics, self.global_step)
+        for logger in self.loggers:
+            logger.save()  # an evaluation is when somebody may look
         self.log_dict(metrics, logger=False)  # for callbacks that watch a metric
 
     def on_validation_end(self) -> None:
@@ -162,3 +169,18 @@ class LanguageModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(self.about)
+        checkpoint["since_log"], checkpoint["last_loss"] = list(self._since_log), self.last_loss
+        checkpoint["random"] = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state_all()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning would pick its loops up in mid-epoch, where it counts rounds; what counts here
+        # are steps. So its loops begin anew and are told how far training is.
+        del checkpoint["loops"]
+        step = checkpoint["global_step"]
+        loop = self.trainer.fit_loop.epoch_loop
+        loop.manual_optimization.optim_step_progress.total.increment_by(step)
+        loop.batch_progress.total.increment_by(self.trainer.datamodule.batches_before(step))
+        self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
+        self._random = checkpoint["random"]

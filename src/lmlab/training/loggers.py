@@ -1,0 +1,78 @@
+"""The curves on disk: TensorBoard's event files, and a CSV beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lmlab.files import write_atomically
+
+
+class MetricsCSV(Logger):
+    """metrics.csv: a row for each step that has anything to say, a column for each metric.
+
+    Unlike Lightning's CSVLogger it goes on with the file of a resumed run, and never leaves one
+    half-written.
+    """
+
+    def __init__(self, path: Path, resume_step: int | None = None):
+        """`resume_step` keeps the rows of an earlier start up to that step."""
+        super().__init__()
+        self.path = path
+        self.rows: dict[int, dict[str, Any]] = {}
+        if resume_step is not None and path.exists():
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    step = int(row.pop("step"))
+                    if step <= resume_step:
+                        self.rows[step] = {key: value for key, value in row.items() if value}
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The config has a file of its own."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.setdefault(step or 0, {}).update(metrics)
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self.rows:
+            return
+        columns = sorted({key for row in self.rows.values() for key in row})
+        text = io.StringIO()
+        lines = csv.DictWriter(text, ["step", *columns], lineterminator="\n")
+        lines.writeheader()
+        lines.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
+        write_atomically(self.path, text.getvalue().encode())
+
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def loggers(config: dict[str, Any], folder: Path, resume_step: int | None) -> list[Logger]:
+    """The loggers of a config, writing into `folder`; on with an earlier start's curves."""
+    chosen: list[Logger] = []
+    if config["logger"]["tensorboard"]:
+        # Empty name and version: the run directory is the one folder for everything.
+        # purge_step makes TensorBoard forget what an earlier start wrote after the checkpoint.
+        purge_step = None if resume_step is None else resume_step + 1
+        chosen.append(
+            TensorBoardLogger(
+                folder, name="", version="", default_hp_metric=False, purge_step=purge_step
+            )
+        )
+    if config["logger"]["csv"]:
+        chosen.append(MetricsCSV(folder / "metrics.csv", resume_step))
+    return chosen

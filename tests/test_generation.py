@@ -1,0 +1,229 @@
+"""Logits to tokens to text: what is kept, what is drawn, and when it is handed over."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer
+from lmlab.generation import generate, probabilities, stream_text
+from lmlab.models.bigram import Bigram
+from lmlab.models.gpt import GPT
+
+temperatures = st.floats(0.1, 10)
+
+
+@st.composite
+def distinct_logits(draw):
+    """(B, vocab_size), no two of a row alike."""
+    B, vocab_size = draw(st.integers(1, 3)), draw(st.integers(1, 30))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    ranks = torch.stack([torch.randperm(vocab_size, generator=generator) for _ in range(B)])
+    return ranks * draw(st.floats(0.05, 1)) - 3.0
+
+
+# --- probabilities ---------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(distinct_logits(), temperatures)
+def test_without_a_choice_it_is_the_softmax_at_that_temperature(logits, temperature):
+    torch.testing.assert_close(probabilities(logits), logits.softmax(-1))
+    torch.testing.assert_close(probabilities(logits, temperature), (logits / temperature).softmax(-1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    distinct_logits(),
+    st.one_of(st.just(0.0), temperatures),
+    st.one_of(st.none(), st.integers(1, 40)),
+    st.one_of(st.none(), st.floats(0.01, 1)),
+)
+def test_each_row_sums_to_one(logits, temperature, top_k, top_p):
+    probs = probabilities(logits, temperature, top_k, top_p)
+    assert probs.shape == logits.shape
+    assert probs.dtype == logits.dtype
+    assert (probs >= 0).all()
+    torch.testing.assert_close(probs.sum(-1), torch.ones(len(logits)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(distinct_logits())
+def test_temperature_zero_leaves_the_likeliest(logits):
+    expected = F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    assert torch.equal(probabilities(logits, 0), expected)
+    assert torch.equal(probabilities(logits, 0, top_k=3, top_p=0.5), expected)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 1e-45, 1e-300])
+def test_a_temperature_near_zero_is_like_zero(temperature):
+    logits = torch.tensor([[1.0, 2.0, 3.0], [4.0, -5.0, 0.0]])
+    assert torch.equal(probabilities(logits, temperature), probabilities(logits, 0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(distinct_logits(), temperatures, st.integers(1, 40))
+def test_top_k_keeps_the_k_likeliest_in_proportion(logits, temperature, k):
+    probs, whole = probabilities(logits, temperature, top_k=k), probabilities(logits, temperature)
+    kept = probs > 0
+    assert (kept.sum(-1) == min(k, logits.shape[-1])).all()
+    for row, likely in zip(logits, kept, strict=True):
+        assert likely.all() or row[likely].min() > row[~likely].max()
+    expected = torch.where(kept, whole, 0)
+    torch.testing.assert_close(probs, expected / expected.sum(-1, keepdim=True))
+
+
+def test_top_k_keeps_every_token_that_ties_with_the_kth():
+    logits = torch.tensor([[3.0, 1.0, 2.0, 2.0, 2.0]])
+    assert (probabilities(logits, top_k=2) > 0).tolist() == [[True, False, True, True, True]]
+    assert (probabilities(logits, top_k=1) > 0).tolist() == [[True, False, False, False, False]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(distinct_logits(), temperatures, st.floats(0.01, 0.99))
+def test_top_p_keeps_the_fewest_likeliest_that_hold_p(logits, temperature, p):
+    probs, whole = probabilities(logits, temperature, top_p=p), probabilities(logits, temperature)
+    rounding = 1e-5
+    for kept, row, before in zip(probs > 0, probs, whole, strict=True):
+        assert kept.any()
+        assert kept.all() or before[kept].min() > before[~kept].max()
+        assert before[kept].sum() >= p - rounding
+        assert before[kept].sum() - before[kept].min() < p + rounding
+        torch.testing.assert_close(row[kept], before[kept] / before[kept].sum())
+
+
+def test_top_p_counts_in_what_top_k_left():
+    # Of 0.4, 0.3, 0.2, 0.1 top_k=2 leaves 4/7 and 3/7, and 4/7 alone hold one half.
+    logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+    expected = torch.tensor([[0.0, 1.0, 0.0, 0.0]])
+    torch.testing.assert_close(probabilities(logits, top_k=2, top_p=0.5), expected)
+    assert (probabilities(logits, top_p=0.5) > 0).tolist() == [[False, True, False, True]]
+
+
+# --- generate --------------------------------------------------------------------------------
+
+
+def small_gpt() -> nn.Module:
+    torch.manual_seed(0)
+    model = GPT(11, 8, n_layer=1, n_head=2, n_embd=16)
+    nn.init.normal_(model.lm_head.weight)  # opinions strong enough to tell contexts apart
+    return model.eval()
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def continuation(model: nn.Module, idx: torch.Tensor, n: int, **settings) -> torch.Tensor:
+    return torch.cat(list(generate(model, idx, n, **settings)), dim=1)
+
+
+def test_the_same_seed_gives_the_same_tokens():
+    model, idx = small_gpt(), torch.zeros(3, 1, dtype=torch.int64)
+    first = continuation(model, idx, 20, generator=seeded(1))
+    assert first.shape == (3, 20)
+    assert torch.equal(continuation(model, idx, 20, generator=seeded(1)), first)
+    assert not torch.equal(continuation(model, idx, 20, generator=seeded(2)), first)
+
+
+def test_without_a_generator_it_draws_as_the_notebook_does():
+    model = small_gpt()
+    torch.manual_seed(1337)
+    ours = continuation(model, torch.tensor([[0]]), 6)
+    next_draw = torch.rand(1)
+
+    torch.manual_seed(1337)
+    idx = torch.tensor([[0]])
+    for _ in range(6):
+        logits = model(idx)[:, -1, :]
+        idx = torch.cat((idx, torch.multinomial(F.softmax(logits, dim=-1), 1)), dim=1)
+    assert torch.equal(ours, idx[:, 1:])
+    assert torch.equal(next_draw, torch.rand(1))
+
+
+def test_with_a_generator_the_default_one_is_left_alone():
+    model = small_gpt()
+    before = torch.random.get_rng_state()
+    continuation(model, torch.tensor([[0]]), 5, generator=seeded(0))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_prompt_longer_than_the_block_counts_by_its_tail():
+    model = small_gpt()
+    prompt = torch.randint(11, (2, 30), generator=seeded(0))
+    whole = continuation(model, prompt, 20, generator=seeded(1))
+    tail = continuation(model, prompt[:, -8:], 20, generator=seeded(1))
+    shorter = continuation(model, prompt[:, -4:], 20, generator=seeded(1))
+    assert torch.equal(whole, tail)
+    assert not torch.equal(whole, shorter)
+
+
+def test_each_token_is_handed_over_before_the_next_is_computed():
+    model, widths = small_gpt(), []
+    model.register_forward_hook(lambda module, args, out: widths.append(args[0].shape[1]))
+    tokens = generate(model, torch.zeros(3, 6, dtype=torch.int64), 1000)
+    assert widths == []
+    for n, token in enumerate(itertools.islice(tokens, 4), start=1):
+        assert token.shape == (3, 1)
+        assert token.dtype == torch.int64
+        assert len(widths) == n
+        assert torch.is_grad_enabled()  # who consumes the tokens may train meanwhile
+    assert widths == [6, 7, 8, 8]
+
+
+def test_the_likeliest_path_needs_no_luck():
+    model, idx = small_gpt(), torch.tensor([[3]])
+    greedy = continuation(model, idx, 12, temperature=0, generator=seeded(1))
+    assert torch.equal(continuation(model, idx, 12, temperature=0, generator=seeded(2)), greedy)
+    assert torch.equal(continuation(model, idx, 12, top_k=1), greedy)
+    for t in range(12):
+        seen = torch.cat([idx, greedy[:, :t]], dim=1)[:, -8:]
+        assert model(seen)[:, -1].argmax(-1) == greedy[:, t]
+
+
+def test_tokens_are_as_frequent_as_they_are_likely():
+    model, n = Bigram(3, 4), 20_000
+    model.table.weight.data = torch.tensor([[0.5, 0.3, 0.2]]).log().repeat(3, 1)
+    tokens = continuation(model, torch.zeros(n, 1, dtype=torch.int64), 1, generator=seeded(0))
+    frequencies = tokens.flatten().bincount(minlength=3) / n
+    torch.testing.assert_close(frequencies, torch.tensor([0.5, 0.3, 0.2]), rtol=0, atol=0.015)
+
+
+# --- stream_text -----------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=40))
+def test_pieces_of_any_bytes_join_to_what_decode_says(data):
+    tokenizer = ByteTokenizer()
+    pieces = list(stream_text(tokenizer, data))
+    assert "".join(pieces) == tokenizer.decode(data)
+    assert "" not in pieces
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=30))
+def test_pieces_of_a_text_are_its_characters_however_many_bytes_each_has(text):
+    tokenizer = ByteTokenizer()
+    assert list(stream_text(tokenizer, tokenizer.encode(text))) == list(text)
+
+
+def test_a_character_cut_in_two_by_tokens_comes_whole():
+    pytest.importorskip("tiktoken")
+    ranks = [bytes([byte]) for byte in range(256)] + [b"5 \xe2\x82", b"\xac!"]
+    tokenizer = GPT2Tokenizer(ranks)
+    assert list(stream_text(tokenizer, [256, 257])) == ["5 ", "€!"]
+
+
+def test_a_character_never_finished_is_marked_at_the_end():
+    assert list(stream_text(ByteTokenizer(), "né".encode()[:-1])) == ["n", "\ufffd"]
+
+
+def test_text_comes_while_tokens_are_still_being_made():
+    tokenizer = CharTokenizer("abc")
+    tokens = itertools.cycle([0, 1, 2])  # without end
+    assert "".join(itertools.islice(stream_text(tokenizer, tokens), 7)) == "abcabca"
