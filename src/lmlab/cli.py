@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.errors import LabError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from lmlab.runs import Run
 
 
 def conf_dir() -> Path:
@@ -21,31 +24,73 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
-def train() -> Any:
+def train() -> None:
     """lmlab-train: train one run, or with -m many."""
-    _command("train", _train)
+    _command("train", _train, texts=("run",))
 
 
-def evaluate() -> Any:
+def evaluate() -> None:
     """lmlab-evaluate: the loss of a run's checkpoint on every val token."""
-    _command("evaluate", _evaluate)
+    _command("evaluate", _evaluate, texts=("run", "checkpoint"))
 
 
-def generate() -> Any:
+def generate() -> None:
     """lmlab-generate: text from a run's checkpoint."""
-    _command("generate", _generate)
+    _command("generate", _generate, texts=("run", "checkpoint", "prompt"))
 
 
-def _train(cfg: DictConfig) -> Any:
+def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float:
     from lmlab import schema
     from lmlab.config import check
 
-    if cfg.run is not None:
-        cfg = _continued(cfg.run)
-    config = check(cfg, schema.Train)
+    job = _job_of_a_sweep(swept)
+    if job is not None and cfg.run_dir is None:
+        cfg.run_dir = job
+    if "run" in given:
+        cfg = _continued(given["run"])
+    config = check(cfg, schema.Train, **given)
     from lmlab.train import train
 
-    return train(config)
+    if job is not None:
+        print(f"\n{Path(job).name}")
+    run = train(config)
+    _show(run, alone=job is None)
+    return run.record["metrics"]["val/loss_full"]
+
+
+def _evaluate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
+    from lmlab import schema
+    from lmlab.config import check
+
+    config = check(cfg, schema.Evaluate, **given)
+    from lmlab.evaluate import evaluate
+
+    evaluate(config)
+
+
+def _generate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
+    from lmlab import schema
+    from lmlab.config import check
+
+    config = check(cfg, schema.Generate, **given)
+    from lmlab.generate import generate
+
+    generate(config)
+
+
+def _job_of_a_sweep(swept: set[str]) -> str | None:
+    """Where this job of a multirun is kept, or None for a run of its own."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from lmlab.runs import job_name
+
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return None
+    swept = swept | set((hydra.sweeper.get("params") or {}).keys())
+    telling = [o for o in hydra.overrides.task if o.partition("=")[0] in swept]
+    return str(Path(hydra.sweep.dir) / job_name(telling or list(hydra.overrides.task)))
 
 
 def _continued(path: str) -> DictConfig:
@@ -66,57 +111,90 @@ def _continued(path: str) -> DictConfig:
     return cfg
 
 
-def _evaluate(cfg: DictConfig) -> Any:
-    from lmlab import schema
-    from lmlab.config import check
+def _show(run: Run, alone: bool) -> None:
+    """The end of a run: its result, what it writes like, and what to do next."""
+    from lmlab.console import console, say
+    from lmlab.runs import SAMPLE
 
-    config = check(cfg, schema.Evaluate)
-    from lmlab.evaluate import evaluate
+    metrics, step = run.record["metrics"], run.record["step"]
+    if alone and (run.path / SAMPLE).is_file():
+        console.rule("sample", style="dim")
+        say((run.path / SAMPLE).read_text())
+        console.rule(style="dim")
+    say(
+        f"val/loss_full {metrics['val/loss_full']:.4f} nats per token, "
+        f"val/bpc {metrics['val/bpc']:.4f} bits per character (each val token predicted once)"
+    )
+    if not alone:
+        return
+    say(f"run       {run.path}")
+    say("look      make board")
+    say(f'sample    python scripts/generate.py run={run.path} prompt="ROMEO:"')
+    say(f"evaluate  python scripts/evaluate.py run={run.path}")
+    if step:
+        say(f"continue  python scripts/train.py run={run.path} trainer.max_steps={2 * step}")
 
-    return evaluate(config)
+
+Task = Callable[["DictConfig", dict[str, str], set[str]], Any]
 
 
-def _generate(cfg: DictConfig) -> Any:
-    from lmlab import schema
-    from lmlab.config import check
-
-    config = check(cfg, schema.Generate)
-    from lmlab.generate import generate
-
-    return generate(config)
-
-
-def _command(name: str, task: Callable[[DictConfig], Any]) -> None:
+def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
     """Run one command; an error that the user can put right is one line and exit status 2.
 
-    HYDRA_FULL_ERROR=1 shows tracebacks, as with any Hydra application.
+    `texts` are the keys whose value is taken as it was typed, outside Hydra's grammar: a prompt may
+    hold commas, quotes and braces. HYDRA_FULL_ERROR=1 shows tracebacks, as with Hydra anywhere.
     """
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra raise what it would print
-    sys.argv[1:] = [_as_text(word) for word in sys.argv[1:]]
-    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
-    try:
-        main(task)()
-    except (LabError, HydraException, OmegaConfBaseException) as error:
-        if wants_traceback:
-            raise
+    typed = [word.partition("=") for word in sys.argv[1:]]
+    given = {key: value for key, equals, value in typed if equals and key in texts}
+    words = [word for word in sys.argv[1:] if word.partition("=")[0] not in given]
+    swept = {word.partition("=")[0] for word in words if _is_sweep(word)}
+    shows_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+    def fail(error: BaseException) -> NoReturn:
+        if shows_traceback:
+            raise error
         print(f"error: {_explain(error, name)}", file=sys.stderr)
         sys.exit(2)
+
+    @functools.wraps(task)
+    def guarded(cfg: DictConfig) -> Any:
+        try:
+            return task(cfg, given, swept)
+        except LabError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the other jobs go on; Hydra tells at the end
+            fail(error)
+
+    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
+    # Hydra reads its arguments from sys.argv, and raises what it would print if this is set.
+    before = sys.argv
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *words], "1"
+    try:
+        main(guarded)()
+    except (LabError, HydraException, OmegaConfBaseException) as error:
+        fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        sys.argv = before
+        if not shows_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
 
 
-def _as_text(word: str) -> str:
-    """Quote the value of `run=` and `prompt=`: it is text, not a value in Hydra's grammar."""
-    key, equals, value = word.partition("=")
-    if not equals or key not in ("run", "prompt", "checkpoint"):
-        return word
-    escaped = re.sub(r"(\\*)(\"|$)", lambda m: m[1] * 2 + ('\\"' if m[2] else ""), value)
-    return f'{key}="{escaped}"'
+def _is_sweep(word: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return False  # Hydra will say what is wrong with it
 
 
 def _explain(error: BaseException, name: str) -> str:
@@ -128,15 +206,24 @@ def _explain(error: BaseException, name: str) -> str:
         return text
     if match := re.search(r"Could not override '([^']+)'", text):
         return f"unknown key {match[1]}{nearest(match[1], _known_keys(name))}"
-    if match := re.search(r"Could not find '([^']+)/([^'/]+)'\s+Available options in", text):
+    if match := re.search(r"Could not find '([^'/]+)/([^']+)'\s+Available options in", text):
         group, wrong = match[1], match[2]
-        options = re.findall(r"^\t([^_\s:]\S*)$", text, re.MULTILINE)
-        return f"{group}={wrong}: no such option{nearest(wrong, options)} ({', '.join(options)})"
+        if options := _options(group):
+            return (
+                f"{group}={wrong}: no such option{nearest(wrong, options)} ({', '.join(options)})"
+            )
     return " ".join(text.split("\nSee https")[0].split())
 
 
+def _options(group: str) -> list[str]:
+    """The options of a group in conf/, those of its folders too."""
+    folder = conf_dir() / group
+    found = sorted(path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+    return [option.as_posix() for option in found if not option.name.startswith("_")]
+
+
 def _known_keys(name: str) -> list[str]:
-    """Every key of a command's config, with the groups and options that can be composed now."""
+    """Every key of a command's config, composed with the options on the command line."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
@@ -144,12 +231,8 @@ def _known_keys(name: str) -> list[str]:
     from lmlab.config import keys
 
     GlobalHydra.instance().clear()
-    groups = [w for w in sys.argv[1:] if re.fullmatch(r"[a-z_/]+=[\w/]+", w) and _is_group(w)]
+    typed = [word.partition("=") for word in sys.argv[1:]]
+    choices = [f"{group}={option}" for group, _, option in typed if option in _options(group)]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose(name, [w for w in groups])
+        cfg = compose(name, choices)
     return list(keys(OmegaConf.to_container(cfg, resolve=False)))
-
-
-def _is_group(override: str) -> bool:
-    group, _, option = override.partition("=")
-    return (conf_dir() / group / f"{option}.yaml").is_file()

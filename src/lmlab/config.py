@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,20 +14,22 @@ from pydantic import BaseModel, ValidationError
 from lmlab.errors import LabError
 
 
-def check(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
+def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, Any]:
     """The config as plain containers, every key and value of it accepted by `schema`.
+
+    `given` replaces top-level values; they are taken as they are, `${…}` in them too.
 
     Raises:
         LabError: naming the first key that is missing, unknown, or has a value that is refused.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    missing = sorted(OmegaConf.missing_keys(cfg) - given.keys())
     if missing:
         raise LabError(f"{missing[0]} is missing: give {missing[0]}=…")
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise LabError(f"config: {str(error).splitlines()[0]}") from error
-    return check_plain(plain, schema)
+    return check_plain({**plain, **given} if isinstance(plain, dict) else plain, schema)
 
 
 def check_plain(plain: Any, schema: type[BaseModel]) -> dict[str, Any]:
@@ -48,12 +51,15 @@ def keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """`; did you mean …?` where something known looks like `word`, else nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not close:  # the last part alone may be what was meant: n_layr for model.n_layer
-        tails = {name.rpartition(".")[2]: name for name in known}
-        close = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1)]
-    return f"; did you mean {close[0]}?" if close else ""
+    """`; did you mean …?` where something known looks like `word`, else nothing.
+
+    Names are compared whole, then by their last part: n_layr and lecture/hed are found as well.
+    """
+    for part in (lambda name: name, lambda name: re.split(r"[./]", name)[-1]):
+        named = {part(name).lower(): name for name in reversed(known)}
+        if close := difflib.get_close_matches(part(word).lower(), named, n=1, cutoff=0.6):
+            return f"; did you mean {named[close[0]]}?"
+    return ""
 
 
 def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
@@ -71,7 +77,9 @@ def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
     more = len({p["loc"] for p in problems}) - 1
     tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
     if first["type"] == "extra_forbidden":
-        return f"unknown key {key}={node!r}{nearest(key, [k for k in keys(plain) if k != key])}{tail}"
+        return (
+            f"unknown key {key}={node!r}{nearest(key, [k for k in keys(plain) if k != key])}{tail}"
+        )
     if first["type"] == "missing":
         return f"{'.'.join([*path, str(first['loc'][-1])])} is missing{tail}"
     said = first["msg"].removeprefix("Value error, ")

@@ -29,7 +29,10 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         raise LabError(
             f"run={config['run']}: its corpus has changed since: the vocabulary is another one"
         )
-    settings = {**trained.config["data"], "stride": config["stride"] or trained.config["eval"]["stride"]}
+    settings = {
+        **trained.config["data"],
+        "stride": config["stride"] or trained.config["eval"]["stride"],
+    }
     data = TextDataModule(text.ids, text.tokenizer.vocab_size, **settings)
     module = LanguageModule(
         trained.model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0

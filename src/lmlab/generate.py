@@ -59,10 +59,10 @@ def _encode(trained: Trained, prompt: str) -> torch.Tensor:
         raise LabError(f"prompt={prompt!r} is not UTF-8") from error
     except LabError as error:
         raise LabError(f"prompt has {error}") from error
-    block_size = trained.model.block_size
+    block_size = trained.config["data"]["block_size"]
     if len(ids) > block_size:
         console.print(
-            f"the prompt is {len(ids)} tokens long, and the model sees the last {block_size} of them",
+            f"the prompt is {len(ids)} tokens long, and the model sees the last {block_size}",
             style="dim",
         )
     return torch.from_numpy(ids.astype("int64"))[None]

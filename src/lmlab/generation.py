@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +53,9 @@ def generate(
 
     The model sees the last block_size tokens. `generator=None` is torch's default generator.
     """
+    block_size: Any = model.block_size
     for _ in range(max_new_tokens):
-        logits = model(idx[:, -model.block_size :])[:, -1]  # (B, vocab_size)
+        logits = model(idx[:, -block_size:])[:, -1]  # (B, vocab_size)
         probs = probabilities(logits.float(), temperature, top_k, top_p)
         if generator is not None:
             probs = probs.to(generator.device)  # the same text whatever computed the logits

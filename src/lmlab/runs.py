@@ -1,10 +1,11 @@
 """A run is a directory that explains itself.
 
-    config.yaml     what was composed, resolved
-    run.json        status, step, metrics, fingerprint, versions, git commit
-    checkpoints/    last.ckpt and best.ckpt
-    metrics.csv     and TensorBoard's event files: the curves
-    train.log       what was said
+config.yaml     what was composed, resolved
+run.json        status, step, metrics, fingerprint, versions, git commit
+checkpoints/    last.ckpt and best.ckpt
+metrics.csv     and TensorBoard's event files: the curves
+sample.txt      the last text it made
+train.log       what was said
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from datetime import datetime
@@ -25,6 +27,7 @@ from lmlab.errors import LabError
 from lmlab.files import write_atomically
 
 RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
+SAMPLE, LOG = "sample.txt", "train.log"
 
 # What changes where a run is kept or how fast it goes, but not what it computes.
 NOT_IN_FINGERPRINT = (
@@ -180,6 +183,15 @@ class Run:
             has = ", ".join(there) or "none yet (the first is written at the first evaluation)"
             raise LabError(f"checkpoint={which}: no such checkpoint; {self.path} has {has}")
         return path
+
+
+def job_name(overrides: list[str]) -> str:
+    """A directory's name for one job of a sweep: its overrides, safe for any file system."""
+    overrides = [o for o in overrides if not o.startswith(("output_dir=", "run_dir="))]
+    name = re.sub(r"[^\w.,=+-]+", "-", ",".join(sorted(overrides))).strip("-.") or "job"
+    if len(name) > 120:
+        name = f"{name[:100]}-{hashlib.sha256(','.join(overrides).encode()).hexdigest()[:12]}"
+    return name
 
 
 def _make(path: Path, exist_ok: bool) -> bool:

@@ -290,7 +290,9 @@ class Train(Node):
             )
         for key, n_head in heads(self.model, "model"):
             if self.model.n_embd % n_head:
-                raise ValueError(f"model.n_embd={self.model.n_embd} is not divisible by {key}={n_head}")
+                raise ValueError(
+                    f"model.n_embd={self.model.n_embd} is not divisible by {key}={n_head}"
+                )
         return self
 
 

@@ -9,10 +9,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmlab import build
-from lmlab.console import console, logged_to, quiet_libraries, say
+from lmlab.console import logged_to, quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
-from lmlab.runs import CHECKPOINTS, Run, check_continues
+from lmlab.files import write_atomically
+from lmlab.models.ngram import NGram
+from lmlab.runs import CHECKPOINTS, LOG, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
 from lmlab.training.callbacks import Bar, NotebookCells, Recorder, Sample
 from lmlab.training.loggers import loggers
@@ -20,8 +22,8 @@ from lmlab.training.module import LanguageModule
 from lmlab.training.state import AtomicCheckpointIO, read
 
 
-def train(config: dict[str, Any]) -> dict[str, float]:
-    """Train what a checked config says; returns the final metrics, which run.json holds too.
+def train(config: dict[str, Any]) -> Run:
+    """Train what a checked config says, and return the run: its directory holds all there is.
 
     A config whose `run` names a directory goes on from that run's last checkpoint.
 
@@ -36,9 +38,8 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         check_continues(run.config, config)
         resume_step = read(run.checkpoint("last"))["global_step"]
         if run.record.get("status") == "done" and resume_step >= config["trainer"]["max_steps"]:
-            say(f"{run.path} is done: trained for {resume_step} steps; ask for more by "
-                f"trainer.max_steps={2 * resume_step}")
-            return run.record["metrics"]
+            say(f"{run.path} is done already, after {resume_step} steps")
+            return run
     text = build.tokens(config)
     data = make_data(config, text)
     module = make_module(config, text)
@@ -46,20 +47,17 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         run = Run.create(config)
     else:
         run.update(status="running", error=None)
-    with logged_to(run.path / "train.log"):
+    with logged_to(run.path / LOG):
         _introduce(config, data, module, run, resume_step)
-        recorder = Recorder(run)
         try:
-            sample = _fit(config, text, data, module, recorder, resume_step)
+            _fit(config, text, data, module, run, resume_step)
         except KeyboardInterrupt:
             run.update(status="interrupted")
             raise
         except BaseException as error:
             run.update(status="failed", error=f"{type(error).__name__}: {error}")
             raise
-        run.update(status="done")
-        _conclude(run, recorder.metrics, sample)
-    return recorder.metrics
+    return run
 
 
 def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
@@ -106,13 +104,13 @@ def _fit(
     text: TokenizedCorpus,
     data: TextDataModule,
     module: LanguageModule,
-    recorder: Recorder,
+    run: Run,
     resume_step: int | None,
-) -> str:
-    """Train, evaluate a last time, and leave a last checkpoint; returns a sample."""
-    folder = recorder.run.path
-    last = folder / CHECKPOINTS / "last.ckpt"
+) -> None:
+    """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
+    last = run.path / CHECKPOINTS / "last.ckpt"
     settings = config["trainer"]
+    recorder = Recorder(run)
     callbacks = _callbacks(config, text)
     trainer = L.Trainer(
         **{key: settings[key] for key in ("max_steps", "accelerator", "devices", "strategy")},
@@ -121,15 +119,15 @@ def _fit(
         check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
         num_sanity_val_steps=0,
         callbacks=[*callbacks, Bar(), recorder, _checkpoints(last.parent)],
-        logger=loggers(config, folder, resume_step),
+        logger=loggers(config, run.path, resume_step),
         plugins=[AtomicCheckpointIO()],
-        default_root_dir=folder,
+        default_root_dir=run.path,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        log_every_n_steps=1,  # ours is the module's business; this keeps Lightning from warning
+        log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
-    if hasattr(module.model, "fit"):  # a table of counts: there is no gradient to descend
+    if isinstance(module.model, NGram):  # it counts: there is no gradient to descend
         module.model.fit(data.train_tokens)
     elif settings["max_steps"]:
         trainer.fit(module, datamodule=data, ckpt_path=None if resume_step is None else last)
@@ -137,8 +135,11 @@ def _fit(
         trainer.validate(module, datamodule=data, verbose=False)
     trainer.validate(module, data.full_dataloader(), verbose=False)
     trainer.save_checkpoint(last)
-    sampler = next((callback for callback in callbacks if isinstance(callback, Sample)), None)
-    return "" if sampler is None else sampler.text or sampler.make(module)
+    if trainer.is_global_zero:
+        for sampler in (callback for callback in callbacks if isinstance(callback, Sample)):
+            text_made = sampler.text or sampler.make(module)
+            write_atomically(run.path / SAMPLE, text_made.encode())
+        run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
 
 
 def _callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback]:
@@ -180,20 +181,3 @@ def _introduce(
         f"vocabulary of {data.vocab_size:,}"
     )
     say(f"kept in {run.path}" + (f", going on from step {resume_step}" if resume_step else ""))
-
-
-def _conclude(run: Run, metrics: dict[str, float], sample: str) -> None:
-    if sample:
-        console.rule("sample", style="dim")
-        say(sample)
-        console.rule(style="dim")
-    say(
-        f"val/loss_full {metrics['val/loss_full']:.4f} nats per token, "
-        f"val/bpc {metrics['val/bpc']:.4f} bits per character (each val token predicted once)"
-    )
-    steps = run.record["step"]
-    say("look      make board")
-    say(f'sample    python scripts/generate.py run={run.path} prompt="ROMEO:"')
-    say(f"evaluate  python scripts/evaluate.py run={run.path}")
-    if steps:
-        say(f"continue  python scripts/train.py run={run.path} trainer.max_steps={2 * steps}")

@@ -165,6 +165,7 @@ def test_parameters_are_as_many_as_counted_by_hand(rung, expected):
 
 def test_parameters_of_gpt_are_as_many_as_counted_by_hand():
     wide, deep = 128, 4
-    block = 2 * wide + 3 * wide**2 + wide**2 + 2 * 4 * wide**2  # gains, qkv, projection, two linears
-    expected = V * wide + T * wide + deep * block + wide + wide * V
+    attention, feed_forward, gain = 3 * wide**2 + wide**2, 2 * 4 * wide**2, wide  # no biases
+    block = gain + attention + gain + feed_forward
+    expected = V * wide + T * wide + deep * block + gain + wide * V
     assert n_parameters(build.model(config("gpt", f"data.block_size={T}"), V)) == expected

@@ -147,7 +147,7 @@ def test_tables_of_another_vocabulary_or_order_are_refused():
     state = fitted(9, 3, [0, 1, 2]).state_dict()
     with pytest.raises(RuntimeError, match="size mismatch"):
         NGram(10, 16, 3).load_state_dict(state)
-    with pytest.raises(RuntimeError, match="tables.3"):
+    with pytest.raises(RuntimeError, match=r"tables\.3"):
         NGram(9, 16, 4).load_state_dict(state)
 
 

@@ -169,7 +169,11 @@ class TextDataModule(L.LightningDataModule):
                 )
         self.vocab_size = vocab_size
         self.batch_size, self.block_size = batch_size, block_size
-        self.steps_per_batch, self.accumulate, self.max_steps = steps_per_batch, accumulate, max_steps
+        self.steps_per_batch, self.accumulate, self.max_steps = (
+            steps_per_batch,
+            accumulate,
+            max_steps,
+        )
         self.eval_every, self.eval_protocol, self.eval_iters = eval_every, eval_protocol, eval_iters
         self.stride = stride or block_size
         self.seed, self.generator = seed, generator

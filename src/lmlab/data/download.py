@@ -56,13 +56,13 @@ def from_url(url: str, sha256: str, name: str) -> Path:
 
 
 def wheel_from_pip(requirement: str, folder: Path) -> Path:
-    """Download one wheel, without its dependencies and without installing it, as the user's pip does.
+    """Download one wheel as the user's pip does, but without dependencies or installing it.
 
     Raises:
         LabError: with pip's last words.
     """
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    command += ["--timeout", "15", "--retries", "1", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--quiet", "--timeout", "15", "--retries", "1", "--disable-pip-version-check"]
     command += ["--dest", str(folder), requirement]
     try:
         done = subprocess.run(
@@ -72,8 +72,9 @@ def wheel_from_pip(requirement: str, folder: Path) -> Path:
         raise LabError(f"pip took more than {PIP_TIMEOUT} s") from error
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise LabError(said[-1] if said else f"pip exited with status {done.returncode}")
+        said = done.stderr.splitlines() or [f"pip exited with status {done.returncode}"]
+        errors = [line for line in said if line.startswith("ERROR")]
+        raise LabError((errors or said)[-1])  # without a pip it is Python that says so
     return wheels[0]
 
 

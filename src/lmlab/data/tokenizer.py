@@ -17,6 +17,12 @@ import numpy as np
 from lmlab.errors import LabError
 
 N_CODE_POINTS = 0x110000
+SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
+# What \s matches in GPT-2's pattern. str.isspace() also takes \x1c to \x1f, which it does not.
+WHITE_SPACE = (
+    "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006"
+    "\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 
 
 def smallest_dtype(n_values: int) -> np.dtype:
@@ -32,7 +38,9 @@ class Tokenizer(ABC):
     """
 
     kind: ClassVar[str]
-    passes: ClassVar[int] = 1  # how often a corpus is read: to fit (where `fit` looks) and to encode
+    passes: ClassVar[int] = (
+        1  # how often a corpus is read: to fit, where `fit` looks, and to encode
+    )
     vocab_size: int
     _kinds: ClassVar[dict[str, type[Tokenizer]]] = {}
 
@@ -69,12 +77,12 @@ class Tokenizer(ABC):
             LabError: if it is not the JSON of a known kind of tokenizer.
         """
         kind = state.get("kind") if isinstance(state, dict) else None
-        if kind not in Tokenizer._kinds:
+        if not isinstance(kind, str) or kind not in Tokenizer._kinds:
             known = ", ".join(sorted(Tokenizer._kinds))
             raise LabError(f"tokenizer of unknown kind {kind!r}; known kinds: {known}")
         try:
             return Tokenizer._kinds[kind]._from_json(state)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise LabError(f"the stored {kind} tokenizer is damaged: {error!r}") from error
 
     @property
@@ -109,14 +117,12 @@ class CharTokenizer(Tokenizer):
     passes = 2
 
     def __init__(self, vocabulary: str):
-        if not vocabulary:
-            raise LabError("tokenizer=char needs a text of at least one character")
-        if list(vocabulary) != sorted(set(vocabulary)):
-            raise ValueError("vocabulary must be sorted and without repetition")
+        if not vocabulary or list(vocabulary) != sorted(set(vocabulary)):
+            raise ValueError("vocabulary must be sorted, without repetition and not empty")
         self.vocabulary = vocabulary
         self.vocab_size = len(vocabulary)
         # Code point -> id, one gather for a whole text. vocab_size itself stands for "unknown".
-        self._ids = np.full(N_CODE_POINTS, self.vocab_size, dtype=smallest_dtype(len(vocabulary) + 1))
+        self._ids = np.full(N_CODE_POINTS, self.vocab_size, smallest_dtype(self.vocab_size + 1))
         self._ids[_code_points(vocabulary)] = np.arange(self.vocab_size)
 
     @classmethod
@@ -124,6 +130,8 @@ class CharTokenizer(Tokenizer):
         seen = np.zeros(N_CODE_POINTS, dtype=bool)
         for piece in pieces:
             seen[_code_points(piece)] = True
+        if not seen.any():
+            raise LabError("tokenizer=char needs a text of at least one character")
         return cls("".join(map(chr, np.flatnonzero(seen))))
 
     def encode(self, text: str) -> np.ndarray:
@@ -187,6 +195,9 @@ class GPT2Tokenizer(Tokenizer):
         """`ranks[i]` is the byte string of id i; the id after the last is <|endoftext|>."""
         tiktoken, openai_public = _import_tiktoken()
         self.ranks = list(ranks)
+        distinct = set(self.ranks)
+        if len(distinct) != len(self.ranks) or not distinct.issuperset(SINGLE_BYTES):
+            raise ValueError("ranks must be distinct and hold every single byte")
         self.vocab_size = len(self.ranks) + 1
         self._encoding = tiktoken.Encoding(
             "gpt2",
@@ -213,10 +224,10 @@ class GPT2Tokenizer(Tokenizer):
 
     @classmethod
     def _from_json(cls, state: dict[str, Any]) -> GPT2Tokenizer:
-        return cls([base64.b64decode(rank) for rank in state["ranks"]])
+        return cls([base64.b64decode(rank, validate=True) for rank in state["ranks"]])
 
     def cut(self, pieces: Iterable[str]) -> Iterator[str]:
-        """Cut only between a visible character and a space or line break after it.
+        """Cut only between a visible character and white space after it.
 
         GPT-2's pattern never matches across such a place, and decides what stands before it
         without looking past it, so no merge is lost.
@@ -224,18 +235,13 @@ class GPT2Tokenizer(Tokenizer):
         rest = ""
         for piece in pieces:
             rest += piece
-            at = _last_space(rest, len(rest))
-            while at > 0 and rest[at - 1].isspace():
-                at = _last_space(rest, at)
+            space = max(rest.rfind(" "), rest.rfind("\n"))
+            at = len(rest[: space + 1].rstrip(WHITE_SPACE))
             if at > 0:
                 yield rest[:at]
                 rest = rest[at:]
         if rest:
             yield rest
-
-
-def _last_space(text: str, end: int) -> int:
-    return max(text.rfind(" ", 0, end), text.rfind("\n", 0, end))
 
 
 def _code_points(text: str) -> np.ndarray:

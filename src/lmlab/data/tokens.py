@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -48,7 +47,7 @@ def tokenize(
     folder = (cache or download.cache_dir()) / "tokens"
     key = f"{FORMAT}:{tokenizer_class.__qualname__}:{corpus.identity()}"
     stem = f"{corpus.name}-{tokenizer_class.kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    ids_path, about_path = folder / f"{stem}.npy", folder / f"{stem}.json"
+    ids_path, about_path = folder / f"{stem}.bin", folder / f"{stem}.json"
 
     found = _read(ids_path, about_path)
     if found is not None:
@@ -65,15 +64,11 @@ def tokenize(
         progress(len(raw))
 
     n_tokens = 0
-    with atomic_file(ids_path) as file:
-        # The header comes first but its length is known last; numpy pads it to leave room.
-        _write_header(file, tokenizer.dtype, 0)
+    with atomic_file(ids_path) as file:  # nothing but ids, in the tokenizer's dtype
         for piece in tokenizer.cut(corpus.pieces(on_bytes)):
             ids = tokenizer.encode(piece)
             file.write(ids.data)
             n_tokens += len(ids)
-        file.seek(0)
-        _write_header(file, tokenizer.dtype, n_tokens)
     # The description is written last: a pair without it does not count.
     about = {"n_tokens": n_tokens, "sha256": digest.hexdigest(), "tokenizer": tokenizer.to_json()}
     write_atomically(about_path, json.dumps(about).encode())
@@ -87,16 +82,11 @@ def _read(ids_path: Path, about_path: Path) -> TokenizedCorpus | None:
     """What a former call wrote, or None where it is missing or damaged."""
     try:
         about = json.loads(about_path.read_bytes())
-        # Copy-on-write, never written: torch warns about arrays that are read-only.
-        ids = np.load(ids_path, mmap_mode="c")
         tokenizer = Tokenizer.from_json(about["tokenizer"])
-        if len(ids) != about["n_tokens"] or ids.dtype != tokenizer.dtype:
+        # Copy-on-write, never written: torch warns about arrays that are read-only.
+        ids = np.memmap(ids_path, tokenizer.dtype, mode="c")
+        if len(ids) != about["n_tokens"]:
             return None
         return TokenizedCorpus(ids, tokenizer, about["sha256"])
     except (OSError, ValueError, KeyError, TypeError, LabError):
         return None
-
-
-def _write_header(file: BinaryIO, dtype: np.dtype, n_tokens: int) -> None:
-    header = {"descr": dtype.str, "fortran_order": False, "shape": (n_tokens,)}
-    np.lib.format.write_array_header_1_0(file, header)

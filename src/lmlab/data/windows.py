@@ -23,9 +23,7 @@ def draw_windows(
     torch fills an integer tensor one draw after the other, so this takes the same numbers from the
     generator as `n_batches` single draws would, and leaves it where they would.
     """
-    starts = torch.randint(
-        len(tokens) - block_size, (n_batches * batch_size,), generator=generator
-    )
+    starts = torch.randint(len(tokens) - block_size, (n_batches * batch_size,), generator=generator)
     windows = tokens.unfold(0, block_size + 1, 1)[starts]  # one gather, no loop
     return windows.long().view(n_batches, batch_size, block_size + 1)
 

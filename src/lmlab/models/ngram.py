@@ -130,7 +130,7 @@ class NGram(nn.Module):
         if isinstance(tokens, torch.Tensor):
             tokens = tokens.cpu().numpy()
         vocab_size = self.vocab_size
-        if len(tokens) and not (0 <= tokens.min() and tokens.max() < vocab_size):
+        if len(tokens) and not (tokens.min() >= 0 and tokens.max() < vocab_size):
             raise LabError(
                 f"model.vocab_size={vocab_size} does not cover the corpus, whose ids run from "
                 f"{tokens.min()} to {tokens.max()}: give at least {int(tokens.max()) + 1}"

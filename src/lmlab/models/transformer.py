@@ -41,9 +41,7 @@ class WideFeedForward(nn.Sequential):
     """The same with room: four times as wide inside, and projected back."""
 
     def __init__(self, n_embd: int):
-        super().__init__(
-            nn.Linear(n_embd, 4 * n_embd), nn.ReLU(), nn.Linear(4 * n_embd, n_embd)
-        )
+        super().__init__(nn.Linear(n_embd, 4 * n_embd), nn.ReLU(), nn.Linear(4 * n_embd, n_embd))
 
 
 class Block(nn.Module):
@@ -60,7 +58,7 @@ class Block(nn.Module):
 
 
 class ResidualBlock(Block):
-    """Each adds to what came in, so that gradients reach the first layer undimmed (He et al. 2015)."""
+    """Each adds to what came in, so gradients reach the first layer undimmed (He et al. 2015)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, n_embd) -> (B, T, n_embd)."""

@@ -10,6 +10,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmlab.console import console, say
+from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.windows import get_batch
 from lmlab.generation import generate
@@ -132,7 +133,7 @@ class NotebookCells(L.Callback):
         self.seed, self.batch_size, self.new_tokens = seed, batch_size, new_tokens
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        data = trainer.datamodule
+        data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
         source = torch.Generator().manual_seed(self.seed)
         idx, targets = get_batch(data.train_tokens, self.batch_size, data.block_size, source)
         with torch.no_grad():

@@ -13,6 +13,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from lmlab.files import write_atomically
 
 
+class EventFiles(TensorBoardLogger):
+    """Lightning's logger, without the hparams.yaml that it leaves beside our config.yaml."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()
+
+
 class MetricsCSV(Logger):
     """metrics.csv: a row for each step that has anything to say, a column for each metric.
 
@@ -69,9 +77,7 @@ def loggers(config: dict[str, Any], folder: Path, resume_step: int | None) -> li
         # purge_step makes TensorBoard forget what an earlier start wrote after the checkpoint.
         purge_step = None if resume_step is None else resume_step + 1
         chosen.append(
-            TensorBoardLogger(
-                folder, name="", version="", default_hp_metric=False, purge_step=purge_step
-            )
+            EventFiles(folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
         )
     if config["logger"]["csv"]:
         chosen.append(MetricsCSV(folder / "metrics.csv", resume_step))

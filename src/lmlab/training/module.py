@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lmlab.data.datamodule import EvalBatch
+from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.windows import shift
 from lmlab.errors import LabError
 from lmlab.training.optim import MakeOptimizer, Schedule, configure
@@ -47,9 +47,8 @@ class LanguageModule(L.LightningModule):
         self.make_optimizer, self.schedule, self.max_steps = make_optimizer, schedule, max_steps
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
         self.about = about or {}
-        self.register_buffer(
-            "characters", torch.from_numpy(characters_per_token), persistent=False
-        )
+        self.characters: Tensor
+        self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
         self.losses: dict[str, MeanMetric] = {}  # by metric: nats per token
         self.token_lengths: dict[str, MeanMetric] = {}  # by metric: characters per token
         self.metrics: dict[str, float] = {}  # of the last evaluation
@@ -75,10 +74,13 @@ class LanguageModule(L.LightningModule):
 
     def training_step(self, windows: Tensor, batch_idx: int) -> None:
         """As many optimizer steps as `windows` (steps * accumulate, B, T + 1) hold."""
-        optimizer = self.optimizers()
-        base_rates = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        optimizer: Any = self.optimizers()
+        base_rates = [
+            group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups
+        ]
         first = self.global_step
-        losses, rates = [], []
+        losses: list[Tensor] = []
+        rates: list[float] = []
         for batches in windows.split(self.accumulate):
             rates.append(self.schedule(first + len(rates), self.max_steps))
             for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
@@ -138,10 +140,14 @@ class LanguageModule(L.LightningModule):
             self.token_lengths[batch.metric] = self._mean()
         weights = counts.flatten().double()
         self.losses[batch.metric].update(nll.double(), weights)
-        self.token_lengths[batch.metric].update(self.characters[targets].flatten().double(), weights)
+        self.token_lengths[batch.metric].update(
+            self.characters[targets].flatten().double(), weights
+        )
 
     def _mean(self) -> MeanMetric:
-        return MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(self.device)
+        mean = MeanMetric(nan_strategy="disable").to(self.device)
+        mean.set_dtype(torch.float64)
+        return mean
 
     def on_validation_epoch_end(self) -> None:
         metrics = {name: mean.compute().item() for name, mean in self.losses.items()}
@@ -181,6 +187,7 @@ class LanguageModule(L.LightningModule):
         step = checkpoint["global_step"]
         loop = self.trainer.fit_loop.epoch_loop
         loop.manual_optimization.optim_step_progress.total.increment_by(step)
-        loop.batch_progress.total.increment_by(self.trainer.datamodule.batches_before(step))
+        data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        loop.batch_progress.total.increment_by(data.batches_before(step))
         self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
         self._random = checkpoint["random"]

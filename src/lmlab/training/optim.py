@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 MakeOptimizer = Callable[..., Optimizer]  # a torch.optim class with everything but its parameters
-Schedule = Callable[[int, int], float]  # (step, max_steps) -> what the learning rate is multiplied by
+Schedule = Callable[[int, int], float]  # (step, max_steps) -> factor on the learning rate
 
 
 def configure(model: nn.Module, make: MakeOptimizer) -> Optimizer:

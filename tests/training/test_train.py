@@ -1,0 +1,203 @@
+"""Whole runs, from a composed config to what stands in the run directory."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lmlab.data.tokenizer import Tokenizer
+from lmlab.runs import Run
+from lmlab.train import train
+from lmlab.training.state import read, restore
+
+NOISY = "train/tokens_per_second"  # the one metric that a clock decides
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return read(run.checkpoint("last"))["state_dict"]
+
+
+def optimizer_state(run: Run) -> list:
+    return read(run.checkpoint("last"))["optimizer_states"]
+
+
+def curves(run: Run) -> list[dict[str, str]]:
+    with (run.path / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != NOISY} for row in csv.DictReader(file)]
+
+
+def metrics(run: Run) -> dict[str, float]:
+    return {k: v for k, v in run.record["metrics"].items() if k != NOISY}
+
+
+def same(a: object, b: object) -> bool:
+    """Equal bit for bit, through any nesting."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def test_notebook_experiment_prints_the_notebook_numbers(
+    composed, tinyshakespeare_path, tmp_path, capsys
+):
+    config = composed(
+        "experiment=notebook", f"corpus.path={tinyshakespeare_path}", f"output_dir={tmp_path}"
+    )
+    run = train(config)
+    said = capsys.readouterr().out
+    assert "loss 4.8786" in said
+    assert "step 10000: loss 2.4145" in said
+    sample = (run.path / "sample.txt").read_text()
+    ids = Tokenizer.from_json(read(run.checkpoint("last"))["tokenizer"]).encode(sample.lstrip("\n"))
+    assert ids[:8].tolist() == [24, 21, 1, 46, 43, 11, 0, 28]
+    assert len(sample) == 100
+
+
+def test_run_directory_explains_itself(experiment):
+    run = experiment("model=head")
+    record = json.loads((run.path / "run.json").read_text())
+    assert record["status"] == "done"
+    assert record["step"] == 24
+    assert set(record["metrics"]) == {
+        "train/loss_eval",
+        "train/loss_last",
+        "val/loss",
+        "val/loss_full",
+        "val/bpc",
+        NOISY,
+    }
+    assert record["metrics"]["val/bpc"] == pytest.approx(
+        record["metrics"]["val/loss_full"] / math.log(2)
+    )
+    assert len(record["fingerprint"]) == 16
+    assert record["versions"]["torch"].startswith("2.13.0")
+    assert {p.name for p in (run.path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {p.name for p in run.path.iterdir() if not p.name.startswith("events")} == {
+        "checkpoints",
+        "config.yaml",
+        "metrics.csv",
+        "run.json",
+        "sample.txt",
+        "train.log",
+    }
+
+
+def test_tensorboard_shows_losses_rate_speed_and_samples(experiment):
+    run = experiment("model=head")
+    events = EventAccumulator(str(run.path), size_guidance={"scalars": 0}).Reload()
+    assert [e.step for e in events.Scalars("train/loss")] == [4, 8, 12, 16, 20, 24]
+    assert [e.step for e in events.Scalars("val/loss")] == [12, 24]
+    for tag in ("train/lr", NOISY, "val/bpc", "val/loss_full", "train/loss_eval"):
+        assert events.Scalars(tag)
+    assert [e.step for e in events.Tensors("sample/text_summary")] == [12, 24]
+    in_csv = {row["step"]: row["train/loss"] for row in curves(run)}
+    for event in events.Scalars("train/loss"):
+        assert event.value == pytest.approx(float(in_csv[str(event.step)]), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=bigram"],
+        ["model=gpt", "model.n_embd=16", "model.n_layer=2", "model.dropout=0.2"],
+        ["model=layer_norm", "trainer.precision=bf16-mixed"],
+        ["model=head", "trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.1"],
+        ["model=head", "schedule=cosine", "schedule.warmup_steps=5", "trainer.max_steps=31"],
+    ],
+    ids=["bigram", "gpt-dropout", "bf16", "accumulate-clip", "cosine-ragged"],
+)
+def test_stacking_steps_never_changes_a_result(experiment, overrides):
+    one, *others = [experiment(*overrides, f"data.steps_per_batch={k}") for k in (1, 5, 24)]
+    for other in others:
+        assert same(weights(one), weights(other))
+        assert same(optimizer_state(one), optimizer_state(other))
+        assert curves(one) == curves(other)
+        assert metrics(one) == metrics(other)
+
+
+def test_evaluation_never_touches_training(experiment):
+    gpt = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.2"]
+    seldom = experiment(*gpt, "eval.every=24")
+    often = experiment(*gpt, "eval.every=3", "eval.iters=7", "callbacks.sample.max_new_tokens=30")
+    full = experiment(*gpt, "eval.every=8", "eval.protocol=full", "callbacks={}")
+    assert same(weights(seldom), weights(often))
+    assert same(weights(seldom), weights(full))
+
+
+def test_same_seed_same_result_other_seed_other_result(experiment):
+    first, again, other = (experiment("model=head", f"seed={seed}") for seed in (5, 5, 6))
+    assert same(weights(first), weights(again))
+    assert metrics(first) == metrics(again)
+    assert not same(weights(first), weights(other))
+
+
+def test_accumulated_small_batches_equal_one_large_batch(experiment):
+    large = experiment("model=head", "data.batch_size=8", "trainer.max_steps=3")
+    small = experiment(
+        "model=head",
+        "data.batch_size=2",
+        "trainer.accumulate_grad_batches=4",
+        "trainer.max_steps=3",
+    )
+    for name, value in weights(large).items():
+        torch.testing.assert_close(value, weights(small)[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stop", [12, 17, 1])
+def test_continued_run_equals_an_uninterrupted_one(experiment, composed, stop):
+    gpt = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
+    whole = experiment(*gpt, "data.steps_per_batch=5")
+    part = experiment(*gpt, "data.steps_per_batch=5", f"trainer.max_steps={stop}")
+    config = {**part.config, "run": str(part.path)}
+    config["trainer"] = {**config["trainer"], "max_steps": 24}
+    continued = train(config)
+    assert continued.path == part.path
+    assert same(weights(whole), weights(continued))
+    assert same(optimizer_state(whole), optimizer_state(continued))
+    assert metrics(whole) == metrics(continued)
+    assert (whole.path / "sample.txt").read_text() == (continued.path / "sample.txt").read_text()
+    by_step = {row["step"]: row for row in curves(continued)}
+    for row in curves(whole):
+        assert row.items() <= by_step[row["step"]].items()
+
+
+def test_counting_model_runs_without_a_gradient(experiment):
+    run = experiment("model=ngram", "data.block_size=32", "model.order=3")
+    assert run.record["status"] == "done"
+    assert 1.9 < run.record["metrics"]["val/loss_full"] < 2.2
+    assert restore(run, "last").model.block_size == 32
+
+
+def test_two_runs_of_one_second_have_two_directories(experiment):
+    runs = [experiment("model=bigram", "trainer.max_steps=1") for _ in range(3)]
+    assert len({run.path for run in runs}) == 3
+
+
+def test_diverged_run_is_marked_failed_and_says_what_to_try(experiment, tmp_path):
+    from lmlab.errors import LabError
+
+    with pytest.raises(LabError, match=r"at step \d+ .*optimizer\.lr"):
+        experiment("model=feed_forward", "optimizer=sgd", "optimizer.lr=1e30")
+    (record,) = Path(tmp_path).glob("test/*/run.json")
+    assert json.loads(record.read_text())["status"] == "failed"
+
+
+def test_byte_and_gpt2_runs_report_bits_per_character(experiment, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("naïve café — πολύ καλά. " * 400, encoding="utf-8")
+    run = experiment(
+        "corpus=file", f"corpus.path={text}", "tokenizer=byte", "data.val_fraction=0.1"
+    )
+    n_bytes, n_chars = len(text.read_bytes()), len(text.read_text())
+    found = run.record["metrics"]
+    # Nats per byte times bytes per character, in bits; the text repeats, so val has its ratio.
+    expected = found["val/loss_full"] * (n_bytes / n_chars) / math.log(2)
+    assert found["val/bpc"] == pytest.approx(expected, rel=0.02)
