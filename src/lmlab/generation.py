@@ -51,7 +51,8 @@ def generate(
 ) -> Iterator[Tensor]:
     """Continue idx (B, T), one token (B, 1) at a time, as they are sampled.
 
-    The model sees the last block_size tokens. `generator=None` is torch's default generator.
+    The model, which should be in eval mode, sees the last block_size tokens. `generator=None` is
+    torch's default generator.
     """
     block_size: Any = model.block_size
     for _ in range(max_new_tokens):

@@ -122,7 +122,6 @@ class Average(Target):
 
 class Head(Target):
     TARGET = "lmlab.models.attention.Head"
-    head_size: Count | None = None
     scaled: bool = True
 
 

@@ -18,11 +18,6 @@ from lmlab.errors import LabError
 
 N_CODE_POINTS = 0x110000
 SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
-# What \s matches in GPT-2's pattern. str.isspace() also takes \x1c to \x1f, which it does not.
-WHITE_SPACE = (
-    "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006"
-    "\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-)
 
 
 def smallest_dtype(n_values: int) -> np.dtype:
@@ -230,13 +225,14 @@ class GPT2Tokenizer(Tokenizer):
         """Cut only between a visible character and white space after it.
 
         GPT-2's pattern never matches across such a place, and decides what stands before it
-        without looking past it, so no merge is lost.
+        without looking past it, so no merge is lost. (To Python \\x1c to \\x1f are white space too;
+        none of GPT-2's merges holds one of them.)
         """
         rest = ""
         for piece in pieces:
             rest += piece
             space = max(rest.rfind(" "), rest.rfind("\n"))
-            at = len(rest[: space + 1].rstrip(WHITE_SPACE))
+            at = len(rest[: space + 1].rstrip())
             if at > 0:
                 yield rest[:at]
                 rest = rest[at:]

@@ -12,7 +12,8 @@ def attention_weights(query: Tensor, key: Tensor, scaled: bool = True) -> Tensor
 
     Row t is a distribution over positions 0 to t. `scaled` divides the affinities by sqrt(hs): the
     dot product of two random vectors grows with their length, and without it the softmax of a fresh
-    model is close to one-hot (Vaswani et al. 2017, section 3.2.1).
+    model is close to one-hot (Vaswani et al. 2017, section 3.2.1). The rest is version 3 of
+    averaging, with affinities that the data choose.
     """
     T, head_size = query.shape[-2:]
     wei = query @ key.transpose(-2, -1)  # (..., T, hs) @ (..., hs, T) -> (..., T, T)
@@ -33,7 +34,7 @@ class Head(nn.Module):
     def __init__(self, n_embd: int, head_size: int | None = None, scaled: bool = True):
         """`head_size` is n_embd unless given; `scaled=False` is the notebook's version 4."""
         super().__init__()
-        head_size = head_size or n_embd
+        head_size = n_embd if head_size is None else head_size
         self.key = nn.Linear(n_embd, head_size, bias=False)
         self.query = nn.Linear(n_embd, head_size, bias=False)
         self.value = nn.Linear(n_embd, head_size, bias=False)

@@ -40,6 +40,7 @@ class Average(nn.Module):
     """Averaging as a layer: what attention would be if every token were as interesting."""
 
     def __init__(self, n_embd: int):
+        """`n_embd` is not needed; it is taken so that this fits wherever a layer does."""
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:

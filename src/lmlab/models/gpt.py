@@ -31,7 +31,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm block: attention, then a feed-forward four times as wide."""
+    """A `transformer.PreNormBlock` with dropout, and everything else as GPT has it."""
 
     def __init__(self, n_embd: int, n_head: int, dropout: float):
         super().__init__()
@@ -52,7 +52,10 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer with GPT-2's initialisation (Radford et al. 2019)."""
+    """A decoder-only transformer with GPT-2's initialisation (Radford et al. 2019).
+
+    Unlike GPT-2 it has no biases, and its read-out is a matrix of its own.
+    """
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class GPT(nn.Module):
             if parameter.dim() < 2:
                 continue  # the norms' gains stay at 1
             # What joins the residual stream is scaled down, lest its variance grow with depth.
+            # (feed_forward.2 is the second of its two linear layers.)
             into_stream = name.endswith(("projection.weight", "feed_forward.2.weight"))
             nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layer) if into_stream else 0.02)
 

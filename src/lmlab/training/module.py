@@ -138,32 +138,38 @@ class LanguageModule(L.LightningModule):
         if batch.metric not in self.losses:
             self.losses[batch.metric] = self._mean()
             self.token_lengths[batch.metric] = self._mean()
-        weights = counts.flatten().double()
-        self.losses[batch.metric].update(nll.double(), weights)
-        self.token_lengths[batch.metric].update(
-            self.characters[targets].flatten().double(), weights
-        )
+        weights = counts.flatten().to(self._sum_dtype)
+        self.losses[batch.metric].update(nll.to(self._sum_dtype), weights)
+        lengths = self.characters[targets].flatten().to(self._sum_dtype)
+        self.token_lengths[batch.metric].update(lengths, weights)
+
+    @property
+    def _sum_dtype(self) -> torch.dtype:
+        """Sums over a whole split want float64, which Apple's GPUs lack."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
     def _mean(self) -> MeanMetric:
         mean = MeanMetric(nan_strategy="disable").to(self.device)
-        mean.set_dtype(torch.float64)
+        mean.set_dtype(self._sum_dtype)
         return mean
 
     def on_validation_epoch_end(self) -> None:
         metrics = {name: mean.compute().item() for name, mean in self.losses.items()}
-        for name in [name for name in metrics if name.startswith("val/")]:
+        shown = dict(metrics)
+        for name in metrics.keys() & {"val/loss", "val/loss_full"}:
             # Bits per character: nats per token, in bits, over the characters a token stands for.
             length = self.token_lengths[name].compute().item()
-            metrics["val/bpc"] = metrics[name] / math.log(2) / length if length else math.nan
+            shown["val/bpc"] = metrics[name] / math.log(2) / length if length else math.nan
         self.losses.clear()
         self.token_lengths.clear()
         if not math.isnan(self.tokens_per_second):
-            metrics["train/tokens_per_second"] = self.tokens_per_second
-        self.metrics = metrics
-        self.write(metrics, self.global_step)
+            shown["train/tokens_per_second"] = self.tokens_per_second
+        self.metrics = shown
+        # The curve of val/bpc belongs to val/loss; the full pass has its point in run.json.
+        self.write(metrics if "val/loss_full" in metrics else shown, self.global_step)
         for logger in self.loggers:
             logger.save()  # an evaluation is when somebody may look
-        self.log_dict(metrics, logger=False)  # for callbacks that watch a metric
+        self.log_dict(shown, logger=False)  # for callbacks that watch a metric
 
     def on_validation_end(self) -> None:
         self._clock = time.perf_counter()  # evaluation is not training time
