@@ -1,6 +1,6 @@
 """Small experiments, composed and checked as the command does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ Compose = Callable[..., dict[str, Any]]
 Experiment = Callable[..., Run]
 
 
-@pytest.fixture(scope="session")
-def composed() -> Iterator[Compose]:
+@pytest.fixture
+def composed() -> Compose:
     """composed("model=head", …): a checked config."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield lambda *overrides: check(
-            compose("train", ["name=test", "trainer.accelerator=cpu", *overrides]), schema.Train
-        )
+
+    def compose_and_check(*overrides: str) -> dict[str, Any]:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = compose("train", ["name=test", "trainer.accelerator=cpu", *overrides])
+            return check(cfg, schema.Train)
+
+    return compose_and_check
 
 
 @pytest.fixture
