@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.errors import LabError
+from lmlab.training.stopping import Interrupted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -166,6 +167,8 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
     def guarded(cfg: DictConfig) -> Any:
         try:
             return task(cfg, given, swept)
+        except Interrupted as stopped:
+            raise SystemExit(128 + stopped.signum) from None
         except LabError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the other jobs go on; Hydra tells at the end

@@ -36,7 +36,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise LabError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Put `content` at `path`: a reader finds the old file or the whole new one, never a part."""
     with atomic_file(path) as file:
         file.write(content)

@@ -2,7 +2,7 @@
 
 config.yaml     what was composed, resolved
 run.json        status, step, metrics, fingerprint, versions, git commit
-checkpoints/    last.ckpt and best.ckpt
+checkpoints/    the newest few, by step, and best.ckpt
 metrics.csv     and TensorBoard's event files: the curves
 sample.txt      the last text it made
 train.log       what was said
@@ -16,28 +16,34 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
 
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 
 RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
-SAMPLE, LOG = "sample.txt", "train.log"
+SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
 
 # What changes where a run is kept or how fast it goes, but not what it computes.
 NOT_IN_FINGERPRINT = (
     "output_dir",
     "name",
     "run",
+    "resume",
     "run_dir",
     "logger",
+    "checkpoint",
     "data.steps_per_batch",
     "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
     "trainer.log_every_n_steps",
 )
 
@@ -103,7 +109,10 @@ class Run:
         if config["run_dir"] is not None:
             path = Path(config["run_dir"])
             if (path / RECORD).exists():
-                raise LabError(f"run_dir={path} holds a run already; choose another")
+                raise LabError(
+                    f"run_dir={path} holds a run already; choose another, or go on with it by "
+                    "resume=auto"
+                )
             _make(path, exist_ok=True)
         else:
             stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -113,7 +122,7 @@ class Run:
                 n += 1
                 path = stem.with_name(f"{stamp}-{n}")
         run = cls(path)
-        write_atomically(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+        run.store(config)
         run.update(
             status="running",
             step=0,
@@ -138,6 +147,33 @@ class Run:
         if not (run.path / CONFIG).is_file():
             raise LabError(f"run={path} is not a run directory: it holds no {CONFIG}")
         return run
+
+    @classmethod
+    def to_resume(cls, config: dict[str, Any]) -> Run | None:
+        """`resume=auto`: the run that a config began before, if there is one.
+
+        The newest that is not finished, else the newest that is; never one that is being trained.
+        """
+        if config["run_dir"] is not None:
+            run = cls(Path(config["run_dir"]))
+            return run if (run.path / RECORD).is_file() else None
+        folder = Path(config["output_dir"]) / config["name"]
+        found: dict[bool, Run] = {}  # by whether it is finished
+        for record in sorted(folder.glob(f"*/{RECORD}")):
+            run = cls(record.parent)
+            try:
+                check_continues(run.config, config)
+                finished = run.record.get("status") == "done"
+            except (LabError, KeyError, TypeError):
+                continue  # another experiment, or none at all
+            if not run.is_locked():
+                found[finished] = run
+        return found.get(False) or found.get(True)
+
+    def store(self, config: dict[str, Any]) -> None:
+        """Keep the config that the run goes by; how it was asked for is not part of it."""
+        config = {**config, "run": None, "resume": None}
+        write_atomically(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
 
     @property
     def config(self) -> dict[str, Any]:
@@ -168,21 +204,62 @@ class Run:
         record = {**self.record, **fields}
         write_atomically(self.path / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest val/loss of all evaluations."""
+        return self.path / CHECKPOINTS / "best.ckpt"
+
+    def step_checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of one step is kept."""
+        return self.path / CHECKPOINTS / f"step-{step:08}.ckpt"
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints by step, newest first. Those that Lightning writes when SLURM takes the
+        machine away come before all others: nothing is written after them."""
+        requeued = sorted(self.path.glob("hpc_ckpt_*.ckpt"), key=lambda p: p.stat().st_mtime)
+        return [*reversed(requeued), *sorted((self.path / CHECKPOINTS).glob("step-*.ckpt"))[::-1]]
+
     def checkpoint(self, which: str) -> Path:
         """The path of checkpoint `last` or `best`, or of any other given as a path.
 
         Raises:
             LabError: if there is none.
         """
-        if which in ("last", "best"):
-            path = self.path / CHECKPOINTS / f"{which}.ckpt"
+        newest = self.checkpoints()
+        if which == "last":
+            path = newest[0] if newest else self.step_checkpoint(0)
         else:
-            path = Path(which).expanduser()
+            path = self.best if which == "best" else Path(which).expanduser()
         if not path.is_file():
-            there = sorted(p.stem for p in (self.path / CHECKPOINTS).glob("*.ckpt"))
+            there = ["last"] * bool(newest) + ["best"] * self.best.is_file()
             has = ", ".join(there) or "none yet (the first is written at the first evaluation)"
             raise LabError(f"checkpoint={which}: no such checkpoint; {self.path} has {has}")
         return path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this directory; a crash lets go of it.
+
+        Raises:
+            LabError: if another process has it.
+        """
+        lock = filelock.FileLock(self.path / LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise LabError(f"run={self.path} is being trained by another process") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process is training in this directory now."""
+        try:
+            with self.locked():
+                return False
+        except LabError:
+            return True
 
 
 def job_name(overrides: list[str]) -> str:

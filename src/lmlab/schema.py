@@ -237,6 +237,12 @@ class Eval(Node):
     stride: Count | None
 
 
+class Checkpoint(Node):
+    keep: Count
+    every: Count | None
+    minutes: Positive | None
+
+
 class Trainer(Node):
     max_steps: CountOrZero
     accelerator: str
@@ -268,9 +274,11 @@ class Train(Node):
     streams: Literal["separate", "global"]
     data: Data
     eval: Eval
+    checkpoint: Checkpoint
     output_dir: str
     name: Annotated[str, Field(min_length=1)]
     run: str | None
+    resume: Literal["auto"] | None
     run_dir: str | None
 
     @field_validator("name")
@@ -286,6 +294,12 @@ class Train(Node):
         if stride is not None and stride > self.data.block_size:
             raise ValueError(
                 f"eval.stride={stride} skips tokens: at most data.block_size={self.data.block_size}"
+            )
+        shared = self.streams == "global" and self.data.steps_per_batch > 1
+        if shared and isinstance(self.model, GPT) and self.model.dropout:
+            raise ValueError(
+                f"data.steps_per_batch={self.data.steps_per_batch}: with streams=global, dropout "
+                "and data draw in turn, so it must be 1"
             )
         for key, n_head in heads(self.model, "model"):
             if self.model.n_embd % n_head:

@@ -2,62 +2,127 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmlab import build
-from lmlab.console import logged_to, quiet_libraries, say
+from lmlab.console import console, log, logged_to, quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
+from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.models.ngram import NGram
-from lmlab.runs import CHECKPOINTS, LOG, SAMPLE, Run, check_continues
+from lmlab.runs import LOG, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
-from lmlab.training.callbacks import Bar, NotebookCells, Recorder, Sample
+from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, Sample
 from lmlab.training.loggers import loggers
 from lmlab.training.module import LanguageModule
-from lmlab.training.state import AtomicCheckpointIO, read
+from lmlab.training.state import AtomicCheckpointIO, newest_whole
+from lmlab.training.stopping import Interrupted, Stop
+
+RUN = "LMLAB_RUN"  # the environment variable that tells helping processes the run directory
 
 
 def train(config: dict[str, Any]) -> Run:
     """Train what a checked config says, and return the run: its directory holds all there is.
 
-    A config whose `run` names a directory goes on from that run's last checkpoint.
+    A config whose `run` names a directory goes on from that run's last checkpoint; so does one with
+    `resume=auto`, if it finds a run of its own that was begun before.
 
     Raises:
         LabError: for anything the user can put right. Before the run directory is made, as far as
             it can be known before.
+        Interrupted: if a signal asked to stop; everything is on disk.
     """
     quiet_libraries()
-    run = Run.open(config["run"]) if config["run"] else None
-    resume_step = None
+    if int(os.environ.get("LOCAL_RANK", 0)):
+        return _help_to_train(config)
+    run = _run_to_continue(config)
     if run is not None:
         check_continues(run.config, config)
-        resume_step = read(run.checkpoint("last"))["global_step"]
-        if run.record.get("status") == "done" and resume_step >= config["trainer"]["max_steps"]:
-            say(f"{run.path} is done already, after {resume_step} steps")
+        if run.record.get("status") == "done" and run.record["step"] >= _max_steps(config):
+            say(f"{run.path} is done already, after {run.record['step']} steps")
             return run
-    text = build.tokens(config)
-    data = make_data(config, text)
-    module = make_module(config, text)
-    if run is None:
-        run = Run.create(config)
-    else:
-        run.update(status="running", error=None)
-    with logged_to(run.path / LOG):
-        _introduce(config, data, module, run, resume_step)
-        try:
-            _fit(config, text, data, module, run, resume_step)
-        except KeyboardInterrupt:
-            run.update(status="interrupted")
-            raise
-        except BaseException as error:
-            run.update(status="failed", error=f"{type(error).__name__}: {error}")
-            raise
+    stop = Stop()
+    with stop.listening():
+        text = build.tokens(config)
+        data = make_data(config, text)
+        module = make_module(config, text, stop)
+        if stop.signum is not None:
+            raise Interrupted(stop.signum, 0)
+        new = run is None
+        run = run or Run.create(config)
+        with run.locked(), logged_to(run.path / LOG):
+            os.environ[RUN] = str(run.path.absolute())  # for the processes that Lightning starts
+            start = None if new else _start(run)
+            run.store(config)
+            run.update(status="running", error=None)
+            _introduce(config, data, module, run, start)
+            _record_outcome(run, lambda: _fit(config, text, data, module, run, start))
     return run
+
+
+def _run_to_continue(config: dict[str, Any]) -> Run | None:
+    if config["run"]:
+        return Run.open(config["run"])
+    return Run.to_resume(config) if config["resume"] else None
+
+
+def _max_steps(config: dict[str, Any]) -> int:
+    return config["trainer"]["max_steps"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run that is continued goes on."""
+
+    step: int
+    checkpoint: Path | None  # None: it ended before it wrote one
+
+
+def _start(run: Run) -> Start:
+    found = newest_whole(run)
+    return Start(0, None) if found is None else Start(found[1]["global_step"], found[0])
+
+
+def _help_to_train(config: dict[str, Any]) -> Run:
+    """Train as one of several processes on a machine: the first has seen to the directory."""
+    if RUN not in os.environ:
+        raise LabError("trainer.devices: let one process start the others (run without torchrun)")
+    console.quiet = True
+    run = Run(Path(os.environ[RUN]))
+    text = build.tokens(config)
+    stop = Stop()
+    with stop.listening():
+        data, module = make_data(config, text), make_module(config, text, stop)
+        start = _start(run) if run.checkpoints() else None
+        _fit(config, text, data, module, run, start)
+    return run
+
+
+def _record_outcome(run: Run, fit: Callable[[], None]) -> None:
+    """Fit, and leave in the record how it ended."""
+    try:
+        fit()
+    except Interrupted as stopped:
+        run.update(status="interrupted", step=stopped.step)
+        say(f"{stopped}; everything is kept")
+        say(f"continue  python scripts/train.py run={run.path}")
+        raise
+    except BaseException as error:
+        with suppress(LabError):  # the disk may be what failed
+            log.error("failed", exc_info=error)
+            run.update(status="failed", error=f"{type(error).__name__}: {error}")
+        if isinstance(error, OSError):
+            raise LabError(f"{run.path}: {error.strerror or error}") from error
+        raise
 
 
 def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
@@ -79,7 +144,9 @@ def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
     )
 
 
-def make_module(config: dict[str, Any], text: TokenizedCorpus) -> LanguageModule:
+def make_module(
+    config: dict[str, Any], text: TokenizedCorpus, stop: Stop | None = None
+) -> LanguageModule:
     """The model of a config, freshly initialised, in its LightningModule."""
     own_stream = config["streams"] == "separate"
     torch.manual_seed(derive(config["seed"], "init") if own_stream else config["seed"])
@@ -96,6 +163,7 @@ def make_module(config: dict[str, Any], text: TokenizedCorpus) -> LanguageModule
         clip_norm=config["trainer"]["gradient_clip_val"],
         log_every=config["trainer"]["log_every_n_steps"],
         about={"config": config, "tokenizer": text.tokenizer.to_json()},
+        stop=stop,
     )
 
 
@@ -105,12 +173,12 @@ def _fit(
     data: TextDataModule,
     module: LanguageModule,
     run: Run,
-    resume_step: int | None,
+    start: Start | None,
 ) -> None:
     """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
-    last = run.path / CHECKPOINTS / "last.ckpt"
     settings = config["trainer"]
     recorder = Recorder(run)
+    keeper = Checkpoints(run, module.stop, **config["checkpoint"])
     callbacks = _callbacks(config, text)
     trainer = L.Trainer(
         **{key: settings[key] for key in ("max_steps", "accelerator", "devices", "strategy")},
@@ -118,23 +186,26 @@ def _fit(
         val_check_interval=data.batches_per_eval,
         check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
         num_sanity_val_steps=0,
-        callbacks=[*callbacks, Bar(), recorder, _checkpoints(last.parent)],
-        logger=loggers(config, run.path, resume_step),
+        callbacks=[*callbacks, Bar(), recorder, keeper],  # what is kept, once all else is done
+        logger=loggers(config, run.path, None if start is None else start.step),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.path,
         enable_progress_bar=False,
         enable_model_summary=False,
+        enable_checkpointing=False,
         use_distributed_sampler=False,
         log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
     if isinstance(module.model, NGram):  # it counts: there is no gradient to descend
         module.model.fit(data.train_tokens)
     elif settings["max_steps"]:
-        trainer.fit(module, datamodule=data, ckpt_path=None if resume_step is None else last)
+        trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint if start else None)
     if trainer.global_step % data.eval_every or not trainer.global_step:
+        if trainer.global_step:
+            keeper.save(trainer, module)  # from here on only evaluations can be interrupted
         trainer.validate(module, datamodule=data, verbose=False)
     trainer.validate(module, data.full_dataloader(), verbose=False)
-    trainer.save_checkpoint(last)
+    keeper.save(trainer, module)
     if trainer.is_global_zero:
         for sampler in (callback for callback in callbacks if isinstance(callback, Sample)):
             text_made = sampler.text or sampler.make(module)
@@ -157,22 +228,12 @@ def _callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback
     ]
 
 
-def _checkpoints(folder: Any) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename="best",
-        monitor="val/loss",
-        save_last=True,
-        enable_version_counter=False,
-    )
-
-
 def _introduce(
     config: dict[str, Any],
     data: TextDataModule,
     module: LanguageModule,
     run: Run,
-    resume_step: int | None,
+    start: Start | None,
 ) -> None:
     n_parameters = sum(p.numel() for p in module.model.parameters())
     say(
@@ -180,4 +241,4 @@ def _introduce(
         f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
         f"vocabulary of {data.vocab_size:,}"
     )
-    say(f"kept in {run.path}" + (f", going on from step {resume_step}" if resume_step else ""))
+    say(f"kept in {run.path}" + (f", going on from step {start.step}" if start else ""))

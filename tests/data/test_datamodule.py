@@ -101,9 +101,9 @@ def test_without_steps_the_stream_is_empty() -> None:
     assert list(stream(max_steps=0)) == []
 
 
-def test_no_generator_is_torchs_default_one() -> None:
+def test_the_stream_may_be_torchs_default_generator() -> None:
     torch.manual_seed(7)
-    assert torch.equal(windows_of(stream(generator=None)), windows_of(stream()))
+    assert torch.equal(windows_of(stream(generator=torch.default_generator)), windows_of(stream()))
 
 
 @given(start_step=st.integers(0, 32), steps_per_batch=counts, eval_every=counts)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmlab.data.windows import draw_windows, full_pass
+from lmlab.data.windows import draw_starts, draw_windows, full_pass
 from lmlab.errors import LabError
 from lmlab.streams import generator
 
@@ -44,8 +44,9 @@ class TrainBatches:
     accumulate: int
     eval_every: int
     max_steps: int
-    generator: torch.Generator | None
-    start_step: int = 0  # where a resumed run goes on
+    generator: torch.Generator
+    start_step: int = 0  # where a resumed run goes on, and the generator's state there
+    start_state: Tensor | None = None
     rank: int = 0  # of `world_size` processes that share each step's windows out among them
     world_size: int = 1
 
@@ -65,15 +66,36 @@ class TrainBatches:
 
     def __iter__(self) -> Iterator[Tensor]:
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        everybodys = self.batch_size * self.world_size
+        if self.start_state is not None:
+            self.generator.set_state(self.start_state)
         step = self.start_step
         for end in self._ends():
+            self._item = step, end, self.generator.get_state()
             n_batches = (end - step) * self.accumulate
-            step = end
             windows = draw_windows(
-                self.tokens, n_batches, everybodys, self.block_size, self.generator
+                self.tokens, n_batches, self._drawn, self.block_size, self.generator
             )
             yield windows[:, mine]
+            step = end
+
+    @property
+    def _drawn(self) -> int:
+        """Windows drawn for a batch, those of the other processes included."""
+        return self.batch_size * self.world_size
+
+    def state_after(self, step: int) -> Tensor:
+        """The generator's state once the windows of `step` steps are drawn and no more.
+
+        An item draws for many steps at once; a run that stops between them goes on from here.
+        """
+        first, end, state = self._item
+        if step == end:
+            return self.generator.get_state()
+        source = torch.Generator()
+        source.set_state(state)
+        n_windows = (step - first) * self.accumulate * self._drawn
+        draw_starts(self.tokens, n_windows, self.block_size, source)
+        return source.get_state()
 
 
 @dataclass
@@ -176,8 +198,11 @@ class TextDataModule(L.LightningDataModule):
         )
         self.eval_every, self.eval_protocol, self.eval_iters = eval_every, eval_protocol, eval_iters
         self.stride = stride or block_size
-        self.seed, self.generator = seed, generator
+        self.seed = seed
+        self.generator = torch.default_generator if generator is None else generator
         self.start_step = 0
+        self.start_state: Tensor | None = None
+        self.stream: TrainBatches | None = None
 
     @property
     def batches_per_eval(self) -> int:
@@ -191,18 +216,27 @@ class TextDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Where training is in the stream; Lightning keeps it in every checkpoint."""
-        state = None if self.generator is None else self.generator.get_state()
-        return {"step": self.trainer.global_step if self.trainer else 0, "generator": state}
+        if self.trainer is None or self.stream is None or not self.trainer.global_step:
+            return {}
+        step = self.trainer.global_step
+        state = self.stream.state_after(step)
+        return {"step": step, "generator": state, "world_size": self._share()[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.start_step = state_dict["step"]
-        if self.generator is not None:
-            self.generator.set_state(state_dict["generator"])
+        if not state_dict:
+            return
+        now, before = self._share()[1], state_dict["world_size"]
+        if now != before:
+            raise LabError(
+                f"trainer.devices: {now} processes cannot go on exactly where {before} stopped; "
+                f"each step's batches are shared out among all"
+            )
+        self.start_step, self.start_state = state_dict["step"], state_dict["generator"]
 
     def train_dataloader(self) -> TrainBatches:
         rank, world_size = self._share()
-        return TrainBatches(
+        self.stream = TrainBatches(
             tokens=self.train_tokens,
             batch_size=self.batch_size,
             block_size=self.block_size,
@@ -212,9 +246,11 @@ class TextDataModule(L.LightningDataModule):
             max_steps=self.max_steps,
             generator=self.generator,
             start_step=self.start_step,
+            start_state=self.start_state,
             rank=rank,
             world_size=world_size,
         )
+        return self.stream
 
     def val_dataloader(self) -> RandomEval | FullEval:
         """What an evaluation during training looks at."""

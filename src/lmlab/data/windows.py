@@ -23,9 +23,16 @@ def draw_windows(
     torch fills an integer tensor one draw after the other, so this takes the same numbers from the
     generator as `n_batches` single draws would, and leaves it where they would.
     """
-    starts = torch.randint(len(tokens) - block_size, (n_batches * batch_size,), generator=generator)
+    starts = draw_starts(tokens, n_batches * batch_size, block_size, generator)
     windows = tokens.unfold(0, block_size + 1, 1)[starts]  # one gather, no loop
     return windows.long().view(n_batches, batch_size, block_size + 1)
+
+
+def draw_starts(
+    tokens: Tensor, n_windows: int, block_size: int, generator: torch.Generator | None
+) -> Tensor:
+    """Where windows start, (n_windows,), as the notebook draws it."""
+    return torch.randint(len(tokens) - block_size, (n_windows,), generator=generator)
 
 
 def get_batch(

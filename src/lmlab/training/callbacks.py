@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import time
 from typing import Any
 
 import lightning as L
@@ -13,9 +15,11 @@ from lmlab.console import console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.windows import get_batch
+from lmlab.errors import LabError
 from lmlab.generation import generate
 from lmlab.runs import Run
 from lmlab.streams import generator
+from lmlab.training.stopping import Interrupted, Stop
 
 
 class Recorder(L.Callback):
@@ -29,8 +33,76 @@ class Recorder(L.Callback):
         self.metrics |= module.metrics
         if not math.isnan(module.last_loss):
             self.metrics["train/loss_last"] = module.last_loss
+        speed = self.metrics.pop("train/tokens_per_second", None)
         if trainer.is_global_zero:
-            self.run.update(step=trainer.global_step, metrics=self.metrics)
+            self.run.update(step=trainer.global_step, metrics=self.metrics, tokens_per_second=speed)
+
+
+class Checkpoints(L.Callback):
+    """Keeps the newest few checkpoints and the best one, and stops training when asked to.
+
+    One is written after every evaluation; between evaluations, at the end of a Lightning batch once
+    `every` steps or `minutes` have gone by since the last. All of them hold every stream of random
+    numbers and the place in the data, so going on from any gives the same run.
+    """
+
+    def __init__(self, run: Run, stop: Stop, keep: int, every: int | None, minutes: float | None):
+        self.run, self.stop = run, stop
+        self.keep, self.every, self.minutes = keep, every, minutes
+        self.best: float | None = None  # val/loss
+        self._saved_step, self._saved_at = 0, time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+        step = trainer.global_step
+        if step % module_data(trainer).eval_every == 0:
+            return  # the evaluation comes first, so that no checkpoint stands before one
+        stopping = agreed(trainer, bool(self.stop))
+        due = self.every is not None and step - self._saved_step >= self.every
+        if self.minutes is not None:
+            due |= agreed(trainer, time.monotonic() - self._saved_at >= 60 * self.minutes)
+        if stopping or due:
+            self.save(trainer, module)
+        if stopping:
+            raise Interrupted(self.stop.signum or signal.SIGTERM, step)
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        if trainer.state.fn != "fit":
+            return
+        loss = module.metrics["val/loss"]
+        better = self.best is None or loss < self.best
+        if better:
+            self.best = loss
+        self.save(trainer, module)
+        if better:
+            trainer.save_checkpoint(self.run.best)
+        if agreed(trainer, bool(self.stop)):
+            raise Interrupted(self.stop.signum or signal.SIGTERM, trainer.global_step)
+
+    def save(self, trainer: L.Trainer, module: Any) -> None:
+        """Write a checkpoint of this step, and let the oldest go.
+
+        Raises:
+            LabError: if the weights are not finite: the last good checkpoint is then left alone.
+        """
+        if not all(torch.isfinite(p).all() for p in module.model.parameters()):
+            raise LabError(
+                f"weights became infinite or NaN by step {trainer.global_step}, before the loss "
+                f"showed it; {module.what_to_try()}"
+            )
+        trainer.save_checkpoint(self.run.step_checkpoint(trainer.global_step))
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        if trainer.is_global_zero:
+            for path in self.run.checkpoints()[self.keep :]:
+                path.unlink()
 
 
 class Bar(L.Callback):
@@ -93,6 +165,12 @@ class Sample(L.Callback):
         self.max_new_tokens, self.temperature, self.top_k = max_new_tokens, temperature, top_k
         self.text = ""
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"text": self.text}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.text = state_dict["text"]
+
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
@@ -133,7 +211,9 @@ class NotebookCells(L.Callback):
         self.seed, self.batch_size, self.new_tokens = seed, batch_size, new_tokens
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.global_step:
+            return  # resumed: this was done before
+        data = module_data(trainer)
         source = torch.Generator().manual_seed(self.seed)
         idx, targets = get_batch(data.train_tokens, self.batch_size, data.block_size, source)
         with torch.no_grad():
@@ -145,6 +225,18 @@ class NotebookCells(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
         say(f"step {trainer.global_step}: loss {module.last_loss:.4f} on its own batch")
+
+
+def module_data(trainer: L.Trainer) -> TextDataModule:
+    """The datamodule that a Trainer is fitting."""
+    return trainer.datamodule  # type: ignore[attr-defined]
+
+
+def agreed(trainer: L.Trainer, mine: bool) -> bool:
+    """Whether any process says yes: all must stop, or save, at the same step."""
+    if trainer.world_size == 1:
+        return mine
+    return trainer.strategy.reduce_boolean_decision(mine, all=False)
 
 
 def _rate(tokens_per_second: float) -> str:

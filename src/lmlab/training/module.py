@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.windows import shift
 from lmlab.errors import LabError
 from lmlab.training.optim import MakeOptimizer, Schedule, configure
+from lmlab.training.stopping import Interrupted, Stop
 
 
 class LanguageModule(L.LightningModule):
@@ -39,14 +41,16 @@ class LanguageModule(L.LightningModule):
         clip_norm: float | None = None,
         log_every: int = 1,
         about: dict[str, Any] | None = None,
+        stop: Stop | None = None,
     ):
-        """`about` is plain data that travels in every checkpoint: the config and the tokenizer."""
+        """`about` is plain data that travels in every checkpoint: the config and the tokenizer;
+        `stop` is asked between steps."""
         super().__init__()
         self.automatic_optimization = False
         self.model = model
         self.make_optimizer, self.schedule, self.max_steps = make_optimizer, schedule, max_steps
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
-        self.about = about or {}
+        self.about, self.stop = about or {}, stop or Stop()
         self.characters: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
         self.losses: dict[str, MeanMetric] = {}  # by metric: nats per token
@@ -86,6 +90,8 @@ class LanguageModule(L.LightningModule):
             for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = base_rate * rates[-1]
             losses.append(self._optimizer_step(optimizer, batches))
+            if self.stop and self.trainer.world_size == 1:
+                break  # what is left of the windows is drawn again when the run goes on
         # Reading losses back waits for the device: once for all steps, not once a step.
         self._record(first, torch.stack(losses).tolist(), [base_rates[0] * r for r in rates])
         self._measure_speed(windows)
@@ -113,8 +119,7 @@ class LanguageModule(L.LightningModule):
             if not math.isfinite(loss):
                 raise LabError(
                     f"the loss became {loss} at step {step} (last finite loss "
-                    f"{self.last_loss:.4f}, learning rate {rate:.3g}); try a smaller optimizer.lr, "
-                    "or trainer.gradient_clip_val=1.0"
+                    f"{self.last_loss:.4f}, learning rate {rate:.3g}); {self.what_to_try()}"
                 )
             self.last_loss = loss
             self._since_log.append(loss)
@@ -123,6 +128,11 @@ class LanguageModule(L.LightningModule):
                 self._since_log.clear()
                 self.write({"train/loss": mean, "train/lr": rate}, step)
 
+    def what_to_try(self) -> str:
+        """Against a loss that grows without bound."""
+        clip = "" if self.clip_norm else " or trainer.gradient_clip_val=1.0"
+        return f"try a smaller optimizer.lr{clip}; the last good checkpoint is kept"
+
     def _measure_speed(self, windows: Tensor) -> None:
         now = time.perf_counter()
         n_tokens = windows.numel() // windows.shape[-1] * (windows.shape[-1] - 1)
@@ -130,6 +140,9 @@ class LanguageModule(L.LightningModule):
         self._clock = now
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
+        if self.stop and self.trainer.state.fn == "validate":
+            # After training: its last checkpoint stands, and the evaluation can be done again.
+            raise Interrupted(self.stop.signum or signal.SIGTERM, self.global_step)
         idx, targets = shift(batch.windows)
         logits = self.model(idx)
         nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
@@ -182,6 +195,7 @@ class LanguageModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(self.about)
         checkpoint["since_log"], checkpoint["last_loss"] = list(self._since_log), self.last_loss
+        # Where the data share this stream, the datamodule knows better how far they have come.
         checkpoint["random"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["random"]["cuda"] = torch.cuda.get_rng_state_all()

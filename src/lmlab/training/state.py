@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,13 @@ from torch import nn
 
 from lmlab import build, schema
 from lmlab.config import check_plain
+from lmlab.console import say
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
-from lmlab.files import atomic_file
+from lmlab.files import write_atomically
 from lmlab.runs import Run
+
+NEEDED = ("state_dict", "config", "tokenizer", "global_step")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -25,12 +30,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        with atomic_file(Path(path)) as file:
-            torch.save(checkpoint, file)
+        # Into memory first: a full disk then is an ordinary error of an ordinary write.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_atomically(Path(path), content.getbuffer())
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: Any = True
-    ) -> Any:
+    ) -> dict[str, Any]:
         return read(Path(path))
 
 
@@ -38,20 +45,40 @@ def read(path: Path) -> dict[str, Any]:
     """The contents of a checkpoint, on the CPU.
 
     Raises:
-        LabError: if it is damaged, or holds anything but plain containers and tensors.
+        LabError: if a byte of it is damaged, or it holds anything but plain data and tensors.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not compare the checksums it wrote
+        if damaged is not None:
+            raise LabError(f"checkpoint {path} is damaged ({damaged} in it does not check)")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise LabError(
-            f"checkpoint {path} is refused: it is damaged, or would run code when loaded"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise LabError(f"checkpoint {path} cannot be read: it is damaged or cut off") from error
-    needed = ("state_dict", "config", "tokenizer", "global_step")
-    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in needed):
-        raise LabError(f"checkpoint {path} was not written by lmlab: it lacks {', '.join(needed)}")
+        raise LabError(f"checkpoint {path} is refused: loading it would run code in it") from error
+    except (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise LabError(f"checkpoint {path} is damaged or cut off") from error
+    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in NEEDED):
+        raise LabError(f"checkpoint {path} was not written by lmlab: it lacks {', '.join(NEEDED)}")
     return checkpoint
+
+
+def newest_whole(run: Run) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read, and what it holds; None if it has none.
+
+    Damaged ones are reported and passed over.
+
+    Raises:
+        LabError: if there are checkpoints and none is whole.
+    """
+    paths = run.checkpoints()
+    for path in paths:
+        try:
+            return path, read(path)
+        except LabError as error:
+            say(f"{error}; trying the one before")
+    if paths:
+        raise LabError(f"none of the {len(paths)} checkpoints in {paths[0].parent} is whole")
+    return None
 
 
 @dataclass(frozen=True)
@@ -66,13 +93,16 @@ class Trained:
 
 
 def restore(run: Run, which: str) -> Trained:
-    """The model of a run's checkpoint `last` or `best`, or of one given by path; in eval mode.
+    """The model of a run's checkpoint: `last`, `best`, or one given by path; in eval mode.
 
     Raises:
         LabError: if there is none, or it cannot be used.
     """
-    path = run.checkpoint(which)
-    checkpoint = read(path)
+    found = newest_whole(run) if which == "last" else None
+    if found is None:
+        path = run.checkpoint(which)
+        found = path, read(path)
+    path, checkpoint = found
     config = check_plain(checkpoint["config"], schema.Train)
     tokenizer = Tokenizer.from_json(checkpoint["tokenizer"])
     model = build.model(config, tokenizer.vocab_size)
@@ -84,5 +114,6 @@ def restore(run: Run, which: str) -> Trained:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise LabError(f"checkpoint {path} does not fit its own config: {error}") from error
+        said = str(error).splitlines()[-1].strip()
+        raise LabError(f"checkpoint {path} does not fit its own config: {said}") from error
     return Trained(config, tokenizer, model.eval(), checkpoint["global_step"], path)
