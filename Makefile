@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup train test lint board lock clean
+.PHONY: setup train test test-slow lint board lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -23,6 +23,9 @@ train: $(READY) # a small GPT on tinyshakespeare
 
 test: $(READY)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-slow: $(READY) # the proofs that take minutes: many kills, whole experiments
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -252,6 +252,7 @@ class Trainer(Node):
     gradient_clip_val: Positive | None
     accumulate_grad_batches: Count
     log_every_n_steps: Count
+    compile: bool
 
 
 class Logger(Node):

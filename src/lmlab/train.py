@@ -151,6 +151,8 @@ def make_module(
     own_stream = config["streams"] == "separate"
     torch.manual_seed(derive(config["seed"], "init") if own_stream else config["seed"])
     model = build.model(config, text.tokenizer.vocab_size)
+    if config["trainer"]["compile"]:
+        model.compile()  # in place, so that the weights keep their names
     if own_stream:
         torch.manual_seed(derive(config["seed"], "dropout"))  # what is left of the default stream
     return LanguageModule(

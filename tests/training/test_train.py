@@ -1,12 +1,12 @@
 """Whole runs, from a composed config to what stands in the run directory."""
 
-import csv
 import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from comparing import NOISY, checkpoint, curves, same, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lmlab.data.tokenizer import Tokenizer
@@ -14,35 +14,13 @@ from lmlab.runs import Run
 from lmlab.train import train
 from lmlab.training.state import read, restore
 
-NOISY = "train/tokens_per_second"  # the one metric that a clock decides
-
-
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    return read(run.checkpoint("last"))["state_dict"]
-
 
 def optimizer_state(run: Run) -> list:
-    return read(run.checkpoint("last"))["optimizer_states"]
-
-
-def curves(run: Run) -> list[dict[str, str]]:
-    with (run.path / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != NOISY} for row in csv.DictReader(file)]
+    return checkpoint(run)["optimizer_states"]
 
 
 def metrics(run: Run) -> dict[str, float]:
     return run.record["metrics"]
-
-
-def same(a: object, b: object) -> bool:
-    """Equal bit for bit, through any nesting."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def test_notebook_experiment_prints_the_notebook_numbers(

@@ -81,9 +81,8 @@ class Checkpoints(L.Callback):
         better = self.best is None or loss < self.best
         if better:
             self.best = loss
+            trainer.save_checkpoint(self.run.best)  # first: the other one says that it is there
         self.save(trainer, module)
-        if better:
-            trainer.save_checkpoint(self.run.best)
         if agreed(trainer, bool(self.stop)):
             raise Interrupted(self.stop.signum or signal.SIGTERM, trainer.global_step)
 
@@ -98,6 +97,8 @@ class Checkpoints(L.Callback):
                 f"weights became infinite or NaN by step {trainer.global_step}, before the loss "
                 f"showed it; {module.what_to_try()}"
             )
+        for logger in trainer.loggers:
+            logger.save()  # the curves reach at least as far as the checkpoint
         trainer.save_checkpoint(self.run.step_checkpoint(trainer.global_step))
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:

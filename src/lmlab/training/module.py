@@ -50,7 +50,7 @@ class LanguageModule(L.LightningModule):
         self.model = model
         self.make_optimizer, self.schedule, self.max_steps = make_optimizer, schedule, max_steps
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
-        self.about, self.stop = about or {}, stop or Stop()
+        self.about, self.stop = about or {}, Stop() if stop is None else stop
         self.characters: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
         self.losses: dict[str, MeanMetric] = {}  # by metric: nats per token

@@ -1,0 +1,69 @@
+"""Looking into run directories: what must be equal, and what a clock decides."""
+
+import csv
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lmlab.runs import Run
+from lmlab.training.state import newest_whole
+
+NOISY = "train/tokens_per_second"  # the one metric that a clock decides
+
+
+def checkpoint(run: Run) -> dict[str, Any]:
+    found = newest_whole(run)
+    assert found is not None
+    return found[1]
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return checkpoint(run)["state_dict"]
+
+
+def curves(run: Run) -> list[dict[str, str]]:
+    with (run.path / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != NOISY} for row in csv.DictReader(file)]
+
+
+def tensorboard(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar curve and sampled text as TensorBoard shows it."""
+    events = EventAccumulator(str(run.path), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    shown = {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if tag != NOISY
+    }
+    shown["sample"] = [
+        (event.step, event.tensor_proto.string_val[0])
+        for event in events.Tensors("sample/text_summary")
+    ]
+    return shown
+
+
+def same(a: object, b: object) -> bool:
+    """Equal bit for bit, through any nesting."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def assert_same_run(whole: Run, other: Run) -> None:
+    """Everything that a run leaves behind is equal, down to the last bit."""
+    left, right = checkpoint(whole), checkpoint(other)
+    for part in ("state_dict", "optimizer_states", "random", "global_step", "since_log"):
+        assert same(left[part], right[part]), part
+    assert same(left["TextDataModule"], right["TextDataModule"])
+    assert same(left["callbacks"], right["callbacks"])
+    assert whole.record["metrics"] == other.record["metrics"]
+    assert whole.record["status"] == other.record["status"] == "done"
+    assert curves(whole) == curves(other)
+    assert tensorboard(whole) == tensorboard(other)
+    for name in ("sample.txt", "checkpoints/best.ckpt"):
+        assert (whole.path / name).exists() == (other.path / name).exists()
+    assert (whole.path / "sample.txt").read_bytes() == (other.path / "sample.txt").read_bytes()

@@ -1,0 +1,315 @@
+"""Runs that are killed, stopped, damaged or refused a place to write, and go on."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from comparing import assert_same_run, checkpoint, same, weights
+
+from lmlab.errors import LabError
+from lmlab.runs import Run
+from lmlab.train import train
+
+GPT = [
+    "model=gpt",
+    "model.n_embd=16",
+    "model.n_layer=1",
+    "model.dropout=0.1",
+    "schedule=cosine",
+    "schedule.warmup_steps=5",
+    "data.steps_per_batch=4",
+    "checkpoint.every=5",
+    "trainer.max_steps=60",
+    "trainer.accumulate_grad_batches=2",
+]
+
+# Children begin with everything imported, so that a kill hits training and not the imports.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["lmlab.train"])
+
+
+def start(config: dict[str, Any]) -> Any:
+    child = processes.Process(target=train, args=(config,))
+    child.start()
+    return child
+
+
+def the_run(folder: Path) -> Run:
+    (path,) = folder.glob("test/*")
+    return Run(path)
+
+
+def until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+
+
+def kill_and_resume(config: dict[str, Any], whole: Run, kills: int, seed: int) -> None:
+    """Kill a run `kills` times at random moments, then let it end, and compare."""
+    chance = random.Random(seed)
+    folder = Path(config["output_dir"])
+    killed = 0
+    while killed < kills:
+        child = start({**config, "resume": "auto"})
+        until(lambda child=child: list(folder.glob("test/*/run.json")) or not child.is_alive())
+        child.join(chance.uniform(0, 1.2))
+        if child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            killed += 1
+        else:
+            assert child.exitcode == 0
+            break
+    child = start({**config, "resume": "auto"})
+    child.join(120)
+    assert child.exitcode == 0
+    assert_same_run(whole, the_run(folder))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [GPT, ["model=layer_norm", "trainer.precision=bf16-mixed", "trainer.max_steps=40"]],
+    ids=["gpt", "bf16"],
+)
+def test_killed_run_ends_as_if_it_never_was(experiment, overrides, tmp_path):
+    whole = experiment(*overrides, f"output_dir={tmp_path / 'whole'}")
+    config = {**whole.config, "output_dir": str(tmp_path / "killed")}
+    kill_and_resume(config, whole, kills=3, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_killed_run_ends_as_if_it_never_was_many_times(experiment, tmp_path, seed):
+    whole = experiment(*GPT, f"output_dir={tmp_path / 'whole'}")
+    config = {**whole.config, "output_dir": str(tmp_path / "killed")}
+    kill_and_resume(config, whole, kills=4, seed=100 + seed)
+
+
+def test_killed_notebook_goes_on_with_its_one_stream(experiment, tmp_path):
+    bigram = ["experiment=notebook", "name=test", "trainer.max_steps=400", "eval.every=100"]
+    bigram += ["data.steps_per_batch=7", "checkpoint.every=30"]
+    whole = experiment(*bigram, f"output_dir={tmp_path / 'whole'}")
+    config = {**whole.config, "output_dir": str(tmp_path / "killed")}
+    kill_and_resume(config, whole, kills=2, seed=3)
+
+
+@pytest.mark.slow
+def test_killed_compiled_run_ends_as_if_it_never_was(experiment, tmp_path):
+    overrides = [*GPT, "trainer.compile=true"]
+    whole = experiment(*overrides, f"output_dir={tmp_path / 'whole'}")
+    part = experiment(*overrides, f"output_dir={tmp_path / 'part'}", "trainer.max_steps=33")
+    config = {**whole.config, "run": str(part.path), "output_dir": str(tmp_path / "part")}
+    resumed = train(config)
+    assert same(weights(whole), weights(resumed))
+    assert whole.record["metrics"] == resumed.record["metrics"]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-c", "from lmlab.cli import train; train()", *words]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signal_finishes_the_step_and_says_how_to_go_on(
+    experiment, tinyshakespeare_path, tmp_path, signum
+):
+    words = [f"corpus.path={tinyshakespeare_path}", "name=test", "trainer.accelerator=cpu", *GPT]
+    words += ["trainer.max_steps=800", "eval.every=400", "data.steps_per_batch=400"]
+    words += ["data.val_fraction=0.01", "eval.iters=2", "data.block_size=8", "data.batch_size=4"]
+    child = subprocess.Popen(
+        command(*words, f"output_dir={tmp_path / 'cut'}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: list((tmp_path / "cut").glob("test/*/events*")))
+    time.sleep(0.3)
+    sent = time.monotonic()
+    child.send_signal(signum)
+    out, err = child.communicate(timeout=30)
+    assert time.monotonic() - sent < 5
+    assert (child.returncode, err) == (128 + signum, "")
+    run = the_run(tmp_path / "cut")
+    assert f"continue  python scripts/train.py run={run.path}" in out
+    assert run.record["status"] == "interrupted"
+    step = run.record["step"]
+    assert step == checkpoint(run)["global_step"]
+    assert 0 < step < 800
+    config = {**run.config, "run": str(run.path)}
+    whole = train({**run.config, "output_dir": str(tmp_path / "whole")})
+    assert_same_run(whole, train(config))
+
+
+def test_second_interrupt_ends_at_once(tinyshakespeare_path, tmp_path):
+    words = [f"corpus.path={tinyshakespeare_path}", "name=test", "trainer.accelerator=cpu"]
+    # One optimizer step takes many seconds here, so that the first signal is still waiting.
+    words += ["trainer.accumulate_grad_batches=5000", f"output_dir={tmp_path}"]
+    words += ["model=layer_norm", "data.steps_per_batch=1"]
+    child = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: list(tmp_path.glob("test/*/events*")))
+    time.sleep(1.0)
+    child.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert child.poll() is None
+    sent = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=10)
+    assert child.returncode == 130
+    assert time.monotonic() - sent < 1
+
+
+def test_damaged_checkpoint_is_reported_and_the_one_before_is_used(experiment, capsys):
+    run = experiment(*GPT)
+    newest, before = run.checkpoints()
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    newest.write_bytes(content)
+    config = {**run.config, "run": str(run.path)}
+    config["trainer"] = {**config["trainer"], "max_steps": 72}
+    resumed = train(config)
+    said = capsys.readouterr().out
+    assert f"{newest} is damaged" in said
+    assert f"going on from step {int(before.stem[5:])}" in said
+    assert resumed.record["step"] == 72
+
+
+def test_no_whole_checkpoint_is_an_error_and_none_at_all_is_a_fresh_start(experiment):
+    run = experiment("model=bigram")
+    config = {**run.config, "run": str(run.path)}
+    config["trainer"] = {**config["trainer"], "max_steps": 36}
+    for path in run.checkpoints():
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(LabError, match=r"none of the 2 checkpoints in .* is whole"):
+        train(config)
+    for path in run.checkpoints():
+        path.unlink()
+    assert train(config).record["step"] == 36
+
+
+def test_another_config_cannot_go_on_and_every_difference_is_named(experiment):
+    run = experiment("model=bigram")
+    config = {**run.config, "run": str(run.path), "seed": 3}
+    config["optimizer"] = {**config["optimizer"], "lr": 0.5}
+    with pytest.raises(LabError, match=r"optimizer.lr: 0.001 is now 0.5; seed: 1337 is now 3"):
+        train(config)
+    shorter = {**run.config, "run": str(run.path)}
+    shorter["trainer"] = {**shorter["trainer"], "max_steps": 6}
+    with pytest.raises(LabError, match="longer than its 24 steps, not shorter"):
+        train(shorter)
+
+
+def test_what_may_change_does_not_change_the_weights(experiment, tmp_path):
+    whole = experiment(*GPT, f"output_dir={tmp_path / 'whole'}")
+    part = experiment(*GPT, "trainer.max_steps=30", "schedule=cosine")
+    config = json.loads(json.dumps({**part.config, "run": str(part.path)}))
+    config["trainer"] |= {"max_steps": 60, "log_every_n_steps": 7}
+    config["eval"] |= {"every": 9, "iters": 3}
+    config["data"]["steps_per_batch"] = 11
+    config["checkpoint"] = {"keep": 1, "every": None, "minutes": None}
+    config["callbacks"]["sample"]["max_new_tokens"] = 3
+    resumed = train(config)
+    # The schedule stretches with max_steps, so only a run with the same one can be compared.
+    assert resumed.record["step"] == 60
+    constant = [word for word in GPT if not word.startswith("schedule")]
+    whole = experiment(*constant, f"output_dir={tmp_path / 'whole constant'}")
+    part = experiment(*constant, "trainer.max_steps=30", f"output_dir={tmp_path / 'part'}")
+    config |= {"run": str(part.path), "schedule": part.config["schedule"]}
+    config["output_dir"] = part.config["output_dir"]
+    assert same(weights(whole), weights(train(config)))
+
+
+def test_resume_auto_finds_its_own_run_and_no_other(experiment, tmp_path):
+    first = experiment("model=bigram", "resume=auto")
+    assert experiment("model=bigram", "resume=auto").path == first.path
+    other = experiment("model=bigram", "resume=auto", "seed=2")
+    assert other.path != first.path
+    longer = experiment("model=bigram", "resume=auto", "trainer.max_steps=30")
+    assert longer.path == first.path
+    assert longer.record["step"] == 30
+    assert yaml.safe_load((first.path / "config.yaml").read_text())["trainer"]["max_steps"] == 30
+
+
+def test_two_processes_never_train_in_one_directory(experiment):
+    run = experiment("model=bigram")
+    config = {**run.config, "run": str(run.path)}
+    config["trainer"] = {**config["trainer"], "max_steps": 48}
+    with run.locked(), pytest.raises(LabError, match="is being trained by another process"):
+        train(config)
+    assert train(config).record["step"] == 48
+
+
+def test_full_disk_keeps_the_earlier_checkpoint(composed, tinyshakespeare_path, tmp_path):
+    config = composed(
+        f"corpus.path={tinyshakespeare_path}",
+        f"output_dir={tmp_path}",
+        *GPT,
+        "eval.every=10",
+        "eval.iters=1",
+        "data.block_size=8",
+    )
+    child = processes.Process(target=train_on_a_disk_that_fills, args=(config, tmp_path / "said"))
+    child.start()
+    child.join(60)
+    said = (tmp_path / "said").read_text()
+    assert "cannot write" in said
+    assert "File too large" in said
+    run = the_run(tmp_path)
+    assert checkpoint(run)["global_step"] == 10
+    assert not list(run.path.rglob(".step*"))
+    assert train({**config, "run": str(run.path)}).record["status"] == "done"
+
+
+def train_on_a_disk_that_fills(config: dict[str, Any], said: Path) -> None:
+    """No file may grow beyond a size that only checkpoints reach, once there is one."""
+    from lmlab.training import callbacks
+
+    save = callbacks.Checkpoints.save
+
+    def save_then_fill(self, trainer, module):
+        save(self, trainer, module)
+        size = self.run.checkpoints()[0].stat().st_size - 1000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    callbacks.Checkpoints.save = save_then_fill
+    config["checkpoint"]["every"] = None
+    try:
+        train(config)
+    except LabError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        said.write_text(str(error))
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly(tinyshakespeare_path, tmp_path):
+    words = [f"corpus.path={tinyshakespeare_path}", "name=test", *GPT, "trainer=ddp"]
+    words += ["trainer.accelerator=cpu", "data.val_fraction=0.01", "eval.iters=2"]
+    words += ["data.block_size=8", "eval.every=20", "trainer.max_steps=60"]
+
+    def run(folder: str, *more: str) -> Run:
+        done = subprocess.run(
+            command(*words, f"output_dir={tmp_path / folder}", *more),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return the_run(tmp_path / folder)
+
+    whole = run("whole")
+    part = run("part", "schedule=constant", "trainer.max_steps=33")
+    resumed = run("part", "schedule=constant", "trainer.max_steps=60", "resume=auto")
+    constant = run("constant", "schedule=constant")
+    assert resumed.path == part.path
+    assert same(weights(constant), weights(resumed))
+    assert whole.record["metrics"]["val/loss_full"] < 4.2
