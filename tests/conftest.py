@@ -1,12 +1,14 @@
 """What the tests share: texts that are there or fail loudly, and a cache that is not the user's."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from lmlab import cli
 from lmlab.data import corpus, download
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest-xdist is the parallelism
@@ -43,3 +45,34 @@ def tinyshakespeare_path(session_cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def tinyshakespeare_text(tinyshakespeare_path: Path) -> str:
     return tinyshakespeare_path.read_text("utf-8")
+
+
+Said = tuple[int, str, str]  # exit status, standard output, standard error
+
+
+@pytest.fixture
+def lab(monkeypatch, capfd, tmp_path) -> Callable[..., Said]:
+    """lab("train", "model=head"): the command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def command(name: str, *words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        # The command sets it; a second one in the same process is not to take it for the user's.
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        status = 0
+        try:
+            getattr(cli, name)()
+        except SystemExit as exit:
+            status = exit.code if isinstance(exit.code, int) else 1
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return command
+
+
+@pytest.fixture
+def text(tmp_path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    return path

@@ -2,12 +2,9 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from lmlab import cli
 
 SMALL = [
     "model=bigram",
@@ -17,36 +14,6 @@ SMALL = [
     "eval.iters=1",
     "callbacks.sample.max_new_tokens=5",
 ]
-
-Said = tuple[int, str, str]  # exit status, standard output, standard error
-
-
-@pytest.fixture
-def lab(monkeypatch, capfd, tmp_path) -> Callable[..., Said]:
-    """lab("train", "model=head"): the command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-
-    def command(name: str, *words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", [name, *words])
-        # The command sets it; a second one in the same process is not to take it for the user's.
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        status = 0
-        try:
-            getattr(cli, name)()
-        except SystemExit as exit:
-            status = exit.code if isinstance(exit.code, int) else 1
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return command
-
-
-@pytest.fixture
-def text(tmp_path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
-    return path
 
 
 @pytest.mark.parametrize(
@@ -101,9 +68,11 @@ def test_train_refuses_in_one_line_and_leaves_nothing(lab, text, tmp_path, words
         (b"", "is empty"),
         (b"caf\xe9 au lait" * 50, "not UTF-8: invalid continuation byte at byte 3"),
         (b"a", "at least 9 tokens"),
+        ("in UTF-16".encode("utf-16") * 99, "not UTF-8"),
+        (b"text\n" * 30 + b"\0" * 30, "holds a NUL at byte 150"),
         (b"abcdefgh" * 10, "val split of at least 9 tokens, and this one has 8"),
     ],
-    ids=["empty", "latin-1", "one character", "short val"],
+    ids=["empty", "latin-1", "one character", "utf-16", "NUL", "short val"],
 )
 def test_train_names_what_is_wrong_with_a_text(lab, tmp_path, content, expected):
     (tmp_path / "bad.txt").write_bytes(content)
@@ -193,6 +162,15 @@ def test_multirun_keeps_a_directory_for_each_job(lab, text, tmp_path):
     records = sorted(Path("outputs/sweeps").glob("*/*/run.json"))
     assert len(records) == 4
     assert sum("model=head" in str(record) for record in records) == 2
+
+
+def test_dry_run_says_what_would_happen_and_leaves_nothing(lab, text):
+    words = [*SMALL, "corpus=file", "corpus.path=text.txt", "dry_run=true", "optimizer=adamw"]
+    status, out, err = lab("train", *words, "data.batch_size=12")
+    assert (status, err) == (0, "")
+    for part in ("784 parameters", "96 tokens", "792 train and 88 val", "outputs/bigram/<time>"):
+        assert part in out
+    assert not Path("outputs").exists()
 
 
 def test_traceback_is_shown_on_demand(tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from torch import nn
+from torch.optim import Optimizer
 
 from lmlab.console import bytes_progress
 from lmlab.data.corpus import Corpus
@@ -16,12 +19,18 @@ from lmlab.data.tokens import TokenizedCorpus, tokenize
 from lmlab.errors import LabError
 
 
-def part(node: dict[str, Any], key: str, **more: Any) -> Any:
+def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
     """Instantiate one node of a config.
 
+    A config may come with somebody else's checkpoint, so a target is called only if it says that it
+    makes what is wanted: a class of `kind`, or a function annotated to return one.
+
     Raises:
-        LabError: naming `key`, if its class is not there or refuses its arguments.
+        LabError: naming `key`, if its target is not there, is no `kind`, or refuses its arguments.
     """
+    for target_key, target in _targets(node, key):
+        if not _makes(target, kind):
+            raise LabError(f"{target_key}={target}: not a {kind.__module__}.{kind.__qualname__}")
     try:
         # "all": plain lists and dicts, since a checkpoint holds no other kind of container.
         return instantiate(node, **more, _convert_="all")
@@ -35,12 +44,35 @@ def part(node: dict[str, Any], key: str, **more: Any) -> Any:
         raise LabError(f"{key}: {node.get('_target_')} cannot be made: {said}") from error
 
 
+def _targets(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every `_target_` in a node, at any depth, with its key."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield f"{key}._target_", str(node["_target_"])
+        for name, child in node.items():
+            yield from _targets(child, f"{key}.{name}")
+    elif isinstance(node, list):
+        for i, child in enumerate(node):
+            yield from _targets(child, f"{key}.{i}")
+
+
+def _makes(target: str, kind: type) -> bool:
+    try:
+        found = get_object(target)
+    except Exception as error:  # whatever importing somebody's module raises
+        said = str(error.__cause__ or error).splitlines()[0]
+        raise LabError(f"{target} cannot be imported: {said}") from error
+    if isinstance(found, type):
+        return issubclass(found, kind)
+    return inspect.isfunction(found) and get_type_hints(found).get("return") is kind
+
+
 def tokens(config: dict[str, Any]) -> TokenizedCorpus:
     """The corpus of a config, tokenised; with a bar where that takes long."""
-    corpus: Corpus = part(config["corpus"], "corpus")
-    kind = get_class(config["tokenizer"]["_target_"])
-    if not issubclass(kind, Tokenizer):
-        raise LabError(f"tokenizer={kind.__qualname__} is no lmlab.data.tokenizer.Tokenizer")
+    corpus: Corpus = part(config["corpus"], "corpus", Corpus)
+    kind: type[Tokenizer] = part(
+        {**config["tokenizer"], "_partial_": True}, "tokenizer", Tokenizer
+    ).func
     with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
         return tokenize(corpus, kind, progress=progress)
 
@@ -48,17 +80,14 @@ def tokens(config: dict[str, Any]) -> TokenizedCorpus:
 def model(config: dict[str, Any], vocab_size: int) -> nn.Module:
     """The model of a config, freshly initialised from torch's default generator."""
     block_size = config["data"]["block_size"]
-    built = part(config["model"], "model", vocab_size=vocab_size, block_size=block_size)
-    if not isinstance(built, nn.Module):
-        raise LabError(f"model={config['model'].get('_target_')} is no torch.nn.Module")
-    return built
+    return part(config["model"], "model", nn.Module, vocab_size=vocab_size, block_size=block_size)
 
 
 def optimizer(config: dict[str, Any]) -> partial[Any]:
     """The optimizer of a config, still to be given parameters."""
-    return part({**config["optimizer"], "_partial_": True}, "optimizer")
+    return part({**config["optimizer"], "_partial_": True}, "optimizer", Optimizer)
 
 
 def schedule(config: dict[str, Any]) -> partial[float]:
     """The learning-rate schedule of a config: (step, max_steps) -> multiplier."""
-    return part({**config["schedule"], "_partial_": True}, "schedule")
+    return part({**config["schedule"], "_partial_": True}, "schedule", float)

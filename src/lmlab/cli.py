@@ -40,7 +40,7 @@ def generate() -> None:
     _command("generate", _generate, texts=("run", "checkpoint", "prompt"))
 
 
-def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float:
+def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float | None:
     from lmlab import schema
     from lmlab.config import check
 
@@ -50,6 +50,11 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float:
     if "run" in given:
         cfg = _continued(given["run"])
     config = check(cfg, schema.Train, **given)
+    if config["dry_run"]:
+        from lmlab.plan import plan
+
+        plan(config)
+        return None
     from lmlab.train import train
 
     if job is not None:

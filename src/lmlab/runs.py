@@ -38,6 +38,7 @@ NOT_IN_FINGERPRINT = (
     "run",
     "resume",
     "run_dir",
+    "dry_run",
     "logger",
     "checkpoint",
     "data.steps_per_batch",
@@ -172,7 +173,7 @@ class Run:
 
     def store(self, config: dict[str, Any]) -> None:
         """Keep the config that the run goes by; how it was asked for is not part of it."""
-        config = {**config, "run": None, "resume": None}
+        config = {**config, "run": None, "resume": None, "dry_run": False}
         write_atomically(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
 
     @property
@@ -181,7 +182,8 @@ class Run:
         try:
             config = yaml.safe_load((self.path / CONFIG).read_bytes())
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise LabError(f"{self.path / CONFIG} cannot be read: {error}") from error
+            said = " ".join(str(error).split())
+            raise LabError(f"{self.path / CONFIG} cannot be read: {said}") from error
         if not isinstance(config, dict):
             raise LabError(f"{self.path / CONFIG} is not a run's config")
         return config

@@ -281,6 +281,7 @@ class Train(Node):
     run: str | None
     resume: Literal["auto"] | None
     run_dir: str | None
+    dry_run: bool
 
     @field_validator("name")
     @classmethod

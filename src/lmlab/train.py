@@ -50,22 +50,19 @@ def train(config: dict[str, Any]) -> Run:
         if run.record.get("status") == "done" and run.record["step"] >= _max_steps(config):
             say(f"{run.path} is done already, after {run.record['step']} steps")
             return run
+    text = build.tokens(config)
     stop = Stop()
-    with stop.listening():
-        text = build.tokens(config)
-        data = make_data(config, text)
-        module = make_module(config, text, stop)
-        if stop.signum is not None:
-            raise Interrupted(stop.signum, 0)
-        new = run is None
-        run = run or Run.create(config)
-        with run.locked(), logged_to(run.path / LOG):
-            os.environ[RUN] = str(run.path.absolute())  # for the processes that Lightning starts
-            start = None if new else _start(run)
+    data, module = make_data(config, text), make_module(config, text, stop)
+    new = run is None
+    run = run or Run.create(config)
+    with run.locked(), logged_to(run.path / LOG), stop.listening():
+        os.environ[RUN] = str(run.path.absolute())  # for the processes that Lightning starts
+        start = None if new else _start(run)
+        if not new:
             run.store(config)
             run.update(status="running", error=None)
-            _introduce(config, data, module, run, start)
-            _record_outcome(run, lambda: _fit(config, text, data, module, run, start))
+        _introduce(config, data, module, run, start)
+        _record_outcome(run, lambda: _fit(config, text, data, module, run, start))
     return run
 
 
@@ -100,10 +97,9 @@ def _help_to_train(config: dict[str, Any]) -> Run:
     run = Run(Path(os.environ[RUN]))
     text = build.tokens(config)
     stop = Stop()
+    data, module = make_data(config, text), make_module(config, text, stop)
     with stop.listening():
-        data, module = make_data(config, text), make_module(config, text, stop)
-        start = _start(run) if run.checkpoints() else None
-        _fit(config, text, data, module, run, start)
+        _fit(config, text, data, module, run, _start(run) if run.checkpoints() else None)
     return run
 
 
@@ -202,7 +198,7 @@ def _fit(
         module.model.fit(data.train_tokens)
     elif settings["max_steps"]:
         trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint if start else None)
-    if trainer.global_step % data.eval_every or not trainer.global_step:
+    if recorder.step != trainer.global_step:  # the end does not fall on an evaluation
         if trainer.global_step:
             keeper.save(trainer, module)  # from here on only evaluations can be interrupted
         trainer.validate(module, datamodule=data, verbose=False)
@@ -225,7 +221,7 @@ def _callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback
     }
     by_name = {f"{kind.__module__}.{kind.__qualname__}": given for kind, given in more.items()}
     return [
-        build.part(node, f"callbacks.{name}", **by_name.get(node["_target_"], {}))
+        build.part(node, f"callbacks.{name}", L.Callback, **by_name.get(node["_target_"], {}))
         for name, node in config["callbacks"].items()
     ]
 

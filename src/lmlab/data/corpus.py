@@ -57,7 +57,13 @@ class Corpus:
                 with path.open("rb") as file:
                     while raw := file.read(PIECE_BYTES):
                         pending = len(decoder.getstate()[0])
-                        yield decoder.decode(raw)
+                        text = decoder.decode(raw)
+                        if "\0" in text:
+                            raise LabError(
+                                f"corpus.path={path} holds a NUL at byte {done + raw.index(0)}: "
+                                "it is no text in UTF-8"
+                            )
+                        yield text
                         done += len(raw)
                         on_bytes(raw)
                     pending = len(decoder.getstate()[0])

@@ -28,9 +28,17 @@ class Recorder(L.Callback):
     def __init__(self, run: Run):
         self.run = run
         self.metrics: dict[str, float] = {}
+        self.step: int | None = None  # of the last evaluation
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metrics": self.metrics, "step": self.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.metrics, self.step = state_dict["metrics"], state_dict["step"]
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         self.metrics |= module.metrics
+        self.step = trainer.global_step
         if not math.isnan(module.last_loss):
             self.metrics["train/loss_last"] = module.last_loss
         speed = self.metrics.pop("train/tokens_per_second", None)

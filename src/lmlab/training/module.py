@@ -105,7 +105,7 @@ class LanguageModule(L.LightningModule):
             self.manual_backward(loss)
             total = total + loss.detach()
         if self.clip_norm is not None:
-            self.clip_gradients(optimizer, self.clip_norm, "norm")
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         if torch.is_autocast_enabled(batches.device.type):

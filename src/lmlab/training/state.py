@@ -71,13 +71,20 @@ def newest_whole(run: Run) -> tuple[Path, dict[str, Any]] | None:
         LabError: if there are checkpoints and none is whole.
     """
     paths = run.checkpoints()
+    problems = []
     for path in paths:
         try:
-            return path, read(path)
+            found = path, read(path)
         except LabError as error:
-            say(f"{error}; trying the one before")
-    if paths:
-        raise LabError(f"none of the {len(paths)} checkpoints in {paths[0].parent} is whole")
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            say(f"{problem}; going by the one before, {path.name}")
+        return found
+    if problems:
+        raise LabError(
+            f"run={run.path}: none of its {len(paths)} checkpoints is whole: {problems[0]}"
+        )
     return None
 
 
@@ -115,5 +122,7 @@ def restore(run: Run, which: str) -> Trained:
         model.load_state_dict(weights)
     except RuntimeError as error:
         said = str(error).splitlines()[-1].strip()
-        raise LabError(f"checkpoint {path} does not fit its own config: {said}") from error
+        raise LabError(
+            f"checkpoint {path} does not fit the model in its own config: {said}"
+        ) from error
     return Trained(config, tokenizer, model.eval(), checkpoint["global_step"], path)

@@ -1,0 +1,91 @@
+"""`dry_run=true`: what a config would do, without doing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.filesize import decimal
+from rich.table import Table
+
+from lmlab import build
+from lmlab.console import console, quiet_libraries
+from lmlab.runs import Run, check_continues, fingerprint
+from lmlab.train import make_data
+from lmlab.training.optim import configure
+
+
+def plan(config: dict[str, Any]) -> None:
+    """Print the size, the work, the memory and the place of the run that a config asks for.
+
+    Raises:
+        LabError: where the run itself would, before its first step.
+    """
+    quiet_libraries()
+    text = build.tokens(config)
+    data = make_data(config, text)
+    trainer, shape = config["trainer"], config["data"]
+    with torch.device("meta"):  # shapes without memory
+        model = build.model(config, text.tokenizer.vocab_size)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    n_parameters = sum(p.numel() for p in parameters)
+    processes = trainer["devices"] if isinstance(trainer["devices"], int) else 1
+    tokens_per_step = shape["batch_size"] * shape["block_size"]
+    tokens_per_step *= trainer["accumulate_grad_batches"] * processes
+    tokens = tokens_per_step * trainer["max_steps"]
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for row in (
+        ("model", f"{type(model).__name__}, {n_parameters:,} parameters"),
+        (
+            "corpus",
+            f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
+            f"vocabulary of {data.vocab_size:,}",
+        ),
+        ("step", f"{tokens_per_step:,} tokens"),
+        (
+            "steps",
+            f"{trainer['max_steps']:,}: {tokens:,} tokens, "
+            f"{tokens / len(data.train_tokens):.2f} times the train split",
+        ),
+        (
+            "memory",
+            f"weights {decimal(_n_bytes(parameters))}, as much for gradients, "
+            f"optimizer {decimal(_optimizer_bytes(model, config))}; corpus mapped from disk "
+            f"{decimal(text.ids.nbytes)}; activations not counted",
+        ),
+        ("kept in", _where(config)),
+        ("fingerprint", fingerprint(config)),
+    ):
+        table.add_row(*row)
+    console.print(table)
+
+
+def _n_bytes(tensors: list[Any]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _optimizer_bytes(model: torch.nn.Module, config: dict[str, Any]) -> int:
+    """What the optimizer keeps, found by letting it take a step on shapes alone."""
+    if not any(p.requires_grad for p in model.parameters()):
+        return 0
+    optimizer = configure(model, build.optimizer(config))
+    for group in optimizer.param_groups:
+        group["fused"] = None
+        for parameter in group["params"]:
+            parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return _n_bytes([value for value in states if isinstance(value, torch.Tensor)])
+
+
+def _where(config: dict[str, Any]) -> str:
+    if config["run"]:
+        run: Run | None = Run.open(config["run"])
+    else:
+        run = Run.to_resume(config) if config["resume"] else None
+    if run is not None:
+        check_continues(run.config, config)
+        return f"{run.path}, going on from step {run.record.get('step', 0)}"
+    return str(config["run_dir"] or Path(config["output_dir"]) / config["name"] / "<time>")
