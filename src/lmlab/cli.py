@@ -119,7 +119,7 @@ def _continued(path: str) -> DictConfig:
 
 def _show(run: Run, alone: bool) -> None:
     """The end of a run: its result, what it writes like, and what to do next."""
-    from lmlab.console import console, say
+    from lmlab.console import command, console, say
     from lmlab.runs import SAMPLE
 
     metrics, step = run.record["metrics"], run.record["step"]
@@ -134,11 +134,12 @@ def _show(run: Run, alone: bool) -> None:
     if not alone:
         return
     say(f"run       {run.path}")
-    say("look      make board")
-    say(f'sample    python scripts/generate.py run={run.path} prompt="ROMEO:"')
-    say(f"evaluate  python scripts/evaluate.py run={run.path}")
+    in_checkout = command("train").startswith("python")
+    say(f"look      {'make board' if in_checkout else 'tensorboard --logdir outputs'}")
+    say(f'sample    {command("generate")} run={run.path} prompt="ROMEO:"')
+    say(f"evaluate  {command('evaluate')} run={run.path}")
     if step:
-        say(f"continue  python scripts/train.py run={run.path} trainer.max_steps={2 * step}")
+        say(f"continue  {command('train')} run={run.path} trainer.max_steps={2 * step}")
 
 
 Task = Callable[["DictConfig", dict[str, str], set[str]], Any]

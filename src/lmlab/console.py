@@ -42,6 +42,12 @@ def logged_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
+def command(name: str) -> str:
+    """How the user calls one of the commands: from a checkout, or installed."""
+    installed = (Path(__file__).parent / "conf").is_dir()
+    return f"lmlab-{name}" if installed else f"python scripts/{name}.py"
+
+
 def quiet_libraries() -> None:
     """Silence lines that a user can do nothing about; call it once lightning is imported."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_utilities"):

@@ -59,7 +59,7 @@ def plan(config: dict[str, Any]) -> None:
         ("fingerprint", fingerprint(config)),
     ):
         table.add_row(*row)
-    console.print(table)
+    console.print(table, soft_wrap=True)
 
 
 def _n_bytes(tensors: list[Any]) -> int:

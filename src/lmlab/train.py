@@ -13,7 +13,7 @@ import lightning as L
 import torch
 
 from lmlab import build
-from lmlab.console import console, log, logged_to, quiet_libraries, say
+from lmlab.console import command, console, log, logged_to, quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
 from lmlab.errors import LabError
@@ -110,7 +110,7 @@ def _record_outcome(run: Run, fit: Callable[[], None]) -> None:
     except Interrupted as stopped:
         run.update(status="interrupted", step=stopped.step)
         say(f"{stopped}; everything is kept")
-        say(f"continue  python scripts/train.py run={run.path}")
+        say(f"continue  {command('train')} run={run.path}")
         raise
     except BaseException as error:
         with suppress(LabError):  # the disk may be what failed
