@@ -50,6 +50,9 @@ class TrainBatches:
     rank: int = 0  # of `world_size` processes that share each step's windows out among them
     world_size: int = 1
 
+    def __post_init__(self) -> None:
+        self._item: tuple[int, int, Tensor] | None = None  # begins, ends, the generator's state
+
     def __len__(self) -> int:
         # Lightning fetches ahead of a loader without a length, and so would move the generator.
         return sum(1 for _ in self._ends())
@@ -88,6 +91,8 @@ class TrainBatches:
 
         An item draws for many steps at once; a run that stops between them goes on from here.
         """
+        if self._item is None:  # resumed with no step left to take
+            return self.generator.get_state() if self.start_state is None else self.start_state
         first, end, state = self._item
         if step == end:
             return self.generator.get_state()
@@ -142,14 +147,16 @@ class FullEval:
 
     def __len__(self) -> int:
         n_windows = 1 + math.ceil((len(self.tokens) - 1 - self.block_size) / self.stride)
-        n_batches = math.ceil(n_windows / self.batch_size)
-        return len(range(self.rank, n_batches, self.world_size))
+        whole, rest = divmod(n_windows, self.batch_size)
+        return whole * (self.batch_size > self.rank) + (rest > self.rank)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        batches = full_pass(self.tokens, self.block_size, self.stride, self.batch_size)
-        for i, (windows, counted) in enumerate(batches):
-            if i % self.world_size == self.rank:
-                yield EvalBatch(self.metric, windows, counted)
+        mine = slice(self.rank, None, self.world_size)
+        for windows, counted in full_pass(
+            self.tokens, self.block_size, self.stride, self.batch_size
+        ):
+            if len(windows) > self.rank:
+                yield EvalBatch(self.metric, windows[mine], counted[mine])
 
 
 class TextDataModule(L.LightningDataModule):

@@ -182,7 +182,8 @@ class LanguageModule(L.LightningModule):
         self.write(metrics if "val/loss_full" in metrics else shown, self.global_step)
         for logger in self.loggers:
             logger.save()  # an evaluation is when somebody may look
-        self.log_dict(shown, logger=False)  # for callbacks that watch a metric
+        # For callbacks that watch a metric. (All processes have the same: the means are shared.)
+        self.log_dict(shown, logger=False, sync_dist=self.trainer.world_size > 1)
 
     def on_validation_end(self) -> None:
         self._clock = time.perf_counter()  # evaluation is not training time
