@@ -13,6 +13,8 @@ from lmlab.data import corpus, download
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest-xdist is the parallelism
 
+pytest.register_assert_rewrite("comparing")  # so that a difference is shown
+
 settings.register_profile("lmlab", deadline=None)
 settings.load_profile("lmlab")
 

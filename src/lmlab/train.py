@@ -22,7 +22,7 @@ from lmlab.models.ngram import NGram
 from lmlab.runs import LOG, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
 from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, Sample
-from lmlab.training.loggers import loggers
+from lmlab.training.loggers import EventFiles, loggers
 from lmlab.training.module import LanguageModule
 from lmlab.training.state import AtomicCheckpointIO, newest_whole
 from lmlab.training.stopping import Interrupted, Stop
@@ -198,6 +198,9 @@ def _fit(
         module.model.fit(data.train_tokens)
     elif settings["max_steps"]:
         trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint if start else None)
+    for logger in trainer.loggers:
+        if isinstance(logger, EventFiles):
+            logger.begin_end()
     if recorder.step != trainer.global_step:  # the end does not fall on an evaluation
         if trainer.global_step:
             keeper.save(trainer, module)  # from here on only evaluations can be interrupted

@@ -12,6 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmlab.files import write_atomically
 
+END = ".end"  # how the file of the last evaluation is called
+
 
 class EventFiles(TensorBoardLogger):
     """Lightning's logger, without the hparams.yaml that it leaves beside our config.yaml."""
@@ -19,6 +21,16 @@ class EventFiles(TensorBoardLogger):
     @rank_zero_only
     def save(self) -> None:
         self.experiment.flush()
+
+    @rank_zero_only
+    def begin_end(self) -> None:
+        """What is logged after training goes into a file of its own.
+
+        Its steps are those of the last checkpoint, so a resumed run could not purge it by step; it
+        deletes the file and writes it again.
+        """
+        self.experiment.close()
+        self.experiment.filename_suffix = END
 
 
 class MetricsCSV(Logger):
@@ -38,6 +50,7 @@ class MetricsCSV(Logger):
                 for row in csv.DictReader(file):
                     step = int(row.pop("step"))
                     if step <= resume_step:
+                        row.pop("val/loss_full", None)  # of an end that is not the end any more
                         self.rows[step] = {key: value for key, value in row.items() if value}
 
     @property
@@ -74,8 +87,14 @@ def loggers(config: dict[str, Any], folder: Path, resume_step: int | None) -> li
     chosen: list[Logger] = []
     if config["logger"]["tensorboard"]:
         # Empty name and version: the run directory is the one folder for everything.
-        # purge_step makes TensorBoard forget what an earlier start wrote after the checkpoint.
-        purge_step = None if resume_step is None else resume_step + 1
+        # purge_step makes TensorBoard forget what an earlier start wrote after the checkpoint. The
+        # first start says so too: TensorBoard takes the first such mark that it sees for a
+        # beginning, and heeds only those after it.
+        purge_step = 0
+        if resume_step is not None:
+            purge_step = resume_step + 1
+            for path in folder.glob(f"events*{END}"):
+                path.unlink()
         chosen.append(
             EventFiles(folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
         )

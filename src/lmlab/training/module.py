@@ -60,7 +60,7 @@ class LanguageModule(L.LightningModule):
         self.tokens_per_second = math.nan
         self._since_log: list[float] = []
         self._clock = 0.0
-        self._random: dict[str, Any] | None = None  # states to go on from
+        self._random: dict[str, Any] | None = None  # states to go on from, until training does
 
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) -> logits (B, T, vocab_size)."""
@@ -74,6 +74,7 @@ class LanguageModule(L.LightningModule):
             torch.set_rng_state(self._random["cpu"])
             if "cuda" in self._random and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(self._random["cuda"])
+            self._random = None
         self._clock = time.perf_counter()
 
     def training_step(self, windows: Tensor, batch_idx: int) -> None:
@@ -197,9 +198,7 @@ class LanguageModule(L.LightningModule):
         checkpoint.update(self.about)
         checkpoint["since_log"], checkpoint["last_loss"] = list(self._since_log), self.last_loss
         # Where the data share this stream, the datamodule knows better how far they have come.
-        checkpoint["random"] = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state_all()
+        checkpoint["random"] = self._random or _random_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning would pick its loops up in mid-epoch, where it counts rounds; what counts here
@@ -212,3 +211,10 @@ class LanguageModule(L.LightningModule):
         loop.batch_progress.total.increment_by(data.batches_before(step))
         self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
         self._random = checkpoint["random"]
+
+
+def _random_states() -> dict[str, Any]:
+    states: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
