@@ -57,6 +57,7 @@ def assert_same_run(whole: Run, other: Run) -> None:
     assert same(left["TextDataModule"], right["TextDataModule"])
     assert same(left["callbacks"], right["callbacks"])
     assert whole.record["metrics"] == other.record["metrics"]
+    assert whole.record["best"] == other.record["best"]
     assert whole.record["status"] == other.record["status"] == "done"
     assert curves(whole) == curves(other)
     for tag, curve in tensorboard(whole).items():

@@ -39,7 +39,7 @@ def generate(config: dict[str, Any]) -> list[str]:
             top_p=config["top_p"],
             generator=source,
         )
-        text = config["prompt"]
+        text = config["prompt"] or ""
         _print(text)
         for piece in stream_text(trained.tokenizer, (int(token) for token in tokens)):
             _print(piece)
@@ -49,12 +49,13 @@ def generate(config: dict[str, Any]) -> list[str]:
     return texts
 
 
-def _encode(trained: Trained, prompt: str) -> torch.Tensor:
+def _encode(trained: Trained, prompt: str | None) -> torch.Tensor:
     """The prompt's ids (1, T)."""
-    if not prompt:
-        raise LabError("prompt is empty: give at least one character, such as prompt='\\n'")
+    if prompt == "":
+        raise LabError("prompt is empty: give at least one character, or leave it out")
     try:
-        ids = trained.tokenizer.encode(prompt)
+        tokenizer = trained.tokenizer
+        ids = tokenizer.opening() if prompt is None else tokenizer.encode(prompt)
     except UnicodeEncodeError as error:
         raise LabError(f"prompt={prompt!r} is not UTF-8") from error
     except LabError as error:

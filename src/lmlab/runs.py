@@ -216,10 +216,15 @@ class Run:
         return self.path / CHECKPOINTS / f"step-{step:08}.ckpt"
 
     def checkpoints(self) -> list[Path]:
-        """The checkpoints by step, newest first. Those that Lightning writes when SLURM takes the
-        machine away come before all others: nothing is written after them."""
+        """The checkpoints by step, newest first. One that Lightning wrote when SLURM took the
+        machine away comes before all others: it lasts only until the next is written."""
         requeued = sorted(self.path.glob("hpc_ckpt_*.ckpt"), key=lambda p: p.stat().st_mtime)
         return [*reversed(requeued), *sorted((self.path / CHECKPOINTS).glob("step-*.ckpt"))[::-1]]
+
+    def forget_requeued(self) -> None:
+        """Delete what was written for SLURM: going on from it has led to a later checkpoint."""
+        for path in self.path.glob("hpc_ckpt_*.ckpt"):
+            path.unlink()
 
     def checkpoint(self, which: str) -> Path:
         """The path of checkpoint `last` or `best`, or of any other given as a path.

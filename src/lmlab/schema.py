@@ -334,7 +334,7 @@ class Generate(Node):
 
     run: str
     checkpoint: str
-    prompt: str
+    prompt: str | None
     max_new_tokens: Count
     temperature: NotNegative
     top_k: Count | None

@@ -53,6 +53,7 @@ def train(config: dict[str, Any]) -> Run:
     text = build.tokens(config)
     stop = Stop()
     data, module = make_data(config, text), make_module(config, text, stop)
+    callbacks = _callbacks(config, text)
     new = run is None
     run = run or Run.create(config)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
@@ -62,7 +63,7 @@ def train(config: dict[str, Any]) -> Run:
             run.store(config)
             run.update(status="running", error=None)
         _introduce(config, data, module, run, start)
-        _record_outcome(run, lambda: _fit(config, text, data, module, run, start))
+        _record_outcome(run, lambda: _fit(config, data, module, callbacks, run, start))
     return run
 
 
@@ -99,7 +100,8 @@ def _help_to_train(config: dict[str, Any]) -> Run:
     stop = Stop()
     data, module = make_data(config, text), make_module(config, text, stop)
     with stop.listening():
-        _fit(config, text, data, module, run, _start(run) if run.checkpoints() else None)
+        start = _start(run) if run.checkpoints() else None
+        _fit(config, data, module, _callbacks(config, text), run, start)
     return run
 
 
@@ -167,9 +169,9 @@ def make_module(
 
 def _fit(
     config: dict[str, Any],
-    text: TokenizedCorpus,
     data: TextDataModule,
     module: LanguageModule,
+    callbacks: list[L.Callback],
     run: Run,
     start: Start | None,
 ) -> None:
@@ -177,7 +179,6 @@ def _fit(
     settings = config["trainer"]
     recorder = Recorder(run)
     keeper = Checkpoints(run, module.stop, **config["checkpoint"])
-    callbacks = _callbacks(config, text)
     trainer = L.Trainer(
         **{key: settings[key] for key in ("max_steps", "accelerator", "devices", "strategy")},
         precision=settings["precision"],

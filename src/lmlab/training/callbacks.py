@@ -35,6 +35,7 @@ class Recorder(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.metrics, self.step = state_dict["metrics"], state_dict["step"]
+        self.metrics.pop("val/loss_full", None)  # of an end that is not the end any more
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         self.metrics |= module.metrics
@@ -57,7 +58,7 @@ class Checkpoints(L.Callback):
     def __init__(self, run: Run, stop: Stop, keep: int, every: int | None, minutes: float | None):
         self.run, self.stop = run, stop
         self.keep, self.every, self.minutes = keep, every, minutes
-        self.best: float | None = None  # val/loss
+        self.best: dict[str, float] = {}  # the lowest val/loss so far, and its step
         self._saved_step, self._saved_at = 0, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,10 +87,11 @@ class Checkpoints(L.Callback):
         if trainer.state.fn != "fit":
             return
         loss = module.metrics["val/loss"]
-        better = self.best is None or loss < self.best
-        if better:
-            self.best = loss
+        if loss < self.best.get("val/loss", math.inf):
+            self.best = {"val/loss": loss, "step": trainer.global_step}
             trainer.save_checkpoint(self.run.best)  # first: the other one says that it is there
+            if trainer.is_global_zero:
+                self.run.update(best=self.best)
         self.save(trainer, module)
         if agreed(trainer, bool(self.stop)):
             raise Interrupted(self.stop.signum or signal.SIGTERM, trainer.global_step)
@@ -110,6 +112,7 @@ class Checkpoints(L.Callback):
         trainer.save_checkpoint(self.run.step_checkpoint(trainer.global_step))
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
+            self.run.forget_requeued()
             for path in self.run.checkpoints()[self.keep :]:
                 path.unlink()
 
@@ -164,13 +167,24 @@ class Sample(L.Callback):
         self,
         tokenizer: Tokenizer,
         seed: int | None,
-        prompt: str = "\n",
+        prompt: str | None = None,
         max_new_tokens: int = 200,
         temperature: float = 1.0,
         top_k: int | None = None,
     ):
-        """`seed=None` draws from torch's default generator, as the notebook does."""
-        self.tokenizer, self.seed, self.prompt = tokenizer, seed, prompt
+        """`seed=None` draws from torch's default generator, as the notebook does.
+
+        Raises:
+            LabError: if the tokenizer does not know the prompt.
+        """
+        self.tokenizer, self.seed = tokenizer, seed
+        try:
+            ids = tokenizer.opening() if prompt is None else tokenizer.encode(prompt)
+        except LabError as error:
+            raise LabError(f"callbacks.sample.prompt={prompt!r}: {error}") from error
+        if not len(ids):
+            raise LabError("callbacks.sample.prompt is empty: give some text, or null")
+        self.prompt = torch.from_numpy(ids.astype("int64"))[None]
         self.max_new_tokens, self.temperature, self.top_k = max_new_tokens, temperature, top_k
         self.text = ""
 
@@ -192,13 +206,12 @@ class Sample(L.Callback):
 
     def make(self, module: Any) -> str:
         """A sample, prompt not included; the same for the same weights and seed."""
-        prompt = self.tokenizer.encode(self.prompt).astype("int64")
         source = None if self.seed is None else generator(self.seed, "sample")
         training = module.training
         module.eval()
         tokens = generate(
             module.model,
-            torch.from_numpy(prompt).to(module.device)[None],
+            self.prompt.to(module.device),
             self.max_new_tokens,
             temperature=self.temperature,
             top_k=self.top_k,
