@@ -34,7 +34,7 @@ lint: $(READY)
 
 board: $(READY) # TensorBoard on every run; ctrl-c ends it
 	@echo "open http://localhost:6006/?smoothing=0&tagFilter=loss#timeseries"
-	@$(BIN)/tensorboard --logdir outputs --host localhost --port 6006 --samples_per_plugin text=100,images=100 2>/dev/null
+	@$(BIN)/tensorboard --logdir outputs --host localhost --port 6006 --samples_per_plugin text=100,images=100
 
 lock: # pin what pyproject.toml allows, for the oldest Python that is supported
 	python3.11 -m venv .venv-lock
