@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -306,25 +307,37 @@ def train_on_a_disk_that_fills(config: dict[str, Any], said: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_resume_exactly(tinyshakespeare_path, tmp_path):
+def test_two_processes_killed_end_as_if_they_never_were(tinyshakespeare_path, tmp_path):
     words = [f"corpus.path={tinyshakespeare_path}", "name=test", *GPT, "trainer=ddp"]
     words += ["trainer.accelerator=cpu", "data.val_fraction=0.01", "eval.iters=2"]
-    words += ["data.block_size=8", "eval.every=20", "trainer.max_steps=60"]
+    words += ["data.block_size=8", "eval.every=50", "trainer.max_steps=400"]
 
-    def run(folder: str, *more: str) -> Run:
-        done = subprocess.run(
-            command(*words, f"output_dir={tmp_path / folder}", *more),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        return the_run(tmp_path / folder)
+    def begin(folder: str) -> subprocess.Popen:
+        words_here = [*words, f"output_dir={tmp_path / folder}", "resume=auto"]
+        return subprocess.Popen(command(*words_here), start_new_session=True)
 
-    whole = run("whole")
-    part = run("part", "schedule=constant", "trainer.max_steps=33")
-    resumed = run("part", "schedule=constant", "trainer.max_steps=60", "resume=auto")
-    constant = run("constant", "schedule=constant")
-    assert resumed.path == part.path
-    assert same(weights(constant), weights(resumed))
-    assert whole.record["metrics"]["val/loss_full"] < 4.2
+    def end(child: subprocess.Popen) -> None:
+        try:
+            assert child.wait(120) == 0
+        finally:
+            kill_group(child)
+
+    end(begin("whole"))
+    for checkpoints in (2, 1):
+        child = begin("killed")
+        before = set((tmp_path / "killed").glob("test/*/checkpoints/step*"))
+        until(lambda old=before, n=checkpoints: newer(tmp_path / "killed", old) >= n)
+        kill_group(child)
+    end(begin("killed"))
+    assert_same_run(the_run(tmp_path / "whole"), the_run(tmp_path / "killed"))
+
+
+def newer(folder: Path, before: set[Path]) -> int:
+    return len(set(folder.glob("test/*/checkpoints/step*")) - before)
+
+
+def kill_group(child: subprocess.Popen) -> None:
+    """Kill a process and those that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
