@@ -166,6 +166,14 @@ def test_evaluate_notices_that_the_corpus_changed(lab, run):
     assert "its corpus has changed" in err
 
 
+def test_training_does_not_go_on_with_another_text(lab, run):
+    text = Path("text.txt")
+    text.write_text(text.read_text().replace("quick", "brown"))  # the same characters
+    status, _, err = lab("train", f"run={run.path}", "trainer.max_steps=4")
+    assert status == 2
+    assert "its corpus has changed" in err
+
+
 def test_another_config_is_refused_on_the_command_line(lab, run):
     status, _, err = lab("train", f"run={run.path}", "optimizer.lr=0.5", "seed=2")
     assert status == 2

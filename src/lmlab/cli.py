@@ -171,6 +171,7 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
 
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> Any:
+        sys.argv = before  # Lightning starts helping processes by the words that were typed
         try:
             return task(cfg, given, swept)
         except Interrupted as stopped:

@@ -25,10 +25,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     quiet_libraries()
     trained = restore(Run.open(config["run"]), config["checkpoint"])
     text = build.tokens(trained.config)
-    if text.tokenizer.to_json() != trained.tokenizer.to_json():
-        raise LabError(
-            f"run={config['run']}: its corpus has changed since: the vocabulary is another one"
-        )
+    if text.sha256 != trained.corpus_sha256:
+        raise LabError(f"run={config['run']}: its corpus has changed since it was trained")
     settings = {
         **trained.config["data"],
         "stride": config["stride"] or trained.config["eval"]["stride"],

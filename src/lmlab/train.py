@@ -51,6 +51,8 @@ def train(config: dict[str, Any]) -> Run:
             say(f"{run.path} is done already, after {run.record['step']} steps")
             return run
     text = build.tokens(config)
+    if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
+        raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
     stop = Stop()
     data, module = make_data(config, text), make_module(config, text, stop)
     callbacks = _callbacks(config, text)
@@ -59,7 +61,9 @@ def train(config: dict[str, Any]) -> Run:
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         os.environ[RUN] = str(run.path.absolute())  # for the processes that Lightning starts
         start = None if new else _start(run)
-        if not new:
+        if new:
+            run.update(corpus_sha256=text.sha256)
+        else:
             run.store(config)
             run.update(status="running", error=None)
         _introduce(config, data, module, run, start)
@@ -162,7 +166,11 @@ def make_module(
         accumulate=config["trainer"]["accumulate_grad_batches"],
         clip_norm=config["trainer"]["gradient_clip_val"],
         log_every=config["trainer"]["log_every_n_steps"],
-        about={"config": config, "tokenizer": text.tokenizer.to_json()},
+        about={
+            "config": config,
+            "tokenizer": text.tokenizer.to_json(),
+            "corpus_sha256": text.sha256,
+        },
         stop=stop,
     )
 

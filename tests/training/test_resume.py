@@ -313,8 +313,9 @@ def test_two_processes_killed_end_as_if_they_never_were(tinyshakespeare_path, tm
     words += ["data.block_size=8", "eval.every=50", "trainer.max_steps=400"]
 
     def begin(folder: str) -> subprocess.Popen:
-        words_here = [*words, f"output_dir={tmp_path / folder}", "resume=auto"]
-        return subprocess.Popen(command(*words_here), start_new_session=True)
+        begun = list((tmp_path / folder).glob("test/*"))
+        here = [f"run={begun[0]}"] if begun else [*words, f"output_dir={tmp_path / folder}"]
+        return subprocess.Popen(command(*here), start_new_session=True)
 
     def end(child: subprocess.Popen) -> None:
         try:

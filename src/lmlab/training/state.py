@@ -21,7 +21,7 @@ from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.runs import Run
 
-NEEDED = ("state_dict", "config", "tokenizer", "global_step")
+NEEDED = ("state_dict", "config", "tokenizer", "corpus_sha256", "global_step")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -95,6 +95,7 @@ class Trained:
     config: dict[str, Any]
     tokenizer: Tokenizer
     model: nn.Module
+    corpus_sha256: str
     step: int
     path: Path
 
@@ -125,4 +126,5 @@ def restore(run: Run, which: str) -> Trained:
         raise LabError(
             f"checkpoint {path} does not fit the model in its own config: {said}"
         ) from error
-    return Trained(config, tokenizer, model.eval(), checkpoint["global_step"], path)
+    corpus_sha256, step = checkpoint["corpus_sha256"], checkpoint["global_step"]
+    return Trained(config, tokenizer, model.eval(), corpus_sha256, step, path)
