@@ -24,6 +24,7 @@ from lmlab.streams import derive, generator
 from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, Sample
 from lmlab.training.loggers import EventFiles, loggers
 from lmlab.training.module import LanguageModule
+from lmlab.training.pruning import Pruning
 from lmlab.training.state import AtomicCheckpointIO, newest_whole
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 
@@ -195,13 +196,16 @@ def _fit(
     tokens_per_step = data.batch_size * data.block_size * settings["accumulate_grad_batches"]
     recorder = Recorder(run, tokens_per_step)
     keeper = Checkpoints(run, module.stop, **config["checkpoint"])
+    trial = (config.get("sweep") or {}).get("trial")
     trainer = L.Trainer(
         **{key: settings[key] for key in ("max_steps", "accelerator", "devices", "strategy")},
         precision=settings["precision"],
         val_check_interval=data.batches_per_eval,
         check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
         num_sanity_val_steps=0,
-        callbacks=[*callbacks, Bar(), recorder, keeper],  # what is kept, once all else is done
+        # What is kept, once all else is done; a report to a trial comes before, so that none is
+        # missing where training goes on from a checkpoint.
+        callbacks=[*callbacks, Bar(), recorder, *([Pruning(trial)] if trial else []), keeper],
         logger=loggers(config, run.path, None if start is None else start.step),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.path,
