@@ -167,7 +167,9 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
     words = [word for word in sys.argv[1:] if word.partition("=")[0] not in given]
     swept = {word.partition("=")[0].lstrip("+") for word in words if _is_sweep(word)}
     if _is_multirun(words) and not any(word.startswith("sweep.name=") for word in words):
-        words.append(f"sweep.name='{_sweep_name(words, swept)}'")
+        # Beside the other overrides: argparse takes them in one row only.
+        at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+        words.insert(at, f"sweep.name='{_sweep_name(words, swept)}'")
     shows_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
     def fail(error: BaseException) -> NoReturn:
@@ -223,16 +225,19 @@ def _sweep_name(words: list[str], swept: set[str]) -> str:
     """
     from lmlab.runs import path_name
 
-    told = []
-    for word in sorted(words, key=lambda word: not word.startswith("sweep=")):
-        key, equals, value = word.partition("=")
-        key = key.lstrip("+")
-        if not equals or key.startswith(
-            ("-", "hydra", "sweep.", "output_dir", "run_dir", "resume")
-        ):
-            continue
-        told.append(value if key == "sweep" else key if key in swept else f"{key}={value}")
-    return path_name(",".join(told)) or "sweep"
+    elsewhere = ("-", "hydra", "sweep.", "output_dir", "run_dir", "resume")
+    named: list[str] = []
+    varied: list[str] = []
+    fixed: list[str] = []
+    for word in sorted(words):
+        key, equals, value = word.lstrip("+").partition("=")
+        if key == "sweep":
+            named.append(value)
+        elif key in swept:
+            varied.append(key)
+        elif equals and not key.startswith(elsewhere):
+            fixed.append(f"{key}={value}")
+    return path_name(",".join([*named, *varied, *fixed])) or "sweep"
 
 
 def _explain(error: BaseException, name: str) -> str:

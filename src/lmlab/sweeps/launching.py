@@ -84,7 +84,7 @@ def finish(sweep_dir: Path, results: Sequence[Result]) -> None:
     for result in failed:
         if result.run is not None:
             path = Path(result.run)
-            say(f"{result.status}  {path.name}: {Run(path).record.get('error')}")
+            say(f"{result.status}  {path.name}: {result.error}")
             say(f"        its log is {path / LOG}")
     skipped = f", {counts['skipped']} not begun" if counts["skipped"] else ""
     say(f"kept in {sweep_dir}")
