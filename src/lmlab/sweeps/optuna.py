@@ -20,7 +20,7 @@ from lmlab.files import write_atomically
 from lmlab.runs import NOT_IN_FINGERPRINT, Run, leaves, under
 from lmlab.schema import Count, Custom, Node
 from lmlab.sweeps.journal import FAILED, Result
-from lmlab.sweeps.launching import finish, launch
+from lmlab.sweeps.launching import Progress, finish, launch
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -102,12 +102,14 @@ def search(
         say(f"{len(study.study.trials)} of {n_trials} trials so far in {study.path}")
         if settings["retry_failed"]:
             study.try_failed_again()
+        progress = Progress(n_trials)
         while trials := study.take(n_jobs, n_trials, make_sampler):
             jobs = [space.job(trial.params) for trial in trials]
             if prunes:
                 for job, trial in zip(jobs, trials, strict=True):
                     job.append(_trial(study, trial.number, settings["pruner"]))
-            batch = launch(launcher, folder, jobs, first=trials[0].number)
+            progress.total = len(progress.ended) + len(trials) + study.left
+            batch = launch(launcher, folder, jobs, progress)
             for trial, result in zip(trials, batch, strict=True):
                 _tell(study, trial, result, settings)
             results += batch
@@ -115,7 +117,7 @@ def search(
             if "skipped" in statuses or (config.sweep.fail_fast and statuses & set(FAILED)):
                 break  # the trials that were not begun are taken up by the next start
         _say_best(study, settings)
-    finish(folder, results)
+    finish(folder, results, "hydra.sweeper.retry_failed=true tries them again")
     return results
 
 

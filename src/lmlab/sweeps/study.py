@@ -73,6 +73,7 @@ class SharedStudy:
         self, path: Path, study: optuna.Study, space: Space, me: str, lock: filelock.BaseFileLock
     ):
         self.path, self.study, self.space, self.me, self.lock = path, study, space, me, lock
+        self.left = 0  # trials that nobody had been given after the last `take`
 
     @classmethod
     @contextmanager
@@ -163,7 +164,10 @@ class SharedStudy:
                 self._finish_asking(trial, make_sampler)
             again = {t.user_attrs[AGAIN] for t in trials if AGAIN in t.user_attrs}
             spent = [t for t in trials if t.state != TrialState.WAITING and t.number not in again]
-            for _ in range(min(n - len(numbers), n_trials - len(spent))):
+            room = max(0, n_trials - len(spent))
+            new = min(n - len(numbers), room)
+            self.left = room - new
+            for _ in range(new):
                 self.study.sampler = make_sampler(len(self.study.get_trials(deepcopy=False)))
                 try:
                     asked = self.study.ask(self.space.searched)

@@ -52,4 +52,6 @@ class Pruning(L.Callback):
         self.due = False
         if agreed(trainer, self.trial is not None and self.trial.is_hopeless()):
             pruner = self.where["pruner"]["_target_"].rpartition(".")[2]
-            raise Pruned(trainer.global_step, f"worse than other trials were by then, says {pruner}")
+            raise Pruned(
+                trainer.global_step, f"worse than other trials were by then, says {pruner}"
+            )
