@@ -249,7 +249,9 @@ def _explain(error: BaseException, name: str) -> str:
         return text
     if match := re.search(r"Could not override '([^']+)'", text):
         return f"unknown key {match[1]}{nearest(match[1], _known_keys(name))}"
-    if match := re.search(r"Could not find '([^'/]+)/([^']+)'\s+Available options in", text):
+    if match := re.search(
+        r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']+)'\s+Available options in", text
+    ):
         group, wrong = match[1], match[2]
         if options := _options(group):
             return (

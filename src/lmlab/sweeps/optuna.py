@@ -18,7 +18,7 @@ from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.runs import NOT_IN_FINGERPRINT, Run, leaves, under
-from lmlab.schema import Count, Custom, Node
+from lmlab.schema import Count, Custom, Node, Seed
 from lmlab.sweeps.journal import FAILED, Result
 from lmlab.sweeps.launching import Progress, finish, launch
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
     from lmlab.sweeps.space import Space
     from lmlab.sweeps.study import SharedStudy
+
+
+class Sampler(Custom):
+    seed: Seed | None = None
 
 
 class Settings(Node):
@@ -43,7 +47,7 @@ class Settings(Node):
     directions: list[Literal["minimize", "maximize"]] | None
     storage: Literal["journal", "sqlite"]
     retry_failed: bool
-    sampler: Custom
+    sampler: Sampler
     pruner: Custom
 
 
