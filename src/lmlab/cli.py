@@ -249,15 +249,29 @@ def _explain(error: BaseException, name: str) -> str:
         return text
     if match := re.search(r"Could not override '([^']+)'", text):
         return f"unknown key {match[1]}{nearest(match[1], _known_keys(name))}"
-    if match := re.search(
-        r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']+)'\s+Available options in", text
-    ):
-        group, wrong = match[1], match[2]
-        if options := _options(group):
+    found = (
+        r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']+)'\s+"
+        r"Available options in '[^']+':((?:\s+\S+)*)"
+    )
+    if match := re.search(found, text):
+        group, wrong, offered = match[1], match[2], match[3].partition("Config search path")[0]
+        options = offered.split() if group.startswith("hydra/") else _options(group)
+        if extra := EXTRAS.get((group, wrong)):
+            return f'{group}={wrong} needs an extra: pip install "lmlab[{extra}]"'
+        if options:
             return (
                 f"{group}={wrong}: no such option{nearest(wrong, options)} ({', '.join(options)})"
             )
     return " ".join(text.split("\nSee https")[0].split())
+
+
+# What Hydra finds only if a plugin is installed.
+EXTRAS = {
+    ("hydra/launcher", "joblib"): "sweep",
+    ("hydra/launcher", "submitit_local"): "slurm",
+    ("hydra/launcher", "submitit_slurm"): "slurm",
+    ("hydra/launcher", "ray"): "ray",
+}
 
 
 def _options(group: str) -> list[str]:
