@@ -293,7 +293,9 @@ class Run:
 
 def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
     """A directory's name for one job of a sweep: what is swept, and what makes it unique."""
-    telling = ",".join(f"{key}={value}" for key, value in sorted(swept.items()))
+    # Four digits of a number tell it apart well enough; the fingerprint has them all.
+    short = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in sorted(swept.items())}
+    telling = ",".join(f"{key}={value}" for key, value in short.items())
     return f"{path_name(telling) or 'job'}-{config_fingerprint[:8]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmlab import build
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say
@@ -116,7 +118,10 @@ def _help_to_train(config: dict[str, Any]) -> Run:
 def _record_outcome(run: Run, fit: Callable[[], None]) -> None:
     """Fit, and leave in the record how it ended."""
     try:
-        fit()
+        try:
+            fit()
+        except SIGTERMException:  # Lightning's own answer, in the middle of an evaluation
+            raise Interrupted(signal.SIGTERM, run.record["step"]) from None
     except Interrupted as stopped:
         run.update(status="interrupted", step=stopped.step)
         say(f"{stopped}; everything is kept")
