@@ -56,7 +56,7 @@ MAY_CHANGE = (*NOT_IN_FINGERPRINT, "trainer.max_steps", "eval", "callbacks.sampl
 
 def fingerprint(config: dict[str, Any]) -> str:
     """A hash of the part of a config that determines the result."""
-    told = {key: value for key, value in leaves(config) if not _under(key, NOT_IN_FINGERPRINT)}
+    told = {key: value for key, value in leaves(config) if not under(key, NOT_IN_FINGERPRINT)}
     canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -71,7 +71,7 @@ def check_continues(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     changed = [
         f"{key}: {before.get(key)!r} is now {now.get(key)!r}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not _under(key, MAY_CHANGE)
+        if before.get(key) != now.get(key) and not under(key, MAY_CHANGE)
     ]
     if changed:
         raise LabError(f"this run cannot go on with another config ({'; '.join(changed)})")
@@ -91,7 +91,8 @@ def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _under(key: str, roots: tuple[str, ...]) -> bool:
+def under(key: str, roots: tuple[str, ...]) -> bool:
+    """Whether a dotted key is one of `roots`, or below one."""
     return any(key == root or key.startswith(f"{root}.") for root in roots)
 
 
@@ -292,7 +293,9 @@ class Run:
 
 def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
     """A directory's name for one job of a sweep: what is swept, and what makes it unique."""
-    telling = ",".join(f"{key}={value}" for key, value in sorted(swept.items()))
+    # Four digits of a number tell it apart well enough; the fingerprint has them all.
+    short = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in sorted(swept.items())}
+    telling = ",".join(f"{key}={value}" for key, value in short.items())
     return f"{path_name(telling) or 'job'}-{config_fingerprint[:8]}"
 
 
