@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import re
-import shutil
 import statistics
 import tempfile
 import time
@@ -132,7 +131,10 @@ def _write(group: Group, folder: Path) -> None:
             at = values.setdefault(step, {})
             at[tag] = mean
             if tag in BANDS:
-                at[f"{BAND}{tag} above"], at[f"{BAND}{tag} below"] = mean + deviation, mean - deviation
+                at[f"{BAND}{tag} above"], at[f"{BAND}{tag} below"] = (
+                    mean + deviation,
+                    mean - deviation,
+                )
     folder.mkdir(parents=True)
     writer = EventFileWriter(str(folder))
     now = time.time()

@@ -127,7 +127,9 @@ def fields(table: Table, folder: Path | None) -> list[Field]:
 
 
 def _varies(table: Table, quantity: str) -> bool:
-    return len({getattr(row, quantity) for row in table.rows}) > 1
+    """Whether runs differ in it; those that are done, if any is."""
+    rows = [row for row in table.rows if row.status == "done"] or table.rows
+    return len({getattr(row, quantity) for row in rows}) > 1
 
 
 def below(path: Path, folder: Path | None) -> str:
@@ -162,11 +164,14 @@ def notes(table: Table) -> list[str]:
     )
     if repeated:
         said.append(f"{repeated} done before with the same seed: only the newest of each counts")
-    constant = [] if _varies(table, "step") else [f"{table.rows[0].step:,} steps"]
-    if table.rows[0].tokens is not None and not _varies(table, "tokens"):
-        constant.append(f"{table.rows[0].tokens:,} tokens")
-    if constant and table.rows[0].step is not None:
-        said.append(f"each run: {', '.join(constant)} of training")
+    done = [row for row in table.rows if row.status == "done"]
+    amounts = [
+        f"{getattr(done[0], quantity):,} {words}"
+        for quantity, words in (("step", "steps"), ("tokens", "tokens"))
+        if done and getattr(done[0], quantity) is not None and not _varies(table, quantity)
+    ]
+    if amounts:
+        said.append(f"each run: {', '.join(amounts)} of training")
     return said
 
 
@@ -221,8 +226,11 @@ def print_table(table: Table, console: Console, title: str, by: Sequence[str] = 
         console.print(Text(f"\n{directory.heading}", style="dim"))
         for i, group in enumerate(told[:10], 1):
             console.print(Text(f"{i:>2}  {directory.cell(group)}"))
-    for line in failures(table, None):
+    bad = failures(table, None)
+    for line in bad[: MOST_ROWS if console.is_terminal else None]:
         console.print(Text(line))
+    if console.is_terminal and len(bad) > MOST_ROWS:
+        console.print(Text("and more, in the files"))
 
 
 def best_of_each(table: Table, by: Sequence[str]) -> list[Group]:

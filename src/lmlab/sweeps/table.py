@@ -113,11 +113,12 @@ METRICS = {
     "val/loss_full": Metric(
         "val/loss_full", "nats per token", "{full}", lambda row: row.metric("val/loss_full")
     ),
-    "val/bpc": Metric(
-        "val/bpc", "bits per character", "{full}", lambda row: row.metric("val/bpc")
-    ),
+    "val/bpc": Metric("val/bpc", "bits per character", "{full}", lambda row: row.metric("val/bpc")),
     "best": Metric(
-        "best val/loss", "nats per token", "lowest of a run's evaluations, {evals}", Row.best.fget
+        "best val/loss",
+        "nats per token",
+        "lowest of a run's evaluations, {evals}",
+        lambda row: row.best,
     ),
 }
 
@@ -201,7 +202,7 @@ class Table:
     def best(self) -> Group | None:
         """The setting with the lowest loss, if any has one."""
         first = self.groups[0] if self.groups else None
-        mean = first and first.mean(self.metric)
+        mean = None if first is None else first.mean(self.metric)
         return first if mean is not None and math.isfinite(mean.mean) else None
 
 
@@ -253,9 +254,8 @@ def tabulate(rows: list[Row], unreadable: list[str], metric: str | None = None) 
     ]
 
     def place(group: Group) -> tuple[Any, ...]:
-        mean = group.mean(metric)
-        best = group.mean("best")
-        return rank(mean and mean.mean), rank(best and best.mean)
+        found = (group.mean(metric), group.mean("best"))
+        return tuple(rank(None if mean is None else mean.mean) for mean in found)
 
     return Table(rows, columns, sorted(groups, key=place), metric, unreadable)
 
@@ -312,7 +312,7 @@ def _varies(values: Iterable[Any]) -> bool:
 
 
 def canonical(value: Any) -> str:
-    """A text that two values share if they are equal as config values: 1 and 1.0, not 1 and true."""
+    """A text that values share if they are equal in a config: 1 and 1.0, but not 1 and true."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         value = float(value)
     return json.dumps(value, sort_keys=True, default=repr)
@@ -323,7 +323,9 @@ def shown(value: Any, width: int | None = None) -> str:
     if value is None or isinstance(value, bool | list | dict):
         text = json.dumps(value, ensure_ascii=False, default=repr)
     elif isinstance(value, float):
-        text = repr(value) if len(repr(value)) <= 8 else f"{value:.4g}"
+        text = f"{value:g}"
+        if float(text) != value and value == value:
+            text = repr(value) if len(repr(value)) <= 8 else f"{value:.4g}"
     else:
         text = str(value)
     text = " ".join(text.split())
