@@ -170,7 +170,7 @@ class Progress:
         counts = Counter(e.status for e in self.ended.values())
         kept = sum(not e.trained for e in self.ended.values() if e.status in ("done", "pruned"))
         parts = [f"{counts['done']}/{self.total} done" + (f" ({kept} before)" if kept else "")]
-        others = ("pruned", "failed", "killed", "skipped")
+        others = ("pruned", "failed", "killed", "skipped", "planned")
         parts += [f"{counts[status]} {status}" for status in others if counts[status]]
         if self.running:
             parts.append(f"{len(self.running)} running")
