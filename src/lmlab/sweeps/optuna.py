@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from lmlab.sweeps.space import Space
-    from lmlab.sweeps.study import SharedStudy
+    from lmlab.sweeps.study import MakeSampler, SharedStudy
 
 
 class Sampler(Custom):
@@ -138,27 +138,26 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     return plain
 
 
-def _plan(settings: dict[str, Any], space: Space) -> tuple[int, Any]:
+def _plan(settings: dict[str, Any], space: Space) -> tuple[int, MakeSampler]:
     """How many trials there are to be in all, and what makes the sampler of each."""
     from optuna.samplers import BaseSampler
 
     from lmlab.sweeps.study import Grid, seed_for
 
     node, n_trials = settings["sampler"], settings["n_trials"]
-    if node["_target_"] == Grid.TARGET:
-        more = {"search_space": space.grid()}
+    seed, more = node.get("seed"), {}
+    is_grid = node["_target_"] == Grid.TARGET
+    if is_grid:
+        more["search_space"] = space.grid()
         size = math.prod(len(values) for values in more["search_space"].values())
         if n_trials < size:
             say(f"hydra.sweeper.n_trials={n_trials}: the grid has {size} points")
-        # The seed settles which point belongs to which number, so all trials have the same.
-        return min(n_trials, size), lambda number: build.part(
-            node, "hydra.sweeper.sampler", BaseSampler, **more
-        )
+        n_trials = min(n_trials, size)
 
     def make_sampler(number: int) -> BaseSampler:
-        seed = node.get("seed")
-        own = node if seed is None else {**node, "seed": seed_for(seed, number)}
-        return build.part(own, "hydra.sweeper.sampler", BaseSampler)
+        # A grid's seed settles which point belongs to which number, so all trials have the same.
+        own = node if is_grid or seed is None else {**node, "seed": seed_for(seed, number)}
+        return build.part(own, "hydra.sweeper.sampler", BaseSampler, **more)
 
     return n_trials, make_sampler
 
