@@ -21,6 +21,7 @@ from lmlab.errors import LabError
 from lmlab.runs import LOG, Run
 from lmlab.sweeps.job import JOB_LOCK
 from lmlab.sweeps.journal import FAILED, Event, Journal, Result
+from lmlab.sweeps.report import report
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -92,13 +93,9 @@ def finish(
     """
     counts = Counter(result.status for result in results)
     failed = [result for result in results if result.status in FAILED]
-    for result in failed:
-        if result.run is not None:
-            path = Path(result.run)
-            say(f"{result.status}  {path.name}: {result.error}")
-            say(f"        its log is {path / LOG}")
     skipped = f", {counts['skipped']} not begun" if counts["skipped"] else ""
-    say(f"kept in {sweep_dir}")
+    if any(result.run is not None for result in results):  # none in a dry run
+        report(sweep_dir)
     if failed:
         raise LabError(f"{len(failed)} of {len(results)} jobs failed{skipped}; {advice}")
 
