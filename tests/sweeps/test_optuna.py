@@ -190,6 +190,17 @@ def test_a_grid_ends_by_itself(search, tmp_path):
     assert sorted(points) == [("0.001", 1), ("0.001", 2), ("0.01", 1), ("0.01", 2)]
 
 
+def test_a_dry_run_trains_nothing_and_costs_no_trial(search, tmp_path):
+    folder = tmp_path / "outputs/sweeps/a"
+    few = ["hydra.sweeper.n_trials=2", "trainer.max_steps=1"]
+    status, said, _ = search("a", *few, "dry_run=true")
+    assert status == 0
+    assert "fingerprint" in said
+    assert records(folder) == {}
+    assert search("a", *few)[0] == 0
+    assert [trial.state for trial in trials(folder)] == [TrialState.COMPLETE] * 2
+
+
 @pytest.mark.slow
 def test_trials_are_launched_as_many_at_once_as_the_launcher_runs(search, tmp_path):
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_trials=4"]

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from lmlab import build
 from lmlab.config import check_plain
-from lmlab.console import say
+from lmlab.console import command, say
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.runs import NOT_IN_FINGERPRINT, Run, leaves, under
@@ -121,6 +121,8 @@ def search(
             if "skipped" in statuses or (config.sweep.fail_fast and statuses & set(FAILED)):
                 break  # the trials that were not begun are taken up by the next start
         _say_best(study, settings)
+    if not results:
+        say(f"nothing is left to train; the table: {command('sweep')} {folder}")
     finish(folder, results, "hydra.sweeper.retry_failed=true tries them again")
     return results
 
