@@ -118,7 +118,7 @@ def search(
                 _tell(study, trial, result, settings)
             results += batch
             statuses = {result.status for result in batch}
-            if "skipped" in statuses or (config.sweep.fail_fast and statuses & set(FAILED)):
+            if statuses & {"skipped", "planned"} or (config.sweep.fail_fast and statuses & set(FAILED)):
                 break  # the trials that were not begun are taken up by the next start
         _say_best(study, settings)
     if not results:
