@@ -66,7 +66,7 @@ def fingerprint(config: dict[str, Any]) -> str:
 
 def determining(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that determines the result: dotted keys and their values."""
-    return {key: value for key, value in leaves(config) if not _under(key, NOT_IN_FINGERPRINT)}
+    return {key: value for key, value in leaves(config) if not under(key, NOT_IN_FINGERPRINT)}
 
 
 def check_continues(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ def check_continues(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     changed = [
         f"{key}: {before.get(key)!r} is now {now.get(key)!r}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not _under(key, MAY_CHANGE)
+        if before.get(key) != now.get(key) and not under(key, MAY_CHANGE)
     ]
     if changed:
         raise LabError(f"this run cannot go on with another config ({'; '.join(changed)})")
@@ -99,7 +99,8 @@ def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _under(key: str, roots: tuple[str, ...]) -> bool:
+def under(key: str, roots: tuple[str, ...]) -> bool:
+    """Whether a dotted key is one of `roots`, or below one."""
     return any(key == root or key.startswith(f"{root}.") for root in roots)
 
 
@@ -303,7 +304,9 @@ class Run:
 
 def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
     """A directory's name for one job of a sweep: what is swept, and what makes it unique."""
-    telling = ",".join(f"{key}={value}" for key, value in sorted(swept.items()))
+    # Four digits of a number tell it apart well enough; the fingerprint has them all.
+    short = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in sorted(swept.items())}
+    telling = ",".join(f"{key}={value}" for key, value in short.items())
     return f"{path_name(telling) or 'job'}-{config_fingerprint[:8]}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ class EventFiles(TensorBoardLogger):
         deletes the file and writes it again.
         """
         self.experiment.close()
+        begun = max(Path(self.log_dir).glob("events*"), key=lambda path: path.stat().st_mtime)
+        if set(begun.name.rpartition(".")[2]) == {"9"}:
+            # TensorBoard reads files in the order of their names, which tell the second and then
+            # a count: within one second it would read the tenth before the ninth, and purge it.
+            time.sleep(1)
         self.experiment.filename_suffix = END
 
 
