@@ -247,6 +247,9 @@ def test_bands_are_at_the_steps_that_all_seeds_have():
     assert found.mean[0] == 4.0
     assert math.isnan(found.mean[1])
     assert found.deviation[0] == pytest.approx(statistics.stdev([3.0, 5.0]))
+    many = band([dict.fromkeys(range(1, 1001), 2.0)] * 2)
+    assert len(many.steps) <= 100
+    assert many.steps[-1] == 1000
     assert band([]) is None
     assert band([{10: 1.0}, {}]) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import tempfile
 import time
@@ -21,6 +22,7 @@ SEED_MEAN = "seed-mean"
 AVERAGED = ("train/loss", "train/loss_eval", "val/bpc", "val/loss", "val/loss_full")
 BANDS = ("val/loss", "val/bpc")  # charts of their own under Custom Scalars
 BAND = "± sd/"  # the tags of a band's edges; sorted behind all others
+MOST_POINTS = 100  # of a mean curve: train/loss may have thousands, and nobody sees them
 
 Curve = dict[int, float]  # by step
 
@@ -54,10 +56,11 @@ def curves(row: Row, names: Sequence[str]) -> dict[str, Curve]:
 
 
 def band(several: Sequence[Curve]) -> Band | None:
-    """Mean and standard deviation, at the steps that all curves have."""
+    """Mean and standard deviation, at the steps that all curves have (evenly fewer if many)."""
     steps = sorted(set.intersection(*map(set, several))) if several else []
     if not steps:
         return None
+    steps = steps[:: -math.ceil(len(steps) / MOST_POINTS)][::-1]  # the last one stays
     values = np.array([[curve[step] for step in steps] for curve in several])  # (n, steps)
     with np.errstate(invalid="ignore"):  # a loss may be NaN or infinite, and so may its mean
         mean = values.mean(axis=0)
