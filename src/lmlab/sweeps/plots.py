@@ -60,6 +60,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "lines.markersize": 6,
     "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # a value may hold dollars
 }
 
 
