@@ -4,22 +4,97 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard import FileWriter
 
 from lmlab.files import write_atomically
+from lmlab.training import board
 
-END = ".end"  # how the file of the last evaluation is called
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+BY_TOKENS = {"train/loss", "val/loss"}  # shown by tokens seen as well
+
+Curves = dict[str, list[tuple[float, int, float]]]  # by tag: wall time, step, value
+
+BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are called
 
 
 class EventFiles(TensorBoardLogger):
-    """Lightning's logger, without the hparams.yaml that it leaves beside our config.yaml."""
+    """Lightning's logger, which also writes what follows from the metrics that it is given:
+
+    `val/loss_best`, the lowest val/loss so far; `val/loss_gap`, val/loss - train/loss_eval;
+    `train/seconds`, the time that training took to each evaluation, evaluations included; and
+    `vs_tokens/…`, the losses by tokens seen instead of steps.
+
+    What is known before the first step, and what is known after the last, have event files of their
+    own. TensorBoard keeps the first hyperparameters and the first end that it finds in a run, so a
+    run that goes on writes these two files anew.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None = None):
+        """`resume_step` is where a run goes on; what it had written after that is forgotten."""
+        purge_step = 0
+        self._told: Curves = {}
+        if resume_step is not None:
+            # TensorBoard heeds purge_step from its second sight of one on: the first it takes for
+            # the beginning.
+            purge_step = resume_step + 1
+            _delete(folder, BEGIN, END)
+            self._told = _curves(folder, resume_step)
+        # Empty name and version: the run directory is the one folder for everything.
+        super().__init__(
+            folder, name="", version="", default_hp_metric=False, purge_step=purge_step
+        )
+        self.folder, self.resume_step = folder, resume_step
+        self._best = min((loss for *_, loss in self._told.get("val/loss", [])), default=math.inf)
+        self._seconds = self._told.get("train/seconds", [(0.0, 0, 0.0)])[-1][2]
+        self._began, self._tokens_per_step = time.monotonic(), 0
+
+    @rank_zero_only
+    def begin(self, summaries: list[Summary], tokens_per_step: int) -> None:
+        """Write what is known before the first step."""
+        self._write_file(BEGIN, summaries, 0)
+        self._began, self._tokens_per_step = time.monotonic(), tokens_per_step
+        for tag in BY_TOKENS:
+            for wall_time, step, loss in self._told.get(tag, []):
+                # To TensorBoard's purge these are steps: it kept those up to resume_step itself.
+                if step * tokens_per_step > (self.resume_step or 0):
+                    self._by_tokens(tag, loss, step, wall_time)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics(metrics, step)
+        step, more = step or 0, {}
+        if "val/loss" in metrics:
+            self._best = min(self._best, metrics["val/loss"])
+            more["val/loss_best"] = self._best
+            more["train/seconds"] = self._seconds + time.monotonic() - self._began
+            if "train/loss_eval" in metrics:
+                more["val/loss_gap"] = metrics["val/loss"] - metrics["train/loss_eval"]
+        super().log_metrics(more, step)
+        for tag in BY_TOKENS & metrics.keys():
+            self._by_tokens(tag, metrics[tag], step)
+
+    def _by_tokens(self, tag: str, loss: float, step: int, wall_time: float | None = None) -> None:
+        tokens = step * self._tokens_per_step
+        self.experiment.add_scalar(f"vs_tokens/{tag}", loss, tokens, wall_time)
+
+    @rank_zero_only
+    def log_text(self, tag: str, text: str, step: int) -> None:
+        """A text, shown as it was typed."""
+        self.experiment._get_file_writer().add_summary(board.text(tag, text), step)
 
     @rank_zero_only
     def save(self) -> None:
+        """Without the hparams.yaml that Lightning leaves beside our config.yaml."""
         self.experiment.flush()
 
     @rank_zero_only
@@ -31,6 +106,40 @@ class EventFiles(TensorBoardLogger):
         """
         self.experiment.close()
         self.experiment.filename_suffix = END
+
+    @rank_zero_only
+    def end(self, status: str) -> None:
+        """Write how the run ended."""
+        self.experiment.close()
+        self._write_file(END, [board.ending(status)], 0)
+
+    def _write_file(self, suffix: str, summaries: list[Summary], step: int) -> None:
+        writer = FileWriter(self.folder, filename_suffix=suffix)
+        for summary in summaries:
+            writer.add_summary(summary, step)
+        writer.close()
+
+
+def _delete(folder: Path, *suffixes: str) -> None:
+    for suffix in suffixes:
+        for path in folder.glob(f"events*{suffix}"):
+            path.unlink()
+
+
+def _curves(folder: Path, last_step: int) -> Curves:
+    """The curves of a run so far, as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {
+        tag: [
+            (point.wall_time, point.step, point.value)
+            for point in events.Scalars(tag)
+            if point.step <= last_step
+        ]
+        for tag in ("train/loss", "val/loss", "train/seconds")
+        if tag in events.Tags()["scalars"]
+    }
 
 
 class MetricsCSV(Logger):
@@ -50,7 +159,8 @@ class MetricsCSV(Logger):
                 for row in csv.DictReader(file):
                     step = int(row.pop("step"))
                     if step <= resume_step:
-                        row.pop("val/loss_full", None)  # of an end that is not the end any more
+                        for of_the_end in ("val/loss_full", "val/bpc_full"):
+                            row.pop(of_the_end, None)  # it is not the end any more
                         self.rows[step] = {key: value for key, value in row.items() if value}
 
     @property
@@ -86,18 +196,7 @@ def loggers(config: dict[str, Any], folder: Path, resume_step: int | None) -> li
     """The loggers of a config, writing into `folder`; on with an earlier start's curves."""
     chosen: list[Logger] = []
     if config["logger"]["tensorboard"]:
-        # Empty name and version: the run directory is the one folder for everything.
-        # purge_step makes TensorBoard forget what an earlier start wrote after the checkpoint. The
-        # first start says so too: TensorBoard takes the first such mark that it sees for a
-        # beginning, and heeds only those after it.
-        purge_step = 0
-        if resume_step is not None:
-            purge_step = resume_step + 1
-            for path in folder.glob(f"events*{END}"):
-                path.unlink()
-        chosen.append(
-            EventFiles(folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
-        )
+        chosen.append(EventFiles(folder, resume_step))
     if config["logger"]["csv"]:
         chosen.append(MetricsCSV(folder / "metrics.csv", resume_step))
     return chosen

@@ -1,0 +1,167 @@
+"""What TensorBoard is told about a run besides its curves: hyperparameters, charts, texts."""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+# The columns of the HParams tab besides the hyperparameters: tags whose last value is shown.
+METRICS = (
+    "val/loss_full",
+    "val/loss_best",
+    "val/bpc_full",
+    "val/loss",
+    "train/loss",
+    "train/seconds",
+)
+
+# The charts of the Custom Scalars tab: by category, then chart, the tags as regular expressions.
+CHARTS = {
+    "loss": {
+        "train and val loss by step": ["Multiline", [r"^train/loss$", r"^val/loss$"]],
+        "train and val loss by tokens seen": ["Multiline", [r"^vs_tokens/(train|val)/loss$"]],
+        "generalisation gap: val/loss - train/loss_eval": ["Multiline", [r"^val/loss_gap$"]],
+    },
+    "learning rate and throughput": {
+        "learning rate": ["Multiline", [r"^train/lr$"]],
+        "tokens per second": ["Multiline", [r"^train/tokens_per_second$"]],
+    },
+}
+
+NOT_SHOWN = ("output_dir", "run", "run_dir", "resume", "dry_run")  # where a run is kept, not what
+
+Value = str | float
+
+
+def hyperparameters(config: dict[str, Any], tokenizer: str, n_parameters: int) -> dict[str, Value]:
+    """The row of a run in the HParams tab: the same columns, of the same types, for every run.
+
+    TensorBoard hides runs that lack a column or hold another type in it. So what does not apply to
+    a model (heads of a bigram, the learning rate of a count table) is 0, or "none" where it is text.
+    """
+    model, trained = config["model"], _name(config["model"]) != "NGram"
+    optimizer = config["optimizer"] if trained else {}
+    heads = list(_values(model, "n_head")) or [1] * ("Head" in _names(model))
+    return {
+        "name": config["name"],
+        "model": _name(model["layer"]) if "layer" in model else _name(model),
+        "n_layer": _number(model.get("n_layer")),
+        "n_head": _number(heads[0] if heads else None),
+        "n_embd": _number(model.get("n_embd")),
+        "dropout": _number(model.get("dropout")),
+        "parameters": float(n_parameters),
+        "block_size": float(config["data"]["block_size"]),
+        "batch_size": float(config["data"]["batch_size"]),
+        "optimizer": _name(optimizer) if trained else "none",
+        "lr": _number(optimizer.get("lr")),
+        "weight_decay": _number(optimizer.get("weight_decay")),
+        "schedule": _name(config["schedule"]) if trained else "none",
+        "max_steps": float(config["trainer"]["max_steps"]),
+        "precision": str(config["trainer"]["precision"]),
+        "seed": float(config["seed"]),
+        "tokenizer": tokenizer,
+        "corpus": _corpus(config["corpus"]),
+    }
+
+
+def _name(node: dict[str, Any]) -> str:
+    return str(node["_target_"]).rpartition(".")[2]
+
+
+def _names(node: dict[str, Any]) -> list[str]:
+    return [str(target).rpartition(".")[2] for target in _values(node, "_target_")]
+
+
+def _values(node: Any, key: str) -> Iterator[Any]:
+    """Every value of a key, at any depth."""
+    if isinstance(node, dict):
+        for name, child in node.items():
+            if name == key:
+                yield child
+            yield from _values(child, key)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _corpus(node: dict[str, Any]) -> str:
+    return Path(node["path"]).name if _name(node) == "from_files" else _name(node)
+
+
+def opening(
+    config: dict[str, Any], tokenizer: str, module: Any, started: str
+) -> list[Summary]:
+    """What is known of a run before its first step, `started` at an ISO time."""
+    from lightning.pytorch.utilities.model_summary import summarize
+    from tensorboard.plugins.hparams import summary_v2 as hp
+    from torch.utils.tensorboard.summary import custom_scalars
+
+    n_parameters = sum(p.numel() for p in module.model.parameters())
+    row = hyperparameters(config, tokenizer, n_parameters)
+    return [
+        hp.hparams_config_pb([hp.HParam(name) for name in row], [hp.Metric(tag) for tag in METRICS]),
+        # Without a name of its own a row is called by the run's directory, as in every other tab.
+        hp.hparams_pb(row, trial_id="", start_time_secs=datetime.fromisoformat(started).timestamp()),
+        custom_scalars(CHARTS),
+        text("config", _yaml(config)),
+        text("model", str(summarize(module, max_depth=-1))),
+    ]
+
+
+def ending(status: str) -> Summary:
+    """How a run ended. What was cut short (failed, interrupted) is a failure; what a sweep gave up
+    (pruned) did what it was to do."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    succeeded = status in ("done", "pruned")
+    end = plugin_data_pb2.SessionEndInfo(
+        status=api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE,
+        end_time_secs=time.time(),
+    )
+    about = metadata.create_summary_metadata(
+        plugin_data_pb2.HParamsPluginData(session_end_info=end)
+    )
+    summary = Summary()
+    summary.value.add(
+        tag=metadata.SESSION_END_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR
+    )
+    return summary
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    import yaml
+
+    shown = {key: value for key, value in config.items() if key not in NOT_SHOWN}
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+
+
+def text(tag: str, typed: str) -> Summary:
+    """A text for the Text tab, shown there as it was typed."""
+    from tensorboard.plugins.text.summary_v2 import text_pb
+
+    return text_pb(tag, preformatted(typed))
+
+
+def preformatted(typed: str) -> str:
+    """Markdown that shows `typed` literally, whatever it holds.
+
+    TensorBoard renders texts as Markdown, HTML included, and then removes what could harm. Inside
+    <pre>, with <, > and & escaped, nothing is left to render. (HTML drops a line break that follows
+    <pre> at once, so it gets one to drop.) Control characters are shown by their pictures.
+    """
+    visible = re.sub(
+        r"[\x00-\x08\x0b-\x1f\x7f]",
+        lambda found: chr(0x2421 if found[0] == "\x7f" else 0x2400 + ord(found[0])),
+        typed,
+    )
+    return f"<pre>\n{html.escape(visible, quote=False)}</pre>"
