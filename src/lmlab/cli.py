@@ -41,12 +41,16 @@ def generate() -> None:
 
 
 def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float | None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from lmlab.sweeps.job import run_job
+
+        return run_job(cfg, Path(HydraConfig.get().sweep.dir), _swept_values(swept))
     from lmlab import schema
     from lmlab.config import check
 
-    job = _job_of_a_sweep(swept)
-    if job is not None and cfg.run_dir is None:
-        cfg.run_dir = job
     if "run" in given:
         cfg = _continued(given["run"])
     config = check(cfg, schema.Train, **given)
@@ -57,10 +61,8 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float | N
         return None
     from lmlab.train import train
 
-    if job is not None:
-        print(f"\n{Path(job).name}")
     run = train(config)
-    _show(run, alone=job is None)
+    _show(run)
     return run.record["metrics"]["val/loss_full"]
 
 
@@ -84,19 +86,26 @@ def _generate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
     generate(config)
 
 
-def _job_of_a_sweep(swept: set[str]) -> str | None:
-    """Where this job of a multirun is kept, or None for a run of its own."""
+def _swept_values(swept: set[str]) -> dict[str, Any]:
+    """The keys that the multirun varies, with the values they have in this job."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    from lmlab.runs import job_name
+    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
-        return None
-    swept = swept | set((hydra.sweeper.get("params") or {}).keys())
-    telling = [o for o in hydra.overrides.task if o.partition("=")[0] in swept]
-    return str(Path(hydra.sweep.dir) / job_name(telling or list(hydra.overrides.task)))
+    axes = swept | set(hydra.sweeper.get("params") or {})
+    axes |= {key for grid in hydra.sweeper.get("grids") or [] for key in grid}
+    parsed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    values = {o.get_key_element().lstrip("+~"): o.value() for o in parsed}
+    return {key: _plain_value(value) for key, value in values.items() if key in axes}
+
+
+def _plain_value(value: Any) -> Any:
+    """A value of Hydra's grammar as JSON has it."""
+    if isinstance(value, dict):
+        return {str(key): _plain_value(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain_value(inner) for inner in value]
+    return value if isinstance(value, bool | int | float | None) else str(value)
 
 
 def _continued(path: str) -> DictConfig:
@@ -117,13 +126,13 @@ def _continued(path: str) -> DictConfig:
     return cfg
 
 
-def _show(run: Run, alone: bool) -> None:
+def _show(run: Run) -> None:
     """The end of a run: its result, what it writes like, and what to do next."""
     from lmlab.console import command, console, say
     from lmlab.runs import SAMPLE
 
     metrics, step = run.record["metrics"], run.record["step"]
-    if alone and (run.path / SAMPLE).is_file():
+    if (run.path / SAMPLE).is_file():
         console.rule("sample", style="dim")
         say((run.path / SAMPLE).read_text())
         console.rule(style="dim")
@@ -131,8 +140,6 @@ def _show(run: Run, alone: bool) -> None:
         f"val/loss_full {metrics['val/loss_full']:.4f} nats per token, "
         f"val/bpc {metrics['val/bpc']:.4f} bits per character (each val token predicted once)"
     )
-    if not alone:
-        return
     say(f"run       {run.path}")
     in_checkout = command("train").startswith("python")
     say(f"look      {'make board' if in_checkout else 'tensorboard --logdir outputs'}")
@@ -152,15 +159,15 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
     hold commas, quotes and braces. HYDRA_FULL_ERROR=1 shows tracebacks, as with Hydra anywhere.
     """
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
     typed = [word.partition("=") for word in sys.argv[1:]]
     given = {key: value for key, equals, value in typed if equals and key in texts}
     words = [word for word in sys.argv[1:] if word.partition("=")[0] not in given]
-    swept = {word.partition("=")[0] for word in words if _is_sweep(word)}
+    swept = {word.partition("=")[0].lstrip("+") for word in words if _is_sweep(word)}
+    if _is_multirun(words) and not any(word.startswith("sweep.name=") for word in words):
+        words.append(f"sweep.name='{_sweep_name(words, swept)}'")
     shows_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
     def fail(error: BaseException) -> NoReturn:
@@ -177,8 +184,6 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
         except Interrupted as stopped:
             raise SystemExit(128 + stopped.signum) from None
         except LabError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the other jobs go on; Hydra tells at the end
             fail(error)
 
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
@@ -205,6 +210,29 @@ def _is_sweep(word: str) -> bool:
         return OverridesParser.create().parse_override(word).is_sweep_override()
     except HydraException:
         return False  # Hydra will say what is wrong with it
+
+
+def _is_multirun(words: list[str]) -> bool:
+    return any(word in ("-m", "--multirun") or word.startswith("sweep=") for word in words)
+
+
+def _sweep_name(words: list[str], swept: set[str]) -> str:
+    """A name that the same command has again: what is varied, and what is fixed to which value.
+
+    The values of an axis are not in it, so that more of them join the sweep that is there.
+    """
+    from lmlab.runs import path_name
+
+    told = []
+    for word in sorted(words, key=lambda word: not word.startswith("sweep=")):
+        key, equals, value = word.partition("=")
+        key = key.lstrip("+")
+        if not equals or key.startswith(
+            ("-", "hydra", "sweep.", "output_dir", "run_dir", "resume")
+        ):
+            continue
+        told.append(value if key == "sweep" else key if key in swept else f"{key}={value}")
+    return path_name(",".join(told)) or "sweep"
 
 
 def _explain(error: BaseException, name: str) -> str:

@@ -39,6 +39,7 @@ NOT_IN_FINGERPRINT = (
     "resume",
     "run_dir",
     "dry_run",
+    "sweep",
     "logger",
     "checkpoint",
     "data.steps_per_batch",
@@ -101,8 +102,10 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, config: dict[str, Any]) -> Run:
+    def create(cls, config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
         """A new directory with the config and a record in it, status `running`.
+
+        `swept` are the keys that a sweep varies, with this run's values.
 
         Raises:
             LabError: if it cannot be made, or `run_dir` names one that holds a run already.
@@ -123,17 +126,23 @@ class Run:
                 n += 1
                 path = stem.with_name(f"{stamp}-{n}")
         run = cls(path)
-        run.store(config)
-        run.update(
+        run.begin(config, swept)
+        return run
+
+    def begin(self, config: dict[str, Any], swept: dict[str, Any] | None = None) -> None:
+        """Write the config and a first record."""
+        self.store(config)
+        self.update(
             status="running",
+            **({} if swept is None else {"swept": swept}),
             step=0,
             metrics={},
+            seconds=0.0,
             fingerprint=fingerprint(config),
             started=datetime.now().astimezone().isoformat(timespec="seconds"),
             versions=_versions(),
             git_commit=_git_commit(),
         )
-        return run
 
     @classmethod
     def open(cls, path: str) -> Run:
@@ -173,7 +182,7 @@ class Run:
 
     def store(self, config: dict[str, Any]) -> None:
         """Keep the config that the run goes by; how it was asked for is not part of it."""
-        config = {**config, "run": None, "resume": None, "dry_run": False}
+        config = {**config, "run": None, "resume": None, "dry_run": False, "sweep": None}
         write_atomically(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
 
     @property
@@ -269,12 +278,17 @@ class Run:
             return True
 
 
-def job_name(overrides: list[str]) -> str:
-    """A directory's name for one job of a sweep: its overrides, safe for any file system."""
-    overrides = [o for o in overrides if not o.startswith(("output_dir=", "run_dir="))]
-    name = re.sub(r"[^\w.,=+-]+", "-", ",".join(sorted(overrides))).strip("-.") or "job"
+def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
+    """A directory's name for one job of a sweep: what is swept, and what makes it unique."""
+    telling = ",".join(f"{key}={value}" for key, value in sorted(swept.items()))
+    return f"{path_name(telling) or 'job'}-{config_fingerprint[:8]}"
+
+
+def path_name(text: str) -> str:
+    """`text` as a file's name on any file system: plain characters, and never too many."""
+    name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", text).strip("-.")
     if len(name) > 120:
-        name = f"{name[:100]}-{hashlib.sha256(','.join(overrides).encode()).hexdigest()[:12]}"
+        name = f"{name[:111]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return name
 
 

@@ -260,6 +260,13 @@ class Logger(Node):
     csv: bool
 
 
+class Sweep(Node):
+    name: Annotated[str, Field(min_length=1)]
+    fail_fast: bool
+    job: str | None
+    trial: dict[str, Any] | None
+
+
 class Train(Node):
     """conf/train.yaml."""
 
@@ -282,6 +289,7 @@ class Train(Node):
     resume: Literal["auto"] | None
     run_dir: str | None
     dry_run: bool
+    sweep: Sweep | None = None  # a stored run keeps none
 
     @field_validator("name")
     @classmethod

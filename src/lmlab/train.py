@@ -25,16 +25,17 @@ from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, 
 from lmlab.training.loggers import EventFiles, loggers
 from lmlab.training.module import LanguageModule
 from lmlab.training.state import AtomicCheckpointIO, newest_whole
-from lmlab.training.stopping import Interrupted, Stop
+from lmlab.training.stopping import Interrupted, Pruned, Stop
 
 RUN = "LMLAB_RUN"  # the environment variable that tells helping processes the run directory
 
 
-def train(config: dict[str, Any]) -> Run:
+def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
     """Train what a checked config says, and return the run: its directory holds all there is.
 
     A config whose `run` names a directory goes on from that run's last checkpoint; so does one with
-    `resume=auto`, if it finds a run of its own that was begun before.
+    `resume=auto`, if it finds a run of its own that was begun before. `swept` goes into the record:
+    the keys that a sweep varies, with this run's values.
 
     Raises:
         LabError: for anything the user can put right. Before the run directory is made, as far as
@@ -57,15 +58,17 @@ def train(config: dict[str, Any]) -> Run:
     data, module = make_data(config, text), make_module(config, text, stop)
     callbacks = _callbacks(config, text)
     new = run is None
-    run = run or Run.create(config)
+    run = run or Run.create(config, swept)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         os.environ[RUN] = str(run.path.absolute())  # for the processes that Lightning starts
         start = None if new else _start(run)
-        if new:
-            run.update(corpus_sha256=text.sha256)
-        else:
+        if not new:
             run.store(config)
             run.update(status="running", error=None)
+        run.update(
+            corpus_sha256=text.sha256,
+            parameters=sum(p.numel() for p in module.model.parameters()),
+        )
         _introduce(config, data, module, run, start)
         _record_outcome(run, lambda: _fit(config, data, module, callbacks, run, start))
     return run
@@ -117,6 +120,10 @@ def _record_outcome(run: Run, fit: Callable[[], None]) -> None:
         run.update(status="interrupted", step=stopped.step)
         say(f"{stopped}; everything is kept")
         say(f"continue  {command('train')} run={run.path}")
+        raise
+    except Pruned as pruned:
+        run.update(status="pruned", step=pruned.step)
+        say(str(pruned))
         raise
     except BaseException as error:
         with suppress(LabError):  # the disk may be what failed
@@ -185,7 +192,8 @@ def _fit(
 ) -> None:
     """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
     settings = config["trainer"]
-    recorder = Recorder(run)
+    tokens_per_step = data.batch_size * data.block_size * settings["accumulate_grad_batches"]
+    recorder = Recorder(run, tokens_per_step)
     keeper = Checkpoints(run, module.stop, **config["checkpoint"])
     trainer = L.Trainer(
         **{key: settings[key] for key in ("max_steps", "accelerator", "devices", "strategy")},

@@ -25,10 +25,11 @@ from lmlab.training.stopping import Interrupted, Stop
 class Recorder(L.Callback):
     """Keeps run.json up to date at every evaluation."""
 
-    def __init__(self, run: Run):
-        self.run = run
+    def __init__(self, run: Run, tokens_per_step: int):
+        self.run, self.tokens_per_step = run, tokens_per_step
         self.metrics: dict[str, float] = {}
         self.step: int | None = None  # of the last evaluation
+        self._before, self._began = run.record.get("seconds", 0.0), time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         return {"metrics": self.metrics, "step": self.step}
@@ -44,7 +45,13 @@ class Recorder(L.Callback):
             self.metrics["train/loss_last"] = module.last_loss
         speed = self.metrics.pop("train/tokens_per_second", None)
         if trainer.is_global_zero:
-            self.run.update(step=trainer.global_step, metrics=self.metrics, tokens_per_second=speed)
+            self.run.update(
+                step=trainer.global_step,
+                tokens=trainer.global_step * self.tokens_per_step * trainer.world_size,
+                metrics=self.metrics,
+                seconds=round(self._before + time.monotonic() - self._began, 3),
+                tokens_per_second=speed,
+            )
 
 
 class Checkpoints(L.Callback):

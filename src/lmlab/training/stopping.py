@@ -19,6 +19,14 @@ class Interrupted(BaseException):
         self.signum, self.step = signum, step
 
 
+class Pruned(BaseException):
+    """Training was ended early, because it does not look worth going on with."""
+
+    def __init__(self, step: int, why: str):
+        super().__init__(f"pruned at step {step}: {why}")
+        self.step = step
+
+
 class Stop:
     """Whether somebody has asked training to stop."""
 

@@ -1,0 +1,48 @@
+"""Hydra's grid sweeper, for sweeps that are made of several grids and outlive their failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+
+class GridSweeper(BasicSweeper):
+    """Every combination of the swept values: of `params` with each of `grids` in turn.
+
+    What the command line says of a key replaces what `params` and `grids` say of it.
+    """
+
+    def __init__(
+        self, params: dict[str, Any] | None = None, grids: list[dict[str, Any]] | None = None
+    ):
+        super().__init__(max_batch_size=None)
+        self.params, self.grids = params or {}, grids or [{}]
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from lmlab.sweeps.launching import finish, launch
+
+        assert self.config is not None
+        assert self.launcher is not None
+        jobs = self.jobs(arguments)
+        sweep_dir = Path(self.config.hydra.sweep.dir)
+        self.validate_batch_is_legal(jobs)
+        sweep_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
+        results = launch(self.launcher, sweep_dir, jobs)
+        finish(sweep_dir, results)
+        return results
+
+    def jobs(self, arguments: list[str]) -> list[list[str]]:
+        """The overrides of each job."""
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        found: dict[tuple[str, ...], None] = {}  # in order, each once
+        for grid in self.grids:
+            axes = [f"{key}={values}" for key, values in {**self.params, **grid}.items()]
+            overrides = parser.parse_overrides([*axes, *arguments])
+            found |= {tuple(job): None for job in self.split_arguments(overrides, None)[0]}
+        return [list(job) for job in found]

@@ -1,0 +1,145 @@
+"""One job of a sweep: it finds itself done, half done or new. It tells of a failure, never raises.
+
+Being resumable is a property of the run, so it holds for every launcher and every sweeper.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lmlab import schema
+from lmlab.config import check
+from lmlab.console import console, log, logged_to, say
+from lmlab.errors import LabError
+from lmlab.runs import LOG, Run, fingerprint, job_name
+from lmlab.sweeps.journal import Event, Journal, Result
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; Run.locked, while it trains
+
+
+def run_job(cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any]) -> Result:
+    """Train one job of a sweep, in the directory that follows from its config.
+
+    `swept` are the keys that the sweep varies, with this job's values.
+    """
+    journal, number = Journal.of(sweep_dir, cfg.sweep.job) if cfg.sweep.job else (None, 0)
+    if journal is not None and not journal.is_ours:
+        console.quiet = True  # the process that launched says what is to be said
+
+    def tell(status: str, result: Result | None = None, **more: Any) -> None:
+        if journal is not None:
+            loss = None if result is None or result != result else float(result)
+            journal.add(Event(number, status, time.time(), loss=loss, **more))
+
+    if journal is not None and cfg.sweep.fail_fast and journal.has_failed():
+        tell("skipped")
+        return Result(None, None, "skipped")
+
+    plain = _plain(cfg)
+    path = sweep_dir / job_name(swept, fingerprint(plain))
+    if cfg.run_dir is not None:
+        path = Path(cfg.run_dir)
+    run = Run(path)
+    tell("running", run=str(path))
+    try:
+        cfg.run_dir, cfg.resume = str(path), "auto"
+        config = check(cfg, schema.Train)
+        if config["dry_run"]:
+            from lmlab.plan import plan
+
+            plan(config)
+            return Result(None, None, "skipped")
+        trained = not _is_finished(run, config) and _train(run, config, swept)
+    # SystemExit too: some library's exit is a failure of its job, not the end of the others.
+    except (Exception, SystemExit) as error:
+        reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+        _keep_failure(run, plain, swept, error, reason)
+        tell("failed", run=str(path), trained=True, error=reason)
+        return Result(None, str(path), "failed")
+    record = run.record
+    result = Result(record["metrics"].get("val/loss_full"), str(path), record["status"])
+    tell(record["status"], result, run=str(path), trained=trained)
+    return result
+
+
+def _is_finished(run: Run, config: dict[str, Any]) -> bool:
+    """Whether there is nothing left to train. Found without torch, which takes seconds to import.
+
+    Raises:
+        LabError: if the run was trained on another text.
+    """
+    record = run.record
+    if record.get("status") not in ("done", "pruned"):
+        return False
+    from lmlab.build import tokens
+
+    if record.get("corpus_sha256") not in (None, tokens(config).sha256):
+        raise LabError(f"{run.path} is done, but its corpus has changed since: name another sweep")
+    return True
+
+
+def _train(run: Run, config: dict[str, Any], swept: dict[str, Any]) -> bool:
+    """Train what is left of a run, once no other process does; whether there was any."""
+    with _alone(run.path):
+        if _is_finished(run, config):
+            return False
+        from lmlab.train import train
+        from lmlab.training.stopping import Pruned
+
+        with suppress(Pruned):  # the record says so
+            train(config, swept)
+        return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for another sweep's job, or one that outlived the process that launched it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / JOB_LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        say(f"waiting for the process that trains {folder}")
+        lock.acquire(poll_interval=0.5)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """The config as it is, valid or not, for a name."""
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException:
+        plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _keep_failure(
+    run: Run, plain: dict[str, Any], swept: dict[str, Any], error: BaseException, reason: str
+) -> None:
+    """Leave a failure in the record and in the log; nothing that is done is touched."""
+    with suppress(LabError, OSError):  # the disk may be what failed
+        status = run.record.get("status")
+        if status == "done" or run.is_locked():
+            return
+        run.path.mkdir(parents=True, exist_ok=True)
+        if status is None:  # it failed before there was a run
+            run.begin(plain, swept)
+        run.update(status="failed", error=reason)
+        if status is None or isinstance(error, LabError):
+            with logged_to(run.path / LOG):
+                log.error("failed", exc_info=error)

@@ -1,0 +1,106 @@
+"""What the jobs of one launch say: a file that each adds lines to, in whatever process it runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FOLDER = ".launches"
+
+
+class Result(float):
+    """What a job gives back to its sweeper: val/loss_full (NaN where there is none), and its run.
+
+    A float, so that any sweeper can make something of it.
+    """
+
+    run: str | None  # the run directory
+    status: str  # done, pruned, failed, killed, skipped
+
+    def __new__(cls, loss: float | None, run: str | None, status: str) -> Result:
+        result = super().__new__(cls, math.nan if loss is None else loss)
+        result.run, result.status = run, status
+        return result
+
+    def __reduce__(self) -> Any:
+        return Result, (float(self), self.run, self.status)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A job has begun, or has ended."""
+
+    job: int  # its number in the launch
+    status: str  # running, or how it ended
+    time: float  # seconds since the epoch
+    run: str | None = None
+    loss: float | None = None  # val/loss_full, nats per token
+    trained: bool = False  # False: it was done before
+    error: str | None = None
+
+    @property
+    def result(self) -> Result:
+        return Result(self.loss, self.run, self.status)
+
+
+@dataclass
+class Journal:
+    """The events of one launch of jobs. Lines are short and appended whole, so none is torn."""
+
+    path: Path
+    _read: int = 0  # bytes
+    last: dict[int, Event] = field(default_factory=dict)  # by job
+
+    @classmethod
+    def create(cls, sweep_dir: Path) -> Journal:
+        """A new one, for the process that launches."""
+        folder = sweep_dir / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        # The name says which process prints; a job in another one keeps quiet.
+        journal = cls(folder / f"{os.getpid()}-{secrets.token_hex(4)}.jsonl")
+        journal.path.touch()
+        return journal
+
+    def word(self, job: int) -> str:
+        """The value of sweep.job for one of its jobs."""
+        return f"{self.path.stem}/{job}"
+
+    @classmethod
+    def of(cls, sweep_dir: Path, word: str) -> tuple[Journal, int]:
+        """The journal and the number that `word` stands for."""
+        stem, _, job = word.partition("/")
+        return cls(sweep_dir / FOLDER / f"{stem}.jsonl"), int(job)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process is the one that launched."""
+        return self.path.name.startswith(f"{os.getpid()}-")
+
+    def add(self, event: Event) -> None:
+        line = json.dumps(asdict(event)) + "\n"
+        with self.path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+
+    def news(self) -> list[Event]:
+        """The events since the last call."""
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            lines = file.read().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]
+        self._read += sum(map(len, whole))
+        events = [Event(**json.loads(line)) for line in whole]
+        self.last |= {event.job: event for event in events}
+        return events
+
+    def has_failed(self) -> bool:
+        """Whether any job has, so far."""
+        self.news()
+        return any(event.status in FAILED for event in self.last.values())
+
+
+FAILED = ("failed", "killed")

@@ -1,0 +1,214 @@
+"""Launching jobs by Hydra's launchers, whichever it is: progress, dead workers, the end.
+
+Hydra distributes the work; all that is known here comes from the journal that the jobs write.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmlab.console import say
+from lmlab.errors import LabError
+from lmlab.runs import LOG, Run
+from lmlab.sweeps.journal import FAILED, Event, Journal, Result
+
+if TYPE_CHECKING:
+    from hydra.plugins.launcher import Launcher
+
+KILLED = "its process was killed (SIGKILL; out of memory?)"
+
+
+def launch(
+    launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]], first: int = 0
+) -> list[Result]:
+    """Run jobs, each given as overrides, and return their results in the same order.
+
+    A failure ends only its own job. Where a launcher gives up because a worker was killed, each job
+    that was running is run again by itself, and if it is killed again, recorded as killed; then the
+    others go on.
+    """
+    journal = Journal.create(sweep_dir)
+    words = [[*job, f"sweep.job={journal.word(i)}"] for i, job in enumerate(jobs)]
+    results: dict[int, Result] = {}
+
+    def run(numbers: list[int]) -> bool:
+        """Launch some of the jobs together; whether the launcher came back."""
+        came_back = True
+        try:
+            launcher.launch([words[i] for i in numbers], initial_job_idx=first + numbers[0])
+        except Exception as error:  # each launcher has its own for a worker that died
+            journal.news()
+            if not any(i in journal.last for i in numbers):
+                raise  # nothing ever began: the launcher itself is at fault
+            say(f"a worker of the launcher died ({' '.join(str(error).split())[:100]})")
+            came_back = False
+        _wait_for_workers(journal, numbers)
+        for i in numbers:
+            event = journal.last.get(i)
+            if event is not None and event.status != "running":
+                results[i] = event.result
+        return came_back
+
+    with _shown(journal, len(jobs)):
+        left = list(range(len(jobs)))
+        while left:
+            came_back = run(left)
+            begun = [i for i in left if i not in results and i in journal.last]
+            for i in begun:
+                run([i])
+                if i not in results:
+                    results[i] = _record_killed(journal, i)
+            missing = [i for i in left if i not in results]
+            if came_back and missing:
+                raise LabError(f"the launcher left out {len(missing)} of {len(jobs)} jobs")
+            left = missing
+    journal.path.unlink()
+    return [results[i] for i in range(len(jobs))]
+
+
+def finish(sweep_dir: Path, results: Sequence[Result]) -> None:
+    """The end of a sweep: what it found, and what failed.
+
+    Raises:
+        LabError: if any job failed.
+    """
+    counts = Counter(result.status for result in results)
+    failed = [result for result in results if result.status in FAILED]
+    for result in failed:
+        if result.run is not None:
+            path = Path(result.run)
+            say(f"{result.status}  {path.name}: {Run(path).record.get('error')}")
+            say(f"        its log is {path / LOG}")
+    skipped = f", {counts['skipped']} not begun" if counts["skipped"] else ""
+    say(f"kept in {sweep_dir}")
+    if failed:
+        raise LabError(
+            f"{len(failed)} of {len(results)} jobs failed{skipped}; the same command tries again"
+        )
+
+
+def _wait_for_workers(journal: Journal, numbers: list[int]) -> None:
+    """A launcher may come back before its workers do: until none of the jobs is being trained."""
+    while True:
+        journal.news()
+        events = [journal.last[i] for i in numbers if i in journal.last]
+        alive = [e for e in events if e.status == "running" and Run(Path(str(e.run))).is_locked()]
+        if not alive:
+            return
+        time.sleep(0.5)
+
+
+def _record_killed(journal: Journal, number: int) -> Result:
+    path = Path(str(journal.last[number].run))
+    Run(path).update(status="killed", error=KILLED)
+    event = Event(number, "killed", time.time(), run=str(path), trained=True, error=KILLED)
+    journal.add(event)
+    return event.result
+
+
+@dataclass
+class Progress:
+    """Jobs done, running, failed; the best so far; time left."""
+
+    total: int
+    began: float = field(default_factory=time.time)
+    running: dict[int, float] = field(default_factory=dict)  # since when
+    ended: dict[int, Event] = field(default_factory=dict)
+    durations: list[float] = field(default_factory=list)  # of jobs that were trained, seconds
+    most_running: int = 1
+
+    def heed(self, event: Event) -> None:
+        if event.status == "running":
+            self.running[event.job] = event.time
+            self.most_running = max(self.most_running, len(self.running))
+            return
+        began = self.running.pop(event.job, event.time)
+        if event.trained:
+            self.durations.append(event.time - began)
+        self.ended[event.job] = event
+
+    @property
+    def best(self) -> Event | None:
+        found = [e for e in self.ended.values() if e.loss is not None]
+        return min(found, key=lambda e: e.loss, default=None)  # type: ignore[arg-type, return-value]
+
+    def seconds_left(self) -> float | None:
+        """By the mean duration so far, with as many at once as there have been."""
+        if not self.durations:
+            return None
+        mean = sum(self.durations) / len(self.durations)
+        now = time.time()
+        begun = sum(max(0.0, mean - (now - since)) for since in self.running.values())
+        waiting = self.total - len(self.ended) - len(self.running)
+        return (begun + mean * waiting) / self.most_running
+
+    def line(self) -> str:
+        counts = Counter(e.status for e in self.ended.values())
+        kept = sum(not e.trained for e in self.ended.values() if e.status in ("done", "pruned"))
+        parts = [f"{counts['done']}/{self.total} done" + (f" ({kept} before)" if kept else "")]
+        others = ("pruned", "failed", "killed", "skipped")
+        parts += [f"{counts[status]} {status}" for status in others if counts[status]]
+        if self.running:
+            parts.append(f"{len(self.running)} running")
+        if self.best is not None:
+            parts.append(f"best {self.best.loss:.4f} ({Path(str(self.best.run)).name})")
+        left = self.seconds_left()
+        if left is not None and len(self.ended) < self.total:
+            parts.append(f"about {_duration(left)} left")
+        return " · ".join(parts)
+
+
+@contextmanager
+def _shown(journal: Journal, total: int) -> Iterator[None]:
+    """Read the journal from a thread while jobs run, and say what it says."""
+    progress = Progress(total)
+    over = threading.Event()
+
+    def follow() -> None:
+        while True:
+            last = over.is_set()
+            _tell(reader.news(), progress)
+            if last:
+                return
+            over.wait(0.5)
+
+    reader = Journal(journal.path)
+    thread = threading.Thread(target=follow, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        if progress.ended:
+            say(progress.line())
+
+
+def _tell(events: list[Event], progress: Progress) -> None:
+    for event in events:
+        progress.heed(event)
+        if event.status == "running" or not event.trained:
+            continue
+        name = Path(str(event.run)).name
+        if event.status == "done":
+            loss = "no loss" if event.loss is None else f"val/loss_full {event.loss:.4f}"
+            say(f"done    {name}  {loss}")
+        elif event.error is not None:
+            say(f"{event.status:7} {name}  {event.error}  (log: {event.run}/{LOG})")
+        else:
+            say(f"{event.status:7} {name}")
+        if len(progress.ended) < progress.total:
+            say(f"        {progress.line()}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds} s"
