@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 
 from lmlab import build
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say
@@ -22,7 +23,7 @@ from lmlab.models.ngram import NGram
 from lmlab.runs import LOG, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
 from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, Sample
-from lmlab.training.loggers import EventFiles, loggers
+from lmlab.training.loggers import EventFiles, begin, end, loggers
 from lmlab.training.module import LanguageModule
 from lmlab.training.state import AtomicCheckpointIO, newest_whole
 from lmlab.training.stopping import Interrupted, Pruned, Stop
@@ -70,7 +71,11 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
             parameters=sum(p.numel() for p in module.model.parameters()),
         )
         _introduce(config, data, module, run, start)
-        _record_outcome(run, lambda: _fit(config, data, module, callbacks, run, start))
+        curves = loggers(config, run.path, None if start is None else start.step)
+        try:
+            _record_outcome(run, lambda: _fit(config, data, module, callbacks, run, start, curves))
+        finally:
+            end(curves, run.record["status"])
     return run
 
 
@@ -108,7 +113,8 @@ def _help_to_train(config: dict[str, Any]) -> Run:
     data, module = make_data(config, text), make_module(config, text, stop)
     with stop.listening():
         start = _start(run) if run.checkpoints() else None
-        _fit(config, data, module, _callbacks(config, text), run, start)
+        curves = loggers(config, run.path, None if start is None else start.step)
+        _fit(config, data, module, _callbacks(config, text), run, start, curves)
     return run
 
 
@@ -189,6 +195,7 @@ def _fit(
     callbacks: list[L.Callback],
     run: Run,
     start: Start | None,
+    curves: list[Logger],
 ) -> None:
     """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
     settings = config["trainer"]
@@ -202,7 +209,7 @@ def _fit(
         check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
         num_sanity_val_steps=0,
         callbacks=[*callbacks, Bar(), recorder, keeper],  # what is kept, once all else is done
-        logger=loggers(config, run.path, None if start is None else start.step),
+        logger=curves,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.path,
         enable_progress_bar=False,
@@ -211,6 +218,7 @@ def _fit(
         use_distributed_sampler=False,
         log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
+    begin(curves, module, data.tokens_per_step * trainer.world_size, run.record["started"])
     if isinstance(module.model, NGram):  # it counts: there is no gradient to descend
         module.model.fit(data.train_tokens)
     elif settings["max_steps"]:

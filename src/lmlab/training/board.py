@@ -36,7 +36,7 @@ CHARTS = {
     },
 }
 
-NOT_SHOWN = ("output_dir", "run", "run_dir", "resume", "dry_run")  # where a run is kept, not what
+NOT_SHOWN = ("output_dir", "run", "run_dir", "resume", "dry_run", "sweep")  # where a run is kept, not what
 
 Value = str | float
 
@@ -45,7 +45,7 @@ def hyperparameters(config: dict[str, Any], tokenizer: str, n_parameters: int) -
     """The row of a run in the HParams tab: the same columns, of the same types, for every run.
 
     TensorBoard hides runs that lack a column or hold another type in it. So what does not apply to
-    a model (heads of a bigram, the learning rate of a count table) is 0, or "none" where it is text.
+    a model (a bigram's heads, the learning rate of a count table) is 0, or "none" where it is text.
     """
     model, trained = config["model"], _name(config["model"]) != "NGram"
     optimizer = config["optimizer"] if trained else {}
@@ -97,20 +97,22 @@ def _corpus(node: dict[str, Any]) -> str:
     return Path(node["path"]).name if _name(node) == "from_files" else _name(node)
 
 
-def opening(
-    config: dict[str, Any], tokenizer: str, module: Any, started: str
-) -> list[Summary]:
-    """What is known of a run before its first step, `started` at an ISO time."""
+def opening(module: Any, started: str) -> list[Summary]:
+    """What is known of a run before its first step; `started` is an ISO time."""
     from lightning.pytorch.utilities.model_summary import summarize
     from tensorboard.plugins.hparams import summary_v2 as hp
     from torch.utils.tensorboard.summary import custom_scalars
 
-    n_parameters = sum(p.numel() for p in module.model.parameters())
-    row = hyperparameters(config, tokenizer, n_parameters)
+    config, tokenizer = module.about["config"], module.about["tokenizer"]["kind"]
+    row = hyperparameters(config, tokenizer, sum(p.numel() for p in module.model.parameters()))
     return [
-        hp.hparams_config_pb([hp.HParam(name) for name in row], [hp.Metric(tag) for tag in METRICS]),
+        hp.hparams_config_pb(
+            [hp.HParam(name) for name in row], [hp.Metric(tag) for tag in METRICS]
+        ),
         # Without a name of its own a row is called by the run's directory, as in every other tab.
-        hp.hparams_pb(row, trial_id="", start_time_secs=datetime.fromisoformat(started).timestamp()),
+        hp.hparams_pb(
+            row, trial_id="", start_time_secs=datetime.fromisoformat(started).timestamp()
+        ),
         custom_scalars(CHARTS),
         text("config", _yaml(config)),
         text("model", str(summarize(module, max_depth=-1))),

@@ -11,20 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
-from torch.utils.tensorboard import FileWriter
 
+from lmlab.console import log
 from lmlab.files import write_atomically
 from lmlab.training import board
+from lmlab.training.eventfile import PREFIX, CurveWriter, EventFile, next_number, numbered
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
+    from torch.utils.tensorboard import SummaryWriter
 
 BY_TOKENS = {"train/loss", "val/loss"}  # shown by tokens seen as well
 
 Curves = dict[str, list[tuple[float, int, float]]]  # by tag: wall time, step, value
 
-BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are called
+BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are named
 
 
 class EventFiles(TensorBoardLogger):
@@ -34,39 +37,51 @@ class EventFiles(TensorBoardLogger):
     `train/seconds`, the time that training took to each evaluation, evaluations included; and
     `vs_tokens/…`, the losses by tokens seen instead of steps.
 
-    What is known before the first step, and what is known after the last, have event files of their
-    own. TensorBoard keeps the first hyperparameters and the first end that it finds in a run, so a
-    run that goes on writes these two files anew.
+    What is known before the first step, and what is known after the last, have files of their own:
+    TensorBoard goes by the first hyperparameters and the first end that it finds in a run, so a run
+    that goes on deletes these two files and writes them again.
     """
 
     def __init__(self, folder: Path, resume_step: int | None = None):
-        """`resume_step` is where a run goes on; what it had written after that is forgotten."""
-        purge_step = 0
-        self._told: Curves = {}
-        if resume_step is not None:
-            # TensorBoard heeds purge_step from its second sight of one on: the first it takes for
-            # the beginning.
-            purge_step = resume_step + 1
-            _delete(folder, BEGIN, END)
-            self._told = _curves(folder, resume_step)
-        # Empty name and version: the run directory is the one folder for everything.
-        super().__init__(
-            folder, name="", version="", default_hp_metric=False, purge_step=purge_step
-        )
+        """`resume_step` is where a run goes on; what it wrote after that is forgotten."""
+        # An empty name and version make the run directory the folder for everything.
+        super().__init__(folder, name="", version="", default_hp_metric=False)
         self.folder, self.resume_step = folder, resume_step
-        self._best = min((loss for *_, loss in self._told.get("val/loss", [])), default=math.inf)
-        self._seconds = self._told.get("train/seconds", [(0.0, 0, 0.0)])[-1][2]
+        self._number = 0
+        self._best, self._seconds = math.inf, 0.0
         self._began, self._tokens_per_step = time.monotonic(), 0
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        if self._experiment is None:
+            # TensorBoard heeds purge_step from the second that it sees on: the first it takes for
+            # the beginning.
+            purge_step = 0 if self.resume_step is None else self.resume_step + 1
+            self._number = next_number(self.folder)
+            path = numbered(self.folder, self._number)
+            self._experiment = CurveWriter(path, purge_step)
+        return self._experiment
 
     @rank_zero_only
     def begin(self, summaries: list[Summary], tokens_per_step: int) -> None:
-        """Write what is known before the first step."""
-        self._write_file(BEGIN, summaries, 0)
-        self._began, self._tokens_per_step = time.monotonic(), tokens_per_step
+        """Write what is known before the first step, and take up what was known at resume_step."""
+        for suffix in (BEGIN, END):
+            for path in self.folder.glob(f"{PREFIX}*{suffix}"):
+                path.unlink()
+        self._tokens_per_step, self._began = tokens_per_step, time.monotonic()
+        self._write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
+        if self.resume_step is not None:
+            self._take_up(self.resume_step)
+
+    def _take_up(self, resume_step: int) -> None:
+        curves = _curves(self.folder, resume_step)
+        self._best = min((loss for _, _, loss in curves.get("val/loss", [])), default=math.inf)
+        self._seconds = max((value for *_, value in curves.get("train/seconds", [])), default=0.0)
         for tag in BY_TOKENS:
-            for wall_time, step, loss in self._told.get(tag, []):
-                # To TensorBoard's purge these are steps: it kept those up to resume_step itself.
-                if step * tokens_per_step > (self.resume_step or 0):
+            for wall_time, step, loss in curves.get(tag, []):
+                # To TensorBoard's purge tokens are steps: it kept but those up to resume_step.
+                if step * self._tokens_per_step > resume_step:
                     self._by_tokens(tag, loss, step, wall_time)
 
     @rank_zero_only
@@ -99,31 +114,29 @@ class EventFiles(TensorBoardLogger):
 
     @rank_zero_only
     def begin_end(self) -> None:
-        """What is logged after training goes into a file of its own.
+        """What is logged after training goes into the end's file.
 
-        Its steps are those of the last checkpoint, so a resumed run could not purge it by step; it
-        deletes the file and writes it again.
+        Its steps are those of the last checkpoint, so a resumed run could not purge it by step.
         """
         self.experiment.close()
-        self.experiment.filename_suffix = END
+        self.experiment.path = self._end
 
     @rank_zero_only
     def end(self, status: str) -> None:
-        """Write how the run ended."""
-        self.experiment.close()
-        self._write_file(END, [board.ending(status)], 0)
+        """Write how the run ended, if it began."""
+        if self._experiment is not None:
+            self.experiment.close()
+            self._write(self._end, [board.ending(status)])
 
-    def _write_file(self, suffix: str, summaries: list[Summary], step: int) -> None:
-        writer = FileWriter(self.folder, filename_suffix=suffix)
+    @property
+    def _end(self) -> Path:
+        return numbered(self.folder, self._number, END)
+
+    def _write(self, path: Path, summaries: list[Summary]) -> None:
+        file = EventFile(path)
         for summary in summaries:
-            writer.add_summary(summary, step)
-        writer.close()
-
-
-def _delete(folder: Path, *suffixes: str) -> None:
-    for suffix in suffixes:
-        for path in folder.glob(f"events*{suffix}"):
-            path.unlink()
+            file.add_summary(summary, 0)
+        file.close()
 
 
 def _curves(folder: Path, last_step: int) -> Curves:
@@ -200,3 +213,20 @@ def loggers(config: dict[str, Any], folder: Path, resume_step: int | None) -> li
     if config["logger"]["csv"]:
         chosen.append(MetricsCSV(folder / "metrics.csv", resume_step))
     return chosen
+
+
+def begin(curves: list[Logger], module: Any, tokens_per_step: int, started: str) -> None:
+    """Tell TensorBoard what is known of a run, `started` at an ISO time, before its first step."""
+    for logger in curves:
+        if isinstance(logger, EventFiles):
+            logger.begin(board.opening(module, started), tokens_per_step)
+
+
+def end(curves: list[Logger], status: str) -> None:
+    """Tell TensorBoard how a run ended."""
+    for logger in curves:
+        if isinstance(logger, EventFiles):
+            try:
+                logger.end(status)
+            except OSError as error:  # a full disk, which the run itself has reported or outlived
+                log.warning("TensorBoard is not told how this run ended: %s", error)
