@@ -23,8 +23,9 @@ from lmlab.models.ngram import NGram
 from lmlab.runs import LOG, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
 from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, Sample
-from lmlab.training.loggers import EventFiles, begin, end, loggers
+from lmlab.training.loggers import begin, end, event_files, loggers
 from lmlab.training.module import LanguageModule
+from lmlab.training.pictures import Pictures
 from lmlab.training.state import AtomicCheckpointIO, newest_whole
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 
@@ -223,9 +224,8 @@ def _fit(
         module.model.fit(data.train_tokens)
     elif settings["max_steps"]:
         trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint if start else None)
-    for logger in trainer.loggers:
-        if isinstance(logger, EventFiles):
-            logger.begin_end()
+    for logger in event_files(trainer.loggers):
+        logger.begin_end()
     if recorder.step != trainer.global_step:  # the end does not fall on an evaluation
         if trainer.global_step:
             keeper.save(trainer, module)  # from here on only evaluations can be interrupted
@@ -245,6 +245,7 @@ def _callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback
     sample_seed = seed if config["streams"] == "separate" else None
     more: dict[type, dict[str, Any]] = {
         Sample: {"tokenizer": text.tokenizer, "seed": sample_seed},
+        Pictures: {"tokenizer": text.tokenizer},
         NotebookCells: {"seed": seed},
     }
     by_name = {f"{kind.__module__}.{kind.__qualname__}": given for kind, given in more.items()}

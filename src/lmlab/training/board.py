@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import io
 import re
+import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -11,17 +13,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-# The columns of the HParams tab besides the hyperparameters: tags whose last value is shown.
+# The metrics of the HParams tab: tags, of which the last value is shown. Five are ticked at first;
+# the parallel coordinates leave out a run that lacks one that is ticked (a run that was cut short
+# has no full pass).
 METRICS = (
     "val/loss_full",
     "val/loss_best",
-    "val/bpc_full",
     "val/loss",
     "train/loss",
     "train/seconds",
+    "val/bpc_full",
 )
+
+SHOWN_FIRST = ("model", "n_layer", "n_embd", "lr", "seed")  # of the hyperparameters
+
+KNOWN = {  # the values that can be unticked beside the table; there may be others
+    "model": (
+        *("Bigram", "Average", "Head", "MultiHead", "Block", "ResidualBlock", "PreNormBlock"),
+        *("GPT", "NGram"),
+    ),
+    "optimizer": ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "none"),
+    "schedule": ("constant", "cosine", "linear", "none"),
+    "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
+    "tokenizer": ("char", "byte", "gpt2"),
+    "corpus": ("tinyshakespeare", "shakespeare"),
+}
 
 # The charts of the Custom Scalars tab: by category, then chart, the tags as regular expressions.
 CHARTS = {
@@ -36,7 +55,14 @@ CHARTS = {
     },
 }
 
-NOT_SHOWN = ("output_dir", "run", "run_dir", "resume", "dry_run", "sweep")  # where a run is kept, not what
+NOT_SHOWN = (
+    "output_dir",
+    "run",
+    "run_dir",
+    "resume",
+    "dry_run",
+    "sweep",
+)  # where a run is kept, not what
 
 Value = str | float
 
@@ -100,29 +126,46 @@ def _corpus(node: dict[str, Any]) -> str:
 def opening(module: Any, started: str) -> list[Summary]:
     """What is known of a run before its first step; `started` is an ISO time."""
     from lightning.pytorch.utilities.model_summary import summarize
-    from tensorboard.plugins.hparams import summary_v2 as hp
+    from tensorboard.plugins.hparams import summary_v2 as hparams
     from torch.utils.tensorboard.summary import custom_scalars
 
     config, tokenizer = module.about["config"], module.about["tokenizer"]["kind"]
     row = hyperparameters(config, tokenizer, sum(p.numel() for p in module.model.parameters()))
+    began = datetime.fromisoformat(started).timestamp()
     return [
-        hp.hparams_config_pb(
-            [hp.HParam(name) for name in row], [hp.Metric(tag) for tag in METRICS]
-        ),
+        _columns(row),
         # Without a name of its own a row is called by the run's directory, as in every other tab.
-        hp.hparams_pb(
-            row, trial_id="", start_time_secs=datetime.fromisoformat(started).timestamp()
-        ),
+        hparams.hparams_pb(row, trial_id="", start_time_secs=began),
         custom_scalars(CHARTS),
         text("config", _yaml(config)),
         text("model", str(summarize(module, max_depth=-1))),
     ]
 
 
+def _columns(row: dict[str, Value]) -> Summary:
+    """The columns of the HParams tab: they depend on no run, for any may be the one it goes by."""
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    experiment = api_pb2.Experiment()
+    for name, value in row.items():
+        # TensorBoard puts what `differs` first, and shows the first five.
+        info = experiment.hparam_infos.add(name=name, differs=name in SHOWN_FIRST)
+        if isinstance(value, str):
+            info.type = api_pb2.DATA_TYPE_STRING
+            info.domain_discrete.extend(KNOWN.get(name, ()))  # may be unticked; the rest is shown
+        else:
+            info.type = api_pb2.DATA_TYPE_FLOAT64
+            info.domain_interval.min_value, info.domain_interval.max_value = 0.0, sys.float_info.max
+    for tag in METRICS:
+        experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
+    return _hparams(
+        metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment)
+    )
+
+
 def ending(status: str) -> Summary:
     """How a run ended. What was cut short (failed, interrupted) is a failure; what a sweep gave up
     (pruned) did what it was to do."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     succeeded = status in ("done", "pruned")
@@ -130,14 +173,18 @@ def ending(status: str) -> Summary:
         status=api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE,
         end_time_secs=time.time(),
     )
-    about = metadata.create_summary_metadata(
-        plugin_data_pb2.HParamsPluginData(session_end_info=end)
+    return _hparams(
+        metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end)
     )
-    summary = Summary()
-    summary.value.add(
-        tag=metadata.SESSION_END_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR
-    )
-    return summary
+
+
+def _hparams(tag: str, content: Any) -> Summary:
+    """The plugin reads nothing but metadata; the tensor that a summary must have is empty."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import metadata
+
+    about = metadata.create_summary_metadata(content)
+    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
 
 
 def _yaml(config: dict[str, Any]) -> str:
@@ -167,3 +214,19 @@ def preformatted(typed: str) -> str:
         typed,
     )
     return f"<pre>\n{html.escape(visible, quote=False)}</pre>"
+
+
+def image(tag: str, pixels: np.ndarray) -> Summary:
+    """A picture (height, width, 3) in uint8, with a palette: a third of the size and of the time
+    to encode that torch's `add_image` takes."""
+    from PIL import Image
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    png = io.BytesIO()
+    palette = Image.fromarray(pixels).quantize(256, Image.Quantize.FASTOCTREE)
+    palette.save(png, "PNG")
+    height, width, _ = pixels.shape
+    encoded = Summary.Image(
+        height=height, width=width, colorspace=3, encoded_image_string=png.getvalue()
+    )
+    return Summary(value=[Summary.Value(tag=tag, image=encoded)])

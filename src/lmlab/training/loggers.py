@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
@@ -94,6 +95,8 @@ class EventFiles(TensorBoardLogger):
             more["train/seconds"] = self._seconds + time.monotonic() - self._began
             if "train/loss_eval" in metrics:
                 more["val/loss_gap"] = metrics["val/loss"] - metrics["train/loss_eval"]
+                if step == 0:  # a model that takes no steps: it has no other loss on train
+                    more["train/loss"] = metrics["train/loss_eval"]
         super().log_metrics(more, step)
         for tag in BY_TOKENS & metrics.keys():
             self._by_tokens(tag, metrics[tag], step)
@@ -106,6 +109,11 @@ class EventFiles(TensorBoardLogger):
     def log_text(self, tag: str, text: str, step: int) -> None:
         """A text, shown as it was typed."""
         self.experiment._get_file_writer().add_summary(board.text(tag, text), step)
+
+    @rank_zero_only
+    def log_image(self, tag: str, image: np.ndarray, step: int) -> None:
+        """A picture (height, width, 3) in uint8."""
+        self.experiment._get_file_writer().add_summary(board.image(tag, image), step)
 
     @rank_zero_only
     def save(self) -> None:
@@ -215,18 +223,21 @@ def loggers(config: dict[str, Any], folder: Path, resume_step: int | None) -> li
     return chosen
 
 
-def begin(curves: list[Logger], module: Any, tokens_per_step: int, started: str) -> None:
+def event_files(loggers: list[Logger]) -> list[EventFiles]:
+    """Those of some loggers that write for TensorBoard."""
+    return [logger for logger in loggers if isinstance(logger, EventFiles)]
+
+
+def begin(loggers: list[Logger], module: Any, tokens_per_step: int, started: str) -> None:
     """Tell TensorBoard what is known of a run, `started` at an ISO time, before its first step."""
-    for logger in curves:
-        if isinstance(logger, EventFiles):
-            logger.begin(board.opening(module, started), tokens_per_step)
+    for logger in event_files(loggers):
+        logger.begin(board.opening(module, started), tokens_per_step)
 
 
-def end(curves: list[Logger], status: str) -> None:
+def end(loggers: list[Logger], status: str) -> None:
     """Tell TensorBoard how a run ended."""
-    for logger in curves:
-        if isinstance(logger, EventFiles):
-            try:
-                logger.end(status)
-            except OSError as error:  # a full disk, which the run itself has reported or outlived
-                log.warning("TensorBoard is not told how this run ended: %s", error)
+    for logger in event_files(loggers):
+        try:
+            logger.end(status)
+        except OSError as error:  # a full disk, which the run itself has reported or outlived
+            log.warning("TensorBoard is not told how this run ended: %s", error)
