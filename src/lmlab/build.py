@@ -5,18 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from torch import nn
-from torch.optim import Optimizer
 
 from lmlab.console import bytes_progress
 from lmlab.data.corpus import Corpus
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import TokenizedCorpus, tokenize
 from lmlab.errors import LabError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
@@ -79,12 +80,16 @@ def tokens(config: dict[str, Any]) -> TokenizedCorpus:
 
 def model(config: dict[str, Any], vocab_size: int) -> nn.Module:
     """The model of a config, freshly initialised from torch's default generator."""
+    from torch import nn  # here, since a job that is done only asks for its tokens
+
     block_size = config["data"]["block_size"]
     return part(config["model"], "model", nn.Module, vocab_size=vocab_size, block_size=block_size)
 
 
 def optimizer(config: dict[str, Any]) -> partial[Any]:
     """The optimizer of a config, still to be given parameters."""
+    from torch.optim import Optimizer
+
     return part({**config["optimizer"], "_partial_": True}, "optimizer", Optimizer)
 
 

@@ -167,7 +167,9 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
     words = [word for word in sys.argv[1:] if word.partition("=")[0] not in given]
     swept = {word.partition("=")[0].lstrip("+") for word in words if _is_sweep(word)}
     if _is_multirun(words) and not any(word.startswith("sweep.name=") for word in words):
-        words.append(f"sweep.name='{_sweep_name(words, swept)}'")
+        # Beside the other overrides: argparse takes them in one row only.
+        at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+        words.insert(at, f"sweep.name='{_sweep_name(words, swept)}'")
     shows_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
     def fail(error: BaseException) -> NoReturn:
@@ -223,16 +225,19 @@ def _sweep_name(words: list[str], swept: set[str]) -> str:
     """
     from lmlab.runs import path_name
 
-    told = []
-    for word in sorted(words, key=lambda word: not word.startswith("sweep=")):
-        key, equals, value = word.partition("=")
-        key = key.lstrip("+")
-        if not equals or key.startswith(
-            ("-", "hydra", "sweep.", "output_dir", "run_dir", "resume")
-        ):
-            continue
-        told.append(value if key == "sweep" else key if key in swept else f"{key}={value}")
-    return path_name(",".join(told)) or "sweep"
+    elsewhere = ("-", "hydra", "sweep.", "output_dir", "run_dir", "resume")
+    named: list[str] = []
+    varied: list[str] = []
+    fixed: list[str] = []
+    for word in sorted(words):
+        key, equals, value = word.lstrip("+").partition("=")
+        if key == "sweep":
+            named.append(value)
+        elif key in swept:
+            varied.append(key)
+        elif equals and not key.startswith(elsewhere):
+            fixed.append(f"{key}={value}")
+    return path_name(",".join([*named, *varied, *fixed])) or "sweep"
 
 
 def _explain(error: BaseException, name: str) -> str:
@@ -244,13 +249,28 @@ def _explain(error: BaseException, name: str) -> str:
         return text
     if match := re.search(r"Could not override '([^']+)'", text):
         return f"unknown key {match[1]}{nearest(match[1], _known_keys(name))}"
-    if match := re.search(r"Could not find '([^'/]+)/([^']+)'\s+Available options in", text):
-        group, wrong = match[1], match[2]
-        if options := _options(group):
+    found = (
+        r"Could not find '((?:hydra/)?[^'/]+)/([^']+)'\s+Available options in '[^']+':((?:\s+\S+)*)"
+    )
+    if match := re.search(found, text):
+        group, wrong, offered = match[1], match[2], match[3].partition("Config search path")[0]
+        options = offered.split() if group.startswith("hydra/") else _options(group)
+        if extra := EXTRAS.get((group, wrong)):
+            return f'{group}={wrong} needs an extra: pip install "lmlab[{extra}]"'
+        if options:
             return (
                 f"{group}={wrong}: no such option{nearest(wrong, options)} ({', '.join(options)})"
             )
     return " ".join(text.split("\nSee https")[0].split())
+
+
+# What Hydra finds only if a plugin is installed.
+EXTRAS = {
+    ("hydra/launcher", "joblib"): "sweep",
+    ("hydra/launcher", "submitit_local"): "slurm",
+    ("hydra/launcher", "submitit_slurm"): "slurm",
+    ("hydra/launcher", "ray"): "ray",
+}
 
 
 def _options(group: str) -> list[str]:

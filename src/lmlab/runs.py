@@ -277,6 +277,18 @@ class Run:
         except LabError:
             return True
 
+    @property
+    def status(self) -> str:
+        """How it stands: done, failed, pruned, interrupted, running, or killed.
+
+        `killed` is a run whose record says running though no process trains in its directory.
+        """
+        said = self.record.get("status")
+        if said == "running" and not self.is_locked():
+            said = self.record.get("status")  # it may have ended between the two looks
+            return "killed" if said == "running" else str(said)
+        return str(said)
+
 
 def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
     """A directory's name for one job of a sweep: what is swept, and what makes it unique."""

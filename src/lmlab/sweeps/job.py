@@ -66,7 +66,9 @@ def run_job(cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any]) -> Result:
         reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
         _keep_failure(run, plain, swept, error, reason)
         tell("failed", run=str(path), trained=True, error=reason)
-        return Result(None, str(path), "failed")
+        if journal is None:  # a sweeper that is not ours, and will not say it
+            say(f"failed  {path.name}  {reason}  (log: {path / LOG})")
+        return Result(None, str(path), "failed", reason)
     record = run.record
     result = Result(record["metrics"].get("val/loss_full"), str(path), record["status"])
     tell(record["status"], result, run=str(path), trained=trained)

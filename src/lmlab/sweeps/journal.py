@@ -21,14 +21,17 @@ class Result(float):
 
     run: str | None  # the run directory
     status: str  # done, pruned, failed, killed, skipped
+    error: str | None  # why it failed
 
-    def __new__(cls, loss: float | None, run: str | None, status: str) -> Result:
+    def __new__(
+        cls, loss: float | None, run: str | None, status: str, error: str | None = None
+    ) -> Result:
         result = super().__new__(cls, math.nan if loss is None else loss)
-        result.run, result.status = run, status
+        result.run, result.status, result.error = run, status, error
         return result
 
     def __reduce__(self) -> Any:
-        return Result, (float(self), self.run, self.status)
+        return Result, (float(self), self.run, self.status, self.error)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Event:
 
     @property
     def result(self) -> Result:
-        return Result(self.loss, self.run, self.status)
+        return Result(self.loss, self.run, self.status, self.error)
 
 
 @dataclass

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import filelock
+
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.runs import LOG, Run
+from lmlab.sweeps.job import JOB_LOCK
 from lmlab.sweeps.journal import FAILED, Event, Journal, Result
 
 if TYPE_CHECKING:
@@ -84,7 +87,7 @@ def finish(sweep_dir: Path, results: Sequence[Result]) -> None:
     for result in failed:
         if result.run is not None:
             path = Path(result.run)
-            say(f"{result.status}  {path.name}: {Run(path).record.get('error')}")
+            say(f"{result.status}  {path.name}: {result.error}")
             say(f"        its log is {path / LOG}")
     skipped = f", {counts['skipped']} not begun" if counts["skipped"] else ""
     say(f"kept in {sweep_dir}")
@@ -99,10 +102,21 @@ def _wait_for_workers(journal: Journal, numbers: list[int]) -> None:
     while True:
         journal.news()
         events = [journal.last[i] for i in numbers if i in journal.last]
-        alive = [e for e in events if e.status == "running" and Run(Path(str(e.run))).is_locked()]
-        if not alive:
+        if not any(e.status == "running" and _is_alive(e) for e in events):
             return
         time.sleep(0.5)
+
+
+def _is_alive(event: Event) -> bool:
+    """Whether a job that has begun still has a process."""
+    lock = filelock.FileLock(Path(str(event.run)) / JOB_LOCK)
+    try:
+        with lock.acquire(blocking=False):
+            return time.time() - event.time < 3  # it may not have come to its lock yet
+    except filelock.Timeout:
+        return True
+    except OSError:  # no directory yet
+        return time.time() - event.time < 3
 
 
 def _record_killed(journal: Journal, number: int) -> Result:
@@ -184,6 +198,9 @@ def _shown(journal: Journal, total: int) -> Iterator[None]:
     thread.start()
     try:
         yield
+    except (KeyboardInterrupt, SystemExit):
+        say("the sweep is interrupted; the same command goes on with it")
+        raise
     finally:
         over.set()
         thread.join()

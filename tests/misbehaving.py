@@ -1,0 +1,36 @@
+"""Models that do what one's own may do: raise, call sys.exit, or take the process with them."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from lmlab.models.bigram import Bigram
+
+
+class Misbehaving(Bigram):
+    """A bigram that goes wrong in its `after`-th forward pass while training."""
+
+    def __init__(self, vocab_size: int, block_size: int, how: str = "no", after: int = 3):
+        super().__init__(vocab_size, block_size)
+        self.how, self.left = how, after
+
+    def forward(self, idx):
+        if self.training:
+            self.left -= 1
+            if self.left == 0:
+                self._go_wrong()
+        return super().forward(idx)
+
+    def _go_wrong(self):
+        if self.how == "raise":
+            raise ValueError("this model always raises")
+        if self.how == "exit":
+            sys.exit(3)
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how.startswith("kill-once="):  # =a file that is made
+            path = Path(self.how.partition("=")[2])
+            if not path.exists():
+                path.touch()
+                os.kill(os.getpid(), signal.SIGKILL)

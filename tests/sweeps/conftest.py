@@ -1,0 +1,50 @@
+"""What the tests of sweeps share: the command in a process of its own, and what it left."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def sweep(tmp_path, text) -> Callable[..., subprocess.Popen]:
+    """sweep("model=bigram,head"): starts a multirun of small runs, as the head of a group."""
+
+    def start(*words: str, first_on_path: Path = ROOT / "src") -> subprocess.Popen:
+        command = [
+            *(sys.executable, str(ROOT / "scripts/train.py"), "-m"),
+            *("corpus=file", f"corpus.path={text}", "trainer.accelerator=cpu"),
+            *("data.batch_size=4", "data.block_size=8", "data.steps_per_batch=2"),
+            *("eval.every=4", "eval.iters=2", "trainer.max_steps=12", *words),
+        ]
+        python_path = f"{first_on_path}:{ROOT / 'src'}:{ROOT / 'tests'}"
+        return subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
+
+
+def ended(process: subprocess.Popen, status: int | None = 0) -> str:
+    """What a process printed, once it has ended with `status`."""
+    said, _ = process.communicate(timeout=240)
+    assert status is None or process.returncode == status, said
+    return said
+
+
+def records(sweep_dir: Path) -> dict[str, dict]:
+    """By run directory: what each run.json says."""
+    found = sorted(sweep_dir.glob("*/run.json"))
+    return {path.parent.name: json.loads(path.read_text()) for path in found}

@@ -1,0 +1,191 @@
+"""Sweeps that are interrupted, that hold bad jobs, or that are asked for twice."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sweeps.conftest import ended, records
+
+from lmlab.runs import Run, job_name
+
+NUMBERS = ("val/loss", "val/loss_full", "val/bpc", "train/loss_eval")
+
+
+def only_sweep(folder: Path) -> Path:
+    (found,) = (folder / "outputs/sweeps").iterdir()
+    return found
+
+
+def numbers(of: dict[str, dict]) -> dict[str, list[float]]:
+    return {name: [record["metrics"][key] for key in NUMBERS] for name, record in of.items()}
+
+
+def begun(of: dict[str, dict]) -> dict[str, str]:
+    return {name: record["started"] for name, record in of.items()}
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(sweep, tmp_path, launcher):
+    words = ["model=bigram,head", "seed=1,2,3", "trainer.max_steps=200", "eval.every=50"]
+    words += [f"hydra/launcher={launcher}"]
+    killed = sweep(*words)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        folder = tmp_path / "outputs/sweeps"
+        there = records(only_sweep(tmp_path)) if folder.is_dir() and any(folder.iterdir()) else {}
+        if sum(record["status"] == "done" for record in there.values()) >= 2:
+            break
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+
+    before = records(only_sweep(tmp_path))
+    done = {name for name, record in before.items() if record["status"] == "done"}
+    assert 2 <= len(done) < 6
+    stamps = {name: (only_sweep(tmp_path) / name / "run.json").stat().st_mtime_ns for name in done}
+
+    said = ended(sweep(*words))
+    after = records(only_sweep(tmp_path))
+    assert {record["status"] for record in after.values()} == {"done"}
+    assert len(after) == 6
+    assert f"6/6 done ({len(done)} before)" in said
+    for name in done:  # nothing done was done twice
+        assert (only_sweep(tmp_path) / name / "run.json").stat().st_mtime_ns == stamps[name]
+    for name in before:  # nothing half done was begun again
+        assert after[name]["started"] == before[name]["started"]
+
+    ended(sweep(*words, "sweep.name=undisturbed"))
+    undisturbed = records(tmp_path / "outputs/sweeps/undisturbed")
+    assert numbers(after) == numbers(undisturbed)
+
+
+def test_bad_jobs_end_only_themselves(sweep, tmp_path):
+    words = ["model=bigram", "model._target_=misbehaving.Misbehaving", "hydra/launcher=joblib"]
+    words += ["+model.how=no,raise,exit,kill", "seed=1,2"]
+    said = ended(sweep(*words), status=2)
+    found = records(only_sweep(tmp_path))
+    statuses = {
+        (record["swept"]["model.how"], record["swept"]["seed"]): record["status"]
+        for record in found.values()
+    }
+    assert statuses == {
+        **{("no", seed): "done" for seed in (1, 2)},
+        **{("raise", seed): "failed" for seed in (1, 2)},
+        **{("exit", seed): "failed" for seed in (1, 2)},
+        **{("kill", seed): "killed" for seed in (1, 2)},
+    }
+    assert "error: 6 of 8 jobs failed" in said
+    for name, record in found.items():
+        log = (only_sweep(tmp_path) / name / "train.log").read_text()
+        if record["swept"]["model.how"] == "raise":
+            assert record["error"] == "ValueError: this model always raises"
+            assert f"{name}: ValueError: this model always raises" in said
+            assert "Traceback" in log
+            assert "in _go_wrong" in log
+        if record["swept"]["model.how"] == "exit":
+            assert record["error"] == "SystemExit: 3"
+            assert "Traceback" in log
+
+    # Again: what failed is tried again, what is done is left alone.
+    good = {name: record for name, record in found.items() if record["status"] == "done"}
+    ended(sweep(*words), status=2)
+    again = records(only_sweep(tmp_path))
+    assert {name: again[name] for name in good} == good
+
+
+def test_a_job_whose_worker_is_killed_once_is_done_in_the_end(sweep, tmp_path):
+    words = ["model=bigram", "model._target_=misbehaving.Misbehaving", "hydra/launcher=joblib"]
+    once = tmp_path / "killed"
+    said = ended(sweep(*words, f"+model.how='kill-once={once}'", "seed=1,2,3,4"))
+    assert once.exists()
+    assert "a worker of the launcher died" in said
+    assert [r["status"] for r in records(only_sweep(tmp_path)).values()] == ["done"] * 4
+
+
+def test_failures_are_said_at_once_and_fail_fast_begins_nothing_more(lab, text, tmp_path):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
+    words += ["trainer.max_steps=4", "model=gpt", "model.n_embd=16", "model.n_head=3,2"]
+    status, out, err = lab("train", *words, "sweep.fail_fast=true")
+    assert status == 2
+    assert "model.n_embd=16 is not divisible by model.n_head=3" in out
+    assert err == "error: 1 of 2 jobs failed, 1 not begun; the same command tries again\n"
+    (record,) = records(only_sweep(tmp_path)).values()
+    assert record["status"] == "failed"
+
+    status, out, err = lab("train", *words)
+    assert status == 2
+    assert out.index("failed  model.n_head=3") < out.index("done    model.n_head=2")
+    assert sorted(r["status"] for r in records(only_sweep(tmp_path)).values()) == ["done", "failed"]
+
+
+def test_more_values_are_more_jobs_in_the_same_sweep(lab, text, tmp_path):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
+    words += ["trainer.max_steps=4", "model=bigram"]
+    assert lab("train", *words, "seed=1,2")[0] == 0
+    first = records(only_sweep(tmp_path))
+    status, out, err = lab("train", *words[::-1][:-1], "seed=3,2,1", "-m")
+    assert status == 0, err
+    assert "3/3 done (2 before)" in out
+    second = records(only_sweep(tmp_path))
+    assert len(second) == 3
+    assert first.items() <= second.items()
+    assert [r["swept"] for r in second.values()] == [{"seed": n} for n in (1, 2, 3)]
+
+
+def test_a_finished_sweep_is_answered_without_torch(sweep, tmp_path):
+    words = ["model=bigram", "seed=1,2"]
+    ended(sweep(*words))
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')")
+    said = ended(sweep(*words, first_on_path=tmp_path))
+    assert "2/2 done (2 before)" in said
+
+
+def test_a_job_that_another_process_trains_is_waited_for(sweep, tmp_path):
+    words = ["model=bigram", "seed=1", "trainer.max_steps=400", "eval.every=100"]
+    both = [sweep(*words), sweep(*words)]
+    outputs = [ended(process) for process in both]
+    (record,) = records(only_sweep(tmp_path)).values()
+    assert record["status"] == "done"
+    assert sum("step 400/400" in said for said in outputs) == 1
+    assert all("1/1 done" in said for said in outputs)
+
+
+def test_a_done_job_is_not_taken_for_that_of_another_text(lab, text, tmp_path):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
+    words += ["trainer.max_steps=4", "model=bigram", "seed=1,2"]
+    assert lab("train", *words)[0] == 0
+    before = records(only_sweep(tmp_path))
+    text.write_text("another text altogether\n" * 20)
+    status, out, _ = lab("train", *words)
+    assert status == 2
+    assert "its corpus has changed" in out
+    assert records(only_sweep(tmp_path)) == before
+
+
+def test_killed_is_told_apart_from_running(tmp_path):
+    run = Run(tmp_path)
+    run.update(status="running")
+    assert run.status == "killed"
+    with run.locked():
+        assert run.status == "running"
+
+
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=30),
+        st.one_of(st.text(max_size=300), st.integers(), st.floats()),
+        max_size=8,
+    ),
+    st.text("0123456789abcdef", min_size=16, max_size=16),
+)
+def test_names_of_jobs_are_safe_and_short(swept, fingerprint):
+    name = job_name(swept, fingerprint)
+    assert len(name.encode()) <= 140
+    assert re.fullmatch(r"[A-Za-z0-9_,=+][A-Za-z0-9_.,=+-]*", name)
+    assert name.endswith(fingerprint[:8])
+    assert job_name(dict(reversed(swept.items())), fingerprint) == name
