@@ -26,6 +26,7 @@ from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, 
 from lmlab.training.loggers import begin, end, event_files, loggers
 from lmlab.training.module import LanguageModule
 from lmlab.training.pictures import Pictures
+from lmlab.training.projector import Projector
 from lmlab.training.state import AtomicCheckpointIO, newest_whole
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 
@@ -246,6 +247,7 @@ def _callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback
     more: dict[type, dict[str, Any]] = {
         Sample: {"tokenizer": text.tokenizer, "seed": sample_seed},
         Pictures: {"tokenizer": text.tokenizer},
+        Projector: {"tokenizer": text.tokenizer},
         NotebookCells: {"seed": seed},
     }
     by_name = {f"{kind.__module__}.{kind.__qualname__}": given for kind, given in more.items()}

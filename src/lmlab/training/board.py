@@ -64,6 +64,9 @@ NOT_SHOWN = (
     "sweep",
 )  # where a run is kept, not what
 
+LINE = 200  # characters of a line of text, which TensorBoard does not wrap
+WHITE_SPACE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
+
 Value = str | float
 
 
@@ -206,14 +209,24 @@ def preformatted(typed: str) -> str:
 
     TensorBoard renders texts as Markdown, HTML included, and then removes what could harm. Inside
     <pre>, with <, > and & escaped, nothing is left to render. (HTML drops a line break that follows
-    <pre> at once, so it gets one to drop.) Control characters are shown by their pictures.
+    <pre> at once, so it gets one to drop.) Control characters are shown by their pictures, and
+    lines that no screen can hold go on in the next.
     """
-    visible = re.sub(
-        r"[\x00-\x08\x0b-\x1f\x7f]",
-        lambda found: chr(0x2421 if found[0] == "\x7f" else 0x2400 + ord(found[0])),
-        typed,
+    lines = (
+        line[i : i + LINE] for line in typed.split("\n") for i in range(0, len(line) or 1, LINE)
     )
-    return f"<pre>\n{html.escape(visible, quote=False)}</pre>"
+    shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", _control_picture, "\n".join(lines))
+    return f"<pre>\n{html.escape(shown, quote=False)}</pre>"
+
+
+def _control_picture(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return "\u2421" if code == 0x7F else chr(0x2400 + code)
+
+
+def visible(token: str) -> str:
+    """A token as a label: white space by signs, what else cannot be printed by its number."""
+    return "".join(WHITE_SPACE.get(c, c if c.isprintable() else f"{ord(c):x}") for c in token)
 
 
 def image(tag: str, pixels: np.ndarray) -> Summary:

@@ -14,10 +14,11 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
+from lmlab.training.board import visible
+
 DPI = 100
 CELL = 13  # pixels: as small as the letters of its label can be read
 LETTER = 6  # pixels: how wide such a letter is
-PICTURES = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 LONGEST = 8  # letters of a label; the rest is cut off
 
 COLOURS = colormaps["YlGnBu"].with_extremes(bad="0.92")  # grey is what cannot be
@@ -42,7 +43,7 @@ class HeatMaps:
         n_down = math.ceil(len(titles) / n_across)
         width, height = CELL * len(columns), CELL * len(rows)
         left, below = (
-            30 + LETTER * max(map(len, labels)) for labels in (row_labels, column_labels)
+            34 + LETTER * max(map(len, labels)) for labels in (row_labels, column_labels)
         )
         gap, above, key_width = 20, 25, 75
         total_width = left + n_across * (width + gap) + key_width
@@ -94,5 +95,5 @@ class HeatMaps:
 
 def _label(token: str, known: set[int]) -> str:
     """A token as it can be seen; a character that the font lacks is told by its number."""
-    letters = [PICTURES.get(c, c) for c in token[:LONGEST]]
-    return "".join(c if ord(c) in known and c.isprintable() else f"{ord(c):x}" for c in letters)
+    letters = visible(token[:LONGEST])
+    return "".join(c if ord(c) in known else f"{ord(c):x}" for c in letters)
