@@ -140,8 +140,8 @@ def opening(module: Any, started: str) -> list[Summary]:
         # Without a name of its own a row is called by the run's directory, as in every other tab.
         hparams.hparams_pb(row, trial_id="", start_time_secs=began),
         custom_scalars(CHARTS),
-        text("config", _yaml(config)),
-        text("model", str(summarize(module, max_depth=-1))),
+        text("setup/config", _yaml(config)),
+        text("setup/model", str(summarize(module, max_depth=-1))),
     ]
 
 

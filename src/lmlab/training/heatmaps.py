@@ -66,6 +66,7 @@ class HeatMaps:
             axes = place(x, y, width, height)
             axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
             axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
             axes.set_title(title, fontsize=8, pad=3)
             axes.tick_params(length=0, pad=2)
             if right == 0:
