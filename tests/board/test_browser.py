@@ -12,6 +12,7 @@ from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 pytestmark = pytest.mark.xdist_group("board")
 
 CHROMIUM = os.environ.get("LMLAB_CHROMIUM") or shutil.which("chromium") or shutil.which("chrome")
+expect.set_options(timeout=20_000)
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -66,7 +67,8 @@ def test_each_tab_opens_and_shows_something(page: Page, link: str, tab: str, con
     page.goto(at(link, tab))
     expect(page.locator(content).first).to_be_visible()
     if tab == "projector":
-        expect(page.frame_locator("iframe").get_by_text("Points: 65")).to_be_visible()
+        inside = page.frame_locator("iframe").frame_locator("iframe")
+        expect(inside.get_by_text("Points: 65")).to_be_visible()
     page.wait_for_load_state("networkidle")
 
 

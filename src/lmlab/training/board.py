@@ -209,14 +209,14 @@ def preformatted(typed: str) -> str:
 
     TensorBoard renders texts as Markdown, HTML included, and then removes what could harm. Inside
     <pre>, with <, > and & escaped, nothing is left to render. (HTML drops a line break that follows
-    <pre> at once, so it gets one to drop.) Control characters are shown by their pictures, and
-    lines that no screen can hold go on in the next.
+    <pre> at once. It is parsed twice, here and in the browser, so there are two to drop.) Control
+    characters are shown by their pictures, and lines that no screen can hold go on in the next.
     """
     lines = (
         line[i : i + LINE] for line in typed.split("\n") for i in range(0, len(line) or 1, LINE)
     )
     shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", _control_picture, "\n".join(lines))
-    return f"<pre>\n{html.escape(shown, quote=False)}</pre>"
+    return f"<pre>\n\n{html.escape(shown, quote=False)}</pre>"
 
 
 def _control_picture(found: re.Match[str]) -> str:
