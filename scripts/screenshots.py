@@ -10,13 +10,18 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image
-from playwright.sync_api import FrameLocator, Page, sync_playwright
+from playwright.sync_api import FrameLocator, Page, TimeoutError, sync_playwright
 
 from lmlab.board import start
 
-SIZE = {"width": 1400, "height": 900}
+SIZE = {"width": 1500, "height": 950}
+RUNS = (
+    "regexInput",
+    "runFilter",
+)  # the address's key for a filter of runs: Time Series has its own
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 
 
@@ -41,6 +46,10 @@ def unsmoothed(page: Page) -> None:
     box.press("Enter")
 
 
+def full_size(page: Page) -> None:
+    page.get_by_text("Show actual image size").click()
+
+
 # Name of the picture, the page's address after the port, what to wait for, what to do then.
 SHOTS: list[tuple[str, str, str, Callable[[Page], None]]] = [
     ("losses", "?smoothing=0&tagFilter=loss#timeseries", "scalar-card path", nothing),
@@ -48,9 +57,9 @@ SHOTS: list[tuple[str, str, str, Callable[[Page], None]]] = [
     ("hparams", "#hparams", "vaadin-grid-cell-content", nothing),
     ("parallel", "#hparams", "vaadin-grid-cell-content", parallel),
     ("custom_scalars", "#custom_scalars", "tf-custom-scalar-multi-line-chart-card", unsmoothed),
-    ("attention", "#images&tagFilter=view/attention", "tf-image-loader img", nothing),
-    ("bigram", "#images&tagFilter=view/bigram", "tf-image-loader img", nothing),
-    ("averages", "#images&tagFilter=view/averages", "tf-image-loader img", nothing),
+    ("attention", "#images&tagFilter=view/attention", "tf-image-loader img", full_size),
+    ("bigram", "#images&tagFilter=view/bigram", "tf-image-loader img", full_size),
+    ("averages", "#images&tagFilter=view/averages", "tf-image-loader img", full_size),
     ("text", "#text&tagFilter=sample", "tf-text-loader pre", nothing),
     ("config", "#text&tagFilter=setup", "tf-text-loader pre", nothing),
     ("histograms", "#histograms&tagFilter=lm_head", "vz-histogram-timeseries", nothing),
@@ -74,15 +83,20 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         context = browser.new_context(viewport=SIZE)
         for name, address, content, act in SHOTS:
-            if not asked.only or name in asked.only.split(","):
-                page = context.new_page()
-                page.goto(link + address + (f"&regexInput={asked.filter}" if asked.filter else ""))
+            if asked.only and name not in asked.only.split(","):
+                continue
+            page = context.new_page()
+            page.goto(f"{link}{address}&{RUNS[name == 'losses']}={quote(asked.filter)}")
+            try:
                 page.locator(content).first.wait_for(state="attached")
-                page.wait_for_load_state("networkidle")
-                act(page)
-                page.wait_for_timeout(2000)  # charts move into place
-                save(page.screenshot(), asked.pictures / f"{name}.png")
-                page.close()
+            except TimeoutError:
+                print(f"{name}: these runs have nothing to show there")
+                continue
+            page.wait_for_load_state("networkidle")
+            act(page)
+            page.wait_for_timeout(2000)  # charts move into place
+            save(page.screenshot(), asked.pictures / f"{name}.png")
+            page.close()
         browser.close()
 
 
