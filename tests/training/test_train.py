@@ -66,6 +66,8 @@ def test_run_directory_explains_itself(experiment):
         "checkpoints",
         "config.yaml",
         "metrics.csv",
+        "projector",
+        "projector_config.pbtxt",
         "run.json",
         "sample.txt",
         "train.log",
