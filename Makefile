@@ -22,7 +22,7 @@ train: $(READY) # a small GPT on tinyshakespeare
 	@$(BIN)/python scripts/train.py experiment=quickstart
 
 test: $(READY)
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(READY) # the proofs that take minutes: many kills, whole experiments
 	@$(BIN)/python -m pytest -m slow $(ARGS)
@@ -33,8 +33,7 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 board: $(READY) # TensorBoard on every run; ctrl-c ends it
-	@echo "open http://localhost:6006/?smoothing=0&tagFilter=loss#timeseries"
-	@$(BIN)/tensorboard --logdir outputs --host localhost --port 6006 --samples_per_plugin text=100,images=100
+	@$(BIN)/python scripts/board.py $(ARGS)
 
 lock: # pin what pyproject.toml allows, for the oldest Python that is supported
 	python3.11 -m venv .venv-lock

@@ -142,7 +142,7 @@ def _show(run: Run) -> None:
     )
     say(f"run       {run.path}")
     in_checkout = command("train").startswith("python")
-    say(f"look      {'make board' if in_checkout else 'tensorboard --logdir outputs'}")
+    say(f"look      {'make board' if in_checkout else 'lmlab-board'}")
     say(f'sample    {command("generate")} run={run.path} prompt="ROMEO:"')
     say(f"evaluate  {command('evaluate')} run={run.path}")
     if step:

@@ -212,6 +212,11 @@ class TextDataModule(L.LightningDataModule):
         self.stream: TrainBatches | None = None
 
     @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one process learns from at each optimizer step."""
+        return self.batch_size * self.block_size * self.accumulate
+
+    @property
     def batches_per_eval(self) -> int:
         """How many items of the training stream lie between two evaluations."""
         return math.ceil(self.eval_every / self.steps_per_batch)

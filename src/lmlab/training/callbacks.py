@@ -19,6 +19,7 @@ from lmlab.errors import LabError
 from lmlab.generation import generate
 from lmlab.runs import Run
 from lmlab.streams import generator
+from lmlab.training.loggers import event_files
 from lmlab.training.stopping import Interrupted, Stop
 
 
@@ -205,11 +206,8 @@ class Sample(L.Callback):
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         self.text = self.make(module)
-        for logger in trainer.loggers:
-            if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
-                # Markdown: an indented block is shown as it is.
-                shown = "\n".join(f"    {line}" for line in self.text.split("\n"))
-                logger.experiment.add_text("sample", shown, trainer.global_step)
+        for logger in event_files(trainer.loggers):
+            logger.log_text("sample", self.text, trainer.global_step)
 
     def make(self, module: Any) -> str:
         """A sample, prompt not included; the same for the same weights and seed."""

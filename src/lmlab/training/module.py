@@ -179,8 +179,9 @@ class LanguageModule(L.LightningModule):
         if not math.isnan(self.tokens_per_second):
             shown["train/tokens_per_second"] = self.tokens_per_second
         self.metrics = shown
-        # The curve of val/bpc belongs to val/loss; the full pass has its point in run.json.
-        self.write(metrics if "val/loss_full" in metrics else shown, self.global_step)
+        # The curve of val/bpc belongs to val/loss; the full pass is another protocol.
+        full = {"val/bpc_full": shown["val/bpc"]} if "val/loss_full" in metrics else shown
+        self.write({**metrics, **full}, self.global_step)
         for logger in self.loggers:
             logger.save()  # an evaluation is when somebody may look
         # For callbacks that watch a metric. (All processes have the same: the means are shared.)
