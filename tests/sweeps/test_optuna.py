@@ -45,7 +45,7 @@ def search(lab, text, tmp_path):
 @pytest.mark.parametrize("storage", ["journal", pytest.param("sqlite", marks=pytest.mark.slow)])
 def test_a_killed_study_goes_on_to_exactly_its_trials(sweep, search, tmp_path, storage):
     words = ["sweep.name=a", f"hydra.sweeper.storage={storage}", "corpus.path=text.txt"]
-    slow = ["trainer.max_steps=40", "eval.every=10", "data.steps_per_batch=1"]
+    slow = ["trainer.max_steps=30", "eval.every=10", "data.steps_per_batch=1"]
     slow += ["hydra.sweeper.sampler.n_startup_trials=4"]  # the model has its say too
     killed = sweep(*SEARCH, *words, *slow, "hydra.sweeper.n_trials=10")
     folder = tmp_path / "outputs/sweeps/a"
@@ -74,17 +74,17 @@ def test_a_killed_study_goes_on_to_exactly_its_trials(sweep, search, tmp_path, s
     assert sorted(trial.user_attrs[RUN].rpartition("/")[2] for trial in after) == sorted(runs)
     for name, record in before.items():  # nothing was begun again
         assert runs[name]["started"] == record["started"]
-    assert {record["step"] for record in runs.values()} == {40}
+    assert {record["step"] for record in runs.values()} == {30}
 
     # It proposed what a study that nobody kills proposes.
-    assert search("b", *same, "hydra.sweeper.n_trials=7")[0] == 0
-    assert proposed(tmp_path / "outputs/sweeps/b") == proposed(folder)[:7]
+    assert search("b", *same, "hydra.sweeper.n_trials=6")[0] == 0
+    assert proposed(tmp_path / "outputs/sweeps/b") == proposed(folder)[:6]
 
 
 def test_two_processes_on_one_study_train_exactly_its_trials(sweep, search, tmp_path):
     folder = tmp_path / "outputs/sweeps/a"
     longer = ["trainer.max_steps=24", "data.steps_per_batch=1", "eval.iters=1"]
-    longer += ["hydra.sweeper.n_trials=12"]
+    longer += ["hydra.sweeper.n_trials=8"]
     one = sweep(*SEARCH, "sweep.name=a", "corpus.path=text.txt", *longer)
     while not records(folder):
         assert one.poll() is None, one.communicate()
@@ -92,10 +92,10 @@ def test_two_processes_on_one_study_train_exactly_its_trials(sweep, search, tmp_
     assert search("a", *longer)[0] == 0
     ended(one)
     found = trials(folder)
-    assert [trial.number for trial in found] == list(range(12))
+    assert [trial.number for trial in found] == list(range(8))
     assert {trial.state for trial in found} == {TrialState.COMPLETE}
     assert len({trial.user_attrs[SWEEPER] for trial in found}) == 2
-    assert len(records(folder)) == 12
+    assert len(records(folder)) == 8
 
 
 def test_hopeless_trials_are_pruned_while_they_train(search, lab, tmp_path):
@@ -169,10 +169,10 @@ SAMPLERS = {
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_searches(search, tmp_path, name):
     words = [f"hydra/sweeper/sampler={name}", "trainer.max_steps=2", "eval.every=2"]
-    status, said, err = search("a", *words, *SAMPLERS[name], "hydra.sweeper.n_trials=5")
+    status, said, err = search("a", *words, *SAMPLERS[name], "hydra.sweeper.n_trials=4")
     assert (status, err) == (0, "")
     found = trials(tmp_path / "outputs/sweeps/a")
-    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 5
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 4
     assert len({json.dumps(trial.params) for trial in found}) > 1
     for trial in found:
         record = json.loads((Path(trial.user_attrs[RUN]) / "run.json").read_text())
@@ -188,6 +188,17 @@ def test_a_grid_ends_by_itself(search, tmp_path):
     assert search("a", *words)[0] == 0
     points = [(p["optimizer.lr"], p["seed"]) for p in proposed(tmp_path / "outputs/sweeps/a")]
     assert sorted(points) == [("0.001", 1), ("0.001", 2), ("0.01", 1), ("0.01", 2)]
+
+
+def test_a_dry_run_trains_nothing_and_costs_no_trial(search, tmp_path):
+    folder = tmp_path / "outputs/sweeps/a"
+    few = ["hydra.sweeper.n_trials=2", "trainer.max_steps=1"]
+    status, said, _ = search("a", *few, "dry_run=true")
+    assert status == 0
+    assert "fingerprint" in said
+    assert records(folder) == {}
+    assert search("a", *few)[0] == 0
+    assert [trial.state for trial in trials(folder)] == [TrialState.COMPLETE] * 2
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from lmlab import build
 from lmlab.config import check_plain
-from lmlab.console import say
+from lmlab.console import command, say
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.runs import NOT_IN_FINGERPRINT, Run, leaves, under
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from lmlab.sweeps.space import Space
-    from lmlab.sweeps.study import SharedStudy
+    from lmlab.sweeps.study import MakeSampler, SharedStudy
 
 
 class Sampler(Custom):
@@ -118,9 +118,11 @@ def search(
                 _tell(study, trial, result, settings)
             results += batch
             statuses = {result.status for result in batch}
-            if "skipped" in statuses or (config.sweep.fail_fast and statuses & set(FAILED)):
+            if statuses & {"skipped", "planned"} or (config.sweep.fail_fast and statuses & set(FAILED)):
                 break  # the trials that were not begun are taken up by the next start
         _say_best(study, settings)
+    if not results:
+        say(f"nothing is left to train; the table: {command('sweep')} {folder}")
     finish(folder, results, "hydra.sweeper.retry_failed=true tries them again")
     return results
 
@@ -138,27 +140,26 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     return plain
 
 
-def _plan(settings: dict[str, Any], space: Space) -> tuple[int, Any]:
+def _plan(settings: dict[str, Any], space: Space) -> tuple[int, MakeSampler]:
     """How many trials there are to be in all, and what makes the sampler of each."""
     from optuna.samplers import BaseSampler
 
     from lmlab.sweeps.study import Grid, seed_for
 
     node, n_trials = settings["sampler"], settings["n_trials"]
-    if node["_target_"] == Grid.TARGET:
-        more = {"search_space": space.grid()}
+    seed, more = node.get("seed"), {}
+    is_grid = node["_target_"] == Grid.TARGET
+    if is_grid:
+        more["search_space"] = space.grid()
         size = math.prod(len(values) for values in more["search_space"].values())
         if n_trials < size:
             say(f"hydra.sweeper.n_trials={n_trials}: the grid has {size} points")
-        # The seed settles which point belongs to which number, so all trials have the same.
-        return min(n_trials, size), lambda number: build.part(
-            node, "hydra.sweeper.sampler", BaseSampler, **more
-        )
+        n_trials = min(n_trials, size)
 
     def make_sampler(number: int) -> BaseSampler:
-        seed = node.get("seed")
-        own = node if seed is None else {**node, "seed": seed_for(seed, number)}
-        return build.part(own, "hydra.sweeper.sampler", BaseSampler)
+        # A grid's seed settles which point belongs to which number, so all trials have the same.
+        own = node if is_grid or seed is None else {**node, "seed": seed_for(seed, number)}
+        return build.part(own, "hydra.sweeper.sampler", BaseSampler, **more)
 
     return n_trials, make_sampler
 
