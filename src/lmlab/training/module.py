@@ -11,6 +11,9 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -19,6 +22,9 @@ from lmlab.data.windows import shift
 from lmlab.errors import LabError
 from lmlab.training.optim import MakeOptimizer, Schedule, configure
 from lmlab.training.stopping import Interrupted, Stop
+
+# The hooks that Lightning calls within a step of manual optimisation.
+AROUND_A_STEP = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 class LanguageModule(L.LightningModule):
@@ -80,54 +86,93 @@ class LanguageModule(L.LightningModule):
     def training_step(self, windows: Tensor, batch_idx: int) -> None:
         """As many optimizer steps as `windows` (steps * accumulate, B, T + 1) hold."""
         optimizer: Any = self.optimizers()
-        base_rates = [
-            group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups
-        ]
-        first = self.global_step
+        groups = optimizer.param_groups
+        base_rates = [group.setdefault("initial_lr", group["lr"]) for group in groups]
+        parameters = [p for group in groups for p in group["params"]]
+        backward, step = self.manual_backward, optimizer.step
+        bare = self._nobody_between()
+        if bare:
+            backward, step = Tensor.backward, optimizer.optimizer.step
+        autocasts = torch.is_autocast_enabled(windows.device.type)
+        share = torch.full((), 1 / self.accumulate, device=windows.device)  # of each batch's loss
+
+        # Laid out for the whole chunk at once; a step then takes views.
+        idx, targets = (part.contiguous() for part in shift(windows))
+        targets = targets.flatten(1)  # (steps * accumulate, B * T)
+        first, n_done = self.global_step, 0
         losses: list[Tensor] = []
         rates: list[float] = []
-        for batches in windows.split(self.accumulate):
-            rates.append(self.schedule(first + len(rates), self.max_steps))
-            for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = base_rate * rates[-1]
-            losses.append(self._optimizer_step(optimizer, batches))
+        for batch in zip(idx.unbind(), targets.unbind(), strict=True):
+            logits = self.model(batch[0])
+            loss = F.cross_entropy(logits.flatten(0, 1), batch[1])
+            backward(loss, share)
+            losses.append(loss.detach())
+            if len(losses) % self.accumulate:
+                continue
+            rate = self.schedule(first + n_done, self.max_steps)
+            for group, base_rate in zip(groups, base_rates, strict=True):
+                group["lr"] = base_rate * rate
+            rates.append(groups[0]["lr"])
+            if self.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            step()
+            for parameter in parameters:
+                parameter.grad = None
+            if autocasts:
+                # Within one autocast context the low-precision copies of the weights are kept, and
+                # the next step would still see those from before the update.
+                torch.clear_autocast_cache()
+            n_done += 1
             if self.stop and self.trainer.world_size == 1:
                 break  # what is left of the windows is drawn again when the run goes on
+        if bare:
+            self._count_steps(n_done)
         # Reading losses back waits for the device: once for all steps, not once a step.
-        self._record(first, torch.stack(losses).tolist(), [base_rates[0] * r for r in rates])
+        self._record(first, torch.stack(losses).tolist(), rates)
         self._measure_speed(windows)
 
-    def _optimizer_step(self, optimizer: Any, batches: Tensor) -> Tensor:
-        total = torch.zeros((), device=batches.device)
-        for windows in batches:
-            idx, targets = shift(windows)
-            logits = self.model(idx)
-            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()) / len(batches)
-            self.manual_backward(loss)
-            total = total + loss.detach()
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        if torch.is_autocast_enabled(batches.device.type):
-            # Within one autocast context the low-precision copies of the weights are kept, and
-            # the next step would still see those from before the update.
-            torch.clear_autocast_cache()
-        return total
+    def _nobody_between(self) -> bool:
+        """Whether Lightning's way around `backward` and `step` would be a detour.
+
+        It leads by other strategies, a gradient scaler, and hooks. With one device, no scaler and
+        no hook to call, all it does is cost more than a small model's whole step.
+        """
+        strategy = self.trainer.strategy
+        return (
+            type(strategy) is SingleDeviceStrategy
+            and getattr(strategy.precision_plugin, "scaler", None) is None
+            and type(self.trainer.profiler) is PassThroughProfiler
+            and not any(is_overridden(hook, self, L.LightningModule) for hook in AROUND_A_STEP)
+            and not any(
+                is_overridden(hook, callback, L.Callback)
+                for callback in self.trainer.callbacks  # type: ignore[attr-defined]
+                for hook in AROUND_A_STEP
+            )
+        )
+
+    def _count_steps(self, n: int) -> None:
+        """Tell Lightning of steps that it did not see: global_step is its count."""
+        total = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        total.ready += n
+        total.completed += n
 
     def _record(self, first: int, losses: list[float], rates: list[float]) -> None:
-        for step, (loss, rate) in enumerate(zip(losses, rates, strict=True), first + 1):
+        """Keep the mean loss of each step's batches, and log what is due."""
+        n, last_loss = self.accumulate, self.last_loss
+        for i, rate in enumerate(rates):
+            step, loss = first + i + 1, sum(losses[i * n : (i + 1) * n]) / n
             if not math.isfinite(loss):
                 raise LabError(
                     f"the loss became {loss} at step {step} (last finite loss "
-                    f"{self.last_loss:.4f}, learning rate {rate:.3g}); {self.what_to_try()}"
+                    f"{last_loss:.4f}, learning rate {rate:.3g}); {self.what_to_try()}"
                 )
-            self.last_loss = loss
             self._since_log.append(loss)
             if step % self.log_every == 0:
                 mean = sum(self._since_log) / len(self._since_log)
                 self._since_log.clear()
                 self.write({"train/loss": mean, "train/lr": rate}, step)
+            last_loss = loss
+        self.last_loss = last_loss
 
     def what_to_try(self) -> str:
         """Against a loss that grows without bound."""
