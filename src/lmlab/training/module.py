@@ -46,16 +46,19 @@ class LanguageModule(L.LightningModule):
         accumulate: int = 1,
         clip_norm: float | None = None,
         log_every: int = 1,
+        dropout_seed: int | None = None,
         about: dict[str, Any] | None = None,
         stop: Stop | None = None,
     ):
-        """`about` is plain data that travels in every checkpoint: the config and the tokenizer;
+        """`dropout_seed` makes the default stream dropout's own (None: it stays as it is);
+        `about` is plain data that travels in every checkpoint: the config and the tokenizer;
         `stop` is asked between steps."""
         super().__init__()
         self.automatic_optimization = False
         self.model = model
         self.make_optimizer, self.schedule, self.max_steps = make_optimizer, schedule, max_steps
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
+        self.dropout_seed = dropout_seed
         self.about, self.stop = about or {}, Stop() if stop is None else stop
         self.characters: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
@@ -65,8 +68,10 @@ class LanguageModule(L.LightningModule):
         self.last_loss = math.nan  # of the last optimizer step's batch
         self.tokens_per_second = math.nan
         self._since_log: list[float] = []
-        self._clock = 0.0
-        self._random: dict[str, Any] | None = None  # states to go on from, until training does
+        self._unread: list[tuple[int, Tensor, list[float]]] = []  # first step, losses, rates
+        self._clock = self._last_read = 0.0
+        # States to go on from, one for each process, until training does.
+        self._random: list[dict[str, Any]] | None = None
 
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) -> logits (B, T, vocab_size)."""
@@ -76,12 +81,16 @@ class LanguageModule(L.LightningModule):
         return configure(self.model, self.make_optimizer)
 
     def on_train_start(self) -> None:
-        if self._random is not None:  # here, since building and setting up may draw
-            torch.set_rng_state(self._random["cpu"])
-            if "cuda" in self._random and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(self._random["cuda"])
+        # Here, since building and setting up may draw.
+        if self._random is not None:
+            states = self._random[self.global_rank]
+            torch.set_rng_state(states["cpu"])
+            if "cuda" in states and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(states["cuda"])
             self._random = None
-        self._clock = time.perf_counter()
+        elif self.dropout_seed is not None:  # no two processes drop the same
+            torch.manual_seed(self.dropout_seed + self.global_rank)
+        self._clock = self._last_read = time.perf_counter()
 
     def training_step(self, windows: Tensor, batch_idx: int) -> None:
         """As many optimizer steps as `windows` (steps * accumulate, B, T + 1) hold."""
@@ -89,10 +98,10 @@ class LanguageModule(L.LightningModule):
         groups = optimizer.param_groups
         base_rates = [group.setdefault("initial_lr", group["lr"]) for group in groups]
         parameters = [p for group in groups for p in group["params"]]
-        backward, step = self.manual_backward, optimizer.step
+        backward, update = self.manual_backward, optimizer.step
         bare = self._nobody_between()
         if bare:
-            backward, step = Tensor.backward, optimizer.optimizer.step
+            backward, update = Tensor.backward, optimizer.optimizer.step
         autocasts = torch.is_autocast_enabled(windows.device.type)
         share = torch.full((), 1 / self.accumulate, device=windows.device)  # of each batch's loss
 
@@ -104,7 +113,7 @@ class LanguageModule(L.LightningModule):
         rates: list[float] = []
         for batch in zip(idx.unbind(), targets.unbind(), strict=True):
             logits = self.model(batch[0])
-            loss = F.cross_entropy(logits.flatten(0, 1), batch[1])
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), batch[1])
             backward(loss, share)
             losses.append(loss.detach())
             if len(losses) % self.accumulate:
@@ -115,7 +124,7 @@ class LanguageModule(L.LightningModule):
             rates.append(groups[0]["lr"])
             if self.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-            step()
+            update()
             for parameter in parameters:
                 parameter.grad = None
             if autocasts:
@@ -127,8 +136,15 @@ class LanguageModule(L.LightningModule):
                 break  # what is left of the windows is drawn again when the run goes on
         if bare:
             self._count_steps(n_done)
-        # Reading losses back waits for the device: once for all steps, not once a step.
-        self._record(first, torch.stack(losses).tolist(), rates)
+        mean = self.trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")  # of processes
+        self._unread.append((first, mean, rates))
+        # Reading losses back waits for the device: once for all steps, not once a step, and on a
+        # GPU no more often than a person looks.
+        step = first + n_done
+        data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        due = step % data.eval_every == 0 or step == self.max_steps
+        if due or self.device.type == "cpu" or time.perf_counter() - self._last_read > 1:
+            self.read_losses()
         self._measure_speed(windows)
 
     def _nobody_between(self) -> bool:
@@ -155,6 +171,13 @@ class LanguageModule(L.LightningModule):
         total = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
         total.ready += n
         total.completed += n
+
+    def read_losses(self) -> None:
+        """Log the steps whose losses are still on the device."""
+        unread, self._unread = self._unread, []
+        for first, losses, rates in unread:
+            self._record(first, losses.tolist(), rates)
+        self._last_read = time.perf_counter()
 
     def _record(self, first: int, losses: list[float], rates: list[float]) -> None:
         """Keep the mean loss of each step's batches, and log what is due."""
@@ -191,7 +214,7 @@ class LanguageModule(L.LightningModule):
             raise Interrupted(self.stop.signum or signal.SIGTERM, self.global_step)
         idx, targets = shift(batch.windows)
         logits = self.model(idx)
-        nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        nll = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
         places = torch.arange(idx.shape[1], device=idx.device)
         counts = places >= idx.shape[1] - batch.counted[:, None]  # (n, T)
         if batch.metric not in self.losses:
@@ -240,10 +263,11 @@ class LanguageModule(L.LightningModule):
             logger.log_metrics(metrics, step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.read_losses()
         checkpoint.update(self.about)
         checkpoint["since_log"], checkpoint["last_loss"] = list(self._since_log), self.last_loss
         # Where the data share this stream, the datamodule knows better how far they have come.
-        checkpoint["random"] = self._random or _random_states()
+        checkpoint["random"] = self._random or self._random_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning would pick its loops up in mid-epoch, where it counts rounds; what counts here
@@ -257,9 +281,13 @@ class LanguageModule(L.LightningModule):
         self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
         self._random = checkpoint["random"]
 
-
-def _random_states() -> dict[str, Any]:
-    states: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
+    def _random_states(self) -> list[dict[str, Any]]:
+        """Of torch's default generators in each process, by rank."""
+        states: dict[str, Any] = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            states["cuda"] = torch.cuda.get_rng_state_all()
+        if self.trainer.world_size == 1:
+            return [states]
+        everyones: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(everyones, states)
+        return everyones
