@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from lmlab.errors import LabError
 from lmlab.models.attention import MultiHead
-from lmlab.models.gpt import GPT, Block, CausalSelfAttention
+from lmlab.models.gpt import GPT, Block, CausalSelfAttention, attend
 
 
 def gpt(n_layer: int = 2, n_head: int = 4, n_embd: int = 64, dropout: float = 0.0) -> GPT:
