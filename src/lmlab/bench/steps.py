@@ -30,7 +30,11 @@ NOTEBOOK, CAREFUL, PLAIN, OURS = (
     "plain Lightning",
     "lmlab, everything on",
 )
-AT_MOST = {"bigram": {NOTEBOOK: 0.35, CAREFUL: 1.15}, "head": {CAREFUL: 1.15}, "gpt": {CAREFUL: 1.02}}
+AT_MOST = {
+    "bigram": {NOTEBOOK: 0.35, CAREFUL: 1.15},
+    "head": {CAREFUL: 1.15},
+    "gpt": {CAREFUL: 1.02},
+}
 
 # How each contestant ends: seconds for its steps, the last step's loss, and the weights.
 Trained = tuple[float, float, dict[str, Tensor]]
@@ -173,7 +177,9 @@ def run(rounds: int, quick: bool) -> Part:
     part = Part("steps")
     with as_a_user_has_it() as folder:
         for name, overrides in MODELS.items():
-            _measure(part, name, Task(overrides), STEPS[name] // (4 if quick else 1), rounds, folder)
+            _measure(
+                part, name, Task(overrides), STEPS[name] // (4 if quick else 1), rounds, folder
+            )
     return part
 
 
@@ -220,7 +226,9 @@ def _measure(part: Part, name: str, task: Task, n_steps: int, rounds: int, folde
     part.seconds[name] = seconds
     for other in (NOTEBOOK, CAREFUL, PLAIN):
         aim = AT_MOST[name].get(other)
-        part.ratios.append(Ratio(f"{name}: a step of ours / {other}", ratio(seconds, OURS, other), aim))
+        part.ratios.append(
+            Ratio(f"{name}: a step of ours / {other}", ratio(seconds, OURS, other), aim)
+        )
     part.tables.append(
         Table(
             f"{name}: microseconds a step",

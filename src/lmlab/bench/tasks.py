@@ -31,8 +31,9 @@ MODELS = {
 class Task:
     """An experiment's config, ready to be trained by anybody."""
 
-    def __init__(self, overrides: list[str]):
-        self.config = composed(overrides)
+    def __init__(self, overrides: list[str], folder: Path | None = None):
+        """`folder` is for what a contestant keeps."""
+        self.config, self.folder = composed(overrides), folder or Path()
         self.text = build.tokens(self.config)
         self.tokens: Tensor = make_data(self.config, self.text).train_tokens
         shape = self.config["data"]

@@ -285,9 +285,7 @@ class TextDataModule(L.LightningDataModule):
     def full_dataloader(self, metric: str = "val/loss_full") -> FullEval:
         """One deterministic pass over val."""
         _, val = self._splits()
-        return FullEval(
-            metric, val, self.block_size, self.stride, self.vocab_size, *self._share()
-        )
+        return FullEval(metric, val, self.block_size, self.stride, self.vocab_size, *self._share())
 
     def _splits(self) -> tuple[Tensor, Tensor]:
         """Both splits where their windows are to be gathered: in a GPU's memory, if they take

@@ -36,9 +36,7 @@ def draw_starts(
 ) -> Tensor:
     """Where windows start, (n_windows,), as the notebook draws it."""
     device = "cpu" if generator is None else generator.device
-    return torch.randint(
-        len(tokens) - block_size, (n_windows,), generator=generator, device=device
-    )
+    return torch.randint(len(tokens) - block_size, (n_windows,), generator=generator, device=device)
 
 
 def get_batch(
