@@ -10,12 +10,10 @@ PARTS = ("steps", "recipe", "batches", "sampling", "corpus", "startup")
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="What the lab costs beside loops written by hand.")
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; else all")
-    parser.add_argument("--quick", action="store_true", help="a minute or two, rougher figures")
+    parser.add_argument("--quick", action="store_true", help="a few minutes, rougher figures")
     parser.add_argument("--rounds", type=int, help="how often each contestant has its turn")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench.json"))
-    parser.add_argument(
-        "--markdown", action="store_true", help="show --out as the docs do; no runs"
-    )
+    parser.add_argument("--markdown", action="store_true", help="only show --out, as the docs do")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
@@ -25,7 +23,7 @@ if __name__ == "__main__":
 
     if given.markdown:
         where, parts = report.read(given.out)
-        for table in (report.ratios_table(parts), *(t for part in parts for t in part.tables)):
+        for table in report.tables(parts):
             print(f"**{table.title}**\n\n{report.markdown(table)}\n")
         sys.exit()
 
@@ -38,10 +36,5 @@ if __name__ == "__main__":
         except LabError as error:
             sys.exit(f"error: {error}")
         report.write(given.out, where, parts)
-    print(
-        "\n\n".join(
-            report.plain(t)
-            for t in (report.ratios_table(parts), *(t for part in parts for t in part.tables))
-        )
-    )
+    print("\n\n".join(map(report.plain, report.tables(parts))))
     print(f"\nkept in {given.out}")

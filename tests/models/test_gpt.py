@@ -93,10 +93,10 @@ def test_heads_that_do_not_share_evenly_are_refused():
         gpt(n_head=5)
 
 
-@pytest.mark.parametrize(("T", "n_keys"), [(1, 1), (9, 9), (1, 9), (4, 9)])
-def test_attention_in_low_precision_is_the_same_attention(T, n_keys):
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(1, 1), (9, 9), (1, 9), (4, 9)])
+def test_attention_in_low_precision_is_the_same_attention(n_queries, n_keys):
     source = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 3, T, 8, generator=source).bfloat16()
+    query = torch.randn(2, 3, n_queries, 8, generator=source).bfloat16()
     key, value = torch.randn(2, 2, 3, n_keys, 8, generator=source).bfloat16()
     exact = attend(query.float(), key.float(), value.float(), dropout=0.0)
     low = attend(query, key, value, dropout=0.0)

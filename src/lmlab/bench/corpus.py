@@ -100,6 +100,15 @@ def _check_same(folder: Path) -> None:
         raise LabError("the two tokenisers disagree")
 
 
+def _peak_mb() -> float:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:  # a Mac, whose unit is a byte
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # Unlike ru_maxrss it does not begin with what the parent process had.
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
+
+
 def main() -> None:
     """One contestant in a process of its own, whose peak memory is then its own."""
     name, text, out = sys.argv[1:]
@@ -107,10 +116,7 @@ def main() -> None:
     begin = time.perf_counter()
     prepare(Path(text), Path(out))
     took = time.perf_counter() - begin
-    # Kilobytes, but bytes on a Mac.
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    print(json.dumps({"seconds": took, "peak_mb": peak}))
+    print(json.dumps({"seconds": took, "peak_mb": _peak_mb()}))
 
 
 if __name__ == "__main__":

@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lmlab.bench.rounds import Part, Table
+from lmlab.bench.rounds import Part, Ratio, Table
 from lmlab.files import write_atomically
 
 
-def ratios_table(parts: Iterable[Part]) -> Table:
-    """All of them, with what was aimed for."""
+def tables(parts: list[Part]) -> list[Table]:
+    """All ratios, with what was aimed for; then the tables of each part."""
     said = {True: "yes", False: "no", None: ""}
-    return Table(
-        "ratios",
-        ["", "measured", "aim", "reached"],
-        [
-            [ratio.what, f"{ratio.value:.3g}", ratio.aim, said[ratio.reached]]
-            for part in parts
-            for ratio in part.ratios
-        ],
-    )
+    ratios = [
+        [ratio.what, f"{ratio.value:.3g}", ratio.aim, said[ratio.reached]]
+        for part in parts
+        for ratio in part.ratios
+    ]
+    first = Table("ratios", ["", "measured", "aim", "reached"], ratios)
+    return [first, *(table for part in parts for table in part.tables)]
 
 
 def markdown(table: Table) -> str:
@@ -76,8 +73,6 @@ def write(path: Path, where: dict[str, Any], parts: list[Part]) -> None:
 
 def read(path: Path) -> tuple[dict[str, Any], list[Part]]:
     """What `write` wrote."""
-    from lmlab.bench.rounds import Ratio
-
     found = json.loads(path.read_text())
     parts = [
         Part(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -79,9 +80,8 @@ def _measure(model: nn.Module, n_sequences: int, prompt: int, n_new: int, rounds
         made[name] = torch.cat(tokens, dim=1)
         return took
 
-    seconds = interleave(
-        {name: lambda name=name: timed(name) for name in (RECOMPUTE, OURS)}, rounds
-    )
+    names = (RECOMPUTE, OURS)
+    seconds = interleave({name: partial(timed, name) for name in names}, rounds)
     if not torch.equal(made[OURS], made[RECOMPUTE]):
         raise LabError("what is remembered changed a token")
     return seconds

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -129,15 +129,15 @@ class Clock(L.Callback):
         self.seconds = time.perf_counter() - self.begin
 
 
-def plain_lightning(task: Task, n_steps: int, folder: Path) -> Trained:
+def plain_lightning(task: Task, n_steps: int) -> Trained:
     """A usual LightningModule, one step per batch, its logger, bar and checkpoints on."""
     module, clock = PlainModule(task), Clock()
     trainer = L.Trainer(
         max_steps=n_steps,
         max_epochs=1,
         accelerator="cpu",
-        logger=TensorBoardLogger(folder),
-        callbacks=[clock, ModelCheckpoint(folder)],
+        logger=TensorBoardLogger(task.folder),
+        callbacks=[clock, ModelCheckpoint(task.folder)],
         gradient_clip_val=task.clip_norm,
         enable_model_summary=False,
     )
@@ -157,11 +157,11 @@ class OurClock(Clock):
         OurClock.last = self
 
 
-def ours(task: Task, n_steps: int, folder: Path) -> Trained:
+def ours(task: Task, n_steps: int) -> Trained:
     """What `scripts/train.py` does, with TensorBoard, CSV, progress bar and checkpoints."""
     config = {
         **task.config,
-        "output_dir": str(folder),
+        "output_dir": str(task.folder),
         "trainer": {**task.config["trainer"], "max_steps": n_steps},
         "eval": {**task.config["eval"], "every": n_steps, "iters": 1, "protocol": "random"},
         "callbacks": {"clock": {"_target_": f"{OurClock.__module__}.{OurClock.__qualname__}"}},
@@ -177,23 +177,22 @@ def run(rounds: int, quick: bool) -> Part:
     part = Part("steps")
     with as_a_user_has_it() as folder:
         for name, overrides in MODELS.items():
-            _measure(
-                part, name, Task(overrides), STEPS[name] // (4 if quick else 1), rounds, folder
-            )
+            n_steps = STEPS[name] // (4 if quick else 1)
+            _measure(part, name, Task(overrides, folder), n_steps, rounds)
     return part
 
 
-def contestants(task: Task, n_steps: int, folder: Path) -> dict[str, Callable[[], Trained]]:
+def contestants(task: Task, n_steps: int) -> dict[str, Callable[[], Trained]]:
     """By name; each trains `n_steps` from the start."""
     return {
         NOTEBOOK: partial(notebook_loop, task, n_steps),
         CAREFUL: partial(careful_loop, task, n_steps),
-        PLAIN: partial(plain_lightning, task, n_steps, folder),
-        OURS: partial(ours, task, n_steps, folder),
+        PLAIN: partial(plain_lightning, task, n_steps),
+        OURS: partial(ours, task, n_steps),
     }
 
 
-def check_same(task: Task, folder: Path, n_steps: int = 20) -> None:
+def check_same(task: Task, n_steps: int = 20) -> None:
     """Whether all contestants train the same thing.
 
     The fused optimizer is the same in three of them, so loss and weights must agree bit for bit;
@@ -202,33 +201,24 @@ def check_same(task: Task, folder: Path, n_steps: int = 20) -> None:
     Raises:
         LabError: if not.
     """
-    ends = {name: trains() for name, trains in contestants(task, n_steps, folder).items()}
+    ends = {name: trains() for name, trains in contestants(task, n_steps).items()}
     _, loss, weights = ends[CAREFUL]
     for name, (_, other_loss, other) in ends.items():
-        exactly = name != NOTEBOOK
-        tolerance = {"rtol": 0.0, "atol": 0.0} if exactly else {"rtol": 1e-3, "atol": 1e-5}
-        same = torch.allclose(torch.tensor(loss), torch.tensor(other_loss), **tolerance) and all(
-            torch.allclose(weights[key], other[key], **tolerance) for key in weights
+        rtol, atol = (1e-3, 1e-5) if name == NOTEBOOK else (0.0, 0.0)
+        same = math.isclose(loss, other_loss, rel_tol=rtol) and all(
+            torch.allclose(weights[key], other[key], rtol=rtol, atol=atol) for key in weights
         )
         if not same:
-            raise LabError(f"{name} does not train what a careful loop trains")
+            raise LabError(f"{name} does not train what {CAREFUL} trains")
 
 
-def _measure(part: Part, name: str, task: Task, n_steps: int, rounds: int, folder: Path) -> None:
-    check_same(task, folder)  # and all are warm now
-    seconds = interleave(
-        {
-            who: lambda trains=trains: trains()[0]
-            for who, trains in contestants(task, n_steps, folder).items()
-        },
-        rounds,
-    )
-    part.seconds[name] = seconds
+def _measure(part: Part, name: str, task: Task, n_steps: int, rounds: int) -> None:
+    check_same(task)  # and all are warm now
+    turns = {who: partial(_seconds, trains) for who, trains in contestants(task, n_steps).items()}
+    part.seconds[name] = seconds = interleave(turns, rounds)
     for other in (NOTEBOOK, CAREFUL, PLAIN):
-        aim = AT_MOST[name].get(other)
-        part.ratios.append(
-            Ratio(f"{name}: a step of ours / {other}", ratio(seconds, OURS, other), aim)
-        )
+        what = f"{name}: a step of ours / {other}"
+        part.ratios.append(Ratio(what, ratio(seconds, OURS, other), AT_MOST[name].get(other)))
     part.tables.append(
         Table(
             f"{name}: microseconds a step",
@@ -244,3 +234,7 @@ def _measure(part: Part, name: str, task: Task, n_steps: int, rounds: int, folde
             ],
         )
     )
+
+
+def _seconds(trains: Callable[[], Trained]) -> float:
+    return trains()[0]

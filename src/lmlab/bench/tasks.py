@@ -78,7 +78,7 @@ def composed(overrides: list[str]) -> dict[str, Any]:
 def as_a_user_has_it() -> Iterator[Path]:
     """A folder for runs, and a terminal for the progress bar that nobody has to look at."""
     before = os.environ.get("FORCE_COLOR"), console.file
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
         os.environ["FORCE_COLOR"] = "1"  # rich takes it for a terminal, and draws
         console.file = nowhere
         try:

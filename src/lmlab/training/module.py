@@ -157,7 +157,7 @@ class LanguageModule(L.LightningModule):
         return (
             type(strategy) is SingleDeviceStrategy
             and getattr(strategy.precision_plugin, "scaler", None) is None
-            and type(self.trainer.profiler) is PassThroughProfiler
+            and type(self.trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
             and not any(is_overridden(hook, self, L.LightningModule) for hook in AROUND_A_STEP)
             and not any(
                 is_overridden(hook, callback, L.Callback)
