@@ -8,13 +8,13 @@ steadier than a ratio of medians.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 Seconds = dict[str, list[float]]  # contestant -> what it took in each round
 
 
-def interleave(contestants: dict[str, Callable[[], float]], rounds: int) -> Seconds:
+def interleave(contestants: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
     """Let every contestant time itself once a round; a turn's order moves on by one each round."""
     names = list(contestants)
     seconds: Seconds = {name: [] for name in names}

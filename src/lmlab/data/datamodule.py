@@ -126,6 +126,8 @@ class RandomEval:
     iters: int
     vocab_size: int
     seed: int
+    rank: int = 0  # of `world_size` processes: each takes its share of every batch, as in training
+    world_size: int = 1
 
     def __len__(self) -> int:
         at_a_time = evaluated_at_a_time(self.block_size, self.vocab_size)
@@ -134,8 +136,10 @@ class RandomEval:
     def __iter__(self) -> Iterator[EvalBatch]:
         source = generator(self.seed, "eval")
         at_a_time = evaluated_at_a_time(self.block_size, self.vocab_size)
+        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        drawn = self.batch_size * self.world_size
         for metric, tokens in self.splits.items():
-            batches = draw_windows(tokens, self.iters, self.batch_size, self.block_size, source)
+            batches = draw_windows(tokens, self.iters, drawn, self.block_size, source)[:, mine]
             for windows in batches.flatten(0, 1).split(at_a_time):
                 counted = torch.full((len(windows),), self.block_size, device=windows.device)
                 yield EvalBatch(metric, windows, counted)
@@ -279,7 +283,13 @@ class TextDataModule(L.LightningDataModule):
         train, val = self._splits()
         splits = {"val/loss": val, "train/loss_eval": train}
         return RandomEval(
-            splits, self.batch_size, self.block_size, self.eval_iters, self.vocab_size, self.seed
+            splits,
+            self.batch_size,
+            self.block_size,
+            self.eval_iters,
+            self.vocab_size,
+            self.seed,
+            *self._share(),
         )
 
     def full_dataloader(self, metric: str = "val/loss_full") -> FullEval:
