@@ -21,10 +21,13 @@ from lmlab.train import make_data
 from lmlab.training.optim import configure
 
 NOTEBOOK = ["data.batch_size=32", "data.block_size=8", "optimizer.lr=1e-3"]
+NANOGPT = ["data.batch_size=12", "data.block_size=64", "optimizer.lr=1e-3"]
+NANOGPT += ["optimizer.betas=[0.9,0.99]", "optimizer.weight_decay=0.1"]
+NANOGPT += ["trainer.gradient_clip_val=1.0"]
 MODELS = {
     "bigram": ["model=bigram", *NOTEBOOK, "data.steps_per_batch=100"],
     "head": ["model=head", *NOTEBOOK, "data.steps_per_batch=25"],
-    "gpt": ["experiment=nanogpt/cpu", "schedule=constant"],
+    "gpt": ["model=gpt", *NANOGPT],  # its schedule is left to part 2
 }
 
 

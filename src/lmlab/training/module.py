@@ -97,7 +97,7 @@ class LanguageModule(L.LightningModule):
         optimizer: Any = self.optimizers()
         groups = optimizer.param_groups
         base_rates = [group.setdefault("initial_lr", group["lr"]) for group in groups]
-        parameters = [p for group in groups for p in group["params"]]
+        parameters = list(self.model.parameters())
         backward, update = self.manual_backward, optimizer.step
         bare = self._nobody_between()
         if bare:
