@@ -195,8 +195,8 @@ def contestants(task: Task, n_steps: int) -> dict[str, Callable[[], Trained]]:
 def check_same(task: Task, n_steps: int = 20) -> None:
     """Whether all contestants train the same thing.
 
-    Ours and a careful loop's losses and weights must agree bit for bit; the notebook's optimizer and
-    Lightning's clipping add up in another order, so theirs up to rounding.
+    Ours and a careful loop's losses and weights must agree bit for bit; the notebook's optimizer
+    and Lightning's clipping add up in another order, so theirs up to rounding.
 
     Raises:
         LabError: if not.
