@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup train test test-slow lint board lock clean
+.PHONY: setup train test test-slow lint bench board lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -31,6 +31,9 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+bench: $(READY) # beside loops written by hand; ARGS='steps --quick' for less
+	@$(BIN)/python scripts/bench.py $(ARGS)
 
 board: $(READY) # TensorBoard on every run; ctrl-c ends it
 	@$(BIN)/python scripts/board.py $(ARGS)

@@ -162,6 +162,9 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    # Threads that wait for each other soon stop spinning, which must be said before torch is there.
+    # Alone on the machine a step takes 6 % longer for it; beside another busy process half as long.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     typed = [word.partition("=") for word in sys.argv[1:]]
     given = {key: value for key, equals, value in typed if equals and key in texts}
     words = [word for word in sys.argv[1:] if word.partition("=")[0] not in given]

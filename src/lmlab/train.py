@@ -176,8 +176,6 @@ def make_module(
     model = build.model(config, text.tokenizer.vocab_size)
     if config["trainer"]["compile"]:
         model.compile()  # in place, so that the weights keep their names
-    if own_stream:
-        torch.manual_seed(derive(config["seed"], "dropout"))  # what is left of the default stream
     return LanguageModule(
         model,
         build.optimizer(config),
@@ -187,6 +185,7 @@ def make_module(
         accumulate=config["trainer"]["accumulate_grad_batches"],
         clip_norm=config["trainer"]["gradient_clip_val"],
         log_every=config["trainer"]["log_every_n_steps"],
+        dropout_seed=derive(config["seed"], "dropout") if own_stream else None,
         about={
             "config": config,
             "tokenizer": text.tokenizer.to_json(),

@@ -115,6 +115,7 @@ class Checkpoints(L.Callback):
                 f"weights became infinite or NaN by step {trainer.global_step}, before the loss "
                 f"showed it; {module.what_to_try()}"
             )
+        module.read_losses()
         for logger in trainer.loggers:
             logger.save()  # the curves reach at least as far as the checkpoint
         trainer.save_checkpoint(self.run.step_checkpoint(trainer.global_step))
