@@ -118,7 +118,8 @@ def search(
                 _tell(study, trial, result, settings)
             results += batch
             statuses = {result.status for result in batch}
-            if statuses & {"skipped", "planned"} or (config.sweep.fail_fast and statuses & set(FAILED)):
+            ends = {"skipped", "planned", *(FAILED if config.sweep.fail_fast else ())}
+            if statuses & ends:
                 break  # the trials that were not begun are taken up by the next start
         _say_best(study, settings)
     if not results:
