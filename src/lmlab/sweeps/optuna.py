@@ -118,8 +118,8 @@ def search(
                 _tell(study, trial, result, settings)
             results += batch
             statuses = {result.status for result in batch}
-            ends = {"skipped", "planned", *(FAILED if config.sweep.fail_fast else ())}
-            if statuses & ends:
+            stopping = {"skipped", "planned", *(FAILED if config.sweep.fail_fast else ())}
+            if statuses & stopping:
                 break  # the trials that were not begun are taken up by the next start
         _say_best(study, settings)
     if not results:
