@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup train test test-slow lint board lock clean
+.PHONY: setup train test test-slow lint bench board lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -22,7 +22,7 @@ train: $(READY) # a small GPT on tinyshakespeare
 	@$(BIN)/python scripts/train.py experiment=quickstart
 
 test: $(READY)
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(READY) # the proofs that take minutes: many kills, whole experiments
 	@$(BIN)/python -m pytest -m slow $(ARGS)
@@ -32,9 +32,11 @@ lint: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+bench: $(READY) # beside loops written by hand; ARGS='steps --quick' for less
+	@$(BIN)/python scripts/bench.py $(ARGS)
+
 board: $(READY) # TensorBoard on every run; ctrl-c ends it
-	@echo "open http://localhost:6006/?smoothing=0&tagFilter=loss#timeseries"
-	@$(BIN)/tensorboard --logdir outputs --host localhost --port 6006 --samples_per_plugin text=100,images=100
+	@$(BIN)/python scripts/board.py $(ARGS)
 
 lock: # pin what pyproject.toml allows, for the oldest Python that is supported
 	python3.11 -m venv .venv-lock

@@ -10,7 +10,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from lmlab.runs import Run
 from lmlab.training.state import newest_whole
 
-NOISY = "train/tokens_per_second"  # the one metric that a clock decides
+NOISY = ("train/tokens_per_second", "train/seconds")  # the metrics that a clock decides
 
 
 def checkpoint(run: Run) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 def curves(run: Run) -> list[dict[str, str]]:
     with (run.path / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != NOISY} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k not in NOISY} for row in csv.DictReader(file)]
 
 
 def tensorboard(run: Run) -> dict[str, list[tuple[int, Any]]]:
@@ -34,7 +34,7 @@ def tensorboard(run: Run) -> dict[str, list[tuple[int, Any]]]:
     return {
         tag: [(e.step, make_ndarray(e.tensor_proto).tolist()) for e in events.Tensors(tag)]
         for tag in events.Tags()["tensors"]
-        if tag != NOISY
+        if tag not in NOISY
     }
 
 

@@ -1,6 +1,7 @@
 """Logits to tokens to text: what is kept, what is drawn, and when it is handed over."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -11,8 +12,12 @@ from torch import nn
 
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer
 from lmlab.generation import generate, probabilities, stream_text
+from lmlab.models.attention import Head, MultiHead, ProjectedMultiHead
+from lmlab.models.averaging import Average
 from lmlab.models.bigram import Bigram
 from lmlab.models.gpt import GPT
+from lmlab.models.ngram import NGram
+from lmlab.models.transformer import Block, FeedForward, PreNormBlock, Stack, WideFeedForward
 
 temperatures = st.floats(0.5, 10)  # with these logits no probability is too small for a float32
 
@@ -183,7 +188,7 @@ def test_each_token_is_handed_over_before_the_next_is_computed():
         assert token.dtype == torch.int64
         assert len(widths) == n
         assert torch.is_grad_enabled()  # who consumes the tokens may train meanwhile
-    assert widths == [6, 7, 8, 8]
+    assert widths == [6, 1, 1, 8]
 
 
 def test_the_likeliest_path_needs_no_luck():
@@ -238,3 +243,118 @@ def test_text_comes_while_tokens_are_still_being_made():
     tokenizer = CharTokenizer("abc")
     tokens = itertools.cycle([0, 1, 2])  # without end
     assert "".join(itertools.islice(stream_text(tokenizer, tokens), 7)) == "abcabca"
+
+
+# --- what a model remembers ------------------------------------------------------------------
+
+V, BLOCK = 11, 24
+
+
+def strong(model: nn.Module) -> nn.Module:
+    """Opinions that tell contexts apart, so that a lost one would show."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.4)
+    return model.eval()
+
+
+def ladder() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    attention = partial(MultiHead, n_head=2)
+    layers = {
+        "bag of words": Average,
+        "head": Head,
+        "unscaled": partial(Head, scaled=False),
+        "block": partial(Block, attention=attention, feed_forward=FeedForward),
+        "pre-norm": partial(
+            PreNormBlock,
+            attention=partial(ProjectedMultiHead, n_head=2),
+            feed_forward=WideFeedForward,
+        ),
+    }
+    models: dict[str, nn.Module] = {
+        name: Stack(V, BLOCK, n_embd=8, n_layer=2, layer=layer) for name, layer in layers.items()
+    }
+    models |= {"gpt": GPT(V, BLOCK, n_layer=2, n_head=2, n_embd=8), "bigram": Bigram(V, BLOCK)}
+    for order in (1, 2, 4):
+        counts = models[f"{order}-gram"] = NGram(V, BLOCK, order=order)
+        counts.fit(torch.randint(V, (300,), generator=seeded(3)))
+    return {name: strong(model) for name, model in models.items()}
+
+
+LADDER = ladder()
+
+
+def recomputed(model: nn.Module, idx: torch.Tensor, n: int, seeds: list[int]) -> torch.Tensor:
+    """One sequence and one token at a time, all of it anew: the definition."""
+    rows = []
+    for row, seed in zip(idx, seeds, strict=True):
+        whole, source = row[None], seeded(seed)
+        for _ in range(n):
+            with torch.no_grad():
+                probs = model(whole[:, -BLOCK:])[:, -1].softmax(-1)
+            whole = torch.cat([whole, torch.multinomial(probs, 1, generator=source)], dim=1)
+        rows.append(whole[:, -n:])
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("name", LADDER)
+@pytest.mark.parametrize("prompt", [1, 7, BLOCK - 1, BLOCK, BLOCK + 5])
+def test_what_is_remembered_changes_no_token_up_to_the_block_size_and_past_it(name, prompt):
+    model, n, seeds = LADDER[name], BLOCK + 10, [5, 6, 7]
+    idx = torch.randint(V, (3, prompt), generator=seeded(1))
+    ours = continuation(model, idx, n, generator=[seeded(s) for s in seeds])
+    assert torch.equal(ours, recomputed(model, idx, n, seeds))
+
+
+@pytest.mark.parametrize("name", ["gpt", "pre-norm"])
+def test_a_sequence_does_not_depend_on_those_beside_it(name):
+    model, idx = LADDER[name], torch.zeros(1, 1, dtype=torch.int64)
+    many = continuation(model, idx.expand(64, 1), 40, generator=[seeded(s) for s in range(64)])
+    for s in (0, 1, 40, 63):
+        assert torch.equal(continuation(model, idx, 40, generator=[seeded(s)])[0], many[s])
+
+
+@pytest.mark.parametrize("name", ["gpt", "head", "bag of words"])
+def test_each_new_token_costs_one_position(name):
+    model, seen = LADDER[name], []
+    with model.register_forward_hook(lambda module, args, logits: seen.append(args[0].shape[1])):
+        continuation(model, torch.zeros(2, 5, dtype=torch.int64), BLOCK, generator=seeded(0))
+    assert seen == [5, *[1] * (BLOCK - 5), *[BLOCK] * 4]
+
+
+class LooksBack(nn.Module):
+    """Somebody's own layer, which knows nothing of remembering."""
+
+    def __init__(self, n_embd: int):
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.cumsum(dim=1)
+
+
+class LoudBlock(Block):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + x.mean(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [LooksBack, partial(LoudBlock, attention=Head, feed_forward=FeedForward)],
+    ids=["layer", "subclass"],
+)
+def test_a_layer_of_ones_own_is_always_given_everything(layer):
+    torch.manual_seed(2)
+    model = strong(Stack(V, BLOCK, n_embd=8, n_layer=1, layer=layer))
+    idx = torch.zeros(1, 1, dtype=torch.int64)
+    ours = continuation(model, idx, 30, generator=[seeded(1)])
+    assert torch.equal(ours, recomputed(model, idx, 30, [1]))
+
+
+def test_a_model_is_as_ever_between_two_tokens():
+    model, idx = LADDER["gpt"], torch.arange(6)[None]
+    before = model(idx)
+    tokens = generate(model, idx, 8, generator=seeded(0))
+    for _ in range(3):
+        next(tokens)
+        assert torch.equal(model(idx), before)

@@ -95,4 +95,6 @@ def optimizer(config: dict[str, Any]) -> partial[Any]:
 
 def schedule(config: dict[str, Any]) -> partial[float]:
     """The learning-rate schedule of a config: (step, max_steps) -> multiplier."""
-    return part({**config["schedule"], "_partial_": True}, "schedule", float)
+    deferred = part({**config["schedule"], "_partial_": True}, "schedule", float)
+    # Hydra's own partial goes through its list of forbidden targets at every call: 0.2 ms a step.
+    return partial(deferred.func, *deferred.args, **deferred.keywords)

@@ -54,6 +54,8 @@ def quiet_libraries() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()  # its own handler would double every line
         logger.setLevel(logging.WARNING)
+    # A resumed run has TensorBoard purge what was written after its checkpoint, as it should.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     for message in (
         r".*does not have many workers.*",
         r".*`LightningModule\.configure_optimizers` returned `None`.*",

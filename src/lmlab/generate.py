@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,11 +14,14 @@ from lmlab.generation import stream_text
 from lmlab.runs import Run
 from lmlab.training.state import Trained, restore
 
+AT_A_TIME = 64  # samples made beside each other
+
 
 def generate(config: dict[str, Any]) -> list[str]:
     """Print `samples` continuations of the prompt, prompt included; returns them.
 
     Each sample has a generator of its own, so the third is the same however many are asked for.
+    They are made beside each other; the first is printed as it comes, the others follow.
 
     Raises:
         LabError: if there is no such run or checkpoint, or the prompt cannot be encoded.
@@ -25,28 +29,45 @@ def generate(config: dict[str, Any]) -> list[str]:
     quiet_libraries()
     trained = restore(Run.open(config["run"]), config["checkpoint"])
     prompt = _encode(trained, config["prompt"])
-    texts = []
-    for i in range(config["samples"]):
-        if config["samples"] > 1:
-            console.rule(f"sample {i + 1}", style="dim")
-        source = torch.Generator().manual_seed(config["seed"] + i)
+    seeds = range(config["seed"], config["seed"] + config["samples"])
+    texts: list[str] = []
+    for start in range(0, len(seeds), AT_A_TIME):
+        sources = [torch.Generator().manual_seed(s) for s in seeds[start : start + AT_A_TIME]]
         tokens = sample_tokens(
             trained.model,
-            prompt,
+            prompt.expand(len(sources), -1),
             config["max_new_tokens"],
             temperature=config["temperature"],
             top_k=config["top_k"],
             top_p=config["top_p"],
-            generator=source,
+            generator=sources,
         )
-        text = config["prompt"] or ""
-        _print(text)
-        for piece in stream_text(trained.tokenizer, (int(token) for token in tokens)):
-            _print(piece)
-            text += piece
-        _print("\n")
-        texts.append(text)
+        others: list[list[int]] = [[] for _ in sources[1:]]
+        for row in (_shared_out(tokens, others), *others):
+            texts.append(_show(trained, config, row, number=len(texts) + 1))
     return texts
+
+
+def _shared_out(tokens: Iterable[torch.Tensor], others: list[list[int]]) -> Iterator[int]:
+    """The first sequence's tokens as they come, while those of the others are put aside."""
+    for column in tokens:
+        first, *rest = column.flatten().tolist()
+        for kept, token in zip(others, rest, strict=True):
+            kept.append(token)
+        yield first
+
+
+def _show(trained: Trained, config: dict[str, Any], tokens: Iterable[int], number: int) -> str:
+    """Print one sample; returns it."""
+    if config["samples"] > 1:
+        console.rule(f"sample {number}", style="dim")
+    text = config["prompt"] or ""
+    _print(text)
+    for piece in stream_text(trained.tokenizer, tokens):
+        _print(piece)
+        text += piece
+    _print("\n")
+    return text
 
 
 def _encode(trained: Trained, prompt: str | None) -> torch.Tensor:

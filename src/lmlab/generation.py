@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmlab.data.tokenizer import Tokenizer
+from lmlab.models.memory import Memory
 
 
 def probabilities(
@@ -47,22 +48,45 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> Iterator[Tensor]:
     """Continue idx (B, T), one token (B, 1) at a time, as they are sampled.
 
-    The model, which should be in eval mode, sees the last block_size tokens. `generator=None` is
-    torch's default generator.
+    The model, which should be in eval mode, sees the last block_size tokens. Up to there a model
+    that can is given only what is new (`models.memory`). Beyond, every token has another place in
+    the window and all is computed anew, as it is for models that cannot.
+
+    `generator=None` is torch's default generator. With a generator for each sequence, a sequence
+    does not depend on how many others are sampled beside it.
     """
     block_size: Any = model.block_size
+    sees: Any = getattr(model, "sees", block_size)
+    memory = Memory.of(model)
+    # A compiled model would be compiled anew for every length.
+    forward = model if model._compiled_call_impl is None else model.forward
+    n_read = 0
     for _ in range(max_new_tokens):
-        logits = model(idx[:, -block_size:])[:, -1]  # (B, vocab_size)
+        if memory is not None and idx.shape[1] <= block_size:
+            with memory:
+                logits = forward(idx[:, n_read:])[:, -1]  # (B, vocab_size)
+            n_read = idx.shape[1]
+        else:
+            logits = forward(idx[:, -sees:])[:, -1]
         probs = probabilities(logits.float(), temperature, top_k, top_p)
-        if generator is not None:
-            probs = probs.to(generator.device)  # the same text whatever computed the logits
-        token = torch.multinomial(probs, 1, generator=generator).to(idx.device)
+        token = _draw(probs, generator).to(idx.device)
         idx = torch.cat([idx, token], dim=1)
         yield token
+
+
+def _draw(probs: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    """A token (B, 1) for each row of probs (B, vocab_size)."""
+    if generator is None or isinstance(generator, torch.Generator):
+        # Drawn where the generator is: the same text whatever computed the logits.
+        probs = probs if generator is None else probs.to(generator.device)
+        return torch.multinomial(probs, 1, generator=generator)
+    probs = probs.to(generator[0].device)
+    rows = zip(probs, generator, strict=True)
+    return torch.stack([torch.multinomial(row, 1, generator=source) for row, source in rows])
 
 
 def stream_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:

@@ -45,10 +45,12 @@ NOT_IN_FINGERPRINT = (
     "dry_run",
     "sweep",
     "logger",
+    "callbacks.pictures",
+    "callbacks.projector",
+    "callbacks.histograms",
     "checkpoint",
     "data.steps_per_batch",
     "trainer.accelerator",
-    "trainer.devices",
     "trainer.strategy",
     "trainer.log_every_n_steps",
 )

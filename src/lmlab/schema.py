@@ -220,6 +220,25 @@ class Linear(Constant):
     final: Fraction
 
 
+# --- callbacks -------------------------------------------------------------------------------
+
+
+class Pictures(Target):
+    TARGET = "lmlab.training.pictures.Pictures"
+    every: CountOrZero
+    tokens: Count
+    pairs: Count
+
+
+class Projector(Target):
+    TARGET = "lmlab.training.projector.Projector"
+
+
+class Histograms(Target):
+    TARGET = "lmlab.training.histograms.Histograms"
+    every: CountOrZero
+
+
 # --- the three commands ----------------------------------------------------------------------
 
 
@@ -284,7 +303,7 @@ class Train(Node):
     optimizer: one_of(SGD, Adagrad, RMSprop, Adam, AdamW)  # type: ignore[valid-type]
     schedule: one_of(Constant, Cosine, Linear)  # type: ignore[valid-type]
     trainer: Trainer
-    callbacks: dict[str, Custom]
+    callbacks: dict[str, one_of(Pictures, Projector, Histograms)]  # type: ignore[valid-type]
     logger: Logger
     seed: Seed
     streams: Literal["separate", "global"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmlab import build
@@ -24,8 +25,10 @@ from lmlab.models.ngram import NGram
 from lmlab.runs import LOG, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
 from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, Sample
-from lmlab.training.loggers import EventFiles, loggers
+from lmlab.training.loggers import begin, end, event_files, loggers
 from lmlab.training.module import LanguageModule
+from lmlab.training.pictures import Pictures
+from lmlab.training.projector import Projector
 from lmlab.training.pruning import Pruning
 from lmlab.training.state import AtomicCheckpointIO, newest_whole
 from lmlab.training.stopping import Interrupted, Pruned, Stop
@@ -73,7 +76,11 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
             parameters=sum(p.numel() for p in module.model.parameters()),
         )
         _introduce(config, data, module, run, start)
-        _record_outcome(run, lambda: _fit(config, data, module, callbacks, run, start))
+        curves = loggers(config, run.path, None if start is None else start.step)
+        try:
+            _record_outcome(run, lambda: _fit(config, data, module, callbacks, run, start, curves))
+        finally:
+            end(curves, run.record["status"])
     return run
 
 
@@ -111,7 +118,8 @@ def _help_to_train(config: dict[str, Any]) -> Run:
     data, module = make_data(config, text), make_module(config, text, stop)
     with stop.listening():
         start = _start(run) if run.checkpoints() else None
-        _fit(config, data, module, _callbacks(config, text), run, start)
+        curves = loggers(config, run.path, None if start is None else start.step)
+        _fit(config, data, module, _callbacks(config, text), run, start, curves)
     return run
 
 
@@ -168,8 +176,6 @@ def make_module(
     model = build.model(config, text.tokenizer.vocab_size)
     if config["trainer"]["compile"]:
         model.compile()  # in place, so that the weights keep their names
-    if own_stream:
-        torch.manual_seed(derive(config["seed"], "dropout"))  # what is left of the default stream
     return LanguageModule(
         model,
         build.optimizer(config),
@@ -179,6 +185,7 @@ def make_module(
         accumulate=config["trainer"]["accumulate_grad_batches"],
         clip_norm=config["trainer"]["gradient_clip_val"],
         log_every=config["trainer"]["log_every_n_steps"],
+        dropout_seed=derive(config["seed"], "dropout") if own_stream else None,
         about={
             "config": config,
             "tokenizer": text.tokenizer.to_json(),
@@ -195,6 +202,7 @@ def _fit(
     callbacks: list[L.Callback],
     run: Run,
     start: Start | None,
+    curves: list[Logger],
 ) -> None:
     """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
     settings = config["trainer"]
@@ -211,7 +219,7 @@ def _fit(
         # What is kept, once all else is done; a report to a trial comes before, so that none is
         # missing where training goes on from a checkpoint.
         callbacks=[*callbacks, Bar(), recorder, *([Pruning(trial)] if trial else []), keeper],
-        logger=loggers(config, run.path, None if start is None else start.step),
+        logger=curves,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.path,
         enable_progress_bar=False,
@@ -220,13 +228,13 @@ def _fit(
         use_distributed_sampler=False,
         log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
+    begin(curves, module, data.tokens_per_step * trainer.world_size, run.record["started"])
     if isinstance(module.model, NGram):  # it counts: there is no gradient to descend
         module.model.fit(data.train_tokens)
     elif settings["max_steps"]:
         trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint if start else None)
-    for logger in trainer.loggers:
-        if isinstance(logger, EventFiles):
-            logger.begin_end()
+    for logger in event_files(trainer.loggers):
+        logger.begin_end()
     if recorder.step != trainer.global_step:  # the end does not fall on an evaluation
         if trainer.global_step:
             keeper.save(trainer, module)  # from here on only evaluations can be interrupted
@@ -246,6 +254,8 @@ def _callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback
     sample_seed = seed if config["streams"] == "separate" else None
     more: dict[type, dict[str, Any]] = {
         Sample: {"tokenizer": text.tokenizer, "seed": sample_seed},
+        Pictures: {"tokenizer": text.tokenizer},
+        Projector: {"tokenizer": text.tokenizer},
         NotebookCells: {"seed": seed},
     }
     by_name = {f"{kind.__module__}.{kind.__qualname__}": given for kind, given in more.items()}

@@ -14,6 +14,7 @@ from torch import Tensor
 from lmlab.data.datamodule import FullEval, RandomEval, TextDataModule, TrainBatches
 from lmlab.data.windows import get_batch
 from lmlab.errors import LabError
+from lmlab.streams import generator
 
 IDS = np.arange(100, dtype="u1")
 counts = st.integers(1, 20)
@@ -61,7 +62,7 @@ def test_a_split_too_short_for_a_window_is_refused(val_fraction: float, split: s
 def test_a_split_of_a_single_window_is_enough() -> None:
     data = TextDataModule(IDS, 256, batch_size=2, block_size=9, val_fraction=0.1)
     assert [batch.windows.tolist() for batch in data.full_dataloader()] == [[[*range(90, 100)]]]
-    assert next(iter(data.val_dataloader())).windows.tolist() == [[*range(90, 100)]] * 2
+    assert next(iter(data.val_dataloader())).windows.tolist() == [[*range(90, 100)]] * 2 * 50
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -142,14 +143,34 @@ def test_random_evaluation_looks_at_the_same_windows_each_time() -> None:
     evaluation = module_with().val_dataloader()
     assert isinstance(evaluation, RandomEval)
     first, again = list(evaluation), list(evaluation)
-    assert len(evaluation) == len(first) == 8
-    assert [batch.metric for batch in first] == ["val/loss"] * 4 + ["train/loss_eval"] * 4
+    assert len(evaluation) == len(first) == 2
+    assert [batch.metric for batch in first] == ["val/loss", "train/loss_eval"]
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one.windows, other.windows)
-        assert one.windows.shape == (3, 6)
-        assert one.counted.tolist() == [5, 5, 5]
+        assert one.windows.shape == (12, 6)
+        assert one.counted.tolist() == [5] * 12
         assert (one.windows.min() >= 900) == (one.metric == "val/loss")
-    assert len({tuple(batch.windows[:, 0].tolist()) for batch in first}) == 8
+        assert len(set(one.windows[:, 0].tolist())) > 6
+
+
+@given(
+    batch_size=counts,
+    block_size=counts,
+    iters=counts,
+    vocab_size=st.sampled_from([65, 50_000, 1 << 20, 1 << 30]),
+)
+def test_random_evaluation_takes_iters_batches_of_each_split_however_many_at_a_time(
+    batch_size: int, block_size: int, iters: int, vocab_size: int
+) -> None:
+    splits = {"val/loss": torch.arange(50), "train/loss_eval": torch.arange(50, 100)}
+    evaluation = RandomEval(splits, batch_size, block_size, iters, vocab_size, seed=3)
+    batches = list(evaluation)
+    assert len(evaluation) == len(batches)
+    source = generator(3, "eval")
+    for metric, tokens in splits.items():
+        windows = torch.cat([batch.windows for batch in batches if batch.metric == metric])
+        for some in windows.view(iters, batch_size, block_size + 1):
+            assert torch.equal(some[:, :-1], get_batch(tokens, batch_size, block_size, source)[0])
 
 
 def test_random_evaluation_depends_on_the_seed_alone() -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from lmlab.errors import LabError
 from lmlab.models.attention import MultiHead
-from lmlab.models.gpt import GPT, Block, CausalSelfAttention
+from lmlab.models.gpt import GPT, Block, CausalSelfAttention, attend
 
 
 def gpt(n_layer: int = 2, n_head: int = 4, n_embd: int = 64, dropout: float = 0.0) -> GPT:
@@ -91,3 +91,14 @@ def test_fused_attention_is_the_written_out_heads_projected():
 def test_heads_that_do_not_share_evenly_are_refused():
     with pytest.raises(LabError, match=r"n_embd=64 is not divisible by n_head=5"):
         gpt(n_head=5)
+
+
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(1, 1), (9, 9), (1, 9), (4, 9)])
+def test_attention_in_low_precision_is_the_same_attention(n_queries, n_keys):
+    source = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 3, n_queries, 8, generator=source).bfloat16()
+    key, value = torch.randn(2, 2, 3, n_keys, 8, generator=source).bfloat16()
+    exact = attend(query.float(), key.float(), value.float(), dropout=0.0)
+    low = attend(query, key, value, dropout=0.0)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), exact, rtol=0.02, atol=0.02)

@@ -16,7 +16,10 @@ from lmlab.data.windows import draw_starts, draw_windows, full_pass
 from lmlab.errors import LabError
 from lmlab.streams import generator
 
-EVAL_LOGITS = 1 << 22  # at most this many logits at a time in a full pass: 16 MB of float32
+# Evaluated at a time, whatever the batch size of training: enough that the Trainer's loop does not
+# show, and few enough that what a layer hands to the next is still in the cache.
+EVAL_TOKENS = 1 << 12
+EVAL_LOGITS = 1 << 22  # 16 MB of float32: a limit for large vocabularies
 
 
 class EvalBatch(NamedTuple):
@@ -25,6 +28,11 @@ class EvalBatch(NamedTuple):
     metric: str  # val/loss, val/loss_full or train/loss_eval
     windows: Tensor  # (n, block_size + 1), int64
     counted: Tensor  # (n,): how many of each window's last predictions count
+
+
+def evaluated_at_a_time(block_size: int, vocab_size: int) -> int:
+    """How many windows."""
+    return max(1, min(EVAL_TOKENS, EVAL_LOGITS // vocab_size) // block_size)
 
 
 @dataclass
@@ -108,24 +116,32 @@ class RandomEval:
     """The lecture's protocol: `iters` random batches of each split.
 
     They come from a generator of their own that starts afresh each time: evaluations look at the
-    same windows, so a curve moves because the model does, and training is not touched.
+    same windows, so a curve moves because the model does, and training is not touched. All windows
+    weigh the same, so how many are evaluated at a time is a matter of speed alone.
     """
 
     splits: dict[str, Tensor]  # metric -> tokens
     batch_size: int
     block_size: int
     iters: int
+    vocab_size: int
     seed: int
+    rank: int = 0  # of `world_size` processes: each takes its share of every batch, as in training
+    world_size: int = 1
 
     def __len__(self) -> int:
-        return len(self.splits) * self.iters
+        at_a_time = evaluated_at_a_time(self.block_size, self.vocab_size)
+        return len(self.splits) * math.ceil(self.iters * self.batch_size / at_a_time)
 
     def __iter__(self) -> Iterator[EvalBatch]:
         source = generator(self.seed, "eval")
-        counted = torch.full((self.batch_size,), self.block_size)
+        at_a_time = evaluated_at_a_time(self.block_size, self.vocab_size)
+        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        drawn = self.batch_size * self.world_size
         for metric, tokens in self.splits.items():
-            batches = draw_windows(tokens, self.iters, self.batch_size, self.block_size, source)
-            for windows in batches:
+            batches = draw_windows(tokens, self.iters, drawn, self.block_size, source)[:, mine]
+            for windows in batches.flatten(0, 1).split(at_a_time):
+                counted = torch.full((len(windows),), self.block_size, device=windows.device)
                 yield EvalBatch(metric, windows, counted)
 
 
@@ -143,7 +159,7 @@ class FullEval:
 
     @property
     def batch_size(self) -> int:
-        return max(1, EVAL_LOGITS // (self.block_size * self.vocab_size))
+        return evaluated_at_a_time(self.block_size, self.vocab_size)
 
     def __len__(self) -> int:
         n_windows = 1 + math.ceil((len(self.tokens) - 1 - self.block_size) / self.stride)
@@ -186,7 +202,8 @@ class TextDataModule(L.LightningDataModule):
             LabError: if a split is too short for a single window.
         """
         super().__init__()
-        tokens = torch.from_numpy(ids)
+        self.tokens = tokens = torch.from_numpy(ids)
+        self._on_gpu: Tensor | None = None
         n_train = int((1 - val_fraction) * len(tokens))
         self.train_tokens, self.val_tokens = tokens[:n_train], tokens[n_train:]
         for split, part in (("train", self.train_tokens), ("val", self.val_tokens)):
@@ -210,6 +227,11 @@ class TextDataModule(L.LightningDataModule):
         self.start_step = 0
         self.start_state: Tensor | None = None
         self.stream: TrainBatches | None = None
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one process learns from at each optimizer step."""
+        return self.batch_size * self.block_size * self.accumulate
 
     @property
     def batches_per_eval(self) -> int:
@@ -244,7 +266,7 @@ class TextDataModule(L.LightningDataModule):
     def train_dataloader(self) -> TrainBatches:
         rank, world_size = self._share()
         self.stream = TrainBatches(
-            tokens=self.train_tokens,
+            tokens=self._splits()[0],
             batch_size=self.batch_size,
             block_size=self.block_size,
             steps_per_batch=self.steps_per_batch,
@@ -263,14 +285,37 @@ class TextDataModule(L.LightningDataModule):
         """What an evaluation during training looks at."""
         if self.eval_protocol == "full":
             return self.full_dataloader("val/loss")
-        splits = {"val/loss": self.val_tokens, "train/loss_eval": self.train_tokens}
-        return RandomEval(splits, self.batch_size, self.block_size, self.eval_iters, self.seed)
+        train, val = self._splits()
+        splits = {"val/loss": val, "train/loss_eval": train}
+        return RandomEval(
+            splits,
+            self.batch_size,
+            self.block_size,
+            self.eval_iters,
+            self.vocab_size,
+            self.seed,
+            *self._share(),
+        )
 
     def full_dataloader(self, metric: str = "val/loss_full") -> FullEval:
         """One deterministic pass over val."""
-        return FullEval(
-            metric, self.val_tokens, self.block_size, self.stride, self.vocab_size, *self._share()
-        )
+        _, val = self._splits()
+        return FullEval(metric, val, self.block_size, self.stride, self.vocab_size, *self._share())
+
+    def _splits(self) -> tuple[Tensor, Tensor]:
+        """Both splits where their windows are to be gathered: in a GPU's memory, if they take
+        little of it; else as they are, mapped from disk."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device.type != "cuda":
+            return self.train_tokens, self.val_tokens
+        if self._on_gpu is None:
+            # CUDA gathers few of the unsigned types.
+            dtype = torch.uint8 if self.tokens.dtype == torch.uint8 else torch.int32
+            free, _ = torch.cuda.mem_get_info(device)
+            fits = len(self.tokens) * dtype.itemsize <= free // 4
+            self._on_gpu = self.tokens.to(device, dtype) if fits else self.tokens
+        n_train = len(self.train_tokens)
+        return self._on_gpu[:n_train], self._on_gpu[n_train:]
 
     def _share(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -126,12 +126,20 @@ class CharTokenizer(Tokenizer):
         # Code point -> id, one gather for a whole text. vocab_size itself stands for "unknown".
         self._ids = np.full(N_CODE_POINTS, self.vocab_size, smallest_dtype(self.vocab_size + 1))
         self._ids[_code_points(vocabulary)] = np.arange(self.vocab_size)
+        # The same for text of one byte a character: bytes.translate is three times as fast.
+        self._one_byte_ids = self._ids[:256].tobytes() if self._ids.itemsize == 1 else None
 
     @classmethod
     def fit(cls, pieces: Iterable[str]) -> CharTokenizer:
         seen = np.zeros(N_CODE_POINTS, dtype=bool)
+        known = b""  # of one byte
         for piece in pieces:
-            seen[_code_points(piece)] = True
+            if (one_byte := _latin_1(piece)) is not None:
+                new = bytes(set(one_byte.translate(None, delete=known)))
+                known += new
+                seen[list(new)] = True
+            else:
+                seen[_code_points(piece)] = True
         if not seen.any():
             raise LabError("tokenizer=char needs a text of at least one character")
         return cls("".join(map(chr, np.flatnonzero(seen))))
@@ -142,7 +150,11 @@ class CharTokenizer(Tokenizer):
         Raises:
             LabError: naming the characters that the vocabulary lacks.
         """
-        ids = self._ids[_code_points(text)]
+        one_byte = None if self._one_byte_ids is None else _latin_1(text)
+        if one_byte is not None:
+            ids = np.frombuffer(one_byte.translate(self._one_byte_ids), dtype=np.uint8)
+        else:
+            ids = self._ids[_code_points(text)]
         if len(ids) and ids.max() == self.vocab_size:
             unknown = sorted(set(text) - set(self.vocabulary))
             named = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown[:10])
@@ -245,6 +257,14 @@ class GPT2Tokenizer(Tokenizer):
                 rest = rest[at:]
         if rest:
             yield rest
+
+
+def _latin_1(text: str) -> bytes | None:
+    """A byte for each character, which is its code point; None if one needs more."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return None
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -21,9 +21,12 @@ def draw_windows(
     """`n_batches` training batches at once: (n_batches, batch_size, block_size + 1), int64.
 
     torch fills an integer tensor one draw after the other, so this takes the same numbers from the
-    generator as `n_batches` single draws would, and leaves it where they would.
+    generator as `n_batches` single draws would, and leaves it where they would. The windows are
+    gathered on the device that `tokens` are on, wherever the generator is.
     """
     starts = draw_starts(tokens, n_batches * batch_size, block_size, generator)
+    if tokens.is_cuda and not starts.is_cuda:
+        starts = starts.pin_memory().to(tokens.device, non_blocking=True)  # nobody waits for it
     windows = tokens.unfold(0, block_size + 1, 1)[starts]  # one gather, no loop
     return windows.long().view(n_batches, batch_size, block_size + 1)
 
@@ -32,7 +35,8 @@ def draw_starts(
     tokens: Tensor, n_windows: int, block_size: int, generator: torch.Generator | None
 ) -> Tensor:
     """Where windows start, (n_windows,), as the notebook draws it."""
-    return torch.randint(len(tokens) - block_size, (n_windows,), generator=generator)
+    device = "cpu" if generator is None else generator.device
+    return torch.randint(len(tokens) - block_size, (n_windows,), generator=generator, device=device)
 
 
 def get_batch(

@@ -5,22 +5,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmlab.errors import LabError
+from lmlab.models.memory import Past
 
 
 def attention_weights(query: Tensor, key: Tensor, scaled: bool = True) -> Tensor:
     """How much each position takes from each: query, key (..., T, hs) -> (..., T, T).
 
-    Row t is a distribution over positions 0 to t. `scaled` divides the affinities by sqrt(hs): the
+    Row t is a distribution over positions 0 to t. Where there are fewer queries than keys, they are
+    those of the last positions. `scaled` divides the affinities by sqrt(hs): the
     dot product of two random vectors grows with their length, and without it the softmax of a fresh
     model is close to one-hot (Vaswani et al. 2017, section 3.2.1). The rest is version 3 of
     averaging, with affinities that the data choose.
     """
-    T, head_size = query.shape[-2:]
+    n_queries, n_keys, head_size = query.shape[-2], key.shape[-2], query.shape[-1]
     wei = query @ key.transpose(-2, -1)  # (..., T, hs) @ (..., hs, T) -> (..., T, T)
     if scaled:
         wei = wei * head_size**-0.5
-    tril = torch.tril(torch.ones(T, T, device=wei.device))
-    wei = wei.masked_fill(tril == 0, float("-inf"))  # no looking ahead
+    if n_queries > 1:  # the last position has nothing ahead of it
+        tril = torch.tril(torch.ones(n_queries, n_keys, device=wei.device), n_keys - n_queries)
+        wei = wei.masked_fill(tril == 0, float("-inf"))  # no looking ahead
     return F.softmax(wei, dim=-1)
 
 
@@ -30,6 +33,8 @@ class Head(nn.Module):
     Of each token's x, the query says what it looks for, the key what it holds, and the value what
     it hands over when another token finds it.
     """
+
+    past: Past | None = None
 
     def __init__(self, n_embd: int, head_size: int | None = None, scaled: bool = True):
         """`head_size` is n_embd unless given; `scaled=False` is the notebook's version 4."""
@@ -42,8 +47,11 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, n_embd) -> (B, T, head_size)."""
-        wei = attention_weights(self.query(x), self.key(x), self.scaled)
-        return wei @ self.value(x)  # (B, T, T) @ (B, T, hs) -> (B, T, hs)
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if self.past is not None:
+            key, value = self.past.extend(key, value)
+        wei = attention_weights(query, key, self.scaled)
+        return wei @ value  # (B, T, T) @ (B, T, hs) -> (B, T, hs)
 
 
 class MultiHead(nn.Module):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmlab.models.memory import Past
+
 
 def average_by_loop(x: Tensor) -> Tensor:
     """Version 1: out[b, t] is the mean of x[b, :t + 1], as two loops say it."""
@@ -39,10 +41,15 @@ def average_by_softmax(x: Tensor) -> Tensor:
 class Average(nn.Module):
     """Averaging as a layer: what attention would be if every token were as interesting."""
 
+    past: Past | None = None
+
     def __init__(self, n_embd: int):
         """`n_embd` is not needed; it is taken so that this fits wherever a layer does."""
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, n_embd) -> (B, T, n_embd)."""
-        return average_by_matmul(x)
+        if self.past is None:
+            return average_by_matmul(x)
+        (everything,) = self.past.extend(x)
+        return average_by_matmul(everything)[:, -x.shape[1] :]

@@ -9,6 +9,7 @@ class Bigram(nn.Module):
     def __init__(self, vocab_size: int, block_size: int):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
+        self.sees = 1  # how many of the last tokens decide the next
         self.table = nn.Embedding(vocab_size, vocab_size)
 
     def forward(self, idx: Tensor) -> Tensor:

@@ -7,10 +7,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmlab.models.attention import size_of_heads
+from lmlab.models.memory import Past, causal_mask
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """Causal attention: query (B, n_head, T, hs), key and value (B, n_head, T or more, hs).
+
+    Where there are more keys than queries, the queries are those of the last positions.
+    """
+    (B, n_head, T, head_size), n_keys = query.shape, key.shape[-2]
+    if query.device.type != "cpu" or query.dtype == torch.float32:
+        mask = causal_mask(T, n_keys, query.device) if 1 < T < n_keys else None
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=T == n_keys > 1, dropout_p=dropout
+        )
+    # In low precision the backward pass of torch's fused attention on a CPU takes nearly three
+    # times as long as in float32, and as long as all the rest of a small GPT.
+    query, key, value = (t.reshape(B * n_head, -1, head_size) for t in (query, key, value))
+    no_looking_ahead = query.new_zeros(T, n_keys).masked_fill_(
+        ~causal_mask(T, n_keys, query.device), float("-inf")
+    )
+    wei = torch.baddbmm(no_looking_ahead, query * head_size**-0.5, key.transpose(1, 2))
+    with torch.autocast("cpu", enabled=False):  # softmax adds up in float32 whatever it is given
+        wei = F.dropout(F.softmax(wei, dim=-1), dropout)
+    return (wei @ value).view(B, n_head, T, head_size)
 
 
 class CausalSelfAttention(nn.Module):
-    """All heads in one go, by torch's fused attention."""
+    """All heads in one go, by torch's fused attention where that is the fastest."""
+
+    past: Past | None = None
 
     def __init__(self, n_embd: int, n_head: int, dropout: float):
         super().__init__()
@@ -24,9 +50,9 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x.shape
         qkv = self.query_key_value(x).view(B, T, 3, self.n_head, C // self.n_head)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_head, T, head_size)
-        out = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
-        )
+        if self.past is not None:
+            key, value = self.past.extend(key, value)
+        out = attend(query, key, value, self.dropout if self.training else 0.0)
         return self.projection(out.transpose(1, 2).reshape(B, T, C))
 
 
@@ -56,6 +82,8 @@ class GPT(nn.Module):
 
     Unlike GPT-2 it has no biases, and its read-out is a matrix of its own.
     """
+
+    past: Past | None = None  # counts positions
 
     def __init__(
         self,
@@ -88,5 +116,7 @@ class GPT(nn.Module):
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) with T up to block_size -> logits (B, T, vocab_size)."""
         positions = torch.arange(idx.shape[1], device=idx.device)
+        if self.past is not None:
+            positions += self.past.pass_by(len(positions))
         x = self.dropout(self.token_embedding(idx) + self.position_embedding(positions))
         return self.lm_head(self.final_norm(self.blocks(x)))

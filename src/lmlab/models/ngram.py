@@ -117,6 +117,7 @@ class NGram(nn.Module):
         self.vocab_size = vocab_size
         self.block_size = block_size
         self.order = min(order, block_size + 1)
+        self.sees = max(1, self.order - 1)  # how many of the last tokens decide the next
         self.register_buffer("uniform", torch.full((vocab_size,), 1 / vocab_size))
         tables = nn.ModuleList(CountTable(vocab_size) for _ in range(self.order))
         self.register_module("tables", tables)

@@ -9,11 +9,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lmlab.models.memory import Past
+
 Layer = Callable[..., nn.Module]  # called with n_embd=..., makes a module (B, T, C) -> (B, T, C)
 
 
 class Stack(nn.Module):
     """Token and position embeddings, `n_layer` layers, and a linear read-out."""
+
+    past: Past | None = None  # counts positions
 
     def __init__(self, vocab_size: int, block_size: int, n_embd: int, n_layer: int, layer: Layer):
         super().__init__()
@@ -26,6 +30,8 @@ class Stack(nn.Module):
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) with T up to block_size -> logits (B, T, vocab_size)."""
         positions = torch.arange(idx.shape[1], device=idx.device)
+        if self.past is not None:
+            positions += self.past.pass_by(len(positions))
         x = self.token_embedding(idx) + self.position_embedding(positions)  # (B, T, C)
         return self.lm_head(self.layers(x))
 

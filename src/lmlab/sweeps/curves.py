@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import math
 import re
-import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from lmlab.errors import LabError
 from lmlab.sweeps.leaderboard import name
@@ -21,6 +22,7 @@ SEED_MEAN = "seed-mean"
 AVERAGED = ("train/loss", "train/loss_eval", "val/bpc", "val/loss", "val/loss_full")
 BANDS = ("val/loss", "val/bpc")  # charts of their own under Custom Scalars
 BAND = "± sd/"  # the tags of a band's edges; sorted behind all others
+MOST_POINTS = 100  # of a mean curve: train/loss may have thousands, and nobody sees them
 
 Curve = dict[int, float]  # by step
 
@@ -54,20 +56,16 @@ def curves(row: Row, names: Sequence[str]) -> dict[str, Curve]:
 
 
 def band(several: Sequence[Curve]) -> Band | None:
-    """Mean and standard deviation, at the steps that all curves have."""
-    if not several:
-        return None
-    steps = sorted(set.intersection(*(set(curve) for curve in several)))
+    """Mean and standard deviation, at the steps that all curves have (evenly fewer if many)."""
+    steps = sorted(set.intersection(*map(set, several))) if several else []
     if not steps:
         return None
-    mean, deviation = [], []
-    for step in steps:
-        values = [curve[step] for curve in several]
-        finite = all(map(math.isfinite, values))
-        mean.append(statistics.fmean(values) if finite else math.nan)
-        spread = statistics.stdev(values) if finite and len(values) > 1 else 0.0
-        deviation.append(spread)
-    return Band(steps, mean, deviation, len(several))
+    steps = steps[:: -math.ceil(len(steps) / MOST_POINTS)][::-1]  # the last one stays
+    values = np.array([[curve[step] for step in steps] for curve in several])  # (n, steps)
+    with np.errstate(invalid="ignore"):  # a loss may be NaN or infinite, and so may its mean
+        mean = values.mean(axis=0)
+        deviation = values.std(axis=0, ddof=1) if len(several) > 1 else np.zeros(len(steps))
+    return Band(steps, mean.tolist(), deviation.tolist(), len(several))
 
 
 def drawn(group: Group) -> list[Row]:

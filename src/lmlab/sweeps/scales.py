@@ -52,7 +52,7 @@ def ceiling(values: Iterable[float]) -> float:
     if not finite:
         return math.inf
     low = min(finite)
-    usual = max(statistics.median_low(finite) - low, 0.1 * abs(low))
+    usual = max(statistics.median_low(finite) - low, 0.2 * abs(low))
     below = [value for value in finite if value <= low + 8 * usual]
     return math.inf if len(below) == len(finite) else max(below)
 

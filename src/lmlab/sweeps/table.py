@@ -313,9 +313,16 @@ def _varies(values: Iterable[Any]) -> bool:
 
 def canonical(value: Any) -> str:
     """A text that values share if they are equal in a config: 1 and 1.0, but not 1 and true."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
-        value = float(value)
-    return json.dumps(value, sort_keys=True, default=repr)
+    return json.dumps(_as_floats(value), sort_keys=True, default=repr)
+
+
+def _as_floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _as_floats(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_floats(inner) for inner in value]
+    is_count = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+    return float(value) if is_count else value
 
 
 def shown(value: Any, width: int | None = None) -> str:

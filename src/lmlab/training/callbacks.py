@@ -19,6 +19,7 @@ from lmlab.errors import LabError
 from lmlab.generation import generate
 from lmlab.runs import Run
 from lmlab.streams import generator
+from lmlab.training.loggers import event_files
 from lmlab.training.stopping import Interrupted, Stop
 
 
@@ -114,6 +115,7 @@ class Checkpoints(L.Callback):
                 f"weights became infinite or NaN by step {trainer.global_step}, before the loss "
                 f"showed it; {module.what_to_try()}"
             )
+        module.read_losses()
         for logger in trainer.loggers:
             logger.save()  # the curves reach at least as far as the checkpoint
         trainer.save_checkpoint(self.run.step_checkpoint(trainer.global_step))
@@ -205,11 +207,8 @@ class Sample(L.Callback):
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         self.text = self.make(module)
-        for logger in trainer.loggers:
-            if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
-                # Markdown: an indented block is shown as it is.
-                shown = "\n".join(f"    {line}" for line in self.text.split("\n"))
-                logger.experiment.add_text("sample", shown, trainer.global_step)
+        for logger in event_files(trainer.loggers):
+            logger.log_text("sample", self.text, trainer.global_step)
 
     def make(self, module: Any) -> str:
         """A sample, prompt not included; the same for the same weights and seed."""

@@ -4,39 +4,163 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from lmlab.console import log
 from lmlab.files import write_atomically
+from lmlab.training import board
+from lmlab.training.eventfile import PREFIX, CurveWriter, EventFile, next_number, numbered
 
-END = ".end"  # how the file of the last evaluation is called
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from torch.utils.tensorboard import SummaryWriter
+
+BY_TOKENS = {"train/loss", "val/loss"}  # shown by tokens seen as well
+
+Curves = dict[str, list[tuple[float, int, float]]]  # by tag: wall time, step, value
+
+BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are named
 
 
 class EventFiles(TensorBoardLogger):
-    """Lightning's logger, without the hparams.yaml that it leaves beside our config.yaml."""
+    """Lightning's logger, which also writes what follows from the metrics that it is given:
+
+    `val/loss_best`, the lowest val/loss so far; `val/loss_gap`, val/loss - train/loss_eval;
+    `train/seconds`, the time that training took to each evaluation, evaluations included; and
+    `vs_tokens/…`, the losses by tokens seen instead of steps.
+
+    What is known before the first step, and what is known after the last, have files of their own:
+    TensorBoard goes by the first hyperparameters and the first end that it finds in a run, so a run
+    that goes on deletes these two files and writes them again.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None = None):
+        """`resume_step` is where a run goes on; what it wrote after that is forgotten."""
+        # An empty name and version make the run directory the folder for everything.
+        super().__init__(folder, name="", version="", default_hp_metric=False)
+        self.folder, self.resume_step = folder, resume_step
+        self._number = 0
+        self._best, self._seconds = math.inf, 0.0
+        self._began, self._tokens_per_step = time.monotonic(), 0
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        if self._experiment is None:
+            # TensorBoard heeds purge_step from the second that it sees on: the first it takes for
+            # the beginning.
+            purge_step = 0 if self.resume_step is None else self.resume_step + 1
+            self._number = next_number(self.folder)
+            path = numbered(self.folder, self._number)
+            self._experiment = CurveWriter(path, purge_step)
+        return self._experiment
+
+    @rank_zero_only
+    def begin(self, summaries: list[Summary], tokens_per_step: int) -> None:
+        """Write what is known before the first step, and take up what was known at resume_step."""
+        for suffix in (BEGIN, END):
+            for path in self.folder.glob(f"{PREFIX}*{suffix}"):
+                path.unlink()
+        self._tokens_per_step, self._began = tokens_per_step, time.monotonic()
+        self._write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
+        if self.resume_step is not None:
+            self._take_up(self.resume_step)
+
+    def _take_up(self, resume_step: int) -> None:
+        curves = _curves(self.folder, resume_step)
+        self._best = min((loss for _, _, loss in curves.get("val/loss", [])), default=math.inf)
+        self._seconds = max((value for *_, value in curves.get("train/seconds", [])), default=0.0)
+        for tag in BY_TOKENS:
+            for wall_time, step, loss in curves.get(tag, []):
+                # To TensorBoard's purge tokens are steps: it kept but those up to resume_step.
+                if step * self._tokens_per_step > resume_step:
+                    self._by_tokens(tag, loss, step, wall_time)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics(metrics, step)
+        step, more = step or 0, {}
+        if "val/loss" in metrics:
+            self._best = min(self._best, metrics["val/loss"])
+            more["val/loss_best"] = self._best
+            more["train/seconds"] = self._seconds + time.monotonic() - self._began
+            if "train/loss_eval" in metrics:
+                more["val/loss_gap"] = metrics["val/loss"] - metrics["train/loss_eval"]
+                if step == 0:  # a model that takes no steps: it has no other loss on train
+                    more["train/loss"] = metrics["train/loss_eval"]
+        super().log_metrics(more, step)
+        for tag in BY_TOKENS & metrics.keys():
+            self._by_tokens(tag, metrics[tag], step)
+
+    def _by_tokens(self, tag: str, loss: float, step: int, wall_time: float | None = None) -> None:
+        tokens = step * self._tokens_per_step
+        self.experiment.add_scalar(f"vs_tokens/{tag}", loss, tokens, wall_time)
+
+    @rank_zero_only
+    def log_text(self, tag: str, text: str, step: int) -> None:
+        """A text, shown as it was typed."""
+        self.experiment._get_file_writer().add_summary(board.text(tag, text), step)
+
+    @rank_zero_only
+    def log_image(self, tag: str, image: np.ndarray, step: int) -> None:
+        """A picture (height, width, 3) in uint8."""
+        self.experiment._get_file_writer().add_summary(board.image(tag, image), step)
 
     @rank_zero_only
     def save(self) -> None:
+        """Without the hparams.yaml that Lightning leaves beside our config.yaml."""
         self.experiment.flush()
 
     @rank_zero_only
     def begin_end(self) -> None:
-        """What is logged after training goes into a file of its own.
+        """What is logged after training goes into the end's file.
 
-        Its steps are those of the last checkpoint, so a resumed run could not purge it by step; it
-        deletes the file and writes it again.
+        Its steps are those of the last checkpoint, so a resumed run could not purge it by step.
         """
         self.experiment.close()
-        begun = max(Path(self.log_dir).glob("events*"), key=lambda path: path.stat().st_mtime)
-        if set(begun.name.rpartition(".")[2]) == {"9"}:
-            # TensorBoard reads files in the order of their names, which tell the second and then
-            # a count: within one second it would read the tenth before the ninth, and purge it.
-            time.sleep(1)
-        self.experiment.filename_suffix = END
+        self.experiment.path = self._end
+
+    @rank_zero_only
+    def end(self, status: str) -> None:
+        """Write how the run ended, if it began."""
+        if self._experiment is not None:
+            self.experiment.close()
+            self._write(self._end, [board.ending(status)])
+
+    @property
+    def _end(self) -> Path:
+        return numbered(self.folder, self._number, END)
+
+    def _write(self, path: Path, summaries: list[Summary]) -> None:
+        file = EventFile(path)
+        for summary in summaries:
+            file.add_summary(summary, 0)
+        file.close()
+
+
+def _curves(folder: Path, last_step: int) -> Curves:
+    """The curves of a run so far, as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {
+        tag: [
+            (point.wall_time, point.step, point.value)
+            for point in events.Scalars(tag)
+            if point.step <= last_step
+        ]
+        for tag in ("train/loss", "val/loss", "train/seconds")
+        if tag in events.Tags()["scalars"]
+    }
 
 
 class MetricsCSV(Logger):
@@ -56,7 +180,8 @@ class MetricsCSV(Logger):
                 for row in csv.DictReader(file):
                     step = int(row.pop("step"))
                     if step <= resume_step:
-                        row.pop("val/loss_full", None)  # of an end that is not the end any more
+                        for of_the_end in ("val/loss_full", "val/bpc_full"):
+                            row.pop(of_the_end, None)  # it is not the end any more
                         self.rows[step] = {key: value for key, value in row.items() if value}
 
     @property
@@ -92,18 +217,27 @@ def loggers(config: dict[str, Any], folder: Path, resume_step: int | None) -> li
     """The loggers of a config, writing into `folder`; on with an earlier start's curves."""
     chosen: list[Logger] = []
     if config["logger"]["tensorboard"]:
-        # Empty name and version: the run directory is the one folder for everything.
-        # purge_step makes TensorBoard forget what an earlier start wrote after the checkpoint. The
-        # first start says so too: TensorBoard takes the first such mark that it sees for a
-        # beginning, and heeds only those after it.
-        purge_step = 0
-        if resume_step is not None:
-            purge_step = resume_step + 1
-            for path in folder.glob(f"events*{END}"):
-                path.unlink()
-        chosen.append(
-            EventFiles(folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
-        )
+        chosen.append(EventFiles(folder, resume_step))
     if config["logger"]["csv"]:
         chosen.append(MetricsCSV(folder / "metrics.csv", resume_step))
     return chosen
+
+
+def event_files(loggers: list[Logger]) -> list[EventFiles]:
+    """Those of some loggers that write for TensorBoard."""
+    return [logger for logger in loggers if isinstance(logger, EventFiles)]
+
+
+def begin(loggers: list[Logger], module: Any, tokens_per_step: int, started: str) -> None:
+    """Tell TensorBoard what is known of a run, `started` at an ISO time, before its first step."""
+    for logger in event_files(loggers):
+        logger.begin(board.opening(module, started), tokens_per_step)
+
+
+def end(loggers: list[Logger], status: str) -> None:
+    """Tell TensorBoard how a run ended."""
+    for logger in event_files(loggers):
+        try:
+            logger.end(status)
+        except OSError as error:  # a full disk, which the run itself has reported or outlived
+            log.warning("TensorBoard is not told how this run ended: %s", error)

@@ -11,6 +11,9 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -19,6 +22,9 @@ from lmlab.data.windows import shift
 from lmlab.errors import LabError
 from lmlab.training.optim import MakeOptimizer, Schedule, configure
 from lmlab.training.stopping import Interrupted, Stop
+
+# The hooks that Lightning calls within a step of manual optimisation.
+AROUND_A_STEP = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 class LanguageModule(L.LightningModule):
@@ -40,16 +46,19 @@ class LanguageModule(L.LightningModule):
         accumulate: int = 1,
         clip_norm: float | None = None,
         log_every: int = 1,
+        dropout_seed: int | None = None,
         about: dict[str, Any] | None = None,
         stop: Stop | None = None,
     ):
-        """`about` is plain data that travels in every checkpoint: the config and the tokenizer;
+        """`dropout_seed` makes the default stream dropout's own (None: it stays as it is);
+        `about` is plain data that travels in every checkpoint: the config and the tokenizer;
         `stop` is asked between steps."""
         super().__init__()
         self.automatic_optimization = False
         self.model = model
         self.make_optimizer, self.schedule, self.max_steps = make_optimizer, schedule, max_steps
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
+        self.dropout_seed = dropout_seed
         self.about, self.stop = about or {}, Stop() if stop is None else stop
         self.characters: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
@@ -59,8 +68,10 @@ class LanguageModule(L.LightningModule):
         self.last_loss = math.nan  # of the last optimizer step's batch
         self.tokens_per_second = math.nan
         self._since_log: list[float] = []
-        self._clock = 0.0
-        self._random: dict[str, Any] | None = None  # states to go on from, until training does
+        self._unread: list[tuple[int, Tensor, list[float]]] = []  # first step, losses, rates
+        self._clock = self._last_read = 0.0
+        # States to go on from, one for each process, until training does.
+        self._random: list[dict[str, Any]] | None = None
 
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) -> logits (B, T, vocab_size)."""
@@ -70,64 +81,121 @@ class LanguageModule(L.LightningModule):
         return configure(self.model, self.make_optimizer)
 
     def on_train_start(self) -> None:
-        if self._random is not None:  # here, since building and setting up may draw
-            torch.set_rng_state(self._random["cpu"])
-            if "cuda" in self._random and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(self._random["cuda"])
+        # Here, since building and setting up may draw.
+        if self._random is not None:
+            states = self._random[self.global_rank]
+            torch.set_rng_state(states["cpu"])
+            if "cuda" in states and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(states["cuda"])
             self._random = None
-        self._clock = time.perf_counter()
+        elif self.dropout_seed is not None:  # no two processes drop the same
+            torch.manual_seed(self.dropout_seed + self.global_rank)
+        self._clock = self._last_read = time.perf_counter()
 
     def training_step(self, windows: Tensor, batch_idx: int) -> None:
         """As many optimizer steps as `windows` (steps * accumulate, B, T + 1) hold."""
         optimizer: Any = self.optimizers()
-        base_rates = [
-            group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups
-        ]
-        first = self.global_step
+        groups = optimizer.param_groups
+        base_rates = [group.setdefault("initial_lr", group["lr"]) for group in groups]
+        parameters = list(self.model.parameters())
+        backward, update = self.manual_backward, optimizer.step
+        bare = self._nobody_between()
+        if bare:
+            backward, update = Tensor.backward, optimizer.optimizer.step
+        autocasts = torch.is_autocast_enabled(windows.device.type)
+        share = torch.full((), 1 / self.accumulate, device=windows.device)  # of each batch's loss
+
+        # Laid out for the whole chunk at once; a step then takes views.
+        idx, targets = (part.contiguous() for part in shift(windows))
+        targets = targets.flatten(1)  # (steps * accumulate, B * T)
+        first, n_done = self.global_step, 0
         losses: list[Tensor] = []
         rates: list[float] = []
-        for batches in windows.split(self.accumulate):
-            rates.append(self.schedule(first + len(rates), self.max_steps))
-            for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = base_rate * rates[-1]
-            losses.append(self._optimizer_step(optimizer, batches))
+        for batch in zip(idx.unbind(), targets.unbind(), strict=True):
+            logits = self.model(batch[0])
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), batch[1])
+            backward(loss, share)
+            losses.append(loss.detach())
+            if len(losses) % self.accumulate:
+                continue
+            rate = self.schedule(first + n_done, self.max_steps)
+            for group, base_rate in zip(groups, base_rates, strict=True):
+                group["lr"] = base_rate * rate
+            rates.append(groups[0]["lr"])
+            if self.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            update()
+            for parameter in parameters:
+                parameter.grad = None
+            if autocasts:
+                # Within one autocast context the low-precision copies of the weights are kept, and
+                # the next step would still see those from before the update.
+                torch.clear_autocast_cache()
+            n_done += 1
             if self.stop and self.trainer.world_size == 1:
                 break  # what is left of the windows is drawn again when the run goes on
-        # Reading losses back waits for the device: once for all steps, not once a step.
-        self._record(first, torch.stack(losses).tolist(), [base_rates[0] * r for r in rates])
+        if bare:
+            self._count_steps(n_done)
+        mean = self.trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")  # of processes
+        self._unread.append((first, mean, rates))
+        # Reading losses back waits for the device: once for all steps, not once a step, and on a
+        # GPU no more often than a person looks.
+        step = first + n_done
+        data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        due = step % data.eval_every == 0 or step == self.max_steps
+        if due or self.device.type == "cpu" or time.perf_counter() - self._last_read > 1:
+            self.read_losses()
         self._measure_speed(windows)
 
-    def _optimizer_step(self, optimizer: Any, batches: Tensor) -> Tensor:
-        total = torch.zeros((), device=batches.device)
-        for windows in batches:
-            idx, targets = shift(windows)
-            logits = self.model(idx)
-            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()) / len(batches)
-            self.manual_backward(loss)
-            total = total + loss.detach()
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        if torch.is_autocast_enabled(batches.device.type):
-            # Within one autocast context the low-precision copies of the weights are kept, and
-            # the next step would still see those from before the update.
-            torch.clear_autocast_cache()
-        return total
+    def _nobody_between(self) -> bool:
+        """Whether Lightning's way around `backward` and `step` would be a detour.
+
+        It leads by other strategies, a gradient scaler, and hooks. With one device, no scaler and
+        no hook to call, all it does is cost more than a small model's whole step.
+        """
+        strategy = self.trainer.strategy
+        return (
+            type(strategy) is SingleDeviceStrategy
+            and getattr(strategy.precision_plugin, "scaler", None) is None
+            and type(self.trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
+            and not any(is_overridden(hook, self, L.LightningModule) for hook in AROUND_A_STEP)
+            and not any(
+                is_overridden(hook, callback, L.Callback)
+                for callback in self.trainer.callbacks  # type: ignore[attr-defined]
+                for hook in AROUND_A_STEP
+            )
+        )
+
+    def _count_steps(self, n: int) -> None:
+        """Tell Lightning of steps that it did not see: global_step is its count."""
+        total = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        total.ready += n
+        total.completed += n
+
+    def read_losses(self) -> None:
+        """Log the steps whose losses are still on the device."""
+        unread, self._unread = self._unread, []
+        for first, losses, rates in unread:
+            self._record(first, losses.tolist(), rates)
+        self._last_read = time.perf_counter()
 
     def _record(self, first: int, losses: list[float], rates: list[float]) -> None:
-        for step, (loss, rate) in enumerate(zip(losses, rates, strict=True), first + 1):
+        """Keep the mean loss of each step's batches, and log what is due."""
+        n, last_loss = self.accumulate, self.last_loss
+        for i, rate in enumerate(rates):
+            step, loss = first + i + 1, sum(losses[i * n : (i + 1) * n]) / n
             if not math.isfinite(loss):
                 raise LabError(
                     f"the loss became {loss} at step {step} (last finite loss "
-                    f"{self.last_loss:.4f}, learning rate {rate:.3g}); {self.what_to_try()}"
+                    f"{last_loss:.4f}, learning rate {rate:.3g}); {self.what_to_try()}"
                 )
-            self.last_loss = loss
             self._since_log.append(loss)
             if step % self.log_every == 0:
                 mean = sum(self._since_log) / len(self._since_log)
                 self._since_log.clear()
                 self.write({"train/loss": mean, "train/lr": rate}, step)
+            last_loss = loss
+        self.last_loss = last_loss
 
     def what_to_try(self) -> str:
         """Against a loss that grows without bound."""
@@ -146,7 +214,7 @@ class LanguageModule(L.LightningModule):
             raise Interrupted(self.stop.signum or signal.SIGTERM, self.global_step)
         idx, targets = shift(batch.windows)
         logits = self.model(idx)
-        nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        nll = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
         places = torch.arange(idx.shape[1], device=idx.device)
         counts = places >= idx.shape[1] - batch.counted[:, None]  # (n, T)
         if batch.metric not in self.losses:
@@ -179,8 +247,9 @@ class LanguageModule(L.LightningModule):
         if not math.isnan(self.tokens_per_second):
             shown["train/tokens_per_second"] = self.tokens_per_second
         self.metrics = shown
-        # The curve of val/bpc belongs to val/loss; the full pass has its point in run.json.
-        self.write(metrics if "val/loss_full" in metrics else shown, self.global_step)
+        # The curve of val/bpc belongs to val/loss; the full pass is another protocol.
+        full = {"val/bpc_full": shown["val/bpc"]} if "val/loss_full" in metrics else shown
+        self.write({**metrics, **full}, self.global_step)
         for logger in self.loggers:
             logger.save()  # an evaluation is when somebody may look
         # For callbacks that watch a metric. (All processes have the same: the means are shared.)
@@ -195,10 +264,11 @@ class LanguageModule(L.LightningModule):
             logger.log_metrics(metrics, step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.read_losses()
         checkpoint.update(self.about)
         checkpoint["since_log"], checkpoint["last_loss"] = list(self._since_log), self.last_loss
         # Where the data share this stream, the datamodule knows better how far they have come.
-        checkpoint["random"] = self._random or _random_states()
+        checkpoint["random"] = self._random or self._random_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning would pick its loops up in mid-epoch, where it counts rounds; what counts here
@@ -212,9 +282,13 @@ class LanguageModule(L.LightningModule):
         self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
         self._random = checkpoint["random"]
 
-
-def _random_states() -> dict[str, Any]:
-    states: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
+    def _random_states(self) -> list[dict[str, Any]]:
+        """Of torch's default generators in each process, by rank."""
+        states: dict[str, Any] = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            states["cuda"] = torch.cuda.get_rng_state_all()
+        if self.trainer.world_size == 1:
+            return [states]
+        everyones: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(everyones, states)
+        return everyones

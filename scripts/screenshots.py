@@ -1,0 +1,110 @@
+"""python scripts/screenshots.py outputs docs/images: a picture of each of TensorBoard's tabs.
+
+Wants playwright (extra `dev`) and a chromium: apt-get install chromium, or $LMLAB_CHROMIUM.
+"""
+
+import argparse
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from PIL import Image
+from playwright.sync_api import FrameLocator, Page, TimeoutError, sync_playwright
+
+from lmlab.board import start
+
+SIZE = {"width": 1500, "height": 950}
+RUNS = (
+    "regexInput",
+    "runFilter",
+)  # the address's key for a filter of runs: Time Series has its own
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+
+
+def nothing(page: Page) -> None:
+    """The tab as it opens."""
+
+
+def parallel(page: Page) -> None:
+    page.get_by_text("PARALLEL COORDINATES VIEW").click()
+    page.locator("tf-hparams-parallel-coords-plot g.foreground path").first.wait_for()
+
+
+def labels(page: Page) -> None:
+    inside: FrameLocator = page.frame_locator("iframe").frame_locator("iframe")
+    inside.get_by_text("Points:").wait_for()
+    inside.locator("#labels3DMode").click()
+
+
+def unsmoothed(page: Page) -> None:
+    box = page.locator("tf-smoothing-input input").last
+    box.fill("0")
+    box.press("Enter")
+
+
+def full_size(page: Page) -> None:
+    page.get_by_text("Show actual image size").click()
+
+
+# Name of the picture, the page's address after the port, what to wait for, what to do then.
+SHOTS: list[tuple[str, str, str, Callable[[Page], None]]] = [
+    ("losses", "?smoothing=0&tagFilter=loss#timeseries", "scalar-card path", nothing),
+    ("scalars", "#scalars&tagFilter=loss&_smoothingWeight=0", "tf-scalar-card path", nothing),
+    ("hparams", "#hparams", "vaadin-grid-cell-content", nothing),
+    ("parallel", "#hparams", "vaadin-grid-cell-content", parallel),
+    ("custom_scalars", "#custom_scalars", "tf-custom-scalar-multi-line-chart-card", unsmoothed),
+    ("attention", "#images&tagFilter=view/attention", "tf-image-loader img", full_size),
+    ("bigram", "#images&tagFilter=view/bigram", "tf-image-loader img", full_size),
+    ("averages", "#images&tagFilter=view/averages", "tf-image-loader img", full_size),
+    ("text", "#text&tagFilter=sample", "tf-text-loader pre", nothing),
+    ("config", "#text&tagFilter=setup", "tf-text-loader pre", nothing),
+    ("histograms", "#histograms&tagFilter=lm_head", "vz-histogram-timeseries", nothing),
+    ("projector", "#projector", "iframe", labels),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, help="folder of runs")
+    parser.add_argument("pictures", type=Path, help="where the pictures go")
+    parser.add_argument("--only", default="", help="names of pictures, with commas between")
+    parser.add_argument("--filter", default="", help="a regular expression for the runs shown")
+    asked = parser.parse_args()
+    chromium = os.environ.get("LMLAB_CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        sys.exit("error: no browser: apt-get install chromium, or name one in LMLAB_CHROMIUM")
+    asked.pictures.mkdir(parents=True, exist_ok=True)
+    link = start(asked.runs).partition("?")[0]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        context = browser.new_context(viewport=SIZE)
+        for name, address, content, act in SHOTS:
+            if asked.only and name not in asked.only.split(","):
+                continue
+            page = context.new_page()
+            page.goto(f"{link}{address}&{RUNS[name == 'losses']}={quote(asked.filter)}")
+            try:
+                page.locator(content).first.wait_for(state="attached")
+            except TimeoutError:
+                print(f"{name}: these runs have nothing to show there")
+                continue
+            page.wait_for_load_state("networkidle")
+            act(page)
+            page.wait_for_timeout(2000)  # charts move into place
+            save(page.screenshot(), asked.pictures / f"{name}.png")
+            page.close()
+        browser.close()
+
+
+def save(png: bytes, path: Path) -> None:
+    """With a palette: a third of the size."""
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(128).save(path, optimize=True)
+    print(f"{path}  {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`scripts/bench.py`: what this lab costs beside the loops one would write by hand."""

@@ -1,0 +1,56 @@
+"""`make board`: TensorBoard on every run, with a link that opens on the losses as they are."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from lmlab.errors import LabError
+
+FLAGS = (
+    "--host=localhost",
+    # Of a longer series it shows as many points, drawn at random; left to itself 1,000 of a curve,
+    # 10 images and 10 texts.
+    "--samples_per_plugin=scalars=10000,images=100,text=100,histograms=100",
+    # Only its reader in Python, which does without the fast one that is not made for every machine,
+    # needs to be told that a run may write to more than its newest file.
+    "--reload_multifile=true",
+)
+LOSSES = "?smoothing=0&tagFilter=loss#timeseries"  # by default it smooths away what an eval found
+
+
+def main() -> None:
+    """lmlab-board: `lmlab-board [folder of runs] [flags of TensorBoard's]`."""
+    words = sys.argv[1:]
+    folder = words.pop(0) if words and not words[0].startswith("-") else "outputs"
+    if "--help" in words or "-h" in words:
+        print(main.__doc__)
+        return
+    try:
+        link = start(Path(folder), *words)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"open {link}   (ctrl-c ends it)", flush=True)
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
+
+
+def start(folder: Path, *flags: str) -> str:
+    """Start TensorBoard in this process, on the first free port from 6006 on, and give the link.
+
+    Raises:
+        LabError: if the folder is not there, or TensorBoard refuses a flag or the port.
+    """
+    from tensorboard.program import TensorBoard, TensorBoardServerException
+
+    if not folder.is_dir():
+        raise LabError(f"{folder}: no such folder of runs; train one first")
+    board = TensorBoard()
+    board.configure(["tensorboard", f"--logdir={folder}", *FLAGS, *flags])
+    try:
+        return f"{board.launch()}{LOSSES}"
+    except TensorBoardServerException as error:
+        raise LabError(f"TensorBoard does not start: {error}") from error

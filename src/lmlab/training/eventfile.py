@@ -1,0 +1,81 @@
+"""TensorBoard's event files, by names that keep them in order."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import FileWriter, SummaryWriter
+
+PREFIX = "events.out.tfevents."
+
+
+class Records:
+    """What is written to one event file, appended to if it is there already."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self._file = path, path.open("ab")
+        self._records = RecordWriter(self._file)
+        if not self._file.tell():
+            self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def add_event(self, event: Event) -> None:
+        self._records.write(event.SerializeToString())
+
+    def get_logdir(self) -> str:
+        return str(self.path.parent)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class EventFile(FileWriter):
+    """torch's writer over `Records` instead of a file that it names itself.
+
+    TensorBoard reads the files of a folder by name. torch's names tell the second, the process and
+    a count without leading zeros; so of a run that is short, or the tenth of its process, the end
+    may be read before the beginning, and then what lies between is dropped.
+    """
+
+    def __init__(self, path: Path):
+        self.event_writer: Any = Records(path)
+
+
+class CurveWriter(SummaryWriter):
+    """A SummaryWriter that writes to `path`, whichever that is at the time."""
+
+    file_writer: Any  # None while closed
+    all_writers: Any
+    purge_step: int | None
+
+    def __init__(self, path: Path, purge_step: int):
+        self.path = path
+        super().__init__(str(path.parent), purge_step=purge_step)
+
+    def _get_file_writer(self) -> Any:
+        if self.file_writer is None:
+            self.file_writer = EventFile(self.path)
+            self.all_writers = {self.path.parent: self.file_writer}
+            if self.purge_step is not None:
+                mark = SessionLog(status=SessionLog.START)
+                self.file_writer.add_event(Event(session_log=mark), self.purge_step)
+                self.purge_step = None
+        return self.file_writer
+
+
+def next_number(folder: Path) -> int:
+    """The number that the next event file of a folder gets."""
+    numbers = [path.name.removeprefix(PREFIX).split(".")[0] for path in folder.glob(f"{PREFIX}*")]
+    return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
+
+
+def numbered(folder: Path, number: int, suffix: str = "") -> Path:
+    """Where an event file is kept: TensorBoard comes to it after those of smaller numbers."""
+    return folder / f"{PREFIX}{number:03}{suffix}"

@@ -1,0 +1,100 @@
+"""Heat maps with a label at every row and column, quick enough to draw at each evaluation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+from lmlab.training.board import visible
+
+DPI = 100
+CELL = 13  # pixels: as small as the letters of its label can be read
+LETTER = 6  # pixels: how wide such a letter is
+LONGEST = 8  # letters of a label; the rest is cut off
+
+COLOURS = colormaps["YlGnBu"].with_extremes(bad="0.92")  # grey is what cannot be
+# On a straight scale a row that spreads its weight over 30 tokens looks as empty as none at all.
+SCALE = PowerNorm(0.4, vmin=0, vmax=1)
+TICKS = (0, 0.01, 0.05, 0.2, 0.5, 1)
+
+
+class HeatMaps:
+    """Maps of one shape that share their labels, in one picture.
+
+    matplotlib takes its time for text and axes, which never change: they are drawn once, and each
+    picture is a copy of that with its cells filled in.
+    """
+
+    def __init__(self, rows: list[str], columns: list[str], titles: list[str], across: str):
+        """`rows` and `columns` are tokens, `across` says what a column is to its row."""
+        font = FontProperties(family="DejaVu Sans Mono", size=7)
+        known = set(get_font(findfont(font)).get_charmap())
+        row_labels, column_labels = ([_label(t, known) for t in some] for some in (rows, columns))
+        n_across = math.ceil(math.sqrt(len(titles)))
+        n_down = math.ceil(len(titles) / n_across)
+        width, height = CELL * len(columns), CELL * len(rows)
+        left, below = (
+            34 + LETTER * max(map(len, labels)) for labels in (row_labels, column_labels)
+        )
+        gap, above, key_width = 20, 25, 75
+        total_width = left + n_across * (width + gap) + key_width
+        total_height = n_down * (above + height) + below
+        figure = Figure((total_width / DPI, total_height / DPI), DPI)
+
+        def place(x: int, y: int, w: int, h: int) -> Axes:
+            """Axes with their upper left corner at pixel (x, y)."""
+            y = total_height - y - h
+            return figure.add_axes(
+                (x / total_width, y / total_height, w / total_width, h / total_height)
+            )
+
+        text: dict[str, Any] = {"fontproperties": font, "parse_math": False}
+        self._corners = []
+        for i, title in enumerate(titles):
+            down, right = divmod(i, n_across)
+            x, y = left + right * (width + gap), above + down * (height + above)
+            self._corners.append((y, x))
+            axes = place(x, y, width, height)
+            axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            axes.set_title(title, fontsize=8, pad=3)
+            axes.tick_params(length=0, pad=2)
+            if right == 0:
+                axes.set_yticks(range(len(rows)), row_labels, **text)
+                axes.set_ylabel("token", fontsize=7, labelpad=5)
+            if i + n_across >= len(titles):  # the lowest of its column
+                turned = 90 if max(map(len, column_labels)) > 1 else 0
+                axes.set_xticks(range(len(columns)), column_labels, rotation=turned, **text)
+                axes.set_xlabel(across, fontsize=7, labelpad=1)
+        key = place(left + n_across * (width + gap) + 10, above, 12, min(height, 250))
+        figure.colorbar(ScalarMappable(SCALE, COLOURS), key, ticks=TICKS)
+        key.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=7)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        self._empty = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+    def draw(self, maps: np.ndarray) -> np.ndarray:
+        """The picture of maps (n, rows, columns), each value in [0, 1] or NaN where there can be
+        none: (height, width, 3) in uint8."""
+        picture = self._empty.copy()
+        coloured = COLOURS(SCALE(np.ma.masked_invalid(maps)), bytes=True)[..., :3]
+        for (y, x), cells in zip(self._corners, coloured, strict=True):
+            pixels = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
+            picture[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+        return picture
+
+
+def _label(token: str, known: set[int]) -> str:
+    """A token as it can be seen; a character that the font lacks is told by its number."""
+    letters = visible(token[:LONGEST])
+    return "".join(c if ord(c) in known else f"{ord(c):x}" for c in letters)

@@ -1,0 +1,105 @@
+"""Pictures of what a model has learnt: where it looks, and what a bigram expects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmlab.data.tokenizer import Tokenizer
+from lmlab.models.averaging import Average
+from lmlab.models.bigram import Bigram
+from lmlab.models.maps import attention_maps
+from lmlab.training.loggers import event_files
+
+if TYPE_CHECKING:
+    from lmlab.training.heatmaps import HeatMaps
+
+
+class Pictures(L.Callback):
+    """Draws into TensorBoard, at evaluations: where each head looks (and how averages do without)
+    in one passage, the first tokens of val; a bigram's table beside the train split's frequencies.
+
+    A model with nothing of the kind has no pictures. They draw no random numbers.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, every: int = 1, tokens: int = 32, pairs: int = 65):
+        """A picture at each `every`-th evaluation (0: never) of the first `tokens` tokens of val;
+        tables show the `pairs` most frequent tokens, if there are more."""
+        self.tokenizer, self.every, self.tokens, self.pairs = tokenizer, every, tokens, pairs
+        self._canvases: dict[Any, HeatMaps] = {}
+        self._truth: tuple[Tensor, np.ndarray] | None = None
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        if not self.every or "val/loss" not in module.metrics or not trainer.is_global_zero:
+            return
+        data, step = trainer.datamodule, trainer.global_step  # type: ignore[attr-defined]
+        if trainer.state.fn == "fit" and step // data.eval_every % self.every:
+            return
+        for logger in event_files(trainer.loggers):
+            for tag, picture in self.draw(module, data).items():
+                logger.log_image(tag, picture, step)
+
+    def draw(self, module: Any, data: Any) -> dict[str, np.ndarray]:
+        """The pictures of a model as it is, (height, width, 3) in uint8, by tag."""
+        training = module.training
+        module.eval()
+        pictures = self._maps(module, data.val_tokens[: min(self.tokens, data.block_size)])
+        if isinstance(module.model, Bigram):
+            pictures["view/bigram"] = self._table(module.model, data.train_tokens)
+        module.train(training)
+        return pictures
+
+    def _maps(self, module: Any, passage: Tensor) -> dict[str, np.ndarray]:
+        maps = attention_maps(module.model, passage.long().to(module.device))
+        pictures = {}
+        for n, (name, weights) in enumerate(maps.items(), 1):
+            averages = isinstance(module.model.get_submodule(name), Average)
+            n_head = len(weights)
+            if n_head not in self._canvases:
+                titles = [f"head {h}" for h in range(1, n_head + 1)] if n_head > 1 else [""]
+                self._canvases[n_head] = self._canvas(
+                    passage, passage, titles, "how much it takes from each token"
+                )
+            tag = f"view/{'averages' if averages else 'attention'}/layer_{n}"
+            future = torch.ones(weights.shape[1:], dtype=torch.bool).triu(1)
+            seen = weights.cpu().masked_fill(future, torch.nan)
+            pictures[tag] = self._canvases[n_head].draw(seen.numpy())
+        return pictures
+
+    def _table(self, model: Bigram, train_tokens: Tensor) -> np.ndarray:
+        """P(next token | token) as the model has it, beside how often the train split has it."""
+        if self._truth is None:
+            self._truth = frequencies(train_tokens, model.vocab_size, self.pairs)
+        shown, truth = self._truth
+        if "table" not in self._canvases:
+            titles = ["the model's table, softmax of each row", "frequencies in the train split"]
+            self._canvases["table"] = self._canvas(shown, shown, titles, "next token")
+        rows = model.table.weight.detach().float().cpu()[shown]
+        table = rows.softmax(-1)[:, shown].numpy()
+        return self._canvases["table"].draw(np.stack([table, truth]))
+
+    def _canvas(self, rows: Tensor, columns: Tensor, titles: list[str], across: str) -> HeatMaps:
+        from lmlab.training.heatmaps import HeatMaps  # matplotlib: only once something is drawn
+
+        def labels(ids: Tensor) -> list[str]:
+            return [self.tokenizer.decode([token]) for token in ids.tolist()]
+
+        return HeatMaps(labels(rows), labels(columns), titles, across)
+
+
+def frequencies(tokens: Tensor, vocab_size: int, most: int) -> tuple[Tensor, np.ndarray]:
+    """The `most` most frequent of all tokens, (n,) ascending, and how often each is followed by
+    each: (n, n), rows of the full table of relative frequencies."""
+    counts = torch.bincount(tokens.long(), minlength=vocab_size)
+    shown = counts.topk(min(most, vocab_size)).indices.sort().values
+    place = torch.full((vocab_size,), len(shown))
+    place[shown] = torch.arange(len(shown))
+    size = len(shown) + 1  # a last row and column for all that are not shown
+    pairs = place[tokens[:-1].long()] * size + place[tokens[1:].long()]
+    table = torch.bincount(pairs, minlength=size * size).view(size, size).double()
+    table = table / table.sum(1, keepdim=True).clamp(min=1)
+    return shown, table[:-1, :-1].numpy()

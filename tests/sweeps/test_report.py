@@ -1,0 +1,284 @@
+"""The report of a sweep: what is printed and what is kept."""
+
+import csv
+import io
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from sweeps.made import made
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from lmlab.errors import LabError
+from lmlab.runs import Run
+from lmlab.sweeps.command import main
+from lmlab.sweeps.curves import band, curves
+from lmlab.sweeps.leaderboard import duration, groups_csv, markdown, print_table, runs_csv
+from lmlab.sweeps.report import report
+from lmlab.sweeps.table import Row, read, tabulate
+
+
+def table(folder: Path):
+    return tabulate(*read([folder]))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The scalars of one run, as TensorBoard's own backend reads them."""
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    return {
+        tag: [(e.step, make_ndarray(e.tensor_proto).item()) for e in events.Tensors(tag)]
+        for tag in events.PluginTagToContent("scalars")
+    }
+
+
+@pytest.fixture
+def sweep(tmp_path) -> Path:
+    folder = tmp_path / "sweep"
+    for model, loss in (("head", 2.0), ("bigram", 3.0)):
+        for seed in (1, 2):
+            curve = {step: loss + seed / step for step in (10, 20, 30)}
+            made(folder, {"model": model, "seed": seed}, loss + seed / 10, curve=curve)
+    return folder
+
+
+@pytest.fixture
+def failing(sweep) -> Path:
+    path = made(sweep, {"model": "gpt", "seed": 1}, None, "failed", error="LabError: loss is\nNaN")
+    (path / "train.log").write_text("the whole story")
+    made(sweep, {"model": "gpt", "seed": 2}, None, "running")
+    (made(sweep, {"model": "gpt", "seed": 3}) / "run.json").write_text('{"status": "do')
+    return sweep
+
+
+def test_two_models_with_two_seeds_from_training_to_the_report(lab, text, capfd):
+    small = ["corpus=file", "corpus.path=text.txt", "trainer.accelerator=cpu", "eval.iters=1"]
+    small += ["data.block_size=8", "eval.every=2", "callbacks.sample.max_new_tokens=5"]
+    status, _, err = lab(
+        "train", "-m", *small, "model=bigram,head", "seed=1,2", "trainer.max_steps=4"
+    )
+    assert (status, err) == (0, "")
+    (sweep,) = Path("outputs/sweeps").iterdir()
+    main([str(sweep)])
+    said = capfd.readouterr().out
+    losses: dict[str, list[float]] = {}
+    for path in sweep.glob("*/run.json"):
+        record = json.loads(path.read_text())
+        losses.setdefault(record["swept"]["model"], []).append(record["metrics"]["val/loss_full"])
+    for line in rows_of(sweep / "leaderboard.csv"):
+        of_model = losses[line["model"]]
+        assert line["n"] == "2"
+        assert float(line["val/loss_full"]) == pytest.approx(statistics.mean(of_model), abs=1e-14)
+        assert float(line["val/loss_full sd"]) == pytest.approx(
+            statistics.stdev(of_model), abs=1e-14
+        )
+        assert (sweep / line["directory"] / "run.json").is_file()
+        assert f"{statistics.mean(of_model):.4f} ± {statistics.stdev(of_model):.4f}" in said
+    for model in losses:
+        mean = tensorboard(sweep / f"seed-mean/model={model}")
+        assert [step for step, _ in mean["val/loss"]] == [2, 4]
+        runs = [
+            tensorboard(path.parent)
+            for path in sweep.glob("*/run.json")
+            if json.loads(path.read_text())["swept"]["model"] == model
+        ]
+        for tag in ("val/loss", "val/bpc", "train/loss_eval"):
+            for i, (_, value) in enumerate(mean[tag]):
+                assert value == pytest.approx(statistics.mean(r[tag][i][1] for r in runs), rel=1e-6)
+    assert {path.name for path in (sweep / "plots").iterdir()} >= {"curves.png"}
+    runs_before = len(read([Path("outputs")])[0])
+    main(["outputs", "--no-plots"])
+    assert len(read([Path("outputs")])[0]) == runs_before == 4  # what it keeps is no run
+
+
+def test_failures_are_told_with_reason_and_log(failing, capsys):
+    report(failing, plots=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "6 runs: 4 done, 1 failed, 1 killed; 3 settings" in said
+    assert "LabError: loss is NaN log: " in said
+    log = re.search(r"log: (\S+train\.log)", said)
+    assert Path(log[1]).read_text() == "the whole story"
+    assert "its process ended without a word after step 100" in said
+    assert re.search(r"unreadable \S+run\.json cannot be read", said)
+    assert "1 failed, 1 killed" in said
+
+
+def test_a_pipe_has_every_column_whole_and_a_narrow_terminal_every_figure(failing):
+    found = table(failing)
+    for width, terminal in ((80, False), (100, True), (40, True)):
+        written = io.StringIO()
+        shown = Console(file=written, width=width, force_terminal=terminal, no_color=True)
+        print_table(found, shown, "sweep")
+        said = re.sub(r"\x1b\[[\d;]*m", "", written.getvalue())
+        assert "…" not in said
+        for group in found.groups[:2]:
+            mean = group.mean("val/loss_full")
+            assert f"{mean.mean:.4f} ± {mean.deviation:.4f}" in said
+            assert str(group.best_row("val/loss_full").path) in said.replace("\n", "")
+        rows = [line for line in said.splitlines() if re.match(r" +\d  ", line)]
+        assert len(rows) >= 3
+        if width == 100:
+            assert max(map(len, rows[:3])) <= 100
+
+
+def test_by_shows_the_best_setting_for_each_value(tmp_path, capsys):
+    for rule in ("sgd", "adam"):
+        for lr in (0.1, 0.2, 0.3):
+            made(tmp_path, {"optimizer": rule, "optimizer.lr": lr, "seed": 1}, lr + len(rule))
+    main([str(tmp_path), "--by", "optimizer", "--no-plots"])
+    rows = [
+        line.split() for line in capsys.readouterr().out.splitlines() if re.match(r" \d ", line)
+    ]
+    assert [(row[1], row[2]) for row in rows] == [("sgd", "0.1"), ("adam", "0.1")]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nonesuch"], "nonesuch: no such directory"),
+        (["empty"], "empty holds no run"),
+        ([], "required: folder"),
+        (["sweep", "--by", "modle"], "did you mean model?"),
+        (["sweep", "--metric", "accuracy"], "invalid choice"),
+    ],
+)
+def test_errors_are_one_line(sweep, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(sweep.parent)
+    Path("empty").mkdir()
+    with pytest.raises(SystemExit) as exit:
+        main(words)
+    assert exit.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_after_the_table(sweep, capsys):
+    (sweep / "leaderboard.csv").mkdir()
+    with pytest.raises(SystemExit) as exit:
+        main([str(sweep), "--no-plots"])
+    said = capsys.readouterr()
+    assert exit.value.code == 2
+    assert "2.1500 ± 0.0707" in said.out
+    assert re.fullmatch(r"error: cannot write \S+leaderboard\.csv: Is a directory\n", said.err)
+
+
+def test_several_folders_are_one_table_and_nothing_is_kept(tmp_path, capsys):
+    made(tmp_path / "a", {"model": "head", "seed": 1}, 2.0)
+    made(tmp_path / "b", {"model": "head", "seed": 2}, 3.0)
+    before = sorted(tmp_path.rglob("*"))
+    main([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert "2.5000 ± 0.7071" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=20)
+
+
+@given(st.lists(st.tuples(TEXTS, st.floats(allow_nan=False)), min_size=2, unique=True))
+def test_csv_gives_back_what_was_in_the_runs(values):
+    rows = [
+        Row(
+            Run(Path(f"nowhere/{i}")),
+            "done",
+            {"swept": {"key": key, "seed": i}, "metrics": {"val/loss_full": loss}},
+        )
+        for i, (key, loss) in enumerate(values)
+    ]
+    found = tabulate(rows, [], "val/loss_full")
+    lines = list(csv.DictReader(io.StringIO(runs_csv(found, Path("nowhere")), newline="")))
+    if "key" in found.columns:
+        assert {(line["key"], float(line["val/loss_full"])) for line in lines} == set(values)
+    assert [line["directory"] for line in lines] == [
+        row.path.name for group in found.groups for row in group.rows
+    ]
+    folded = list(csv.DictReader(io.StringIO(groups_csv(found, Path("nowhere")), newline="")))
+    assert sum(int(line["n"]) for line in folded) == len(values)
+
+
+def test_markdown_is_a_table_whatever_the_values_hold(tmp_path):
+    for i, value in enumerate(["a|b", "<b>`x`*", "line\nbreak", "y" * 300, [0.9, 0.99]]):
+        made(tmp_path, {"the|key": value, "seed": 1}, 2.0 + i)
+    lines = markdown(table(tmp_path), tmp_path, "sweep").splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 2 + 5
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert r"a\|b" in rows[2]
+    assert "[0.9, 0.99]" in rows[-1]
+
+
+def test_files_are_replaced_when_asked_again(sweep, capsys):
+    report(sweep)
+    assert (sweep / "plots/loss-by-model.png").is_file()
+    first = tensorboard(sweep / "seed-mean/model=head")
+    assert first["val/loss"] == [(step, pytest.approx(2 + 1.5 / step)) for step in (10, 20, 30)]
+    deviation = statistics.stdev([0.1, 0.2])
+    assert first["± sd/val/loss above"][0] == (10, pytest.approx(2.15 + deviation))
+    assert first["± sd/val/loss below"][0] == (10, pytest.approx(2.15 - deviation))
+    report(sweep)
+    assert tensorboard(sweep / "seed-mean/model=head") == first
+    for path in sweep.glob("*/run.json"):
+        if json.loads(path.read_text())["swept"] != {"model": "head", "seed": 1}:
+            path.unlink()
+    report(sweep)
+    assert not (sweep / "seed-mean").exists()
+    assert not (sweep / "plots/loss-by-model.png").exists()
+    assert (sweep / "plots/curves.png").is_file()
+    assert not list(sweep.glob(".*"))  # nothing left lying about
+
+
+def test_bands_are_at_the_steps_that_all_seeds_have():
+    found = band([{10: 3.0, 20: 2.0, 30: 1.0}, {10: 5.0, 20: math.nan}])
+    assert found.steps == [10, 20]
+    assert found.mean[0] == 4.0
+    assert math.isnan(found.mean[1])
+    assert found.deviation[0] == pytest.approx(statistics.stdev([3.0, 5.0]))
+    many = band([dict.fromkeys(range(1, 1001), 2.0)] * 2)
+    assert len(many.steps) <= 100
+    assert many.steps[-1] == 1000
+    assert band([]) is None
+    assert band([{10: 1.0}, {}]) is None
+
+
+@pytest.mark.parametrize("text", ["", "step", "step,val/loss\n10,2.5\n20,", "\xff\n", "a,b\n1,2\n"])
+def test_curves_that_were_cut_off_give_what_is_there(tmp_path, text):
+    row = Row(Run(made(tmp_path, {"seed": 1})), "done", {})
+    (row.path / "metrics.csv").write_bytes(text.encode("latin-1"))
+    assert curves(row, ["val/loss"])["val/loss"] in ({}, {10: 2.5})
+
+
+def test_durations_read_well():
+    assert [duration(s) for s in (None, 0.04, 59.94, 59.96, 3599.6, 7500)] == [
+        *("", "0.0 s", "59.9 s", "1 min 00 s", "1 h 00 min", "2 h 05 min")
+    ]
+
+
+def test_help_and_the_table_import_no_torch(sweep):
+    program = "import sys; from lmlab.sweeps.command import main\ntry:\n  main({words})\nfinally:\n"
+    program += "  assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    for words, heavy in (
+        (["--help"], {"torch", "lightning", "matplotlib", "numpy", "hydra", "rich"}),
+        ([str(sweep)], {"torch", "lightning", "tensorflow", "hydra", "pandas"}),
+    ):
+        code = program.format(words=words, heavy=heavy)
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_no_run_that_can_be_read_is_an_error_that_says_so(tmp_path):
+    (made(tmp_path, {"seed": 1}) / "run.json").write_text("{")
+    with pytest.raises(LabError, match=r"holds no run; .*run\.json cannot be read"):
+        report(tmp_path)

@@ -1,0 +1,92 @@
+"""What TensorBoard is told, and the files that it is told in."""
+
+import html
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugin_util import markdown_to_safe_html
+from tensorboard.plugins.hparams import api_pb2, metadata
+
+from lmlab.training.board import LINE, ending, hyperparameters, preformatted
+from lmlab.training.eventfile import CurveWriter, next_number, numbered
+
+TEXTS = st.text(st.sampled_from("<>&/`*_#|[]()!\\\"'$ {}=-~\n\t\r\x00\x7fab1é中") | st.characters())
+
+
+@given(TEXTS)
+def test_any_text_is_shown_as_it_was_typed(typed: str):
+    page = markdown_to_safe_html(preformatted(typed))
+    found = re.fullmatch(r"<pre>\n?([^<>]*)</pre>", page)
+    assert found
+    shown = html.unescape(found[1])
+    # What TensorBoard itself makes of white space: tabs are spaces, blank lines are empty.
+    visible = [c for c in typed if c.isprintable() and c != " "]
+    assert [c for c in shown if c.isprintable() and c != " " and c not in PICTURES] == [
+        c for c in visible if c not in PICTURES
+    ]
+    assert shown.count("\n") >= typed.count("\n")
+
+
+PICTURES = {chr(0x2400 + code) for code in range(0x22)}
+
+
+def test_lines_too_long_for_a_screen_go_on_in_the_next():
+    page = preformatted("x" * (2 * LINE + 1) + "\n\nend")
+    assert page == f"<pre>\n\n{'x' * LINE}\n{'x' * LINE}\nx\n\nend</pre>"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("done", api_pb2.STATUS_SUCCESS),
+        ("pruned", api_pb2.STATUS_SUCCESS),
+        ("failed", api_pb2.STATUS_FAILURE),
+        ("interrupted", api_pb2.STATUS_FAILURE),
+    ],
+)
+def test_status_of_a_run_that_ended(status: str, expected: int):
+    (value,) = ending(status).value
+    content = value.metadata.plugin_data.content
+    assert metadata.parse_session_end_info_plugin_data(content).status == expected
+
+
+CHOICES = [
+    *("bigram", "bag_of_words", "head", "multi_head", "feed_forward", "blocks_without_residual"),
+    *("residual", "layer_norm", "gpt", "ngram"),
+]
+
+
+def test_every_choice_fills_every_column_with_one_type(composed):
+    rows = [hyperparameters(composed(f"model={model}"), "char", 1) for model in CHOICES]
+    rows += [
+        hyperparameters(composed(f"optimizer={name}", "schedule=cosine"), "byte", 1)
+        for name in ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
+    ]
+    rows.append(hyperparameters(composed("corpus=file", "corpus.path=a/b.txt"), "char", 1))
+    types = {name: type(value) for name, value in rows[0].items()}
+    for row in rows:
+        assert {name: type(value) for name, value in row.items()} == types
+    assert rows[-1]["corpus"] == "b.txt"
+    by_model = dict(zip(CHOICES, rows, strict=False))
+    heads = [by_model[model]["n_head"] for model in CHOICES]
+    assert heads == [0, 0, 1, 4, 4, 4, 4, 4, 4, 0]
+    assert by_model["residual"]["model"] == "ResidualBlock"
+
+
+def test_files_are_read_in_the_order_they_were_written(tmp_path):
+    for start in range(12):  # so many starts of one run, all within a second
+        writer = CurveWriter(numbered(tmp_path, next_number(tmp_path)), purge_step=10 * start)
+        for step in range(10 * start, 10 * start + 15):  # the last five are written again
+            writer.add_scalar("loss", 100 * start + step, step)
+        writer.close()
+        writer.add_scalar("later", start, 10 * start)  # a closed file is gone on with
+        writer.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
+    read = [(point.step, point.value) for point in events.Scalars("loss")]
+    expected = [(step, 100 * min(step // 10, 11) + step) for step in range(125)]
+    assert read == [(step, float(value)) for step, value in expected]
+    assert [point.step for point in events.Scalars("later")] == list(range(0, 120, 10))
+    assert len(list(tmp_path.iterdir())) == 12

@@ -1,0 +1,110 @@
+"""Pictures, histograms and the projector: what they show, and that training does not notice."""
+
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from comparing import checkpoint, same, tensorboard, weights
+
+from lmlab.data.tokenizer import CharTokenizer
+from lmlab.training.heatmaps import CELL, COLOURS, SCALE, HeatMaps
+from lmlab.training.pictures import frequencies
+
+GPT = ("model=gpt", "model.n_embd=16", "model.n_layer=2", "model.dropout=0.2")
+ON = ("callbacks.histograms.every=1", "callbacks.pictures.tokens=8")
+OFF = ("callbacks.pictures.every=0", "~callbacks.projector")
+
+
+def colour(value: float) -> np.ndarray:
+    return np.array(COLOURS(SCALE(value), bytes=True)[:3]).astype(int)
+
+
+def test_training_does_not_notice(experiment):
+    drawn = experiment(*GPT, *ON)
+    plain = experiment(*GPT, *OFF)
+    chunked = experiment(*GPT, *ON, "data.steps_per_batch=1")
+    for other in (plain, chunked):
+        assert same(weights(drawn), weights(other))
+        assert same(checkpoint(drawn)["random"], checkpoint(other)["random"])
+        assert drawn.record["metrics"] == other.record["metrics"]
+    shown, also_shown = tensorboard(drawn), tensorboard(chunked)
+    tags = set(shown)
+    assert shown.pop("setup/config") != also_shown.pop("setup/config")  # it tells the chunk
+    assert shown == also_shown
+    assert {"view/attention/layer_1", "weights_update/lm_head.weight"} <= tags
+    assert tags - tensorboard(plain).keys() == {
+        tag for tag in tags if tag.startswith(("view", "weights"))
+    }
+    assert drawn.record["fingerprint"] == plain.record["fingerprint"]
+
+
+def test_off_imports_nothing_and_writes_nothing(experiment, monkeypatch):
+    monkeypatch.delitem(sys.modules, "lmlab.training.heatmaps", raising=False)
+    run = experiment("model=head", *OFF)
+    assert "lmlab.training.heatmaps" not in sys.modules
+    assert not any(tag.startswith(("view", "weights")) for tag in tensorboard(run))
+    assert not (run.path / "projector").exists()
+    experiment("model=head", "logger.tensorboard=false", *ON)
+    assert "lmlab.training.heatmaps" not in sys.modules
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [12, 24]), (2, [24])])
+def test_how_often_is_config(experiment, every, expected):
+    run = experiment("model=head", f"callbacks.pictures.every={every}")
+    assert [step for step, _ in tensorboard(run)["view/attention/layer_1"]] == expected
+
+
+def test_update_histogram_is_what_the_weights_moved_by(experiment):
+    run = experiment("model=bigram", "optimizer=sgd", "trainer.max_steps=1", "eval.every=1", *ON)
+    curves = tensorboard(run)
+    (step, gradient), (_, update) = (
+        curves[f"weights_{of}/table.weight"][0] for of in ("gradient", "update")
+    )
+    assert step == 1
+    # Rows of (left edge, right edge, count): the update is -lr times the gradient.
+    lr = run.config["optimizer"]["lr"]
+    assert update[0][0] == pytest.approx(-lr * gradient[-1][1], rel=1e-4)
+    assert update[-1][1] == pytest.approx(-lr * gradient[0][0], rel=1e-4)
+    assert sum(count for *_, count in update) == 65 * 65
+
+
+def test_frequencies_are_those_of_the_text():
+    tokenizer = CharTokenizer.fit(["abracadabra!"])
+    tokens = torch.from_numpy(tokenizer.encode("abracadabra!"))
+    shown, table = frequencies(tokens, tokenizer.vocab_size, 99)
+    assert tokenizer.decode(shown) == "!abcdr"
+    assert table[1].tolist() == [0.2, 0, 0.4, 0.2, 0.2, 0]  # what follows an a
+    assert table[2].tolist() == [0, 0, 0, 0, 0, 1]  # a b
+    assert table[0].tolist() == [0] * 6  # nothing follows the last
+    shown, few = frequencies(tokens, tokenizer.vocab_size, 3)
+    assert tokenizer.decode(shown) == "abr"
+    assert few[0].tolist() == [0, 0.4, 0]  # shares of all that follows, shown or not
+
+
+def test_cells_have_their_colours_down_to_the_last_row():
+    n = 32
+    labels = [chr(97 + i % 26) for i in range(n)]
+    picture = HeatMaps(labels, labels, ["one", "two", "three"], "next").draw
+    nothing = np.zeros((3, n, n))
+    averages = np.stack([np.tril(np.ones((n, n))) / np.arange(1, n + 1)[:, None]] * 3)
+    averages[:, ~np.tri(n, dtype=bool)] = np.nan
+    drawn = picture(averages).astype(int)
+    changed = (drawn != picture(nothing)).any(-1)
+    assert changed.sum() == 3 * n * n * CELL * CELL  # all of the cells, and nothing else
+    assert np.abs(colour(1 / n) - colour(0)).sum() > 60  # an average's last row can be seen
+    down, across = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    first_row = drawn[down[0] + CELL // 2, across[0] + CELL // 2]
+    assert (first_row == colour(1)).all()
+    last = drawn[down[0] + n * CELL - CELL // 2, across[0] : across[0] + n * CELL]
+    assert (last == colour(1 / n)).all()
+    assert (drawn[down[0], across[0] + n * CELL - 1] == int(0.92 * 255)).all()  # no future
+
+
+def test_any_token_can_be_a_label():
+    tokens = ["$", "$x$", "\n", " the", "中", "\ufffd", "\x00", "\\frac", "_", "</b>", "🜁", ""]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maps = HeatMaps(tokens, tokens, [""], "next")
+    assert maps.draw(np.eye(len(tokens))[None]).shape[2] == 3
