@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup train test test-slow lint bench board lock clean
+.PHONY: setup train test test-slow lint bench bench-docs board lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -34,6 +34,10 @@ lint: $(READY)
 
 bench: $(READY) # beside loops written by hand; ARGS='steps --quick' for less
 	@$(BIN)/python scripts/bench.py $(ARGS)
+
+bench-docs: # the last results into docs/performance.md
+	@sed -i '/^<!-- measured/q' docs/performance.md
+	@$(BIN)/python scripts/bench.py --markdown >> docs/performance.md
 
 board: $(READY) # TensorBoard on every run; ctrl-c ends it
 	@$(BIN)/python scripts/board.py $(ARGS)

@@ -26,8 +26,9 @@ if __name__ == "__main__":
 
     if given.markdown:
         where, parts = report.read(given.out)
+        print(f"\n{report.about(where)}")
         for table in report.tables(parts):
-            print(f"**{table.title}**\n\n{report.markdown(table)}\n")
+            print(f"\n**{table.title}**\n\n{report.markdown(table)}")
         sys.exit()
 
     where, parts = report.machine(), []

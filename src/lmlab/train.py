@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lmlab import build
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say
@@ -210,7 +210,7 @@ def _fit(
     recorder = Recorder(run, tokens_per_step)
     keeper = Checkpoints(run, module.stop, **config["checkpoint"])
     trial = (config.get("sweep") or {}).get("trial")
-    trainer = L.Trainer(
+    trainer = _trainer(
         **{key: settings[key] for key in ("max_steps", "accelerator", "devices", "strategy")},
         precision=settings["precision"],
         val_check_interval=data.batches_per_eval,
@@ -246,6 +246,18 @@ def _fit(
             text_made = sampler.text or sampler.make(module)
             write_atomically(run.path / SAMPLE, text_made.encode())
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
+
+
+def _trainer(**settings: Any) -> L.Trainer:
+    """Lightning's Trainer; what it says of settings that do not go together is the user's to know.
+
+    Raises:
+        LabError: if they do not.
+    """
+    try:
+        return L.Trainer(**settings)
+    except (ValueError, MisconfigurationException) as error:
+        raise LabError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
 def _callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from comparing import checkpoint, curves, weights
 
+from lmlab.errors import LabError
 from lmlab.runs import Run
 
 GPT = ["name=test", "model=gpt", "model.n_embd=16", "model.n_layer=1", "trainer.accelerator=cpu"]
@@ -51,3 +52,12 @@ def test_each_process_drops_something_else(tinyshakespeare_path, tmp_path):
     two = run(tmp_path / "two", *words)
     first, second = (states["cpu"] for states in checkpoint(two)["random"])
     assert not first.equal(second)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("trainer.strategy=fsdp", "requires a GPU"), ("trainer.precision=7-true", "7-true")],
+)
+def test_what_the_trainer_refuses_is_one_line(experiment, setting, said):
+    with pytest.raises(LabError, match=f"^trainer: .*{said}"):
+        experiment("model=bigram", setting)

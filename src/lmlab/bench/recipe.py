@@ -20,6 +20,7 @@ from lmlab.train import train
 
 NANOGPT, OURS, FAST = "nanoGPT-style, float32", "lmlab, float32", "lmlab, trainer=fast"
 SEEDS = (1, 2, 3)
+WITHOUT = ("~callbacks.pictures", "~callbacks.projector")  # which the other does not make
 
 
 def nanogpt_style(task: Task) -> tuple[float, float]:
@@ -112,7 +113,7 @@ def run(rounds: int, quick: bool) -> Part:
     losses: dict[str, list[float]] = {name: [] for name in seconds}
     with as_a_user_has_it() as folder:
         for seed in seeds:
-            words = ["experiment=nanogpt/cpu", f"seed={seed}"]
+            words = ["experiment=nanogpt/cpu", f"seed={seed}", *WITHOUT]
             words += ["trainer.max_steps=200"] if quick else []
             for name in seconds:
                 task = Task([*words, "trainer=fast"] if name == FAST else words, folder)

@@ -57,6 +57,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def about(where: dict[str, Any]) -> str:
+    """The machine in a line."""
+    load = ", ".join(f"{load:.1f}" for load in where["load"])
+    return (
+        f"{where['processor']}, {where['cores']} cores, {where['threads']} threads; "
+        f"torch {where['torch']}, Python {where['python']}; load before: {load}"
+    )
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -27,7 +27,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     no_looking_ahead = query.new_zeros(T, n_keys).masked_fill_(
         ~causal_mask(T, n_keys, query.device), float("-inf")
     )
-    wei = torch.baddbmm(no_looking_ahead, query * head_size**-0.5, key.transpose(1, 2))
+    wei = torch.baddbmm(no_looking_ahead, query, key.transpose(1, 2), alpha=head_size**-0.5)
     with torch.autocast("cpu", enabled=False):  # softmax adds up in float32 whatever it is given
         wei = F.dropout(F.softmax(wei, dim=-1), dropout)
     return (wei @ value).view(B, n_head, T, head_size)
