@@ -51,7 +51,6 @@ NOT_IN_FINGERPRINT = (
     "checkpoint",
     "data.steps_per_batch",
     "trainer.accelerator",
-    "trainer.devices",
     "trainer.strategy",
     "trainer.log_every_n_steps",
 )

@@ -41,7 +41,7 @@ def tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
     return {
         tag: [(e.step, make_ndarray(e.tensor_proto).item()) for e in events.Tensors(tag)]
-        for tag in events.Tags()["tensors"]
+        for tag in events.PluginTagToContent("scalars")
     }
 
 

@@ -153,7 +153,7 @@ def test_signal_finishes_the_step_and_says_how_to_go_on(
     sent = time.monotonic()
     child.send_signal(signum)
     out, err = child.communicate(timeout=30)
-    assert time.monotonic() - sent < 5
+    assert time.monotonic() - sent < 20  # a second or two, where nobody else is busy
     assert (child.returncode, err) == (128 + signum, "")
     run = the_run(tmp_path / "cut")
     assert f"continue  python scripts/train.py run={run.path}" in out

@@ -103,7 +103,8 @@ def search(
         pruner,
         _about(settings, space, config),
     ) as study:
-        say(f"{len(study.study.trials)} of {n_trials} trials so far in {study.path}")
+        ended = sum(trial.state.is_finished() for trial in study.study.trials)
+        say(f"{ended} of {n_trials} trials have ended so far in {study.path}")
         if settings["retry_failed"]:
             study.try_failed_again()
         progress = Progress(n_trials)
@@ -118,8 +119,8 @@ def search(
                 _tell(study, trial, result, settings)
             results += batch
             statuses = {result.status for result in batch}
-            ends = {"skipped", "planned", *(FAILED if config.sweep.fail_fast else ())}
-            if statuses & ends:
+            stopping = {"skipped", "planned", *(FAILED if config.sweep.fail_fast else ())}
+            if statuses & stopping:
                 break  # the trials that were not begun are taken up by the next start
         _say_best(study, settings)
     if not results:

@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from lmlab.sweeps.curves import Band, band, curves, drawn
+from lmlab.sweeps.frames import GREY, LOST, STYLE, new_figure, over, put_legend, put_title, unit_of
 from lmlab.sweeps.leaderboard import figure as written
 from lmlab.sweeps.leaderboard import heading, label
 from lmlab.sweeps.scales import (
@@ -30,37 +31,15 @@ from lmlab.sweeps.scales import (
 )
 from lmlab.sweeps.table import METRICS, MISSING, Group, Table, canonical, shown
 
-DPI = 150
 MOST_CURVES = 12
 MOST_SERIES = 10
 MOST_CELLS = 16  # of a heat map's side
-LOST = "failed, or off the scale"
 BEST: dict[str, Any] = {
     "color": "black",
     "mfc": "#F0E442",
     "markersize": 15,
     "zorder": 5,
     "label": "_best",
-}
-GREY = "#8a8a8a"
-STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "axes.edgecolor": "#666666",
-    "axes.titlelocation": "left",
-    "axes.titlesize": 13,
-    "axes.titleweight": "bold",
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-    "legend.handlelength": 2.4,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 6,
-    "figure.constrained_layout.use": True,
-    "text.parse_math": False,  # a value may hold dollars
 }
 
 
@@ -105,7 +84,7 @@ def by_key(table: Table, key: str) -> Figure:
         by_loss = list(dict.fromkeys(canonical(group.values[key]) for group in groups))
         place = {value: float(-i) for i, value in enumerate(by_loss)}
     series, title = _series(table, groups, key, joined=along)
-    fig, ax = _figure(
+    fig, ax = new_figure(
         [one.label for one in series] if len(series) > 1 else [],
         height=4.8 if along else 1.9 + 0.42 * max(3, len(values)),
     )
@@ -116,15 +95,15 @@ def by_key(table: Table, key: str) -> Figure:
     lost = _draw(ax, table, series, position, across=along)
     if along:
         number_axis(ax, [float(value) for value in values], heading(key))
-        ax.set_ylabel(_unit(table))
+        ax.set_ylabel(unit_of(table))
         ax.margins(x=0.08, y=0.14)
     else:
         ax.set_yticks([place[canonical(v)] for v in values], [label(key, v) for v in values])
         ax.set_ylim(0.7 - len(values), 0.7)
         ax.set_ylabel(heading(key))
-        ax.set_xlabel(_unit(table))
-    _title(ax, f"{METRICS[table.metric].name} by {heading(key)}", _over(groups))
-    _legend(fig, ax, title, shown=len(series) > 1 or lost)
+        ax.set_xlabel(unit_of(table))
+    put_title(ax, f"{METRICS[table.metric].name} by {heading(key)}", over(groups))
+    put_legend(fig, ax, title, shown=len(series) > 1 or lost)
     return fig
 
 
@@ -218,7 +197,7 @@ def by_seed(table: Table) -> Figure:
     (group,) = table.groups
     rows = sorted(group.counted, key=lambda row: (not is_number(row.seed), row.seed))
     mean, spread = _mean(table, group), _deviation(table, group)
-    fig, ax = _figure([])
+    fig, ax = new_figure([])
     ax.axhspan(mean - spread, mean + spread, color=COLOURS[0], alpha=0.15, lw=0)
     ax.axhline(mean, color=COLOURS[0])
     losses = [METRICS[table.metric].read(row) for row in rows]
@@ -226,8 +205,10 @@ def by_seed(table: Table) -> Figure:
     if len(rows) <= 20:
         ax.set_xticks(range(len(rows)), [shown(row.seed) for row in rows])
     ax.set_xlabel("seed")
-    ax.set_ylabel(_unit(table))
-    _title(ax, f"{METRICS[table.metric].name} by seed", f"{written(mean=group.mean(table.metric))}")
+    ax.set_ylabel(unit_of(table))
+    put_title(
+        ax, f"{METRICS[table.metric].name} by seed", f"{written(mean=group.mean(table.metric))}"
+    )
     return fig
 
 
@@ -245,7 +226,7 @@ def heat_map(table: Table) -> Figure:
     finite = [x for group in table.groups if math.isfinite(x := _mean(table, group))] or [0.0]
     high = min(ceiling(finite), max(finite))
     cells = [[math.nan] * len(columns) for _ in rows]
-    fig, ax = _figure([], 3.4 + 0.85 * max(3, len(columns)), 2.0 + 0.5 * max(2, len(rows)))
+    fig, ax = new_figure([], 3.4 + 0.85 * max(3, len(columns)), 2.0 + 0.5 * max(2, len(rows)))
     text: dict[str, Any] = {
         "ha": "center",
         "va": "center",
@@ -274,10 +255,10 @@ def heat_map(table: Table) -> Figure:
     ax.set_xlabel(heading(across))
     ax.set_ylabel(heading(down))
     extend = "max" if max(finite) > high else "neither"
-    bar = fig.colorbar(image, ax=ax, label=_unit(table), extend=extend)
+    bar = fig.colorbar(image, ax=ax, label=unit_of(table), extend=extend)
     bar.outline.set_visible(False)
     title = f"{METRICS[table.metric].name} by {heading(down)} and {heading(across)}"
-    _title(ax, title, _over(table.groups))
+    put_title(ax, title, over(table.groups))
     return fig
 
 
@@ -305,7 +286,7 @@ def loss_curves(table: Table, told: list[tuple[Group, Band]]) -> Figure:
     else:
         styles = colours(range(len(told)), ranked=True)
     names = [", ".join(label(key, group.values[key]) for key in keys) for group, _ in told]
-    fig, ax = _figure([*names, ", ".join(map(heading, keys))] if len(told) > 1 else [], height=5)
+    fig, ax = new_figure([*names, ", ".join(map(heading, keys))] if len(told) > 1 else [], height=5)
     for (_, mean), (colour, _, line), called in zip(told, styles, names, strict=True):
         if len(mean.steps) == 1:
             line = "o"
@@ -328,8 +309,8 @@ def loss_curves(table: Table, told: list[tuple[Group, Band]]) -> Figure:
     ax.set_ylabel("val/loss, nats per token")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     some = f": the {len(told)} best of {len(table.groups)}" if len(told) < len(table.groups) else ""
-    _title(ax, f"val/loss while training{some}", _over(groups))
-    _legend(fig, ax, ", ".join(map(heading, keys)), shown=len(told) > 1)
+    put_title(ax, f"val/loss while training{some}", over(groups))
+    put_legend(fig, ax, ", ".join(map(heading, keys)), shown=len(told) > 1)
     return fig
 
 
@@ -345,7 +326,7 @@ def by_parameters(table: Table) -> Figure:
         for group, called, (colour, marker, _) in zip(groups, names, styles, strict=True)
     ]
     headings = ", ".join(map(heading, table.columns))
-    fig, ax = _figure([*names, headings] if few else [], height=5)
+    fig, ax = new_figure([*names, headings] if few else [], height=5)
     lost = _draw(
         ax,
         table,
@@ -369,22 +350,14 @@ def by_parameters(table: Table) -> Figure:
     )
     log_axis(ax, counts=True)
     ax.set_xlabel("parameters")
-    ax.set_ylabel(_unit(table))
+    ax.set_ylabel(unit_of(table))
     ax.margins(x=0.08, y=0.14)
     tokens = {row.tokens for group in groups for row in group.counted}
     (same,) = tokens if len(tokens) == 1 else (None,)
     at = "" if same is None else f"; each trained on {same:,} tokens"
-    _title(ax, f"{METRICS[table.metric].name} by parameters", _over(groups) + at)
-    _legend(fig, ax, headings if few else None, shown=few or lost)
+    put_title(ax, f"{METRICS[table.metric].name} by parameters", over(groups) + at)
+    put_legend(fig, ax, headings if few else None, shown=few or lost)
     return fig
-
-
-def _figure(legend: Sequence[str], width: float = 7.5, height: float = 4.8) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes, and room beside it for a legend of these lines (inches)."""
-    if legend:
-        width += 0.8 + 0.085 * max(map(len, [*legend, LOST]))
-    fig = Figure(figsize=(width, height), dpi=DPI)
-    return fig, fig.add_subplot()
 
 
 def _mean(table: Table, group: Group) -> float:
@@ -421,41 +394,3 @@ def _is_grid(table: Table) -> bool:
 
 def _all_numbers(table: Table, key: str) -> bool:
     return all(is_number(group.values[key]) for group in table.groups)
-
-
-def _unit(table: Table) -> str:
-    metric = METRICS[table.metric]
-    return f"{metric.name}, {metric.unit}"
-
-
-def _over(groups: Sequence[Group]) -> str:
-    """What a point is, for the line under a title."""
-    n = sorted({len(group.counted) for group in groups if group.counted})
-    if not n:
-        return "nothing done yet"
-    if n[-1] == 1:
-        return "one seed each"
-    return f"mean ± standard deviation over {f'{n[0]} to ' if len(n) > 1 else ''}{n[-1]} seeds"
-
-
-def _title(ax: Axes, title: str, below: str) -> None:
-    ax.set_title(title, pad=22)
-    ax.annotate(
-        below,
-        (0, 1),
-        (0, 7),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=10,
-        color="#555555",
-    )
-
-
-def _legend(fig: Figure, ax: Axes, title: str | None, shown: bool) -> None:
-    """Beside the axes, what is lost last."""
-    if not shown:
-        return
-    handles, labels = ax.get_legend_handles_labels()
-    lines = sorted(zip(handles, labels, strict=True), key=lambda pair: pair[1] == LOST)
-    handles, labels = [handle for handle, _ in lines], [text for _, text in lines]
-    fig.legend(handles, labels, loc="outside right upper", title=title, alignment="left")
