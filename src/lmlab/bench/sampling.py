@@ -50,7 +50,9 @@ def run(rounds: int, quick: bool) -> Part:
             part.seconds[what] = seconds
             # Of the model that has this block size in earnest, or of many sequences: a single one of
             # the small model is bound by the number of operations, not by their size.
-            aimed = prompt in range(BLOCK_SIZE - 32, BLOCK_SIZE) and (n_embd > 128 or n_sequences > 1)
+            aimed = prompt in range(BLOCK_SIZE - 32, BLOCK_SIZE) and (
+                n_embd > 128 or n_sequences > 1
+            )
             at_least = 8 if aimed else None
             part.ratios.append(
                 Ratio(f"generate, {what}: {RECOMPUTE} / {OURS}", times, at_least=at_least)
