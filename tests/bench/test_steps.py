@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmlab.bench.rounds import interleave
@@ -84,6 +83,5 @@ def test_a_step_calls_little_more_than_a_careful_loop_does(task):
 def test_a_step_takes_less_than_three_times_a_careful_loops(task):
     both = contestants(task("bigram"), 400)
     turns = {who: lambda trains=both[who]: trains()[0] for who in (CAREFUL, OURS)}
-    torch.set_num_threads(1)
     seconds = interleave(turns, rounds=4)
     assert min(seconds[OURS]) < 3 * min(seconds[CAREFUL]), seconds

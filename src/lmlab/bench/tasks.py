@@ -80,7 +80,7 @@ def composed(overrides: list[str]) -> dict[str, Any]:
 @contextlib.contextmanager
 def as_a_user_has_it() -> Iterator[Path]:
     """A folder for runs, and a terminal for the progress bar that nobody has to look at."""
-    before = os.environ.get("FORCE_COLOR"), console.file
+    before = os.environ.get("FORCE_COLOR")
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
         os.environ["FORCE_COLOR"] = "1"  # rich takes it for a terminal, and draws
         console.file = nowhere
@@ -88,8 +88,8 @@ def as_a_user_has_it() -> Iterator[Path]:
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
                 yield Path(folder)
         finally:
-            console.file = before[1]
-            if before[0] is None:
+            console.file = None  # type: ignore[assignment]  # sys.stdout, whatever that is then
+            if before is None:
                 del os.environ["FORCE_COLOR"]
             else:
-                os.environ["FORCE_COLOR"] = before[0]
+                os.environ["FORCE_COLOR"] = before
