@@ -1,9 +1,12 @@
-"""Models that do what one's own may do: raise, call sys.exit, or take the process with them."""
+"""Models that do what one's own may do: raise, call sys.exit, or take the process with them; and
+a callback that is told to stop when it suits worst."""
 
 import os
 import signal
 import sys
 from pathlib import Path
+
+import lightning as L
 
 from lmlab.models.bigram import Bigram
 
@@ -34,3 +37,15 @@ class Misbehaving(Bigram):
             if not path.exists():
                 path.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SigtermInEvaluation(L.Callback):
+    """SIGTERM in the middle of the evaluation at a step, once."""
+
+    def __init__(self, step: int, done: str):
+        self.step, self.done = step, Path(done)  # a file that is made
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step == self.step and not self.done.exists():
+            self.done.touch()
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -168,7 +168,8 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
     swept = {word.partition("=")[0].lstrip("+") for word in words if _is_sweep(word)}
     if _is_multirun(words) and not any(word.startswith("sweep.name=") for word in words):
         # Beside the other overrides: argparse takes them in one row only.
-        at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+        overrides = [i for i, word in enumerate(words) if re.match(r"~|[^-].*=", word)]
+        at = overrides[0] if overrides else len(words)
         words.insert(at, f"sweep.name='{_sweep_name(words, swept)}'")
     shows_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
@@ -250,7 +251,8 @@ def _explain(error: BaseException, name: str) -> str:
     if match := re.search(r"Could not override '([^']+)'", text):
         return f"unknown key {match[1]}{nearest(match[1], _known_keys(name))}"
     found = (
-        r"Could not find '((?:hydra/)?[^'/]+)/([^']+)'\s+Available options in '[^']+':((?:\s+\S+)*)"
+        r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']+)'\s+"
+        r"Available options in '[^']+':((?:\s+\S+)*)"
     )
     if match := re.search(found, text):
         group, wrong, offered = match[1], match[2], match[3].partition("Config search path")[0]

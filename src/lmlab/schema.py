@@ -279,11 +279,19 @@ class Logger(Node):
     csv: bool
 
 
+class Trial(Node):
+    """Where a job finds the trial it is, to report to it while training."""
+
+    study: str  # the file that the study is kept in
+    number: CountOrZero
+    pruner: Custom
+
+
 class Sweep(Node):
     name: Annotated[str, Field(min_length=1)]
     fail_fast: bool
     job: str | None
-    trial: dict[str, Any] | None
+    trial: Trial | None
 
 
 class Train(Node):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmlab import build
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say
@@ -27,6 +29,7 @@ from lmlab.training.loggers import begin, end, event_files, loggers
 from lmlab.training.module import LanguageModule
 from lmlab.training.pictures import Pictures
 from lmlab.training.projector import Projector
+from lmlab.training.pruning import Pruning
 from lmlab.training.state import AtomicCheckpointIO, newest_whole
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 
@@ -123,7 +126,10 @@ def _help_to_train(config: dict[str, Any]) -> Run:
 def _record_outcome(run: Run, fit: Callable[[], None]) -> None:
     """Fit, and leave in the record how it ended."""
     try:
-        fit()
+        try:
+            fit()
+        except SIGTERMException:  # Lightning's own answer, in the middle of an evaluation
+            raise Interrupted(signal.SIGTERM, run.record["step"]) from None
     except Interrupted as stopped:
         run.update(status="interrupted", step=stopped.step)
         say(f"{stopped}; everything is kept")
@@ -204,13 +210,16 @@ def _fit(
     tokens_per_step = data.batch_size * data.block_size * settings["accumulate_grad_batches"]
     recorder = Recorder(run, tokens_per_step)
     keeper = Checkpoints(run, module.stop, **config["checkpoint"])
+    trial = (config.get("sweep") or {}).get("trial")
     trainer = L.Trainer(
         **{key: settings[key] for key in ("max_steps", "accelerator", "devices", "strategy")},
         precision=settings["precision"],
         val_check_interval=data.batches_per_eval,
         check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
         num_sanity_val_steps=0,
-        callbacks=[*callbacks, Bar(), recorder, keeper],  # what is kept, once all else is done
+        # What is kept, once all else is done; a report to a trial comes before, so that none is
+        # missing where training goes on from a checkpoint.
+        callbacks=[*callbacks, Bar(), recorder, *([Pruning(trial)] if trial else []), keeper],
         logger=curves,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.path,

@@ -84,7 +84,7 @@ def test_bad_jobs_end_only_themselves(sweep, tmp_path):
         log = (only_sweep(tmp_path) / name / "train.log").read_text()
         if record["swept"]["model.how"] == "raise":
             assert record["error"] == "ValueError: this model always raises"
-            assert f"{name}: ValueError: this model always raises" in said
+            assert f"failed  {name}  ValueError: this model always raises" in said
             assert "Traceback" in log
             assert "in _go_wrong" in log
         if record["swept"]["model.how"] == "exit":
@@ -189,3 +189,12 @@ def test_names_of_jobs_are_safe_and_short(swept, fingerprint):
     assert re.fullmatch(r"[A-Za-z0-9_,=+][A-Za-z0-9_.,=+-]*", name)
     assert name.endswith(fingerprint[:8])
     assert job_name(dict(reversed(swept.items())), fingerprint) == name
+
+
+def test_a_dry_run_of_a_sweep_plans_every_job_and_leaves_no_run(lab, text, tmp_path):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "dry_run=true"]
+    status, out, err = lab("train", *words, "model=bigram,head")
+    assert (status, err) == (0, "")
+    assert "Bigram, 784 parameters" in out
+    assert "2 planned" in out
+    assert not records(only_sweep(tmp_path))

@@ -21,6 +21,7 @@ from comparing import assert_same_run, checkpoint, same, weights
 from lmlab.errors import LabError
 from lmlab.runs import Run
 from lmlab.train import train
+from lmlab.training.stopping import Interrupted
 
 GPT = [
     "model=gpt",
@@ -163,6 +164,18 @@ def test_signal_finishes_the_step_and_says_how_to_go_on(
     config = {**run.config, "run": str(run.path)}
     whole = train({**run.config, "output_dir": str(tmp_path / "whole")})
     assert_same_run(whole, train(config))
+
+
+def test_sigterm_within_an_evaluation_is_an_interruption(experiment, tmp_path):
+    stop = f"{{_target_:misbehaving.SigtermInEvaluation,step:24,done:'{tmp_path}/done'}}"
+    words = [*GPT, "eval.protocol=full", f"+callbacks.stop={stop}"]
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        experiment(*words)
+    run = the_run(tmp_path)
+    assert run.record["status"] == "interrupted"
+    resumed = train({**run.config, "run": str(run.path)})
+    whole = experiment(*words, f"output_dir={tmp_path / 'whole'}")  # it is sent only once
+    assert_same_run(whole, resumed)
 
 
 def test_second_interrupt_ends_at_once(launch, tinyshakespeare_path, tmp_path):

@@ -2,12 +2,14 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from comparing import NOISY, checkpoint, curves, same, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.runs import Run
@@ -85,6 +87,20 @@ def test_tensorboard_shows_losses_rate_speed_and_samples(experiment):
     in_csv = {row["step"]: row["train/loss"] for row in curves(run)}
     for event in events.Scalars("train/loss"):
         assert event.value == pytest.approx(float(in_csv[str(event.step)]), rel=1e-6)
+
+
+def test_the_end_of_a_resumed_run_is_kept_however_many_files_the_process_made(experiment, tmp_path):
+    run = experiment("eval.iters=1", "trainer.max_steps=2", "eval.every=2")
+    spent = tmp_path / "spent"
+    made = {0}
+    while set(str(max(made) + 1)) != {"9"}:  # the next file's number is the last of its length
+        EventFileWriter(str(spent)).close()
+        made |= {int(path.name.rpartition(".")[2]) for path in spent.iterdir()}
+    time.sleep(1 - time.time() % 1)  # what follows takes less than a second
+    longer = {**run.config["trainer"], "max_steps": 4}
+    train({**run.config, "run": str(run.path), "trainer": longer})
+    events = EventAccumulator(str(run.path)).Reload()
+    assert [event.step for event in events.Scalars("val/loss_full")] == [4]
 
 
 @pytest.mark.parametrize(

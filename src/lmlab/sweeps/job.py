@@ -59,7 +59,8 @@ def run_job(cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any]) -> Result:
             from lmlab.plan import plan
 
             plan(config)
-            return Result(None, None, "skipped")
+            tell("planned")
+            return Result(None, None, "planned")
         trained = not _is_finished(run, config) and _train(run, config, swept)
     # SystemExit too: some library's exit is a failure of its job, not the end of the others.
     except (Exception, SystemExit) as error:

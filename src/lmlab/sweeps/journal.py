@@ -20,7 +20,7 @@ class Result(float):
     """
 
     run: str | None  # the run directory
-    status: str  # done, pruned, failed, killed, skipped
+    status: str  # done, pruned, failed, killed; skipped (after a failure), planned (dry_run)
     error: str | None  # why it failed
 
     def __new__(

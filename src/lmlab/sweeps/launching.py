@@ -21,6 +21,7 @@ from lmlab.errors import LabError
 from lmlab.runs import LOG, Run
 from lmlab.sweeps.job import JOB_LOCK
 from lmlab.sweeps.journal import FAILED, Event, Journal, Result
+from lmlab.sweeps.report import report
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -29,23 +30,29 @@ KILLED = "its process was killed (SIGKILL; out of memory?)"
 
 
 def launch(
-    launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]], first: int = 0
+    launcher: Launcher,
+    sweep_dir: Path,
+    jobs: Sequence[Sequence[str]],
+    progress: Progress | None = None,
 ) -> list[Result]:
     """Run jobs, each given as overrides, and return their results in the same order.
+
+    A sweeper that launches several times hands over its `progress`; the jobs are numbered on.
 
     A failure ends only its own job. Where a launcher gives up because a worker was killed, each job
     that was running is run again by itself, and if it is killed again, recorded as killed; then the
     others go on.
     """
     journal = Journal.create(sweep_dir)
-    words = [[*job, f"sweep.job={journal.word(i)}"] for i, job in enumerate(jobs)]
+    first = 0 if progress is None else len(progress.ended)
+    words = {i: [*job, f"sweep.job={journal.word(i)}"] for i, job in enumerate(jobs, first)}
     results: dict[int, Result] = {}
 
     def run(numbers: list[int]) -> bool:
         """Launch some of the jobs together; whether the launcher came back."""
         came_back = True
         try:
-            launcher.launch([words[i] for i in numbers], initial_job_idx=first + numbers[0])
+            launcher.launch([words[i] for i in numbers], initial_job_idx=numbers[0])
         except Exception as error:  # each launcher has its own for a worker that died
             journal.news()
             if not any(i in journal.last for i in numbers):
@@ -59,8 +66,8 @@ def launch(
                 results[i] = event.result
         return came_back
 
-    with _shown(journal, len(jobs)):
-        left = list(range(len(jobs)))
+    with _shown(journal, progress or Progress(len(jobs))):
+        left = list(words)
         while left:
             came_back = run(left)
             begun = [i for i in left if i not in results and i in journal.last]
@@ -73,28 +80,24 @@ def launch(
                 raise LabError(f"the launcher left out {len(missing)} of {len(jobs)} jobs")
             left = missing
     journal.path.unlink()
-    return [results[i] for i in range(len(jobs))]
+    return [results[i] for i in words]
 
 
-def finish(sweep_dir: Path, results: Sequence[Result]) -> None:
-    """The end of a sweep: what it found, and what failed.
+def finish(
+    sweep_dir: Path, results: Sequence[Result], advice: str = "the same command tries again"
+) -> None:
+    """The end of a sweep: what it found, and what failed. `advice` says what to do about it.
 
     Raises:
         LabError: if any job failed.
     """
     counts = Counter(result.status for result in results)
     failed = [result for result in results if result.status in FAILED]
-    for result in failed:
-        if result.run is not None:
-            path = Path(result.run)
-            say(f"{result.status}  {path.name}: {result.error}")
-            say(f"        its log is {path / LOG}")
     skipped = f", {counts['skipped']} not begun" if counts["skipped"] else ""
-    say(f"kept in {sweep_dir}")
+    if any(result.run is not None for result in results):  # none in a dry run
+        report(sweep_dir)
     if failed:
-        raise LabError(
-            f"{len(failed)} of {len(results)} jobs failed{skipped}; the same command tries again"
-        )
+        raise LabError(f"{len(failed)} of {len(results)} jobs failed{skipped}; {advice}")
 
 
 def _wait_for_workers(journal: Journal, numbers: list[int]) -> None:
@@ -167,7 +170,7 @@ class Progress:
         counts = Counter(e.status for e in self.ended.values())
         kept = sum(not e.trained for e in self.ended.values() if e.status in ("done", "pruned"))
         parts = [f"{counts['done']}/{self.total} done" + (f" ({kept} before)" if kept else "")]
-        others = ("pruned", "failed", "killed", "skipped")
+        others = ("pruned", "failed", "killed", "skipped", "planned")
         parts += [f"{counts[status]} {status}" for status in others if counts[status]]
         if self.running:
             parts.append(f"{len(self.running)} running")
@@ -180,9 +183,8 @@ class Progress:
 
 
 @contextmanager
-def _shown(journal: Journal, total: int) -> Iterator[None]:
+def _shown(journal: Journal, progress: Progress) -> Iterator[None]:
     """Read the journal from a thread while jobs run, and say what it says."""
-    progress = Progress(total)
     over = threading.Event()
 
     def follow() -> None:
@@ -204,7 +206,7 @@ def _shown(journal: Journal, total: int) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        if progress.ended:
+        if progress.ended and (len(progress.ended) >= progress.total or progress.running):
             say(progress.line())
 
 

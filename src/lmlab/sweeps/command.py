@@ -1,0 +1,80 @@
+"""lmlab-sweep: what a sweep found so far. It composes no config, so it has no need of Hydra."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmlab.errors import LabError
+
+METRICS = ("val/loss_full", "val/bpc", "best")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Read what was typed and do it; an error is one line and exit status 2."""
+    given = _parser().parse_args(words)
+    try:
+        _show(given)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # | head
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _show(given: argparse.Namespace) -> None:
+    from lmlab.config import nearest
+    from lmlab.console import console
+    from lmlab.sweeps.leaderboard import print_table
+    from lmlab.sweeps.report import keep, load
+
+    by = given.by.split(",") if given.by else []
+    folders: list[Path] = given.folders
+    table = load(folders, given.metric)
+    for key in by:
+        if key not in table.columns:
+            swept = ", ".join(table.columns) or "no key, beside the seed"
+            raise LabError(f"--by {key}: the runs differ in {swept}{nearest(key, table.columns)}")
+    print_table(table, console, ", ".join(map(str, folders)), by)
+    if len(folders) == 1:
+        keep(table, folders[0], given.plots)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """One line, like every other error."""
+        self.exit(2, f"error: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sweep.py" if sys.argv[0].endswith(".py") else "lmlab-sweep",
+        description=(
+            "What the runs below a folder found: a leaderboard of the keys that differ, seeds "
+            "folded into mean ± standard deviation, with failures and their reasons. It may be "
+            "asked for at any time, on a sweep that is running, done or crashed."
+        ),
+        epilog=(
+            "Kept in the folder: leaderboard.md, leaderboard.csv (a row per setting), runs.csv (a "
+            "row per run), plots/, and seed-mean/, the mean curves as runs for TensorBoard. With "
+            "several folders one table over all is printed, and nothing is kept."
+        ),
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="outputs/sweeps/…")
+    parser.add_argument(
+        "--metric",
+        choices=METRICS,
+        help="what to sort and draw by (default: val/loss_full; val/bpc if tokens differ)",
+    )
+    parser.add_argument(
+        "--by", metavar="KEY,…", help="print only the best setting for each value of these keys"
+    )
+    parser.add_argument(
+        "--no-plots", dest="plots", action="store_false", help="draw no pictures (a second less)"
+    )
+    return parser

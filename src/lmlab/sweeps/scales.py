@@ -1,0 +1,96 @@
+"""How values become places and colours in a picture."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.ticker import (
+    EngFormatter,
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from lmlab.sweeps.table import MISSING, canonical, shown
+
+# Okabe and Ito's colours, which the colour-blind tell apart; yellow is too pale for a line.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def ordered(values: Iterable[Any]) -> list[Any]:
+    """The different values: numbers by size, then all else by name."""
+    different = {canonical(value): value for value in values if value is not MISSING}.values()
+    numbers = sorted(value for value in different if is_number(value))
+    return [*numbers, *sorted((v for v in different if not is_number(v)), key=shown)]
+
+
+def wants_log(values: Sequence[float]) -> bool:
+    """Whether numbers are spread more evenly by ratio than by difference, over a factor of 4."""
+    points = sorted(set(values))
+    if len(points) < 2 or points[0] <= 0 or points[-1] / points[0] < 4:
+        return False
+    if len(points) == 2:
+        return points[1] / points[0] >= 10
+
+    def widest(at: list[float]) -> float:
+        return max(b - a for a, b in pairwise(at)) / (at[-1] - at[0])
+
+    return widest([math.log(x) for x in points]) < widest(points)
+
+
+def ceiling(values: Iterable[float]) -> float:
+    """Where to cut an axis so that a diverged run does not press all others flat; or infinity."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return math.inf
+    low = min(finite)
+    usual = max(statistics.median_low(finite) - low, 0.1 * abs(low))
+    below = [value for value in finite if value <= low + 8 * usual]
+    return math.inf if len(below) == len(finite) else max(below)
+
+
+def colours(values: Sequence[Any], ranked: bool = False) -> list[tuple[Any, str, str]]:
+    """Colour, marker and line for each value: a scale for numbers, else colours far apart."""
+    if not ranked and len(values) > 1 and all(map(is_number, values)):
+        scale = mpl.colormaps["viridis"]
+        return [(scale(0.9 * i / (len(values) - 1)), "o", "-") for i in range(len(values))]
+    n = len(COLOURS)
+    styles = (("o", "-"), ("s", "--"))
+    return [(COLOURS[i % n], *styles[i // n % 2]) for i in range(len(values))]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number_axis(ax: Axes, values: list[float], title: str) -> None:
+    """A log axis where the values ask for it; ticks at the values, if there is room for them."""
+    ax.set_xlabel(title)
+    on_log = wants_log(values)
+    if on_log:
+        log_axis(ax)
+    at = [math.log(x) for x in values] if on_log else values
+    room = min((b - a for a, b in pairwise(at)), default=1.0) / ((at[-1] - at[0]) or 1.0)
+    if room > 1 / 12:
+        ax.xaxis.set_major_locator(FixedLocator(values))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: shown(float(x))))
+        ax.tick_params(axis="x", labelsize=11 if room > 1 / 8 else 9)
+
+
+def log_axis(ax: Axes, counts: bool = False) -> None:
+    """Numbers by ratio; `counts` are written 5k, 2M."""
+    ax.set_xscale("log")
+    ax.grid(which="minor", axis="x", visible=False)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    if counts:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -1,0 +1,83 @@
+"""The sweeps in conf/sweep, and how a sweep gets its name."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.core.utils import setup_globals
+from omegaconf import OmegaConf
+
+from lmlab import schema
+from lmlab.cli import _sweep_name, conf_dir
+from lmlab.config import check
+
+GRIDS = sorted(path.stem for path in (conf_dir() / "sweep").glob("*.yaml") if path.stem != "tune")
+
+
+def jobs_of(name: str) -> list[list[str]]:
+    """What the grid sweeper makes of a named sweep."""
+    setup_globals()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", [f"sweep={name}"], return_hydra_config=True)
+        node = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
+        sweeper = Plugins.instance()._instantiate(OmegaConf.create(node))
+        sweeper.hydra_context = type("Context", (), {"config_loader": None})
+        return sweeper.jobs([])
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_job_of_a_named_sweep_is_a_valid_experiment(name):
+    jobs = jobs_of(name)
+    assert len(jobs) == len({tuple(job) for job in jobs})
+    assert all(any(word.startswith("seed=") for word in job) for job in jobs)
+    seedless = {tuple(word for word in job if not word.startswith("seed=")) for job in jobs}
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for job in seedless:
+            cfg = compose("train", [f"sweep={name}", *job, "name=any"])
+            check(cfg, schema.Train)
+
+
+def test_each_update_rule_has_learning_rates_of_its_own():
+    found: dict[str, set[str]] = {}
+    for job in jobs_of("optimizers"):
+        values = dict(word.split("=") for word in job)
+        found.setdefault(values["optimizer"], set()).add(values["optimizer.lr"])
+    assert set(found) == {"sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw"}
+    assert {len(rates) for rates in found.values()} == {5}
+    assert found["sgd"] != found["adam"]
+
+
+@pytest.mark.parametrize(
+    ("words", "swept", "name"),
+    [
+        (["-m", "model=bigram,head", "seed=1,2"], {"model", "seed"}, "model,seed"),
+        (["seed=1,2", "-m", "model=bigram,head"], {"model", "seed"}, "model,seed"),
+        (
+            ["-m", "optimizer.lr=1,2", "experiment=lecture/head"],
+            {"optimizer.lr"},
+            "optimizer.lr,experiment=lecture-head",
+        ),
+        (["sweep=ladder", "hydra/launcher=joblib", "output_dir=/x"], set(), "ladder"),
+        (["sweep=ladder", "trainer.max_steps=9"], set(), "ladder,trainer.max_steps=9"),
+        (["-m", "sweep.fail_fast=true", "hydra.sweeper.n_trials=3"], set(), "sweep"),
+    ],
+)
+def test_the_command_tells_the_name(words, swept, name):
+    assert _sweep_name(words, swept) == name
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("hydra/launcher=jobli", "did you mean joblib? (basic, joblib, "),
+        ("hydra/sweeper=gird", "did you mean grid? (basic, grid"),
+        ("sweep=laddr", "did you mean ladder?"),
+        ("sweep.fail_fats=true", "unknown key sweep.fail_fats; did you mean sweep.fail_fast?"),
+        ("model=bigram,hed", "model=hed: no such option; did you mean head?"),
+    ],
+)
+def test_what_a_sweep_refuses(lab, tmp_path, word, said):
+    status, _, err = lab("train", "-m", "seed=1,2", word)
+    assert status == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,161 @@
+"""A study that processes share, looked at without training anything."""
+
+import filelock
+import optuna
+import pytest
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+
+from lmlab.errors import LabError
+from lmlab.sweeps.space import Space
+from lmlab.sweeps.study import NAME, SWEEPER, SharedStudy, TrialInTraining, open_storage, seed_for
+
+SPACE = Space(
+    {
+        "x": optuna.distributions.FloatDistribution(0, 1),
+        "y": optuna.distributions.CategoricalDistribution(("a", "b")),
+    },
+    fixed=[],
+)
+STORAGES = pytest.mark.parametrize("storage", ["journal", "sqlite"])
+
+
+def sampler(number: int) -> RandomSampler:
+    return RandomSampler(seed=seed_for(1, number))
+
+
+def opened(folder, storage="journal", space=SPACE, **about):
+    pruner = optuna.pruners.NopPruner()
+    return SharedStudy.opened(folder, storage, space, ["minimize"], pruner, about)
+
+
+@STORAGES
+def test_two_processes_are_given_each_trial_once(tmp_path, storage):
+    with opened(tmp_path, storage) as one, opened(tmp_path, storage) as other:
+        taken = [one.take(2, 5, sampler), other.take(2, 5, sampler), one.take(2, 5, sampler)]
+        assert [[trial.number for trial in trials] for trials in taken] == [[0, 1], [2, 3], [4]]
+        assert other.take(2, 5, sampler) == []
+        assert (one.left, other.left) == (0, 0)
+
+
+@STORAGES
+def test_a_trial_of_the_dead_is_taken_over_as_it_was(tmp_path, storage):
+    with opened(tmp_path, storage) as dead:
+        (before,) = dead.take(1, 5, sampler)
+    with opened(tmp_path, storage) as alive:
+        (after,) = alive.take(1, 5, sampler)
+        assert (after.number, after.params) == (before.number, before.params)
+        assert after.user_attrs[SWEEPER] == alive.me != before.user_attrs[SWEEPER]
+
+
+@STORAGES
+def test_a_trial_that_was_only_half_asked_for_is_completed(tmp_path, storage):
+    with opened(tmp_path, storage) as cut:
+        cut.study.sampler = sampler(0)
+        half = {"x": SPACE.searched["x"]}  # killed after the first value, before it put its name
+        asked = cut.study.ask(half)
+        (trial,) = cut.take(1, 5, sampler)
+        assert (trial.number, trial.params["x"]) == (0, asked.params["x"])
+        assert trial.params["y"] in ("a", "b")
+        assert trial.user_attrs[SWEEPER] == cut.me
+
+
+def test_a_lock_that_nobody_holds_is_a_dead_process(tmp_path):
+    with opened(tmp_path) as dead:
+        dead.take(1, 5, sampler)
+        name = dead.me
+    lock = tmp_path / ".sweepers" / f"{name}.lock"
+    with opened(tmp_path) as alive:
+        with filelock.FileLock(lock):  # still living, for all that anybody can see
+            assert [trial.number for trial in alive.take(1, 5, sampler)] == [1]
+        assert lock.exists()  # as SIGKILL leaves it
+        assert [trial.number for trial in alive.take(1, 5, sampler)] == [0]
+        assert not lock.exists()
+
+
+def test_failed_trials_count_and_are_tried_again_once_when_asked(tmp_path):
+    with opened(tmp_path) as study:
+        for trial in study.take(3, 3, sampler):
+            failed = trial.number == 1
+            state = TrialState.FAIL if failed else TrialState.COMPLETE
+            study.tell(trial, state, None if failed else [0.5], None)
+        assert study.take(3, 3, sampler) == []
+        study.try_failed_again()
+        study.try_failed_again()
+        (again,) = study.take(3, 3, sampler)
+        assert again.number == 3
+        assert again.params == study.study.trials[1].params
+        study.tell(again, TrialState.COMPLETE, [0.25], None)
+        assert study.take(3, 3, sampler) == []
+        assert [best.number for best in study.best()] == [3]
+
+
+def test_the_best_of_several_objectives_are_those_that_none_beats(tmp_path):
+    pruner = optuna.pruners.NopPruner()
+    values = [[1.0, 2.0], [2.0, 1.0], [2.0, 2.0]]
+    directions = ["minimize", "minimize"]
+    with SharedStudy.opened(tmp_path, "journal", SPACE, directions, pruner, {}) as study:
+        assert study.best() == []
+        for trial, value in zip(study.take(3, 3, sampler), values, strict=True):
+            study.tell(trial, TrialState.COMPLETE, value, None)
+        assert sorted(best.number for best in study.best()) == [0, 1]
+
+
+def test_another_study_is_refused(tmp_path):
+    with opened(tmp_path, seed=1) as study:
+        study.take(1, 1, sampler)
+    with (
+        pytest.raises(LabError, match="cannot go on with another seed: 1 is now 2"),
+        opened(tmp_path, seed=2),
+    ):
+        pass
+    wider = {**SPACE.searched, "y": optuna.distributions.CategoricalDistribution(("a", "b", "c"))}
+    with (
+        pytest.raises(LabError, match="y: this study searches"),
+        opened(tmp_path, space=Space(wider, []), seed=1),
+    ):
+        pass
+    with pytest.raises(LabError, match=r"is in study\.journal"), opened(tmp_path, "sqlite", seed=1):
+        pass
+
+
+def test_an_interval_may_be_widened(tmp_path):
+    with opened(tmp_path) as study:
+        study.take(1, 1, sampler)
+    wider = {**SPACE.searched, "x": optuna.distributions.FloatDistribution(-1, 2)}
+    with opened(tmp_path, space=Space(wider, [])) as study:
+        assert [trial.number for trial in study.take(2, 2, sampler)] == [0, 1]
+
+
+def test_a_line_that_a_full_disk_cut_off_is_taken_back(tmp_path):
+    with opened(tmp_path) as study:
+        study.take(1, 2, sampler)
+    path = tmp_path / "study.journal"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"op_code":4,"worker')
+    with opened(tmp_path) as study:
+        assert [trial.number for trial in study.take(2, 2, sampler)] == [0, 1]
+    assert path.read_bytes().startswith(whole)
+    assert b"worker{" not in path.read_bytes()
+
+
+@STORAGES
+def test_a_job_reports_each_step_once_however_often_it_starts(tmp_path, storage):
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=1)
+    with opened(tmp_path, storage) as study:
+        first, second = study.take(2, 2, sampler)
+        good = TrialInTraining(str(study.path), first.number, pruner)
+        for step in (10, 20):
+            good.report(1.0, step)
+        study.tell(first, TrialState.COMPLETE, [1.0], None)
+
+        bad = TrialInTraining(str(study.path), second.number, pruner)
+        bad.report(2.0, 10)
+        resumed = TrialInTraining(str(study.path), second.number, pruner)
+        assert resumed.steps == {10}
+        resumed.report(2.0, 10)  # an error or a warning, were it handed on
+        assert resumed.is_hopeless()
+        study.tell(second, TrialState.PRUNED, None, None)
+    (_, pruned) = optuna.load_study(study_name=NAME, storage=open_storage(study.path)).trials
+    assert pruned.intermediate_values == {10: 2.0}
+    assert pruned.value == 2.0
