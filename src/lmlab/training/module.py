@@ -90,7 +90,7 @@ class LanguageModule(L.LightningModule):
             self._random = None
         elif self.dropout_seed is not None:  # no two processes drop the same
             torch.manual_seed(self.dropout_seed + self.global_rank)
-        self._clock = self._last_read = time.perf_counter()
+        self._clock, self._last_read = time.perf_counter(), -math.inf  # the first loss is shown
 
     def training_step(self, windows: Tensor, batch_idx: int) -> None:
         """As many optimizer steps as `windows` (steps * accumulate, B, T + 1) hold."""
