@@ -17,11 +17,7 @@ from playwright.sync_api import FrameLocator, Page, TimeoutError, sync_playwrigh
 
 from lmlab.board import start
 
-SIZE = {"width": 1500, "height": 950}
-RUNS = (
-    "regexInput",
-    "runFilter",
-)  # the address's key for a filter of runs: Time Series has its own
+SIZE = {"width": 1720, "height": 1000}
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 
 
@@ -52,17 +48,47 @@ def full_size(page: Page) -> None:
 
 # Name of the picture, the page's address after the port, what to wait for, what to do then.
 SHOTS: list[tuple[str, str, str, Callable[[Page], None]]] = [
-    ("losses", "?smoothing=0&tagFilter=loss#timeseries", "scalar-card path", nothing),
-    ("scalars", "#scalars&tagFilter=loss&_smoothingWeight=0", "tf-scalar-card path", nothing),
+    (
+        "losses",
+        "?smoothing=0&tagFilter=loss&runFilter={runs}#timeseries",
+        "scalar-card path",
+        nothing,
+    ),
+    (
+        "scalars",
+        "#scalars&tagFilter=loss&_smoothingWeight=0&regexInput={runs}",
+        "tf-scalar-card path",
+        nothing,
+    ),
     ("hparams", "#hparams", "vaadin-grid-cell-content", nothing),
     ("parallel", "#hparams", "vaadin-grid-cell-content", parallel),
-    ("custom_scalars", "#custom_scalars", "tf-custom-scalar-multi-line-chart-card", unsmoothed),
-    ("attention", "#images&tagFilter=view/attention", "tf-image-loader img", full_size),
-    ("bigram", "#images&tagFilter=view/bigram", "tf-image-loader img", full_size),
-    ("averages", "#images&tagFilter=view/averages", "tf-image-loader img", full_size),
-    ("text", "#text&tagFilter=sample", "tf-text-loader pre", nothing),
-    ("config", "#text&tagFilter=setup", "tf-text-loader pre", nothing),
-    ("histograms", "#histograms&tagFilter=lm_head", "vz-histogram-timeseries", nothing),
+    (
+        "custom_scalars",
+        "#custom_scalars&regexInput={runs}",
+        "tf-custom-scalar-multi-line-chart-card",
+        unsmoothed,
+    ),
+    (
+        "attention",
+        "#images&tagFilter=view/attention&regexInput={runs}",
+        "tf-image-loader img",
+        full_size,
+    ),
+    ("bigram", "#images&tagFilter=view/bigram&regexInput={runs}", "tf-image-loader img", full_size),
+    (
+        "averages",
+        "#images&tagFilter=view/averages&regexInput={runs}",
+        "tf-image-loader img",
+        full_size,
+    ),
+    ("text", "#text&tagFilter=sample&regexInput={runs}", "tf-text-loader pre", nothing),
+    ("config", "#text&tagFilter=setup&regexInput={runs}", "tf-text-loader pre", nothing),
+    (
+        "histograms",
+        "#histograms&tagFilter=lm_head&regexInput={runs}",
+        "vz-histogram-timeseries",
+        nothing,
+    ),
     ("projector", "#projector", "iframe", labels),
 ]
 
@@ -86,7 +112,7 @@ def main() -> None:
             if asked.only and name not in asked.only.split(","):
                 continue
             page = context.new_page()
-            page.goto(f"{link}{address}&{RUNS[name == 'losses']}={quote(asked.filter)}")
+            page.goto(link + address.format(runs=quote(asked.filter)))
             try:
                 page.locator(content).first.wait_for(state="attached")
             except TimeoutError:

@@ -4,6 +4,7 @@ config.yaml     what was composed, resolved
 run.json        status, step, metrics, fingerprint, versions, git commit
 checkpoints/    the newest few, by step, and best.ckpt
 metrics.csv     and TensorBoard's event files: the curves
+projector/      its token embeddings, for TensorBoard
 sample.txt      the last text it made
 train.log       what was said
 """

@@ -17,8 +17,9 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from lmlab.training.board import visible
 
 DPI = 100
-CELL = 13  # pixels: as small as the letters of its label can be read
-LETTER = 6  # pixels: how wide such a letter is
+CELL, LETTER = 13, 6  # pixels: a row, and the width of a letter in its label of 7 points
+SMALL_CELL, SMALL_LETTER = 9, 4  # of 5 points, where there are many
+MANY = 40
 LONGEST = 8  # letters of a label; the rest is cut off
 
 COLOURS = colormaps["YlGnBu"].with_extremes(bad="0.92")  # grey is what cannot be
@@ -36,14 +37,16 @@ class HeatMaps:
 
     def __init__(self, rows: list[str], columns: list[str], titles: list[str], across: str):
         """`rows` and `columns` are tokens, `across` says what a column is to its row."""
-        font = FontProperties(family="DejaVu Sans Mono", size=7)
+        many = max(len(rows), len(columns)) > MANY
+        cell, letter, size = (SMALL_CELL, SMALL_LETTER, 5) if many else (CELL, LETTER, 7)
+        font = FontProperties(family="DejaVu Sans Mono", size=size)
         known = set(get_font(findfont(font)).get_charmap())
         row_labels, column_labels = ([_label(t, known) for t in some] for some in (rows, columns))
         n_across = math.ceil(math.sqrt(len(titles)))
         n_down = math.ceil(len(titles) / n_across)
-        width, height = CELL * len(columns), CELL * len(rows)
+        self._cell, width, height = cell, cell * len(columns), cell * len(rows)
         left, below = (
-            34 + LETTER * max(map(len, labels)) for labels in (row_labels, column_labels)
+            34 + letter * max(map(len, labels)) for labels in (row_labels, column_labels)
         )
         gap, above, key_width = 20, 25, 75
         total_width = left + n_across * (width + gap) + key_width
@@ -89,7 +92,7 @@ class HeatMaps:
         picture = self._empty.copy()
         coloured = COLOURS(SCALE(np.ma.masked_invalid(maps)), bytes=True)[..., :3]
         for (y, x), cells in zip(self._corners, coloured, strict=True):
-            pixels = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
+            pixels = cells.repeat(self._cell, axis=0).repeat(self._cell, axis=1)
             picture[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
         return picture
 
