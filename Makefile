@@ -45,7 +45,8 @@ board: $(READY) # TensorBoard on every run; ctrl-c ends it
 lock: # pin what pyproject.toml allows, for the oldest Python that is supported
 	python3.11 -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet torch==2.13.0 pip-tools
-	.venv-lock/bin/pip-compile --quiet --upgrade --extra bpe --extra dev --extra slurm --extra sweep --strip-extras --no-header --no-annotate \
+	.venv-lock/bin/pip-compile --quiet --upgrade --strip-extras --no-header --no-annotate \
+		--extra bpe --extra dev --extra slurm --extra sweep \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe \
 		--output-file requirements.lock pyproject.toml
 	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock # the plain version: CPU or GPU build as pip finds it
