@@ -72,7 +72,7 @@ def test_update_histogram_is_what_the_weights_moved_by(experiment):
 
 def test_frequencies_are_those_of_the_text():
     tokenizer = CharTokenizer.fit(["abracadabra!"])
-    tokens = torch.from_numpy(tokenizer.encode("abracadabra!"))
+    tokens = torch.tensor(tokenizer.encode("abracadabra!"))
     shown, table = frequencies(tokens, tokenizer.vocab_size, 99)
     assert tokenizer.decode(shown) == "!abcdr"
     assert table[1].tolist() == [0.2, 0, 0.4, 0.2, 0.2, 0]  # what follows an a
