@@ -189,3 +189,13 @@ def test_read_only_output_is_said_plainly(lab, text, tmp_path):
     assert status == 2
     assert "cannot keep a run at file/fox" in err
     assert err.count("\n") == 1
+
+
+def test_a_loss_that_is_lost_between_two_steps_is_told_by_the_evaluation(lab, text, tmp_path):
+    words = ["corpus=file", f"corpus.path={text}", "model=head", "data.block_size=8"]
+    words += ["eval.every=1", "eval.iters=2", "optimizer=sgd", "optimizer.lr=1e20"]
+    status, _, err = lab("train", *words)
+    assert status == 2
+    assert "error: val/loss became nan at step 1" in err
+    assert "try a smaller optimizer.lr" in err
+    assert err.count("\n") == 1

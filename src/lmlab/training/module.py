@@ -244,6 +244,12 @@ class LanguageModule(L.LightningModule):
             shown["val/bpc"] = metrics[name] / math.log(2) / length if length else math.nan
         self.losses.clear()
         self.token_lengths.clear()
+        for name, loss in metrics.items():
+            if not math.isfinite(loss):
+                raise LabError(
+                    f"{name} became {loss} at step {self.global_step} (last loss of training "
+                    f"{self.last_loss:.4f}); {self.what_to_try()}"
+                )
         if not math.isnan(self.tokens_per_second):
             shown["train/tokens_per_second"] = self.tokens_per_second
         self.metrics = shown
