@@ -316,7 +316,8 @@ def loss_curves(table: Table, told: list[tuple[Group, Band]]) -> Figure:
 
 def by_parameters(table: Table) -> Figure:
     """The loss against the number of parameters, on a log axis: a colour for each setting."""
-    groups = [group for group in table.groups if group.average("parameters") is not None]
+    # A model of none, such as the n-gram's counts, has no place on the axis.
+    groups = [group for group in table.groups if group.average("parameters")]
     groups.sort(key=_parameters)
     names = [", ".join(label(k, v) for k, v in group.values.items()) for group in groups]
     few = len(groups) <= MOST_CURVES
