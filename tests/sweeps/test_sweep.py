@@ -1,5 +1,6 @@
 """Sweeps that are interrupted, that hold bad jobs, or that are asked for twice."""
 
+import json
 import os
 import re
 import signal
@@ -198,3 +199,19 @@ def test_a_dry_run_of_a_sweep_plans_every_job_and_leaves_no_run(lab, text, tmp_p
     assert "Bigram, 784 parameters" in out
     assert "2 planned" in out
     assert not records(only_sweep(tmp_path))
+
+
+@pytest.mark.slow
+def test_submitit_rehearses_a_cluster_on_this_machine(sweep, tmp_path):
+    words = ["model=bigram", "seed=1,2", "hydra/launcher=submitit_local"]
+    assert "2/2 done" in ended(sweep(*words))
+    said = ended(sweep(*words, "+model.nonsense=1,2"), status=2)
+    assert "unknown key model.nonsense" in said
+    found = {path.parent.name: r["status"] for path, r in each_record(tmp_path)}
+    assert sorted(found.values()) == ["done"] * 2 + ["failed"] * 4
+
+
+def each_record(folder: Path) -> list[tuple[Path, dict]]:
+    """Every run.json of every sweep, with its path."""
+    paths = sorted(folder.glob("outputs/sweeps/*/*/run.json"))
+    return [(path, json.loads(path.read_text())) for path in paths]
