@@ -5,15 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-SMALL = [
-    "model=bigram",
-    "data.block_size=8",
-    "trainer.max_steps=2",
-    "trainer.accelerator=cpu",
-    "eval.iters=1",
-    "callbacks.sample.max_new_tokens=5",
-]
+from small import SMALL
 
 
 @pytest.mark.parametrize(

@@ -6,22 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import SMALL
 
 from lmlab.data.tokenizer import CharTokenizer
 from lmlab.runs import Run
 
-SMALL = [
-    "model=bigram",
-    "data.block_size=8",
-    "trainer.max_steps=2",
-    "trainer.accelerator=cpu",
-    "eval.iters=1",
-    "eval.every=2",
-    "callbacks.sample.max_new_tokens=5",
-    "corpus=file",
-    "corpus.path=text.txt",
-    "name=fox",
-]
+FOX = [*SMALL, "eval.every=2", "corpus=file", "corpus.path=text.txt", "name=fox"]
 
 
 class Bomb:
@@ -33,7 +23,7 @@ class Bomb:
 
 @pytest.fixture
 def run(lab, text) -> Run:
-    status, _, err = lab("train", *SMALL)
+    status, _, err = lab("train", *FOX)
     assert (status, err) == (0, "")
     (path,) = Path("outputs/fox").iterdir()
     return Run(path)
@@ -185,7 +175,7 @@ def test_another_config_is_refused_on_the_command_line(lab, run):
 
 def test_read_only_output_is_said_plainly(lab, text, tmp_path):
     (tmp_path / "file").write_text("")
-    status, _, err = lab("train", *SMALL, "output_dir=file")
+    status, _, err = lab("train", *FOX, "output_dir=file")
     assert status == 2
     assert "cannot keep a run at file/fox" in err
     assert err.count("\n") == 1
