@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import os
 import sys
 from pathlib import Path
 
@@ -18,8 +17,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # for all alike, as the commands set it
 
     from lmlab.bench import report
     from lmlab.errors import LabError

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.errors import LabError
 from lmlab.training.stopping import Interrupted
+from lmlab.waiting import Neighbours, wait_for_threads_beside
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,18 +27,18 @@ def conf_dir() -> Path:
 
 
 def train() -> None:
-    """lmlab-train: train one run, or with -m many."""
-    _command("train", _train, texts=("run",))
+    """Train one run, or with -m many."""
+    _command(train, _train, texts=("run",))
 
 
 def evaluate() -> None:
-    """lmlab-evaluate: the loss of a run's checkpoint on every val token."""
-    _command("evaluate", _evaluate, texts=("run", "checkpoint"))
+    """The loss of a run's checkpoint on every val token."""
+    _command(evaluate, _evaluate, texts=("run", "checkpoint"))
 
 
 def generate() -> None:
-    """lmlab-generate: text from a run's checkpoint."""
-    _command("generate", _generate, texts=("run", "checkpoint", "prompt"))
+    """Text from a run's checkpoint."""
+    _command(generate, _generate, texts=("run", "checkpoint", "prompt"))
 
 
 def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float | None:
@@ -152,8 +153,10 @@ def _show(run: Run) -> None:
 Task = Callable[["DictConfig", dict[str, str], set[str]], Any]
 
 
-def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
-    """Run one command; an error that the user can put right is one line and exit status 2.
+def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
+    """Run the command of an entry point.
+
+    An error that the user can put right is one line and exit status 2.
 
     `texts` are the keys whose value is taken as it was typed, outside Hydra's grammar: a prompt may
     hold commas, quotes and braces. HYDRA_FULL_ERROR=1 shows tracebacks, as with Hydra anywhere.
@@ -162,9 +165,7 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    # Threads that wait for each other soon stop spinning, which must be said before torch is there.
-    # Alone on the machine a step takes 6 % longer for it; beside another busy process half as long.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    name, neighbours = entry.__name__, Neighbours()
     typed = [word.partition("=") for word in sys.argv[1:]]
     given = {key: value for key, equals, value in typed if equals and key in texts}
     words = [word for word in sys.argv[1:] if word.partition("=")[0] not in given]
@@ -185,6 +186,7 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> Any:
         sys.argv = before  # Lightning starts helping processes by the words that were typed
+        wait_for_threads_beside(neighbours)
         try:
             return task(cfg, given, swept)
         except Interrupted as stopped:
@@ -197,7 +199,10 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
     before = sys.argv
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *words], "1"
     try:
-        main(guarded)()
+        if {"-h", "--help"} & set(words):
+            print(_help(entry, words))
+        else:
+            main(guarded)()
     except (LabError, HydraException, OmegaConfBaseException) as error:
         fail(error)
     except KeyboardInterrupt:
@@ -206,6 +211,15 @@ def _command(name: str, task: Task, texts: tuple[str, ...]) -> None:
         sys.argv = before
         if not shows_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _help(entry: Callable[[], None], words: list[str]) -> str:
+    from lmlab.console import command
+    from lmlab.help import help_text
+
+    overrides = [word for word in words if not word.startswith("-")]
+    about = entry.__doc__ or ""
+    return help_text(entry.__name__, command(entry.__name__), about, overrides, conf_dir())
 
 
 def _is_sweep(word: str) -> bool:
@@ -247,6 +261,7 @@ def _sweep_name(words: list[str], swept: set[str]) -> str:
 def _explain(error: BaseException, name: str) -> str:
     """Hydra's message as one line, with the nearest name that exists."""
     from lmlab.config import nearest
+    from lmlab.help import options
 
     text = str(error)
     if isinstance(error, LabError):
@@ -259,13 +274,11 @@ def _explain(error: BaseException, name: str) -> str:
     )
     if match := re.search(found, text):
         group, wrong, offered = match[1], match[2], match[3].partition("Config search path")[0]
-        options = offered.split() if group.startswith("hydra/") else _options(group)
+        offers = offered.split() if group.startswith("hydra/") else options(conf_dir(), group)
         if extra := EXTRAS.get((group, wrong)):
             return f'{group}={wrong} needs an extra: pip install "lmlab[{extra}]"'
-        if options:
-            return (
-                f"{group}={wrong}: no such option{nearest(wrong, options)} ({', '.join(options)})"
-            )
+        if offers:
+            return f"{group}={wrong}: no such option{nearest(wrong, offers)} ({', '.join(offers)})"
     return " ".join(text.split("\nSee https")[0].split())
 
 
@@ -278,13 +291,6 @@ EXTRAS = {
 }
 
 
-def _options(group: str) -> list[str]:
-    """The options of a group in conf/, those of its folders too."""
-    folder = conf_dir() / group
-    found = sorted(path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
-    return [option.as_posix() for option in found if not option.name.startswith("_")]
-
-
 def _known_keys(name: str) -> list[str]:
     """Every key of a command's config, composed with the options on the command line."""
     from hydra import compose, initialize_config_dir
@@ -292,10 +298,13 @@ def _known_keys(name: str) -> list[str]:
     from omegaconf import OmegaConf
 
     from lmlab.config import keys
+    from lmlab.help import options
 
     GlobalHydra.instance().clear()
     typed = [word.partition("=") for word in sys.argv[1:]]
-    choices = [f"{group}={option}" for group, _, option in typed if option in _options(group)]
+    choices = [
+        f"{group}={option}" for group, _, option in typed if option in options(conf_dir(), group)
+    ]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose(name, choices)
     return list(keys(OmegaConf.to_container(cfg, resolve=False)))
