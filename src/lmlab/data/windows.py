@@ -27,7 +27,8 @@ def draw_windows(
     starts = draw_starts(tokens, n_batches * batch_size, block_size, generator)
     if tokens.is_cuda and not starts.is_cuda:
         starts = starts.pin_memory().to(tokens.device, non_blocking=True)  # nobody waits for it
-    windows = tokens.unfold(0, block_size + 1, 1)[starts]  # one gather, no loop
+    # One gather, no loop. (Indexing with [starts] gives the same in twice the time.)
+    windows = tokens.unfold(0, block_size + 1, 1).index_select(0, starts)
     return windows.long().view(n_batches, batch_size, block_size + 1)
 
 
@@ -79,4 +80,4 @@ def full_pass(
         counted = torch.cat([counted, torch.tensor([rest])])
     all_windows = tokens.unfold(0, block_size + 1, 1)
     for some, count in zip(starts.split(batch_size), counted.split(batch_size), strict=True):
-        yield all_windows[some].long(), count
+        yield all_windows.index_select(0, some).long(), count
