@@ -15,6 +15,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.autograd import Variable
 from torchmetrics import MeanMetric
 
 from lmlab.data.datamodule import EvalBatch, TextDataModule
@@ -25,6 +26,14 @@ from lmlab.training.stopping import Interrupted, Stop
 
 # The hooks that Lightning calls within a step of manual optimisation.
 AROUND_A_STEP = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
+
+
+def bare_backward(loss: Tensor, share: Tensor) -> None:
+    """`loss.backward(share)` without torch's checks of what it is given: a tenth of a small step."""
+    engine: Any = Variable._execution_engine
+    engine.run_backward(
+        (loss,), (share,), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
 
 
 class LanguageModule(L.LightningModule):
@@ -101,7 +110,7 @@ class LanguageModule(L.LightningModule):
         backward, update = self.manual_backward, optimizer.step
         bare = self._nobody_between()
         if bare:
-            backward, update = Tensor.backward, optimizer.optimizer.step
+            backward, update = bare_backward, optimizer.optimizer.step
         autocasts = torch.is_autocast_enabled(windows.device.type)
         share = torch.full((), 1 / self.accumulate, device=windows.device)  # of each batch's loss
 
