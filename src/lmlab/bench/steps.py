@@ -23,7 +23,7 @@ from lmlab.data.windows import get_batch
 from lmlab.errors import LabError
 from lmlab.train import train
 
-STEPS = {"bigram": 2000, "head": 1000, "gpt": 60}
+STEPS = {"bigram": 2000, "head": 1000, "gpt": 120}
 NOTEBOOK, CAREFUL, PLAIN, OURS = (
     "the notebook's loop",
     "a careful loop",

@@ -133,10 +133,11 @@ class Bar(L.Callback):
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         fields = TextColumn("{task.fields[said]}")
-        # A person sees no more than a few changes a second.
+        # Drawn between steps: a thread of rich's own would take a processor from them.
         self.progress = Progress(
-            *columns, TimeRemainingColumn(), fields, console=console, refresh_per_second=4
+            *columns, TimeRemainingColumn(), fields, console=console, auto_refresh=False
         )
+        self._drawn = 0.0
         self.task = self.progress.add_task("training", total=None, said="")
         self.val_loss = ""
 
@@ -147,7 +148,10 @@ class Bar(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         said = f"loss {module.last_loss:.4f}{self.val_loss} {_rate(module.tokens_per_second)}"
-        self.progress.update(self.task, completed=trainer.global_step, said=said)
+        now = time.monotonic()
+        due = now - self._drawn > 0.25  # a person sees no more than a few changes a second
+        self._drawn = now if due else self._drawn
+        self.progress.update(self.task, completed=trainer.global_step, said=said, refresh=due)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.state.fn != "fit":
