@@ -29,7 +29,7 @@ AROUND_A_STEP = ("on_before_backward", "on_after_backward", "on_before_optimizer
 
 
 def bare_backward(loss: Tensor, share: Tensor) -> None:
-    """`loss.backward(share)` without torch's checks of what it is given: a tenth of a small step."""
+    """`loss.backward(share)` less torch's checks of what it is given: a tenth of a small step."""
     engine: Any = Variable._execution_engine
     engine.run_backward(
         (loss,), (share,), False, False, (), allow_unreachable=True, accumulate_grad=True
