@@ -195,6 +195,14 @@ def test_help_shows_every_choice_and_every_key_as_it_would_be(lab, words, shown)
     assert "_settings" not in out
 
 
+def test_help_knows_configs_of_ones_own(lab, tmp_path):
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "own.yaml").write_text("_target_: mine.Own\n")
+    status, out, err = lab("train", "--help", "--config-dir", str(tmp_path / "mine"), "model=own")
+    assert (status, err) == (0, "")
+    assert "_target_: mine.Own" in out
+
+
 def test_help_and_config_errors_do_not_import_torch(tmp_path):
     code = (
         "import sys\nfrom lmlab.cli import train\n"

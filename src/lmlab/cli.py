@@ -26,6 +26,16 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
+def composed(name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
+    """The config of a command, of which nothing is run; `with_hydra` keeps Hydra's own part."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose(name, overrides, return_hydra_config=with_hydra)
+
+
 def train() -> None:
     """Train one run, or with -m many."""
     _command(train, _train, texts=("run",))
@@ -172,8 +182,8 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
     swept = {word.partition("=")[0].lstrip("+") for word in words if _is_sweep(word)}
     if _is_multirun(words) and not any(word.startswith("sweep.name=") for word in words):
         # Beside the other overrides: argparse takes them in one row only.
-        overrides = [i for i, word in enumerate(words) if re.match(r"~|[^-].*=", word)]
-        at = overrides[0] if overrides else len(words)
+        places = [i for i, word in enumerate(words) if re.match(r"~|[^-].*=", word)]
+        at = places[0] if places else len(words)
         words.insert(at, f"sweep.name='{_sweep_name(words, swept)}'")
     shows_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
@@ -199,8 +209,10 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
     before = sys.argv
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *words], "1"
     try:
-        if {"-h", "--help"} & set(words):
-            print(_help(entry, words))
+        # With other flags, such as --config-dir, help is Hydra's: it knows what they mean.
+        flags = [word for word in words if word.startswith("-")]
+        if flags and set(flags) <= {"-h", "--help"}:
+            print(_help(entry, [word for word in words if word not in flags]))
         else:
             main(guarded)()
     except (LabError, HydraException, OmegaConfBaseException) as error:
@@ -213,13 +225,14 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
             del os.environ["HYDRA_FULL_ERROR"]
 
 
-def _help(entry: Callable[[], None], words: list[str]) -> str:
+def _help(entry: Callable[[], None], overrides: list[str]) -> str:
     from lmlab.console import command
     from lmlab.help import help_text
 
-    overrides = [word for word in words if not word.startswith("-")]
-    about = entry.__doc__ or ""
-    return help_text(entry.__name__, command(entry.__name__), about, overrides, conf_dir())
+    name = entry.__name__
+    return help_text(
+        composed(name, overrides, with_hydra=True), command(name), entry.__doc__ or "", conf_dir()
+    )
 
 
 def _is_sweep(word: str) -> bool:
@@ -293,18 +306,13 @@ EXTRAS = {
 
 def _known_keys(name: str) -> list[str]:
     """Every key of a command's config, composed with the options on the command line."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     from lmlab.config import keys
     from lmlab.help import options
 
-    GlobalHydra.instance().clear()
     typed = [word.partition("=") for word in sys.argv[1:]]
     choices = [
         f"{group}={option}" for group, _, option in typed if option in options(conf_dir(), group)
     ]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose(name, choices)
-    return list(keys(OmegaConf.to_container(cfg, resolve=False)))
+    return list(keys(OmegaConf.to_container(composed(name, choices), resolve=False)))

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 FLAGS = {
@@ -19,11 +17,8 @@ FLAGS = {
 }
 
 
-def help_text(name: str, usage: str, about: str, overrides: list[str], conf_dir: Path) -> str:
-    """Of one command: `usage` is how it is called, `overrides` what was typed beside --help."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir), version_base="1.3"):
-        cfg = compose(name, overrides, return_hydra_config=True)
+def help_text(cfg: DictConfig, usage: str, about: str, conf_dir: Path) -> str:
+    """Of one command: its config, Hydra's part with it, how it is called, and what it does."""
     groups = [group for group in cfg.hydra.runtime.choices if not group.startswith("hydra/")]
     groups = sorted(group for group in groups if group != "hydra")
     choices = "[group=option …] " if groups else ""

@@ -64,17 +64,11 @@ class Task:
 
 def composed(overrides: list[str]) -> dict[str, Any]:
     """The config of these overrides, on the CPU, checked."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from lmlab import schema
-    from lmlab.cli import conf_dir
+    from lmlab import cli, schema
     from lmlab.config import check
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", ["name=bench", "trainer.accelerator=cpu", *overrides])
-        return check(cfg, schema.Train)
+    words = ["name=bench", "trainer.accelerator=cpu", *overrides]
+    return check(cli.composed("train", words), schema.Train)
 
 
 @contextlib.contextmanager
