@@ -124,43 +124,53 @@ def test_constant_is_constant(step, max_steps):
 
 
 @given(st.integers(2, 5000), st.data())
-def test_cosine_ends_at_final_on_the_last_step_and_stays(max_steps, data):
+def test_cosine_ends_at_final_after_the_last_step_and_stays(max_steps, data):
     warmup = data.draw(st.integers(0, max_steps - 2), label="warmup_steps")
     final = data.draw(st.floats(0, 1), label="final")
     schedule = partial(cosine, max_steps=max_steps, warmup_steps=warmup, final=final)
     assert schedule(warmup) == 1.0
-    assert schedule(max_steps - 1) == pytest.approx(final, abs=1e-12)
+    assert schedule(max_steps) == pytest.approx(final, abs=1e-12)
     assert schedule(max_steps + 100) == pytest.approx(final, abs=1e-12)
 
 
+@given(st.integers(1, 5000), st.integers(0, 100))
+def test_no_step_is_spent_on_a_rate_of_zero(max_steps, warmup):
+    for schedule in (cosine, partial(linear, warmdown=0.3), partial(linear, warmdown=0.0)):
+        assert schedule(max_steps - 1, max_steps, warmup_steps=warmup, final=0.0) > 0
+
+
 def test_cosine_is_half_way_down_half_way_through():
-    assert cosine(60, max_steps=101, warmup_steps=20, final=0.1) == pytest.approx(0.55)
-    assert cosine(40, max_steps=101, warmup_steps=20) == pytest.approx((1 + 2**-0.5) / 2)
+    assert cosine(60, max_steps=100, warmup_steps=20, final=0.1) == pytest.approx(0.55)
+    assert cosine(40, max_steps=100, warmup_steps=20) == pytest.approx((1 + 2**-0.5) / 2)
 
 
 @given(st.integers(2, 5000), st.data())
 def test_linear_keeps_a_plateau_and_ends_at_final(max_steps, data):
     warmup = data.draw(st.integers(0, max_steps - 1), label="warmup_steps")
-    final, warmdown = data.draw(st.floats(0, 1), label="final"), data.draw(st.floats(0, 1))
+    final = data.draw(st.floats(0, 1), label="final")
+    warmdown = data.draw(st.floats(0.01, 1), label="warmdown")
     schedule = partial(
         linear, max_steps=max_steps, warmup_steps=warmup, warmdown=warmdown, final=final
     )
-    end = schedule(max_steps - 1)
-    assert end == pytest.approx(final, abs=1e-12)
+    assert schedule(max_steps) == pytest.approx(final, abs=1e-12)
     for step in {warmup, (warmup + max_steps) // 2, max_steps - 1}:
-        if step < max_steps - 1 - warmdown * max_steps:
+        if step < max_steps - warmdown * max_steps:
             assert schedule(step) == 1.0
 
 
 def test_linear_goes_down_in_equal_steps():
-    rates = [linear(step, max_steps=10, warmdown=0.5, final=0.5) for step in range(10)]
-    assert rates == pytest.approx([1, 1, 1, 1, 1, 0.9, 0.8, 0.7, 0.6, 0.5])
+    rates = [linear(step, max_steps=10, warmdown=0.5, final=0.5) for step in range(11)]
+    assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 0.9, 0.8, 0.7, 0.6, 0.5])
+
+
+def test_linear_without_a_warmdown_stays_up_to_the_end():
+    assert {linear(step, max_steps=10, warmdown=0.0, final=0.0) for step in range(10)} == {1.0}
 
 
 @pytest.mark.parametrize("option", options("schedule"))
 def test_every_schedule_builds_and_goes_from_the_full_rate_to_its_final(option):
     config = composed(f"schedule={option}")
     schedule = build.schedule(config)
-    rates = [schedule(step, 1000) for step in range(1000)]
+    rates = [schedule(step, 1000) for step in range(1001)]
     assert max(rates) == 1.0
     assert rates[-1] == pytest.approx(config["schedule"].get("final", 1.0))

@@ -26,7 +26,8 @@ def draw_windows(
     """
     starts = draw_starts(tokens, n_batches * batch_size, block_size, generator)
     if tokens.is_cuda and not starts.is_cuda:
-        starts = starts.pin_memory().to(tokens.device, non_blocking=True)  # nobody waits for it
+        starts = starts.pin_memory()  # so that nobody waits for the copy
+    starts = starts.to(tokens.device, non_blocking=True)
     # One gather, no loop. (Indexing with [starts] gives the same in twice the time.)
     windows = tokens.unfold(0, block_size + 1, 1).index_select(0, starts)
     return windows.long().view(n_batches, batch_size, block_size + 1)
@@ -79,5 +80,6 @@ def full_pass(
         starts = torch.cat([starts, torch.tensor([last])])
         counted = torch.cat([counted, torch.tensor([rest])])
     all_windows = tokens.unfold(0, block_size + 1, 1)
+    starts, counted = starts.to(tokens.device), counted.to(tokens.device)
     for some, count in zip(starts.split(batch_size), counted.split(batch_size), strict=True):
         yield all_windows.index_select(0, some).long(), count

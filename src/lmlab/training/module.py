@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -12,10 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import ParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.autograd import Variable
 from torchmetrics import MeanMetric
 
 from lmlab.data.datamodule import EvalBatch, TextDataModule
@@ -26,14 +27,6 @@ from lmlab.training.stopping import Interrupted, Stop
 
 # The hooks that Lightning calls within a step of manual optimisation.
 AROUND_A_STEP = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
-
-
-def bare_backward(loss: Tensor, share: Tensor) -> None:
-    """`loss.backward(share)` less torch's checks of what it is given: a tenth of a small step."""
-    engine: Any = Variable._execution_engine
-    engine.run_backward(
-        (loss,), (share,), False, False, (), allow_unreachable=True, accumulate_grad=True
-    )
 
 
 class LanguageModule(L.LightningModule):
@@ -87,7 +80,22 @@ class LanguageModule(L.LightningModule):
         return self.model(idx)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return configure(self.model, self.make_optimizer)
+        make = self.make_optimizer
+        scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scales and self.clip_norm is not None and make.keywords.get("fused"):
+            # A fused optimizer unscales the gradients itself, too late to clip them.
+            make = partial(make, fused=False)
+        optimizer = configure(self.model, make)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]  # the schedule multiplies it
+        if self.clip_norm is not None:
+            # Right before the step, since a gradient scaler (16-mixed) unscales at its beginning.
+            optimizer.register_step_pre_hook(self._clip)
+        return optimizer
+
+    def _clip(self, *_: Any) -> None:
+        assert self.clip_norm is not None
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
 
     def on_train_start(self) -> None:
         # Here, since building and setting up may draw.
@@ -104,63 +112,44 @@ class LanguageModule(L.LightningModule):
     def training_step(self, windows: Tensor, batch_idx: int) -> None:
         """As many optimizer steps as `windows` (steps * accumulate, B, T + 1) hold."""
         optimizer: Any = self.optimizers()
-        groups = optimizer.param_groups
-        base_rates = [group.setdefault("initial_lr", group["lr"]) for group in groups]
-        parameters = list(self.model.parameters())
         backward, update = self.manual_backward, optimizer.step
-        bare = self._nobody_between()
-        if bare:
-            backward, update = bare_backward, optimizer.optimizer.step
-        autocasts = torch.is_autocast_enabled(windows.device.type)
-        share = torch.full((), 1 / self.accumulate, device=windows.device)  # of each batch's loss
-
-        # Laid out for the whole chunk at once; a step then takes views.
-        idx, targets = (part.contiguous() for part in shift(windows))
-        targets = targets.flatten(1)  # (steps * accumulate, B * T)
-        first, n_done = self.global_step, 0
-        losses: list[Tensor] = []
-        rates: list[float] = []
-        for batch in zip(idx.unbind(), targets.unbind(), strict=True):
-            logits = self.model(batch[0])
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), batch[1])
-            backward(loss, share)
+        direct = self._nobody_between()
+        if direct:
+            backward, update = Tensor.backward, optimizer.optimizer.step
+        parameters, n = list(self.model.parameters()), self.accumulate
+        share = torch.full((), 1 / n, device=windows.device)  # of a micro-batch in its step
+        # Contiguous for the whole chunk at once; a step then takes views.
+        idx, targets = (ids.contiguous() for ids in shift(windows))
+        first, losses, rates = self.global_step, [], []
+        for i, (x, y) in enumerate(zip(idx.unbind(), targets.flatten(1).unbind(), strict=True), 1):
+            logits = self.model(x)  # (B, T, vocab_size)
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), y)
+            with self._gradients_shared(last=i % n == 0):
+                backward(loss, share)
             losses.append(loss.detach())
-            if len(losses) % self.accumulate:
+            if i % n:
                 continue
-            rate = self.schedule(first + n_done, self.max_steps)
-            for group, base_rate in zip(groups, base_rates, strict=True):
-                group["lr"] = base_rate * rate
-            rates.append(groups[0]["lr"])
-            if self.clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-            update()
+            factor = self.schedule(first + len(rates), self.max_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            rates.append(optimizer.param_groups[0]["lr"])
+            update()  # clips first: see configure_optimizers
             for parameter in parameters:
                 parameter.grad = None
-            if autocasts:
-                # Within one autocast context the low-precision copies of the weights are kept, and
-                # the next step would still see those from before the update.
-                torch.clear_autocast_cache()
-            n_done += 1
+            # Within one autocast context the low-precision copies of the weights are kept, and the
+            # next step would still see those from before the update.
+            torch.clear_autocast_cache()
             if self.stop and self.trainer.world_size == 1:
                 break  # what is left of the windows is drawn again when the run goes on
-        if bare:
-            self._count_steps(n_done)
-        mean = self.trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")  # of processes
-        self._unread.append((first, mean, rates))
-        # Reading losses back waits for the device: once for all steps, not once a step, and on a
-        # GPU no more often than a person looks.
-        step = first + n_done
-        data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        due = step % data.eval_every == 0 or step == self.max_steps
-        if due or self.device.type == "cpu" or time.perf_counter() - self._last_read > 1:
-            self.read_losses()
-        self._measure_speed(windows)
+        if direct:
+            self._count_steps(len(rates))
+        self._keep_losses(first, losses, rates)
 
     def _nobody_between(self) -> bool:
         """Whether Lightning's way around `backward` and `step` would be a detour.
 
         It leads by other strategies, a gradient scaler, and hooks. With one device, no scaler and
-        no hook to call, all it does is cost more than a small model's whole step.
+        no hook to call, it costs as much as all the rest of a small model's step.
         """
         strategy = self.trainer.strategy
         return (
@@ -176,17 +165,48 @@ class LanguageModule(L.LightningModule):
         )
 
     def _count_steps(self, n: int) -> None:
-        """Tell Lightning of steps that it did not see: global_step is its count."""
+        """Count steps that Lightning did not see. Its global_step is this count, and nothing
+        public sets it."""
         total = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
         total.ready += n
         total.completed += n
+
+    def _gradients_shared(self, last: bool) -> AbstractContextManager[None]:
+        """Several processes average their gradients once a step, with its last micro-batch."""
+        strategy = self.trainer.strategy
+        if last or not isinstance(strategy, ParallelStrategy):
+            return nullcontext()
+        return strategy.block_backward_sync()
+
+    def _keep_losses(self, first: int, losses: list[Tensor], rates: list[float]) -> None:
+        """Keep the losses of the steps after `first` on the device until they are due.
+
+        Reading them waits for the device: once for all steps, not once a step, and on a GPU no more
+        often than a person looks.
+        """
+        mean = self.trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")  # of processes
+        self._unread.append((first, mean, rates))
+        data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        step = first + len(rates)
+        due = step % data.eval_every == 0 or step == self.max_steps
+        if due or self.device.type == "cpu" or time.perf_counter() - self._last_read > 1:
+            self.read_losses()
 
     def read_losses(self) -> None:
         """Log the steps whose losses are still on the device."""
         unread, self._unread = self._unread, []
         for first, losses, rates in unread:
             self._record(first, losses.tolist(), rates)
-        self._last_read = time.perf_counter()
+        if unread:
+            # All of these steps are over only now: a device works behind the calls that ask it to.
+            n_steps = sum(len(rates) for *_, rates in unread)
+            now = time.perf_counter()
+            self.tokens_per_second = n_steps * self._tokens_per_step() / (now - self._clock)
+            self._clock = self._last_read = now
+
+    def _tokens_per_step(self) -> int:
+        data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data.tokens_per_step * self.trainer.world_size
 
     def _record(self, first: int, losses: list[float], rates: list[float]) -> None:
         """Keep the mean loss of each step's batches, and log what is due."""
@@ -210,12 +230,6 @@ class LanguageModule(L.LightningModule):
         """Against a loss that grows without bound."""
         clip = "" if self.clip_norm else " or trainer.gradient_clip_val=1.0"
         return f"try a smaller optimizer.lr{clip}; the last good checkpoint is kept"
-
-    def _measure_speed(self, windows: Tensor) -> None:
-        now = time.perf_counter()
-        n_tokens = windows.numel() // windows.shape[-1] * (windows.shape[-1] - 1)
-        self.tokens_per_second = n_tokens * self.trainer.world_size / (now - self._clock)
-        self._clock = now
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
         if self.stop and self.trainer.state.fn == "validate":
