@@ -68,6 +68,12 @@ def _makes(target: str, kind: type) -> bool:
     return inspect.isfunction(found) and get_type_hints(found).get("return") is kind
 
 
+def may_draw(model: dict[str, Any]) -> bool:
+    """Whether a model's config may stand for one that draws random numbers in its forward pass."""
+    ours = all(target.startswith("lmlab.models.") for _, target in _targets(model, "model"))
+    return not ours or bool(model.get("dropout"))
+
+
 def tokens(config: dict[str, Any]) -> TokenizedCorpus:
     """The corpus of a config, tokenised; with a bar where that takes long."""
     corpus: Corpus = part(config["corpus"], "corpus", Corpus)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lmlab.conf import conf_dir
 from lmlab.errors import LabError
 from lmlab.training.stopping import Interrupted
 from lmlab.waiting import Neighbours, wait_for_threads_beside
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lmlab.runs import Run
-
-
-def conf_dir() -> Path:
-    """The folder of configs: inside an installed package, beside src/ in a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def composed(name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:

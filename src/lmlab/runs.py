@@ -27,6 +27,7 @@ from typing import Any
 import filelock
 import yaml
 
+from lmlab.conf import with_todays_defaults
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 
@@ -54,11 +55,12 @@ NOT_IN_FINGERPRINT = (
     "trainer.accelerator",
     "trainer.strategy",
     "trainer.log_every_n_steps",
+    "from.run",  # a parent may move; its fingerprint and the step say what it was
 )
 
-# What may change when a run is continued, besides: training goes on longer, or is looked at more
-# often or otherwise. Everything else would make it another experiment.
-MAY_CHANGE = (*NOT_IN_FINGERPRINT, "trainer.max_steps", "eval", "callbacks.sample")
+# Keys that came later, with the value that stands for what was done before: at this value they do
+# not count, so that a run of before keeps its fingerprint.
+ADDED_LATER = {"from": None}
 
 
 def fingerprint(config: dict[str, Any]) -> str:
@@ -69,27 +71,28 @@ def fingerprint(config: dict[str, Any]) -> str:
 
 def determining(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that determines the result: dotted keys and their values."""
-    return {key: value for key, value in leaves(config) if not under(key, NOT_IN_FINGERPRINT)}
+    return {
+        key: value
+        for key, value in leaves(config)
+        if not under(key, NOT_IN_FINGERPRINT) and (key, value) not in ADDED_LATER.items()
+    }
 
 
 def check_continues(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Whether a run with the config `stored` may go on with `wanted`.
+    """Whether a run with the config `stored` may go on with `wanted`: with the same experiment.
 
     Raises:
-        LabError: listing each key whose change would make it another experiment, with both values.
+        LabError: listing each key whose change would make it another one, with both values.
     """
-    before, now = dict(leaves(stored)), dict(leaves(wanted))
+    before, now = determining(stored), determining(wanted)
     changed = [
         f"{key}: {before.get(key)!r} is now {now.get(key)!r}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not under(key, MAY_CHANGE)
+        if before.get(key) != now.get(key)
     ]
     if changed:
-        raise LabError(f"this run cannot go on with another config ({'; '.join(changed)})")
-    if wanted["trainer"]["max_steps"] < stored["trainer"]["max_steps"]:
         raise LabError(
-            f"trainer.max_steps={wanted['trainer']['max_steps']}: a run can be made longer than "
-            f"its {stored['trainer']['max_steps']} steps, not shorter"
+            f"a run goes on with its own config ({'; '.join(changed)}); from=<run> begins a new one"
         )
 
 
@@ -147,6 +150,7 @@ class Run:
         self.update(
             status="running",
             **({} if swept is None else {"swept": swept}),
+            **({} if config["from"] is None else {"parent": config["from"]}),
             step=0,
             metrics={},
             seconds=0.0,
@@ -199,7 +203,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config it was started with."""
+        """The config it was started with, as it reads today."""
         try:
             config = yaml.load((self.path / CONFIG).read_bytes(), Loader=YAML)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -207,7 +211,7 @@ class Run:
             raise LabError(f"{self.path / CONFIG} cannot be read: {said}") from error
         if not isinstance(config, dict):
             raise LabError(f"{self.path / CONFIG} is not a run's config")
-        return config
+        return with_todays_defaults(config)
 
     @property
     def record(self) -> dict[str, Any]:

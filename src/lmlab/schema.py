@@ -294,6 +294,14 @@ class Sweep(Node):
     trial: Trial | None
 
 
+class Parent(Node):
+    """The checkpoint that a run began from."""
+
+    run: str
+    step: CountOrZero
+    fingerprint: str
+
+
 class Train(Node):
     """conf/train.yaml."""
 
@@ -313,6 +321,7 @@ class Train(Node):
     output_dir: str
     name: Annotated[str, Field(min_length=1)]
     run: str | None
+    parent: str | Parent | None = Field(alias="from")
     resume: Literal["auto"] | None
     run_dir: str | None
     dry_run: bool
@@ -331,12 +340,6 @@ class Train(Node):
         if stride is not None and stride > self.data.block_size:
             raise ValueError(
                 f"eval.stride={stride} skips tokens: at most data.block_size={self.data.block_size}"
-            )
-        shared = self.streams == "global" and self.data.steps_per_batch > 1
-        if shared and isinstance(self.model, GPT) and self.model.dropout:
-            raise ValueError(
-                f"data.steps_per_batch={self.data.steps_per_batch}: with streams=global, dropout "
-                "and data draw in turn, so it must be 1"
             )
         for key, n_head in heads(self.model, "model"):
             if self.model.n_embd % n_head:

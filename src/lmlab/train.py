@@ -22,15 +22,17 @@ from lmlab.data.tokens import TokenizedCorpus
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.models.ngram import NGram
+from lmlab.parents import checkpoint_path, resolve
 from lmlab.runs import LOG, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
+from lmlab.training.branch import check_fits, first_checkpoint
 from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, Sample
 from lmlab.training.loggers import begin, end, event_files, loggers
 from lmlab.training.module import LanguageModule
 from lmlab.training.pictures import Pictures
 from lmlab.training.projector import Projector
 from lmlab.training.pruning import Pruning
-from lmlab.training.state import AtomicCheckpointIO, newest_whole
+from lmlab.training.state import AtomicCheckpointIO, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 
 RUN = "LMLAB_RUN"  # the environment variable that tells helping processes the run directory
@@ -51,23 +53,30 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
     quiet_libraries()
     if int(os.environ.get("LOCAL_RANK", 0)):
         return _help_to_train(config)
+    config = resolve(config)
     run = _run_to_continue(config)
     if run is not None:
         check_continues(run.config, config)
         if run.record.get("status") == "done" and run.record["step"] >= _max_steps(config):
             say(f"{run.path} is done already, after {run.record['step']} steps")
             return run
+    parent = _parent(config, run)
     text = build.tokens(config)
     if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
         raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
     stop = Stop()
     data, module = make_data(config, text), make_module(config, text, stop)
     callbacks = _callbacks(config, text)
+    if parent is not None:
+        check_fits(parent, module)
     new = run is None
     run = run or Run.create(config, swept)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         os.environ[RUN] = str(run.path.absolute())  # for the processes that Lightning starts
-        start = None if new else _start(run)
+        if parent is not None:
+            first = first_checkpoint(parent, module, data, callbacks)
+            AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
+        start = _start(run) if parent is not None or not new else None
         if not new:
             run.store(config)
             run.update(status="running", error=None)
@@ -88,6 +97,13 @@ def _run_to_continue(config: dict[str, Any]) -> Run | None:
     if config["run"]:
         return Run.open(config["run"])
     return Run.to_resume(config) if config["resume"] else None
+
+
+def _parent(config: dict[str, Any], run: Run | None) -> dict[str, Any] | None:
+    """The checkpoint that a run begins from; None where it has one of its own, or begins anew."""
+    if config["from"] is None or (run is not None and run.checkpoints()):
+        return None
+    return read(checkpoint_path(config["from"]))
 
 
 def _max_steps(config: dict[str, Any]) -> int:
@@ -155,7 +171,7 @@ def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
     return TextDataModule(
         text.ids,
         text.tokenizer.vocab_size,
-        **config["data"],
+        **{**config["data"], "steps_per_batch": steps_per_batch(config)},
         accumulate=config["trainer"]["accumulate_grad_batches"],
         max_steps=config["trainer"]["max_steps"],
         eval_every=evaluation["every"],
@@ -165,6 +181,19 @@ def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
         seed=config["seed"],
         generator=generator(config["seed"], "data") if own_stream else None,
     )
+
+
+def steps_per_batch(config: dict[str, Any]) -> int:
+    """How many optimizer steps a Lightning batch holds.
+
+    `data.steps_per_batch`, but one where a part might tell the difference: a callback of somebody
+    else's counts batches and wants to see every step; and where all draw from one stream
+    (streams=global), a model that draws must do so in turn with the data.
+    """
+    several: int = config["data"]["steps_per_batch"]
+    ours = all(str(node["_target_"]).startswith("lmlab.") for node in config["callbacks"].values())
+    draws_in_turn = config["streams"] == "global" and build.may_draw(config["model"])
+    return several if ours and not draws_in_turn else 1
 
 
 def make_module(
@@ -290,4 +319,6 @@ def _introduce(
         f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
         f"vocabulary of {data.vocab_size:,}"
     )
+    if data.steps_per_batch != config["data"]["steps_per_batch"]:
+        say("data.steps_per_batch: 1, so that every part sees every step")
     say(f"kept in {run.path}" + (f", going on from step {start.step}" if start else ""))

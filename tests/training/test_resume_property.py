@@ -55,7 +55,7 @@ def test_any_small_experiment_resumes_exactly(composed, text, tmp_path, words):
     config = composed("corpus=file", f"corpus.path={text}", *words)
     whole = train(config)
     part = train(with_steps(config, 1))
-    resumed = train({**config, "run": str(part.path)})
+    resumed = train({**config, "from": str(part.path)})
     assert same(weights(whole), weights(resumed))
     assert whole.record["metrics"] == resumed.record["metrics"]
     assert Path(whole.path) != Path(resumed.path)

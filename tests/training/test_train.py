@@ -90,15 +90,16 @@ def test_tensorboard_shows_losses_rate_speed_and_samples(experiment):
 
 
 def test_the_end_of_a_resumed_run_is_kept_however_many_files_the_process_made(experiment, tmp_path):
-    run = experiment("eval.iters=1", "trainer.max_steps=2", "eval.every=2")
+    run = experiment("eval.iters=1", "trainer.max_steps=4", "eval.every=2")
     spent = tmp_path / "spent"
     made = {0}
     while set(str(max(made) + 1)) != {"9"}:  # the next file's number is the last of its length
         EventFileWriter(str(spent)).close()
         made |= {int(path.name.rpartition(".")[2]) for path in spent.iterdir()}
     time.sleep(1 - time.time() % 1)  # what follows takes less than a second
-    longer = {**run.config["trainer"], "max_steps": 4}
-    train({**run.config, "run": str(run.path), "trainer": longer})
+    run.checkpoints()[0].unlink()
+    run.update(status="killed")
+    train({**run.config, "run": str(run.path)})
     events = EventAccumulator(str(run.path)).Reload()
     assert [event.step for event in events.Scalars("val/loss_full")] == [4]
 
@@ -149,24 +150,6 @@ def test_accumulated_small_batches_equal_one_large_batch(experiment):
     )
     for name, value in weights(large).items():
         torch.testing.assert_close(value, weights(small)[name], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("stop", [12, 17, 1])
-def test_continued_run_equals_an_uninterrupted_one(experiment, composed, stop):
-    gpt = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
-    whole = experiment(*gpt, "data.steps_per_batch=5")
-    part = experiment(*gpt, "data.steps_per_batch=5", f"trainer.max_steps={stop}")
-    config = {**part.config, "run": str(part.path)}
-    config["trainer"] = {**config["trainer"], "max_steps": 24}
-    continued = train(config)
-    assert continued.path == part.path
-    assert same(weights(whole), weights(continued))
-    assert same(optimizer_state(whole), optimizer_state(continued))
-    assert metrics(whole) == metrics(continued)
-    assert (whole.path / "sample.txt").read_text() == (continued.path / "sample.txt").read_text()
-    by_step = {row["step"]: row for row in curves(continued)}
-    for row in curves(whole):
-        assert {k: v for k, v in row.items() if v}.items() <= by_step[row["step"]].items()
 
 
 def test_counting_model_runs_without_a_gradient(experiment):

@@ -256,7 +256,7 @@ class TextDataModule(L.LightningDataModule):
         if not state_dict:
             return
         now, before = self._share()[1], state_dict["world_size"]
-        if now != before:
+        if before not in (now, None):
             raise LabError(
                 f"trainer.devices: {now} processes cannot go on exactly where {before} stopped; "
                 f"each step's batches are shared out among all"

@@ -82,7 +82,7 @@ class LanguageModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         make = self.make_optimizer
         scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if scales and self.clip_norm is not None and make.keywords.get("fused"):
+        if scales and self.clip_norm is not None and getattr(make, "keywords", {}).get("fused"):
             # A fused optimizer unscales the gradients itself, too late to clip them.
             make = partial(make, fused=False)
         optimizer = configure(self.model, make)
@@ -120,7 +120,9 @@ class LanguageModule(L.LightningModule):
         share = torch.full((), 1 / n, device=windows.device)  # of a micro-batch in its step
         # Contiguous for the whole chunk at once; a step then takes views.
         idx, targets = (ids.contiguous() for ids in shift(windows))
-        first, losses, rates = self.global_step, [], []
+        first = self.global_step
+        losses: list[Tensor] = []
+        rates: list[float] = []
         for i, (x, y) in enumerate(zip(idx.unbind(), targets.flatten(1).unbind(), strict=True), 1):
             logits = self.model(x)  # (B, T, vocab_size)
             loss = F.cross_entropy(logits.flatten(0, 1).float(), y)

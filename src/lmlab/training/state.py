@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from lmlab import build, schema
+from lmlab.conf import with_todays_defaults
 from lmlab.config import check_plain
 from lmlab.console import say
 from lmlab.data.tokenizer import Tokenizer
@@ -111,7 +112,7 @@ def restore(run: Run, which: str) -> Trained:
         path = run.checkpoint(which)
         found = path, read(path)
     path, checkpoint = found
-    config = check_plain(checkpoint["config"], schema.Train)
+    config = check_plain(with_todays_defaults(checkpoint["config"]), schema.Train)
     tokenizer = Tokenizer.from_json(checkpoint["tokenizer"])
     model = build.model(config, tokenizer.vocab_size)
     weights = {

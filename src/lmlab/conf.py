@@ -1,0 +1,43 @@
+"""The folder of configs, and what it says today of keys that an older stored config lacks."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def conf_dir() -> Path:
+    """The folder of configs: inside an installed package, beside src/ in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def with_todays_defaults(stored: Any) -> Any:
+    """A run's stored config, with today's value of each key that came to the lab after it.
+
+    Only keys of the lab's own are filled in. What stands under a `_target_` goes by the defaults of
+    that class, and a missing group stays missing: nobody knows what it was.
+    """
+    return _filled(stored, _defaults()) if isinstance(stored, dict) else stored
+
+
+def _filled(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    filled = dict(stored)
+    for key, default in defaults.items():
+        if key not in stored:
+            filled[key] = default
+        elif isinstance(default, dict) and isinstance(stored[key], dict):
+            filled[key] = _filled(stored[key], default)
+    return filled
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """What conf/ says of the keys that belong to no part with a `_target_`."""
+    defaults = yaml.safe_load((conf_dir() / "train.yaml").read_text())
+    del defaults["defaults"], defaults["name"]  # a name follows from the command
+    trainer = yaml.safe_load((conf_dir() / "trainer" / "auto.yaml").read_text())
+    return {**defaults, "trainer": trainer, "sweep": None}

@@ -1,0 +1,93 @@
+"""The first checkpoint of a run that begins from another run's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import lightning as L
+
+from lmlab.console import say
+from lmlab.data.datamodule import TextDataModule
+from lmlab.errors import LabError
+from lmlab.runs import leaves
+from lmlab.training.module import LanguageModule
+from lmlab.training.optim import configure
+
+# With another value of these, what an optimizer has gathered is as good as before.
+TUNED = {"lr", "weight_decay", "betas", "eps", "alpha", "fused", "foreach"}
+STREAMS = ("seed", "streams", "trainer.devices")  # with these alike, the same streams go on
+
+
+def check_fits(parent: dict[str, Any], module: LanguageModule) -> None:
+    """Whether a model can go on with a parent's checkpoint.
+
+    Raises:
+        LabError: naming the first weight that does not fit.
+    """
+    if parent["tokenizer"] != module.about["tokenizer"]:
+        raise LabError("from: the parent has another tokenizer, so its ids mean something else")
+    theirs = {
+        name: tuple(value.shape)
+        for name, value in parent["state_dict"].items()
+        if name.startswith("model.")
+    }
+    ours = {f"model.{name}": tuple(v.shape) for name, v in module.model.state_dict().items()}
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise LabError(
+                f"from: the parent's weights do not fit this model: "
+                f"{name.removeprefix('model.')} {_shape(theirs, name)} is now {_shape(ours, name)}"
+            )
+    if not any(p.requires_grad for p in module.model.parameters()):
+        raise LabError("from: a model without parameters takes no steps to go on with")
+
+
+def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
+    return str(shapes[name]) if name in shapes else "missing"
+
+
+def first_checkpoint(
+    parent: dict[str, Any],
+    module: LanguageModule,
+    data: TextDataModule,
+    callbacks: Iterable[L.Callback],
+) -> dict[str, Any]:
+    """A parent's checkpoint as the new run's own, at the same step.
+
+    Weights and the step are the parent's. What the optimizer has gathered is kept where the update
+    rule is the same; rates and decay are the new config's. Streams of random numbers go on if the
+    seed is the parent's and begin anew if it is not. Of callbacks, those that are not lmlab's keep
+    their state: the best loss, say, is the new run's own.
+    """
+    now, before = (dict(leaves(c)) for c in (module.about["config"], parent["config"]))
+    same_streams = all(now[key] == before.get(key) for key in STREAMS)
+    stream = parent["TextDataModule"] if same_streams else {}
+    if not stream:
+        stream = {"generator": data.generator.get_state(), "world_size": None}
+    kept = {c.state_key for c in callbacks if not type(c).__module__.startswith("lmlab.")}
+    return {
+        **parent,
+        **module.about,
+        "optimizer_states": [_optimizer_state(parent, module)],
+        "TextDataModule": {**stream, "step": parent["global_step"]},
+        "random": parent["random"] if same_streams else None,
+        "callbacks": {k: v for k, v in parent["callbacks"].items() if k in kept},
+        "since_log": [],
+    }
+
+
+def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
+    """The state of the new run's optimizer: its own groups, with what the parent's gathered."""
+    new = configure(module.model, module.make_optimizer).state_dict()
+    for group in new["param_groups"]:
+        group["initial_lr"] = group["lr"]
+    before, now = parent["config"]["optimizer"], module.about["config"]["optimizer"]
+    (old,) = parent["optimizer_states"]
+    same_rule = all(before.get(k) == now.get(k) for k in (before | now).keys() - TUNED)
+    members = [[group["params"] for group in state["param_groups"]] for state in (old, new)]
+    if same_rule and members[0] == members[1]:
+        new["state"] = old["state"]
+    else:
+        say("from: the optimizer is another one and begins afresh")
+    return new

@@ -1,0 +1,81 @@
+"""Run directories that an earlier lmlab left: they stay readable, whatever keys came since.
+
+tests/kept holds them as they were written, less what nobody reads back.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from comparing import checkpoint
+
+from lmlab import schema
+from lmlab.conf import with_todays_defaults
+from lmlab.config import check_plain
+from lmlab.runs import Run, fingerprint
+
+KEPT = Path(__file__).parent / "kept"
+NAMES = sorted(path.parent.name for path in KEPT.glob("*/run.json"))
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(KEPT, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stored_config_is_read_with_todays_defaults(name):
+    stored = yaml.safe_load((KEPT / name / "config.yaml").read_text())
+    check_plain(with_todays_defaults(stored), schema.Train)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kept_run_keeps_its_fingerprint(name):
+    run = Run(KEPT / name)
+    assert fingerprint(run.config) == run.record["fingerprint"]
+
+
+@pytest.mark.parametrize("key", ["eval.stride", "trainer.compile", "checkpoint", "from"])
+def test_a_key_that_came_later_has_todays_default(key):
+    stored = Run(KEPT / "gpt").config
+    *nodes, last = key.split(".")
+    node = stored
+    for name in nodes:
+        node = node[name]
+    today = node.pop(last)
+    completed = with_todays_defaults(stored)
+    check_plain(completed, schema.Train)
+    for name in key.split("."):
+        completed = completed[name]
+    assert completed == today
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_evaluate_and_generate_read_a_kept_run(lab, kept, name):
+    status, out, err = lab("evaluate", f"run={name}")
+    assert (status, err) == (0, "")
+    full = Run(kept / name).record["metrics"].get("val/loss_full")
+    if full is not None:
+        assert f"val/loss_full  {full:.4f} nats" in out
+    status, out, err = lab("generate", f"run={name}", "prompt=fox", "max_new_tokens=4", "seed=1")
+    assert (status, err) == (0, "")
+    assert out.startswith("fox")
+
+
+def test_an_interrupted_kept_run_ends_as_it_would_have(lab, kept):
+    status, _, err = lab("train", "run=gpt-interrupted")
+    assert (status, err) == (0, "")
+    ended, whole = Run(kept / "gpt-interrupted"), Run(kept / "gpt")
+    assert ended.record["metrics"] == whole.record["metrics"]
+    left, right = checkpoint(ended)["state_dict"], checkpoint(whole)["state_dict"]
+    assert all(left[name].equal(right[name]) for name in right)
+    assert (ended.path / "sample.txt").read_text() == (whole.path / "sample.txt").read_text()
+
+
+def test_a_finished_kept_run_is_done(lab, kept):
+    status, out, _ = lab("train", "run=bigram")
+    assert status == 0
+    assert "is done already, after 12 steps" in out

@@ -1,0 +1,139 @@
+"""Runs that begin from another run's checkpoint: longer, cooled down, tuned on other data."""
+
+import json
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from comparing import checkpoint, curves, same, weights
+
+from lmlab.errors import LabError
+from lmlab.runs import Run, fingerprint
+from lmlab.train import train
+from lmlab.training.state import read
+
+GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
+
+
+def branch(run: Run, which: str = "", /, **more: Any) -> dict[str, Any]:
+    """The config of a run that begins from `run`; `more` has "__" for a dot."""
+    config = json.loads(json.dumps(run.config))
+    for key, value in more.items():
+        *nodes, last = key.split("__")
+        node = config
+        for name in nodes:
+            node = node[name]
+        node[last] = value
+    return {**config, "from": f"{run.path}{which}", "run_dir": None}
+
+
+@pytest.mark.parametrize("stop", [12, 17, 1])
+def test_a_longer_run_equals_one_that_was_as_long_from_the_first(experiment, stop):
+    whole = experiment(*GPT, "data.steps_per_batch=5")
+    part = experiment(*GPT, "data.steps_per_batch=5", f"trainer.max_steps={stop}")
+    before = {path: path.read_bytes() for path in part.path.rglob("*") if path.is_file()}
+    longer = train(branch(part, trainer__max_steps=24))
+    assert longer.path != part.path
+    assert {path: path.read_bytes() for path in before} == before
+    assert same(weights(whole), weights(longer))
+    assert same(checkpoint(whole)["optimizer_states"], checkpoint(longer)["optimizer_states"])
+    assert whole.record["metrics"] == longer.record["metrics"]
+    assert (whole.path / "sample.txt").read_text() == (longer.path / "sample.txt").read_text()
+    by_step = {row["step"]: row for row in curves(longer)}
+    for row in curves(whole):
+        if int(row["step"]) > stop and int(row["step"]) % 12 == 0:
+            assert row["val/loss"] == by_step[row["step"]]["val/loss"]
+
+
+def test_its_record_and_fingerprint_say_where_it_comes_from(experiment):
+    run = experiment("model=bigram")
+    longer = train(branch(run, trainer__max_steps=30))
+    parent = {"run": str(run.path), "step": 24, "fingerprint": fingerprint(run.config)}
+    assert longer.record["parent"] == parent
+    assert longer.config["from"] == parent
+    fresh = {**longer.config, "from": None}
+    assert longer.record["fingerprint"] == fingerprint(longer.config) != fingerprint(fresh)
+    earlier = train(branch(run, "@12", trainer__max_steps=30))
+    assert earlier.record["parent"]["step"] == 12
+    assert earlier.record["fingerprint"] != longer.record["fingerprint"]
+
+
+def test_a_cooldown_branch_has_its_own_schedule_and_its_own_best(experiment):
+    run = experiment("model=head", "optimizer.lr=0.01")
+    linear = {"_target_": "lmlab.training.optim.linear", "_partial_": True}
+    linear |= {"warmup_steps": 0, "warmdown": 1.0, "final": 0.0}
+    cooled = train(branch(run, "@12", schedule=linear, trainer__max_steps=24))
+    rates = {row["step"]: row["train/lr"] for row in curves(cooled) if row["train/lr"]}
+    assert float(rates["24"]) == pytest.approx(0.01 / 24)
+    assert cooled.record["best"]["step"] == 24  # of its own evaluations
+
+
+def test_another_rate_keeps_what_the_optimizer_has_gathered_and_another_rule_does_not(experiment):
+    run = experiment("model=bigram")
+    gathered = checkpoint(run)["optimizer_states"][0]["state"][0]["step"].item()
+    slower = train(branch(run, optimizer__lr=1e-4, trainer__max_steps=25))
+    (state,) = checkpoint(slower)["optimizer_states"]
+    assert state["state"][0]["step"].item() == gathered + 1
+    assert state["param_groups"][0]["lr"] == 1e-4
+    plain = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1, "weight_decay": 0.0}
+    other = train(branch(run, optimizer={**plain, "momentum": 0.9}, trainer__max_steps=25))
+    assert "step" not in checkpoint(other)["optimizer_states"][0]["state"][0]
+
+
+def test_the_best_checkpoint_may_be_the_parent(experiment):
+    run = experiment("model=bigram")
+    best = run.record["best"]["step"]
+    branched = train(branch(run, "@best", trainer__max_steps=30))
+    assert branched.record["parent"]["step"] == best
+
+
+def test_a_branch_that_was_killed_goes_on_with_its_parent_gone(experiment, tmp_path):
+    run = experiment("model=head")
+    whole = train(branch(run, trainer__max_steps=48, eval__every=12))
+    cut = train({**branch(run, trainer__max_steps=48, eval__every=12), "name": "cut"})
+    for path in cut.checkpoints()[:1]:
+        path.unlink()
+    cut.update(status="killed")
+    shutil.rmtree(run.path)
+    resumed = train({**cut.config, "run": str(cut.path)})
+    assert same(weights(whole), weights(resumed))
+
+
+def test_a_branch_killed_before_its_first_checkpoint_begins_from_its_parent(experiment):
+    run = experiment("model=head")
+    whole = train(branch(run, trainer__max_steps=30))
+    for path in (whole.path / "checkpoints").iterdir():
+        path.unlink()
+    expected = checkpoint(train({**branch(run, trainer__max_steps=30), "name": "again"}))
+    whole.update(status="killed", step=0)
+    assert same(expected["state_dict"], weights(train({**whole.config, "run": str(whole.path)})))
+
+
+@pytest.mark.parametrize(
+    ("which", "more", "said"),
+    [
+        ("@7", {}, "no such checkpoint; steps of which there is one: 12, 24"),
+        ("", {"trainer__max_steps": 24}, "begins at step 24 and counts on, so give more"),
+        ("", {"model__n_embd": 16}, "layers.0.key.weight (32, 32) is now (16, 16)"),
+        ("/nowhere", {}, "no such directory"),
+    ],
+)
+def test_what_cannot_begin_is_one_line_and_leaves_nothing(experiment, tmp_path, which, more, said):
+    run = experiment("model=head")
+    config = branch(run, which, **{"trainer__max_steps": 30, "name": "none", **more})
+    with pytest.raises(LabError) as error:
+        train(config)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_first_checkpoint_of_a_branch_holds_the_parents_weights(experiment):
+    run = experiment("model=bigram")
+    branched = train(branch(run, trainer__max_steps=25, checkpoint__keep=5))
+    first = read(branched.step_checkpoint(24))
+    assert torch.equal(
+        first["state_dict"]["model.table.weight"], weights(run)["model.table.weight"]
+    )
+    assert first["config"]["from"]["step"] == 24
