@@ -232,7 +232,7 @@ def test_another_config_cannot_go_on_and_every_difference_is_named(experiment):
     with pytest.raises(LabError, match=r"trainer.max_steps: 24 is now 48.*from=<run>"):
         train(longer)
     fully = {**run.config, "run": str(run.path), "eval": {**run.config["eval"], "protocol": "full"}}
-    with pytest.raises(LabError, match="eval.protocol: 'random' is now 'full'"):
+    with pytest.raises(LabError, match=r"eval\.protocol: 'random' is now 'full'"):
         train(fully)
 
 
