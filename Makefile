@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup train test test-slow lint bench bench-docs board lock clean
+.PHONY: setup train test test-slow test-gpu lint bench bench-docs board lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -26,6 +26,9 @@ test: $(READY)
 
 test-slow: $(READY) # the proofs that take minutes: many kills, whole experiments
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-gpu: $(READY) # the main path on a GPU, where there is one
+	@$(BIN)/python -m pytest -m gpu tests/test_gpu.py $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

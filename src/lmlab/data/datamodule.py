@@ -175,6 +175,14 @@ class FullEval:
                 yield EvalBatch(self.metric, windows[mine], counted[mine])
 
 
+def _free_memory(device: torch.device) -> int:
+    """Bytes; a cautious guess where the device does not say."""
+    try:
+        return torch.accelerator.get_memory_info(device)[0]
+    except RuntimeError:
+        return 1 << 30
+
+
 class TextDataModule(L.LightningDataModule):
     """Train and val splits of one corpus."""
 
@@ -306,13 +314,12 @@ class TextDataModule(L.LightningDataModule):
         """Both splits where their windows are to be gathered: in a GPU's memory, if they take
         little of it; else as they are, mapped from disk."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if device.type != "cuda":
+        if device.type in ("cpu", "mps"):  # Apple's GPUs share the memory of the CPU
             return self.train_tokens, self.val_tokens
         if self._on_gpu is None:
             # CUDA gathers few of the unsigned types.
             dtype = torch.uint8 if self.tokens.dtype == torch.uint8 else torch.int32
-            free, _ = torch.cuda.mem_get_info(device)
-            fits = len(self.tokens) * dtype.itemsize <= free // 4
+            fits = len(self.tokens) * dtype.itemsize <= _free_memory(device) // 4
             self._on_gpu = self.tokens.to(device, dtype) if fits else self.tokens
         n_train = len(self.train_tokens)
         return self._on_gpu[:n_train], self._on_gpu[n_train:]

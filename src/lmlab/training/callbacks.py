@@ -249,10 +249,11 @@ class NotebookCells(L.Callback):
         source = torch.Generator().manual_seed(self.seed)
         idx, targets = get_batch(data.train_tokens, self.batch_size, data.block_size, source)
         with torch.no_grad():
-            logits = module.model(idx)
+            logits = module.model(idx.to(module.device)).cpu()
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         say(f"before training: loss {loss.item():.4f} on one batch {tuple(idx.shape)}")
-        for _ in generate(module.model, torch.zeros(1, 1, dtype=torch.long), self.new_tokens):
+        prompt = torch.zeros(1, 1, dtype=torch.long, device=module.device)
+        for _ in generate(module.model, prompt, self.new_tokens):
             pass
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
