@@ -73,6 +73,8 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float | N
     from lmlab.train import train
 
     run = train(config)
+    if run is None:
+        return None  # the first of several processes says the rest
     _show(run)
     return run.record["metrics"]["val/loss_full"]
 

@@ -69,7 +69,10 @@ def fingerprint(config: dict[str, Any]) -> str:
 
 def determining(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that determines the result: dotted keys and their values."""
-    return {key: value for key, value in leaves(config) if not under(key, NOT_IN_FINGERPRINT)}
+    found = {key: value for key, value in leaves(config) if not under(key, NOT_IN_FINGERPRINT)}
+    if found.get("trainer.num_nodes") == 1:
+        del found["trainer.num_nodes"]  # as in runs from before there was a choice
+    return found
 
 
 def check_continues(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
