@@ -197,7 +197,6 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
 
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> Any:
-        sys.argv = before  # Lightning starts helping processes by the words that were typed
         wait_for_threads_beside(neighbours)
         try:
             return task(cfg, given, swept)

@@ -68,6 +68,21 @@ def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
         raise LabError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
+def check_started_once(settings: dict[str, Any]) -> None:
+    """A sweep's jobs start their processes one after the other, so the sweep itself is one process.
+
+    Raises:
+        LabError: if a job wants several processes, and this one is itself one of several.
+    """
+    several = settings["devices"] != 1 or settings["num_nodes"] != 1
+    n_tasks = int(os.environ.get("SLURM_NTASKS", 1)) if "SLURM_PROCID" in os.environ else 1
+    if several and ("LOCAL_RANK" in os.environ or n_tasks > 1):
+        raise LabError(
+            f"trainer.devices={settings['devices']} in a sweep: each job starts its own processes, "
+            "so start the sweep once, not by torchrun nor as several tasks of srun"
+        )
+
+
 class Processes:
     """Those that train one run; used as a context, at whose end they part."""
 

@@ -160,6 +160,19 @@ def test_each_job_of_a_sweep_has_helpers_of_its_own(text, tmp_path):
         assert metrics["val/loss"] == metrics["val/loss_full"]  # the same pass, at the same step
 
 
+@pytest.mark.parametrize(
+    "environment", [srun("1")[1], {"LOCAL_RANK": "1"}], ids=["srun", "torchrun"]
+)
+def test_a_sweep_is_started_once(lab, text, tmp_path, monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    words = ["-m", "corpus=file", f"corpus.path={text}", *SMALL, "seed=1,2", "sweep.name=two"]
+    status, _, err = lab("train", *words, "trainer=ddp")
+    assert status == 2
+    assert "start the sweep once" in err
+    assert not list(tmp_path.rglob("run.json"))
+
+
 def test_all_learn_that_the_first_has_failed(text, tmp_path):
     words = ["corpus=file", f"corpus.path={text}", *SMALL, f"run_dir={tmp_path}", "trainer=ddp"]
     words += ["trainer.accelerator=cpu"]
