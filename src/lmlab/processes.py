@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,13 +68,13 @@ def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
         raise LabError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
-def check_started_once(settings: dict[str, Any]) -> None:
+def check_started_once(settings: Mapping[str, Any]) -> None:
     """A sweep's jobs start their processes one after the other, so the sweep itself is one process.
 
     Raises:
         LabError: if a job wants several processes, and this one is itself one of several.
     """
-    several = settings["devices"] != 1 or settings["num_nodes"] != 1
+    several = settings.get("devices", 1) != 1 or settings.get("num_nodes", 1) != 1
     n_tasks = int(os.environ.get("SLURM_NTASKS", 1)) if "SLURM_PROCID" in os.environ else 1
     if several and ("LOCAL_RANK" in os.environ or n_tasks > 1):
         raise LabError(
@@ -158,7 +158,7 @@ class Processes:
                     self._meet()
                     self.strategy.broadcast(LabError(f"process 0: {error}") if failed else None)
         finally:
-            self._part(0.0 if self.lost() else 2.0 if isinstance(error, Exception) else 60.0)
+            self._part(patience=0.0 if isinstance(error, Exception) else 60.0)
 
     def tell(self, what: Any, on_loss: Callable[[LabError], None]) -> None:
         """The first process: meet the others, tell them `what`, and wait until all are ready.
@@ -278,7 +278,7 @@ class Processes:
         try:
             yield
         except RuntimeError as error:  # torch's, in a collective
-            if lost := self.lost(within=3):
+            if lost := self.lost(within=5):
                 raise lost from error
             raise
 
@@ -327,6 +327,9 @@ def help_to_train() -> None:
     except (Interrupted, Pruned):
         pass  # the first process says so
     except LabError as error:
+        time.sleep(
+            2
+        )  # what fails everywhere is said by the first process, which then ends this one
         print(f"error: process {os.environ['LOCAL_RANK']}: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -195,6 +195,17 @@ def test_all_learn_that_another_is_not_ready(text, tmp_path):
     assert Run(tmp_path / "run").record["status"] == "failed"
 
 
+def test_what_fails_in_all_processes_is_said_once(text, tmp_path):
+    words = ["corpus=file", f"corpus.path={text}", *SMALL, f"run_dir={tmp_path}/run"]
+    words += ["trainer=ddp", "trainer.accelerator=cpu", "optimizer=sgd", "optimizer.lr=1e38"]
+    with started([*words, "trainer.max_steps=100"]) as children:
+        ((status, said),) = ended(children, 60)
+    assert status == 2
+    assert len(said.splitlines()) == 1
+    assert said.startswith("error: the loss became ")
+    assert Run(tmp_path / "run").record["status"] == "failed"
+
+
 ENDLESS = [*GPT, "trainer=ddp", "trainer.max_steps=100000", "checkpoint.every=1"]
 
 

@@ -37,7 +37,7 @@ def run_job(cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any]) -> Result:
     Raises:
         LabError: if the sweep itself was started as several processes.
     """
-    check_started_once(cfg.trainer)
+    check_started_once(cfg.get("trainer") or {})
     journal, number = Journal.of(sweep_dir, cfg.sweep.job) if cfg.sweep.job else (None, 0)
     if journal is not None and not journal.is_ours:
         console.quiet = True  # the process that launched says what is to be said
