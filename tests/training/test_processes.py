@@ -117,7 +117,7 @@ def test_two_processes_learn_what_one_does_with_a_double_batch(
     assert_learnt_the_same(alone, two)
 
 
-@pytest.mark.parametrize("way", ["nodes", "srun", "torchrun"])
+@pytest.mark.parametrize("way", ["nodes", "srun", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_processes_that_others_start_learn_it_too_in_one_directory(
     way, alone, tinyshakespeare_path, tmp_path
 ):
