@@ -68,6 +68,8 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float | N
     from lmlab.train import train
 
     run = train(config)
+    if run is None:
+        return None  # the first of several processes says the rest
     _show(run)
     return run.record["metrics"]["val/loss_full"]
 
@@ -190,7 +192,6 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
 
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> Any:
-        sys.argv = before  # Lightning starts helping processes by the words that were typed
         wait_for_threads_beside(neighbours)
         try:
             return task(cfg, given, swept)

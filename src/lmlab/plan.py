@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lmlab import build
 from lmlab.console import console, quiet_libraries
+from lmlab.processes import Processes
 from lmlab.runs import Run, check_continues, fingerprint
 from lmlab.train import make_data
 from lmlab.training.optim import configure
@@ -23,6 +24,9 @@ def plan(config: dict[str, Any]) -> None:
         LabError: where the run itself would, before its first step.
     """
     quiet_libraries()
+    crew = Processes(config)
+    if crew.rank:
+        return  # the first says it
     text = build.tokens(config)
     data = make_data(config, text)
     trainer, shape = config["trainer"], config["data"]
@@ -30,9 +34,8 @@ def plan(config: dict[str, Any]) -> None:
         model = build.model(config, text.tokenizer.vocab_size)
     parameters = [p for p in model.parameters() if p.requires_grad]
     n_parameters = sum(p.numel() for p in parameters)
-    processes = trainer["devices"] if isinstance(trainer["devices"], int) else 1
     tokens_per_step = shape["batch_size"] * shape["block_size"]
-    tokens_per_step *= trainer["accumulate_grad_batches"] * processes
+    tokens_per_step *= trainer["accumulate_grad_batches"] * crew.world_size
     tokens = tokens_per_step * trainer["max_steps"]
 
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -60,7 +60,7 @@ NOT_IN_FINGERPRINT = (
 
 # Keys that came later, with the value that stands for what was done before: at this value they do
 # not count, so that a run of before keeps its fingerprint.
-ADDED_LATER = {"from": None}
+ADDED_LATER = {"from": None, "trainer.num_nodes": 1}
 
 
 def fingerprint(config: dict[str, Any]) -> str:

@@ -266,6 +266,7 @@ class Trainer(Node):
     max_steps: CountOrZero
     accelerator: str
     devices: Count | list[int] | str
+    num_nodes: Count = 1  # older runs do not say
     strategy: str
     precision: str | int
     gradient_clip_val: Positive | None

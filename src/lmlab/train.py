@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lmlab import build
+from lmlab import build, processes
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
@@ -23,10 +22,18 @@ from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.models.ngram import NGram
 from lmlab.parents import checkpoint_path, resolve
+from lmlab.processes import SIGNALS, Processes
 from lmlab.runs import LOG, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
 from lmlab.training.branch import check_fits, first_checkpoint
-from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, Sample
+from lmlab.training.callbacks import (
+    Bar,
+    Checkpoints,
+    NotebookCells,
+    OwnSignals,
+    Recorder,
+    Sample,
+)
 from lmlab.training.loggers import begin, end, event_files, loggers
 from lmlab.training.module import LanguageModule
 from lmlab.training.pictures import Pictures
@@ -35,11 +42,11 @@ from lmlab.training.pruning import Pruning
 from lmlab.training.state import AtomicCheckpointIO, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 
-RUN = "LMLAB_RUN"  # the environment variable that tells helping processes the run directory
 
-
-def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
+def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run | None:
     """Train what a checked config says, and return the run: its directory holds all there is.
+
+    Of several processes that train one run, the first returns it, and the others None.
 
     A config whose `run` names a directory goes on from that run's last checkpoint; so does one with
     `resume=auto`, if it finds a run of its own that was begun before. `swept` goes into the record:
@@ -51,9 +58,16 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
         Interrupted: if a signal asked to stop; everything is on disk.
     """
     quiet_libraries()
-    if int(os.environ.get("LOCAL_RANK", 0)):
-        return _help_to_train(config)
     config = resolve(config)
+    with Processes(config) as crew:
+        if crew.rank:
+            _help_to_train(config, crew)
+            return None
+        return _train(config, swept, crew)
+
+
+def _train(config: dict[str, Any], swept: dict[str, Any] | None, crew: Processes) -> Run:
+    """The part of the first process."""
     run = _run_to_continue(config)
     if run is not None:
         check_continues(run.config, config)
@@ -72,7 +86,6 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
     new = run is None
     run = run or Run.create(config, swept)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
-        os.environ[RUN] = str(run.path.absolute())  # for the processes that Lightning starts
         if parent is not None:
             first = first_checkpoint(parent, module, data, callbacks)
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
@@ -87,7 +100,12 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
         _introduce(config, data, module, run, start)
         curves = loggers(config, run.path, None if start is None else start.step)
         try:
-            _record_outcome(run, lambda: _fit(config, data, module, callbacks, run, start, curves))
+            with _outcome_recorded(run), crew.together():
+                crew.tell(
+                    Told(run.path.absolute(), start, text.sha256),
+                    on_loss=lambda error: _record_failure(run, error),
+                )
+                _fit(config, data, module, callbacks, run, start, curves)
         finally:
             end(curves, run.record["status"])
     return run
@@ -118,32 +136,51 @@ class Start:
     checkpoint: Path | None  # None: it ended before it wrote one
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the first process tells the others of a run."""
+
+    path: Path
+    start: Start | None
+    corpus_sha256: str
+
+
 def _start(run: Run) -> Start:
     found = newest_whole(run)
-    return Start(0, None) if found is None else Start(found[1]["global_step"], found[0])
+    return Start(0, None) if found is None else Start(found[1]["global_step"], found[0].absolute())
 
 
-def _help_to_train(config: dict[str, Any]) -> Run:
-    """Train as one of several processes on a machine: the first has seen to the directory."""
-    if RUN not in os.environ:
-        raise LabError("trainer.devices: let one process start the others (run without torchrun)")
+def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
+    """Train as one of several processes: the first sees to the directory, and says what is said."""
     console.quiet = True
-    run = Run(Path(os.environ[RUN]))
-    text = build.tokens(config)
     stop = Stop()
-    data, module = make_data(config, text), make_module(config, text, stop)
     with stop.listening():
-        start = _start(run) if run.checkpoints() else None
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a helper is started without them
+        problem: Exception | None = None
+        try:
+            text = build.tokens(config)
+            data, module = make_data(config, text), make_module(config, text, stop)
+            callbacks = _callbacks(config, text)
+        except Exception as error:
+            problem = error  # the others are told once they are there
+        told: Told | None = crew.hear()
+        if told is None:
+            return  # done already
+        if problem is None and text.sha256 != told.corpus_sha256:
+            problem = LabError("the corpus differs from the one that the first process has")
+        crew.ready(problem)
+        run, start = Run(told.path), told.start
         curves = loggers(config, run.path, None if start is None else start.step)
-        _fit(config, data, module, _callbacks(config, text), run, start, curves)
-    return run
+        with crew.together():
+            _fit(config, data, module, callbacks, run, start, curves)
 
 
-def _record_outcome(run: Run, fit: Callable[[], None]) -> None:
-    """Fit, and leave in the record how it ended."""
+@contextmanager
+def _outcome_recorded(run: Run) -> Iterator[None]:
+    """Leave in the record how training ended."""
     try:
         try:
-            fit()
+            yield
         except SIGTERMException:  # Lightning's own answer, in the middle of an evaluation
             raise Interrupted(signal.SIGTERM, run.record["step"]) from None
     except Interrupted as stopped:
@@ -156,12 +193,16 @@ def _record_outcome(run: Run, fit: Callable[[], None]) -> None:
         say(str(pruned))
         raise
     except BaseException as error:
-        with suppress(LabError):  # the disk may be what failed
-            log.error("failed", exc_info=error)
-            run.update(status="failed", error=f"{type(error).__name__}: {error}")
+        _record_failure(run, error)
         if isinstance(error, OSError):
             raise LabError(f"{run.path}: {error.strerror or error}") from error
         raise
+
+
+def _record_failure(run: Run, error: BaseException) -> None:
+    with suppress(LabError):  # the disk may be what failed
+        log.error("failed", exc_info=error)
+        run.update(status="failed", error=f"{type(error).__name__}: {error}")
 
 
 def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
@@ -239,15 +280,20 @@ def _fit(
     recorder = Recorder(run, tokens_per_step)
     keeper = Checkpoints(run, module.stop, **config["checkpoint"])
     trial = (config.get("sweep") or {}).get("trial")
-    trainer = _trainer(
-        **{key: settings[key] for key in ("max_steps", "accelerator", "devices", "strategy")},
-        precision=settings["precision"],
+    trainer = processes.trainer(
+        config,
+        max_steps=settings["max_steps"],
         val_check_interval=data.batches_per_eval,
         check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
         num_sanity_val_steps=0,
         # What is kept, once all else is done; a report to a trial comes before, so that none is
         # missing where training goes on from a checkpoint.
-        callbacks=[*callbacks, Bar(), recorder, *([Pruning(trial)] if trial else []), keeper],
+        callbacks=[
+            *callbacks,
+            *(Bar(), recorder),
+            *([Pruning(trial)] if trial else []),
+            *(keeper, OwnSignals(module.stop)),
+        ],
         logger=curves,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.path,
@@ -257,7 +303,8 @@ def _fit(
         use_distributed_sampler=False,
         log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
-    begin(curves, module, data.tokens_per_step * trainer.world_size, run.record["started"])
+    if trainer.is_global_zero:
+        begin(curves, module, data.tokens_per_step * trainer.world_size, run.record["started"])
     if isinstance(module.model, NGram):  # it counts: there is no gradient to descend
         module.model.fit(data.train_tokens)
     elif settings["max_steps"]:
@@ -275,18 +322,6 @@ def _fit(
             text_made = sampler.text or sampler.make(module)
             write_atomically(run.path / SAMPLE, text_made.encode())
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
-
-
-def _trainer(**settings: Any) -> L.Trainer:
-    """Lightning's Trainer; what it says of settings that do not go together is the user's to know.
-
-    Raises:
-        LabError: if they do not.
-    """
-    try:
-        return L.Trainer(**settings)
-    except (ValueError, MisconfigurationException) as error:
-        raise LabError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
 def _callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback]:

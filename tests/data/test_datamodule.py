@@ -134,6 +134,24 @@ def test_two_processes_share_the_windows_of_one_with_a_double_batch(steps_per_ba
     assert torch.equal(torch.cat(shares, dim=1), windows_of(stream(batch_size=6)))
 
 
+def test_a_process_gathers_its_own_windows_only() -> None:
+    gathered: list[int] = []
+
+    class Tokens(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            result = super().__torch_function__(func, types, args, kwargs or {})
+            if func is torch.Tensor.index_select:
+                gathered.append(len(result))
+            return result
+
+    tokens = torch.arange(1000).as_subclass(Tokens)
+    for item in stream(tokens=tokens, steps_per_batch=7, rank=1, world_size=2):
+        assert gathered.pop() == item.shape[0] * item.shape[1]
+    evaluation = RandomEval({"val/loss": tokens}, 3, 5, 4, 1000, seed=3, rank=1, world_size=2)
+    assert sum(len(batch.windows) for batch in evaluation) == gathered.pop() == 12
+
+
 def module_with(**changes: Any) -> TextDataModule:
     settings: dict[str, Any] = {"batch_size": 3, "block_size": 5, "eval_iters": 4, "seed": 11}
     return TextDataModule(np.arange(1000, dtype="u2"), 1000, **settings | changes)
@@ -217,10 +235,11 @@ def test_full_evaluation_counts_every_token_but_the_first_once(
     for rank in range(world_size):
         share = replace(whole, rank=rank, world_size=world_size)
         batches = list(share)
-        assert len(share) == len(batches)
+        # The processes share out every batch, so none may miss one.
+        assert len(share) == len(batches) == len(whole)
         for batch in batches:
             assert batch.metric == "val/loss"
             assert len(batch.windows) <= max(1, (1 << 22) // (block_size * vocab_size))
             for window, count in zip(batch.windows, batch.counted.tolist(), strict=True):
-                predicted += window[-count:].tolist()
+                predicted += window[len(window) - count :].tolist()
     assert sorted(predicted) == list(range(1, n_tokens))

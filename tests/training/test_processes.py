@@ -1,42 +1,104 @@
-"""Two processes that share the work, as `trainer=ddp` starts them."""
+"""Several processes that share the work, however they are started: here, by srun, by torchrun, or
+by a command on each node."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from comparing import checkpoint, curves, weights
+from small import SMALL
 
 from lmlab.errors import LabError
-from lmlab.runs import Run
+from lmlab.runs import Run, fingerprint
 
+SCRIPT = str(Path(__file__).parents[2] / "scripts/train.py")
 GPT = ["name=test", "model=gpt", "model.n_embd=16", "model.n_layer=1", "trainer.accelerator=cpu"]
 GPT += ["data.block_size=8", "data.val_fraction=0.01", "data.steps_per_batch=5", "eval.iters=2"]
 GPT += ["eval.every=12", "trainer.log_every_n_steps=4", "trainer.gradient_clip_val=1.0"]
 GPT += ["trainer.max_steps=24", "callbacks.sample.max_new_tokens=8"]
 
+Child = subprocess.Popen[str]
+
+
+@contextmanager
+def started(
+    words: Sequence[str], *environments: dict[str, str], by: Sequence[str] = ()
+) -> Iterator[list[Child]]:
+    """The command once in each environment, with everything that it starts; all end here."""
+    command = [sys.executable, *by, SCRIPT, *words]
+    children: list[Child] = []
+    try:
+        for more in environments or ({},):
+            children.append(
+                subprocess.Popen(
+                    command,
+                    env={**os.environ, **more},
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,
+                )
+            )
+        yield children
+    finally:
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+
+
+def ended(children: Sequence[Child], seconds: float = 120) -> list[tuple[int, str]]:
+    """The exit status of each, and what it said of errors."""
+    until = time.monotonic() + seconds
+    said = [child.communicate(timeout=max(1, until - time.monotonic()))[1] for child in children]
+    return [(child.returncode, text) for child, text in zip(children, said, strict=True)]
+
 
 def run(folder: Path, *words: str) -> Run:
-    """The command, with everything that it starts."""
-    script = Path(__file__).parents[2] / "scripts/train.py"
-    command = [sys.executable, str(script), *words, f"run_dir={folder}"]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    try:
-        assert child.wait(120) == 0
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+    with started([*words, f"run_dir={folder}"]) as children:
+        assert [status for status, _ in ended(children)] == [0]
     return Run(folder)
 
 
-def test_two_processes_learn_what_one_does_with_a_double_batch(tinyshakespeare_path, tmp_path):
-    words = [f"corpus.path={tinyshakespeare_path}", *GPT]
-    one = run(tmp_path / "one", *words, "data.batch_size=8")
-    two = run(tmp_path / "two", *words, "data.batch_size=4", "trainer=ddp")
-    # Sums of floats in another order: nothing else differs, neither in a curve nor in a weight.
+def a_port() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+def nodes(port: str) -> list[dict[str, str]]:
+    """A command on each of two machines."""
+    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    return [{**both, "NODE_RANK": str(rank)} for rank in range(2)]
+
+
+def srun(port: str) -> list[dict[str, str]]:
+    """What `srun --ntasks-per-node 2` tells each of its tasks."""
+    both = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
+    both |= {"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "test", "SLURM_NODEID": "0"}
+    both |= {"SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": port}
+    return [{**both, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+
+
+@pytest.fixture(scope="module")
+def alone(tinyshakespeare_path, tmp_path_factory) -> Run:
+    """A run of one process, with the batch of two."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    return run(folder, f"corpus.path={tinyshakespeare_path}", *GPT, "data.batch_size=8")
+
+
+def assert_learnt_the_same(one: Run, two: Run) -> None:
+    """Sums of floats in another order: nothing else differs, neither in a curve nor in a weight."""
     for left, right in zip(curves(one), curves(two), strict=True):
         assert left.keys() == right.keys()
         for key in left:
@@ -47,6 +109,35 @@ def test_two_processes_learn_what_one_does_with_a_double_batch(tinyshakespeare_p
         assert (value - weights(two)[name]).abs().max() < 2e-4, name
 
 
+def test_two_processes_learn_what_one_does_with_a_double_batch(
+    alone, tinyshakespeare_path, tmp_path
+):
+    words = [f"corpus.path={tinyshakespeare_path}", *GPT]
+    two = run(tmp_path / "two", *words, "data.batch_size=4", "trainer=ddp")
+    assert_learnt_the_same(alone, two)
+
+
+@pytest.mark.parametrize("way", ["nodes", "srun", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_processes_that_others_start_learn_it_too_in_one_directory(
+    way, alone, tinyshakespeare_path, tmp_path
+):
+    words = [f"corpus.path={tinyshakespeare_path}", *GPT, "data.batch_size=4"]
+    words += [f"output_dir={tmp_path}", "trainer=ddp"]
+    port = a_port()
+    if way == "nodes":
+        words += ["trainer.devices=1", "trainer.num_nodes=2"]
+        running = started(words, *nodes(port))
+    elif way == "srun":
+        running = started(words, *srun(port))
+    else:
+        running = started(words, by=[*TORCHRUN, f"--master-port={port}"])
+    with running as children:
+        for status, said in ended(children):
+            assert status == 0, said
+    (path,) = (tmp_path / "test").iterdir()
+    assert_learnt_the_same(alone, Run(path))
+
+
 def test_each_process_drops_something_else(tinyshakespeare_path, tmp_path):
     words = [f"corpus.path={tinyshakespeare_path}", *GPT, "model.dropout=0.2", "trainer=ddp"]
     two = run(tmp_path / "two", *words)
@@ -54,10 +145,175 @@ def test_each_process_drops_something_else(tinyshakespeare_path, tmp_path):
     assert not first.equal(second)
 
 
+def test_each_job_of_a_sweep_has_helpers_of_its_own(text, tmp_path):
+    """And where val is a single window, the process without one takes part as well."""
+    words = ["-m", "corpus=file", f"corpus.path={text}", *SMALL, f"output_dir={tmp_path}"]
+    words += ["seed=1,2", "sweep.name=two", "eval.protocol=full", "data.val_fraction=0.01"]
+    words += ["trainer=ddp", "trainer.accelerator=cpu"]
+    with started(words) as children:
+        assert ended(children) == [(0, "")]
+    records = [Run(path.parent).record for path in tmp_path.glob("sweeps/two/*/run.json")]
+    assert sorted(record["swept"]["seed"] for record in records) == [1, 2]
+    for record in records:
+        assert record["status"] == "done"
+        metrics = record["metrics"]
+        assert metrics["val/loss"] == metrics["val/loss_full"]  # the same pass, at the same step
+
+
 @pytest.mark.parametrize(
-    ("setting", "said"),
-    [("trainer.strategy=fsdp", "requires a GPU"), ("trainer.precision=7-true", "7-true")],
+    "environment", [srun("1")[1], {"LOCAL_RANK": "1"}], ids=["srun", "torchrun"]
 )
-def test_what_the_trainer_refuses_is_one_line(experiment, setting, said):
-    with pytest.raises(LabError, match=f"^trainer: .*{said}"):
-        experiment("model=bigram", setting)
+def test_a_sweep_is_started_once(lab, text, tmp_path, monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    words = ["-m", "corpus=file", f"corpus.path={text}", *SMALL, "seed=1,2", "sweep.name=two"]
+    status, _, err = lab("train", *words, "trainer=ddp")
+    assert status == 2
+    assert "start the sweep once" in err
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_all_learn_that_the_first_has_failed(text, tmp_path):
+    words = ["corpus=file", f"corpus.path={text}", *SMALL, f"run_dir={tmp_path}", "trainer=ddp"]
+    words += ["trainer.accelerator=cpu"]
+    (tmp_path / "run.json").write_text("{}")
+    with started(words, *srun(a_port())) as children:
+        for status, said in ended(children, 60):
+            assert status == 2
+            assert "holds a run already" in said
+
+
+def test_all_learn_that_another_is_not_ready(text, tmp_path):
+    words = ["corpus=file", "corpus.path=${oc.env:TEXT}", *SMALL, f"run_dir={tmp_path}/run"]
+    words += ["trainer=ddp", "trainer.accelerator=cpu"]
+    there, not_there = srun(a_port())
+    there["TEXT"], not_there["TEXT"] = str(text), str(tmp_path / "nowhere")
+    with started(words, there, not_there) as children:
+        for status, said in ended(children, 60):
+            assert status == 2
+            assert "nowhere" in said
+    assert Run(tmp_path / "run").record["status"] == "failed"
+
+
+def test_what_fails_in_all_processes_is_said_once(text, tmp_path):
+    words = ["corpus=file", f"corpus.path={text}", *SMALL, f"run_dir={tmp_path}/run"]
+    words += ["trainer=ddp", "trainer.accelerator=cpu", "optimizer=sgd", "optimizer.lr=1e38"]
+    with started([*words, "trainer.max_steps=100"]) as children:
+        ((status, said),) = ended(children, 60)
+    assert status == 2
+    assert len(said.splitlines()) == 1
+    assert said.startswith("error: the loss became ")
+    assert Run(tmp_path / "run").record["status"] == "failed"
+
+
+ENDLESS = [*GPT, "trainer=ddp", "trainer.max_steps=100000", "checkpoint.every=1"]
+
+
+@pytest.mark.parametrize("group", [True, False], ids=["all", "the first"])
+def test_a_signal_stops_all_at_the_same_step(group, tinyshakespeare_path, tmp_path):
+    words = [f"corpus.path={tinyshakespeare_path}", *ENDLESS, f"run_dir={tmp_path}"]
+    with started(words) as children:
+        until(lambda: list(tmp_path.glob("checkpoints/step-*")))
+        (os.killpg if group else os.kill)(children[0].pid, signal.SIGTERM)
+        assert ended(children, 60) == [(128 + signal.SIGTERM, "")]
+    stopped = Run(tmp_path)
+    assert stopped.record["status"] == "interrupted"
+    assert checkpoint(stopped)["global_step"] == stopped.record["step"] > 0
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before they meet", "in training"])
+def test_a_helper_that_is_killed_takes_the_others_along(early, tinyshakespeare_path, tmp_path):
+    words = [f"corpus.path={tinyshakespeare_path}", *ENDLESS, f"run_dir={tmp_path}"]
+    with started(words) as children:
+        if not early:
+            until(lambda: list(tmp_path.glob("checkpoints/step-*")))
+        until(lambda: helpers(children[0].pid))
+        (helper,) = helpers(children[0].pid)
+        os.kill(helper, signal.SIGKILL)
+        ((status, said),) = ended(children, 60)
+    assert status in (1, 2)
+    assert said.splitlines()[-1] == "error: process 1 of 2 was killed by SIGKILL"
+    assert Run(tmp_path).record["status"] == "failed"
+    assert "process 1 of 2" in Run(tmp_path).record["error"]
+
+
+def test_a_helper_does_not_outlive_the_first(tinyshakespeare_path, tmp_path):
+    words = [f"corpus.path={tinyshakespeare_path}", *ENDLESS, f"run_dir={tmp_path}"]
+    with started(words) as children:
+        until(lambda: helpers(children[0].pid))
+        (helper,) = helpers(children[0].pid)
+        os.kill(children[0].pid, signal.SIGKILL)
+        until(lambda: not alive(helper))
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def helpers(pid: int) -> list[int]:
+    """The processes that train for `pid`."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"help_to_train" in command_of(int(child))]
+
+
+def command_of(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def alive(pid: int) -> bool:
+    return command_of(pid) != b""  # a zombie's is empty
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "said"),
+    [
+        (["strategy=fsdp"], {}, "^trainer.strategy=fsdp: .*one of auto, .*ddp"),
+        (["strategy=ddp_spawn", "devices=2"], {}, "^trainer.strategy=ddp_spawn: "),
+        (["precision=7-true"], {}, "^trainer: .*7-true"),
+        (["accelerator=quantum"], {}, "^trainer: .*quantum"),
+        (["devices=none"], {}, "^trainer: .*devices"),
+        (["devices=2", "num_nodes=2"], {"MASTER_PORT": "1"}, "MASTER_ADDR, NODE_RANK not set"),
+        (["devices=2"], {"LOCAL_RANK": "1"}, "MASTER_PORT not set"),
+        (["devices=2"], {**srun("1")[0], "SLURM_NTASKS_PER_NODE": "3"}, "devices=3"),
+        (
+            ["devices=1"],
+            {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},
+            "^trainer: .*world size",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_line_before_anything_is_made(
+    experiment, tmp_path, monkeypatch, settings, environment, said
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LabError, match=said) as refused:
+        experiment("model=bigram", *(f"trainer.{setting}" for setting in settings))
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_stream_is_for_one_process(experiment):
+    with pytest.raises(LabError, match=r"^streams=global .*ask for 2"):
+        experiment("model=bigram", "streams=global", "trainer.devices=2")
+
+
+def test_a_plan_counts_the_processes_as_lightning_does(lab, text):
+    for devices, nodes, tokens in (("1", 1, 96), ("'2'", 1, 192), ("auto", 1, 96)):
+        words = ["corpus=file", f"corpus.path={text}", *SMALL, "data.batch_size=12"]
+        words += [f"trainer.devices={devices}", f"trainer.num_nodes={nodes}", "dry_run=true"]
+        status, out, _ = lab("train", *words)
+        assert status == 0
+        assert f"{tokens} tokens" in " ".join(out.split())
+
+
+def test_a_node_more_is_another_experiment(composed):
+    one, two = composed("model=bigram"), composed("model=bigram", "trainer.num_nodes=2")
+    assert fingerprint(one) != fingerprint(two)
+    del one["trainer"]["num_nodes"]  # as it was before it could be chosen
+    assert fingerprint(one) == fingerprint(composed("model=bigram"))

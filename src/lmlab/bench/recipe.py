@@ -101,6 +101,7 @@ def lmlab_run(task: Task, folder: Path) -> tuple[float, float]:
     """`scripts/train.py` with the task's config: samples and the full pass at the end included."""
     begin = time.perf_counter()
     run = train({**task.config, "output_dir": str(folder)})
+    assert run is not None
     return time.perf_counter() - begin, run.record["metrics"]["val/loss_full"]
 
 

@@ -83,10 +83,9 @@ class TrainBatches:
         for end in self._ends():
             self._item = step, end, self.generator.get_state()
             n_batches = (end - step) * self.accumulate
-            windows = draw_windows(
-                self.tokens, n_batches, self._drawn, self.block_size, self.generator
+            yield draw_windows(
+                self.tokens, n_batches, self._drawn, self.block_size, self.generator, mine
             )
-            yield windows[:, mine]
             step = end
 
     @property
@@ -139,7 +138,7 @@ class RandomEval:
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         drawn = self.batch_size * self.world_size
         for metric, tokens in self.splits.items():
-            batches = draw_windows(tokens, self.iters, drawn, self.block_size, source)[:, mine]
+            batches = draw_windows(tokens, self.iters, drawn, self.block_size, source, mine)
             for windows in batches.flatten(0, 1).split(at_a_time):
                 counted = torch.full((len(windows),), self.block_size, device=windows.device)
                 yield EvalBatch(metric, windows, counted)
@@ -163,8 +162,7 @@ class FullEval:
 
     def __len__(self) -> int:
         n_windows = 1 + math.ceil((len(self.tokens) - 1 - self.block_size) / self.stride)
-        whole, rest = divmod(n_windows, self.batch_size)
-        return whole * (self.batch_size > self.rank) + (rest > self.rank)
+        return math.ceil(n_windows / self.batch_size)
 
     def __iter__(self) -> Iterator[EvalBatch]:
         mine = slice(self.rank, None, self.world_size)
@@ -173,6 +171,8 @@ class FullEval:
         ):
             if len(windows) > self.rank:
                 yield EvalBatch(self.metric, windows[mine], counted[mine])
+            else:  # all processes take part in every evaluation: this one counts nothing
+                yield EvalBatch(self.metric, windows[:1], torch.zeros_like(counted[:1]))
 
 
 def _free_memory(device: torch.device) -> int:

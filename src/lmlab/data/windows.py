@@ -17,20 +17,24 @@ def draw_windows(
     batch_size: int,
     block_size: int,
     generator: torch.Generator | None = None,
+    gathered: slice = slice(None),
 ) -> Tensor:
     """`n_batches` training batches at once: (n_batches, batch_size, block_size + 1), int64.
 
     torch fills an integer tensor one draw after the other, so this takes the same numbers from the
     generator as `n_batches` single draws would, and leaves it where they would. The windows are
     gathered on the device that `tokens` are on, wherever the generator is.
+
+    `gathered` selects some windows of each batch: all are drawn, and only these are gathered.
     """
     starts = draw_starts(tokens, n_batches * batch_size, block_size, generator)
+    starts = starts.view(n_batches, batch_size)[:, gathered].flatten()
     if tokens.is_cuda and not starts.is_cuda:
         starts = starts.pin_memory()  # so that nobody waits for the copy
     starts = starts.to(tokens.device, non_blocking=True)
     # One gather, no loop. (Indexing with [starts] gives the same in twice the time.)
     windows = tokens.unfold(0, block_size + 1, 1).index_select(0, starts)
-    return windows.long().view(n_batches, batch_size, block_size + 1)
+    return windows.long().view(n_batches, -1, block_size + 1)
 
 
 def draw_starts(

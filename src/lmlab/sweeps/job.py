@@ -19,6 +19,7 @@ from lmlab import schema
 from lmlab.config import check
 from lmlab.console import console, log, logged_to, say
 from lmlab.errors import LabError
+from lmlab.processes import check_started_once
 from lmlab.runs import LOG, Run, fingerprint, job_name
 from lmlab.sweeps.journal import Event, Journal, Result
 
@@ -32,7 +33,11 @@ def run_job(cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any]) -> Result:
     """Train one job of a sweep, in the directory that follows from its config.
 
     `swept` are the keys that the sweep varies, with this job's values.
+
+    Raises:
+        LabError: if the sweep itself was started as several processes.
     """
+    check_started_once(cfg.get("trainer") or {})
     journal, number = Journal.of(sweep_dir, cfg.sweep.job) if cfg.sweep.job else (None, 0)
     if journal is not None and not journal.is_ours:
         console.quiet = True  # the process that launched says what is to be said

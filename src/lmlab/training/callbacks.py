@@ -126,6 +126,23 @@ class Checkpoints(L.Callback):
                 path.unlink()
 
 
+class OwnSignals(L.Callback):
+    """Of several processes, each only notes a signal, until they agree on a step to stop at.
+
+    Lightning's own handler of SIGTERM would broadcast in the middle of whatever the others do.
+    """
+
+    def __init__(self, stop: Stop):
+        self.stop = stop
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        if trainer.world_size > 1:
+            self.stop.listen()
+
+    def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
+        self.on_train_start(trainer, module)  # by itself, after training
+
+
 class Bar(L.Callback):
     """Loss, val loss, tokens per second and time left: a bar in a terminal, else a plain line per
     evaluation."""

@@ -234,7 +234,8 @@ class LanguageModule(L.LightningModule):
         return f"try a smaller optimizer.lr{clip}; the last good checkpoint is kept"
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
-        if self.stop and self.trainer.state.fn == "validate":
+        alone = self.trainer.world_size == 1  # several cannot agree here, and go on to the end
+        if self.stop and alone and self.trainer.state.fn == "validate":
             # After training: its last checkpoint stands, and the evaluation can be done again.
             raise Interrupted(self.stop.signum or signal.SIGTERM, self.global_step)
         idx, targets = shift(batch.windows)
