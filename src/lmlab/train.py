@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,9 +14,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lmlab import build
+from lmlab import build, preflight
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
@@ -61,7 +62,12 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
     if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
         raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
     stop = Stop()
-    data, module = make_data(config, text), make_module(config, text, stop)
+    data = make_data(config, text)
+    preflight.check(config, data.vocab_size)
+    module = make_module(config, text, stop)
+    preflight.check_logits(
+        module.model, config["model"]["_target_"], data.vocab_size, data.block_size
+    )
     callbacks = _callbacks(config, text)
     new = run is None
     run = run or Run.create(config, swept)
@@ -133,7 +139,7 @@ def _record_outcome(run: Run, fit: Callable[[], None]) -> None:
     except Interrupted as stopped:
         run.update(status="interrupted", step=stopped.step)
         say(f"{stopped}; everything is kept")
-        say(f"continue  {command('train')} run={run.path}")
+        say(f"continue  {command('train')} {shlex.quote(f'run={run.path}')}")
         raise
     except Pruned as pruned:
         run.update(status="pruned", step=pruned.step)
@@ -210,9 +216,9 @@ def _fit(
     recorder = Recorder(run, tokens_per_step)
     keeper = Checkpoints(run, module.stop, **config["checkpoint"])
     trial = (config.get("sweep") or {}).get("trial")
-    trainer = _trainer(
-        **{key: settings[key] for key in ("max_steps", "accelerator", "devices", "strategy")},
-        precision=settings["precision"],
+    trainer = preflight.trainer(
+        "trainer: ",
+        **{key: settings[key] for key in ("max_steps", *preflight.SETTINGS)},
         val_check_interval=data.batches_per_eval,
         check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
         num_sanity_val_steps=0,
@@ -246,18 +252,6 @@ def _fit(
             text_made = sampler.text or sampler.make(module)
             write_atomically(run.path / SAMPLE, text_made.encode())
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
-
-
-def _trainer(**settings: Any) -> L.Trainer:
-    """Lightning's Trainer; what it says of settings that do not go together is the user's to know.
-
-    Raises:
-        LabError: if they do not.
-    """
-    try:
-        return L.Trainer(**settings)
-    except (ValueError, MisconfigurationException) as error:
-        raise LabError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
 def _callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback]:
