@@ -1,5 +1,7 @@
 """The commands as a person types them: what bad input gets, and what the good one leaves."""
 
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -7,11 +9,13 @@ from pathlib import Path
 import pytest
 from bad_input import BAD
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from small import SMALL
 
 from lmlab import cli, schema
 from lmlab import train as training
 from lmlab.config import check
+from lmlab.runs import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +195,93 @@ def test_help_and_config_errors_do_not_import_torch(tmp_path):
             timeout=60,
         )
         assert done.stderr.endswith("False False\n")
+
+
+SWEEP = [*SMALL, "corpus=file", "corpus.path=text.txt"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*SWEEP, "seed=1,2", "-m"],
+        [SWEEP[0], "-m", *SWEEP[1:], "seed=1,2"],
+        ["--multirun", *SWEEP, "seed=1,2"],
+        ["--multi", *SWEEP, "seed=1,2"],
+        ["hydra.mode=MULTIRUN", *SWEEP, "seed=1,2"],
+    ],
+    ids=["last", "between", "long", "short for it", "by its key"],
+)
+def test_a_multirun_is_the_same_sweep_however_it_is_asked_for(lab, text, words):
+    usual = ["-m", *SWEEP, "seed=1,2", "dry_run=true"]
+    assert lab("train", *usual)[::2] == (0, "")
+    (sweep,) = Path("outputs/sweeps").iterdir()
+    assert sweep.name.startswith("seed,")
+    assert lab("train", *words, "dry_run=true")[::2] == (0, "")
+    assert list(Path("outputs/sweeps").iterdir()) == [sweep]
+
+
+def test_jobs_of_a_sweep_may_be_told_directories_of_their_own(lab, text):
+    words = ["-m", *SWEEP, "seed=1,2", "hydra.sweep.dir=kept"]
+    assert lab("train", *words, "run_dir='mine/${seed}'")[::2] == (0, "")
+    assert {path.parent.name for path in Path("mine").glob("*/run.json")} == {"1", "2"}
+    assert Path("kept/multirun.yaml").is_file()
+    assert not Path("outputs").exists()
+    # One directory for jobs that differ: what is there is neither given back nor touched.
+    before = everything_in(Path("mine"))
+    status, out, _ = lab("train", *words, "optimizer.lr=0.2", "run_dir='mine/${seed}'")
+    assert status == 2
+    assert "run_dir=mine/1 holds another run" in out
+    assert everything_in(Path("mine")) == before
+
+
+def test_a_printed_command_can_be_typed_again(lab, text):
+    status, out, _ = lab("train", *SWEEP, "run_dir='a b/{c},d'")
+    assert status == 0
+    printed = [line for line in out.splitlines() if "scripts/generate.py" in line]
+    words = shlex.split(printed[0])[3:]
+    assert words == ["run=a b/{c},d", "prompt=ROMEO:"]
+    assert lab("generate", words[0], "prompt=fox", "max_new_tokens=3")[::2] == (0, "")
+    assert lab("train", words[0])[::2] == (0, "")
+
+
+def test_a_warmup_longer_than_the_run_is_said_once(lab, text):
+    words = [*SWEEP, "schedule=cosine", "schedule.warmup_steps=2", "trainer.max_steps=2"]
+    for more in ([], ["dry_run=true"]):
+        status, out, err = lab("train", *words, *more)
+        assert (status, err) == (0, "")
+        assert out.count("schedule.warmup_steps=2: the warm-up does not end within") == 1
+    assert "warm-up" not in lab("train", *words, "schedule.warmup_steps=1", "dry_run=true")[1]
+
+
+def checked(*words: str) -> dict:
+    with initialize_config_dir(str(cli.conf_dir()), version_base="1.3"):
+        return check(compose("train", ["name=n", *words]), schema.Train)
+
+
+def test_a_whole_number_for_a_float_is_the_same_config():
+    whole = checked("optimizer.lr=1", "optimizer.betas=[0,0]", "callbacks.sample.temperature=1")
+    point = checked("optimizer.lr=1.0", "optimizer.betas=[0.0,0.0]")
+    assert json.dumps(whole) == json.dumps(point)
+    assert fingerprint(whole) == fingerprint(point)
+    # Whole numbers that count something stay what they are, and so do keys that no schema knows.
+    own = {"_target_": "mine.Own", "size": 3, "inner": {"_target_": "mine.Inner", "rate": 1}}
+    mine = check(OmegaConf.create({**whole, "model": own}), schema.Train)
+    assert json.dumps(mine["model"]) == json.dumps(own)
+    assert [type(value) for value in mine["data"].values()] == [int, int, float, int]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "experiment=quickstart",
+        "experiment=lecture/residual",
+        "experiment=notebook",
+        "experiment=nanogpt/cpu",
+        "model=head optimizer=sgd",
+        "model=gpt schedule=linear trainer=ddp",
+    ],
+)
+def test_checking_changes_no_fingerprint(words):
+    with initialize_config_dir(str(cli.conf_dir()), version_base="1.3"):
+        cfg = compose("train", ["name=n", *words.split()])
+    assert fingerprint(check(cfg, schema.Train)) == fingerprint(OmegaConf.to_container(cfg))

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from lmlab.errors import LabError
+from lmlab.runs import under
 
 
 def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
     more = len({p["loc"] for p in problems}) - 1
     tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
     if first["type"] == "extra_forbidden":
-        others = [k for k in keys(plain) if k != key and not k.startswith(f"{key}.")]
+        others = [k for k in keys(plain) if not under(k, (key,)) and not under(key, (k,))]
         return f"unknown key {key}={node!r}{nearest(key, others)}{tail}"
     if first["type"] == "missing":
         return f"{'.'.join([*path, str(first['loc'][-1])])} is missing{tail}"

@@ -60,6 +60,8 @@ def plan(config: dict[str, Any]) -> None:
     ):
         table.add_row(*row)
     console.print(table, soft_wrap=True)
+    for remark in preflight.remarks(config):
+        console.print(remark, markup=False)
 
 
 def _n_bytes(tensors: list[Any]) -> int:

@@ -73,6 +73,17 @@ def check(config: dict[str, Any], vocab_size: int) -> nn.Module | None:
     return model
 
 
+def remarks(config: dict[str, Any]) -> list[str]:
+    """What may well be meant, and is worth a line all the same."""
+    warmup, max_steps = config["schedule"].get("warmup_steps", 0), config["trainer"]["max_steps"]
+    if not isinstance(warmup, int) or not 0 < max_steps <= warmup:
+        return []
+    return [
+        f"schedule.warmup_steps={warmup}: the warm-up does not end within trainer.max_steps="
+        f"{max_steps}, so the learning rate never reaches optimizer.lr"
+    ]
+
+
 def check_logits(model: nn.Module, target: str, vocab_size: int, block_size: int) -> None:
     """Whether a model makes logits of ids: one forward, which leaves no trace in random numbers.
 

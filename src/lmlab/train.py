@@ -285,3 +285,5 @@ def _introduce(
         f"vocabulary of {data.vocab_size:,}"
     )
     say(f"kept in {run.path}" + (f", going on from step {start.step}" if start else ""))
+    for remark in preflight.remarks(config):
+        say(remark)

@@ -114,7 +114,8 @@ def finish(
     counts = Counter(result.status for result in results)
     failed = [result for result in results if result.status in FAILED]
     skipped = f", {counts['skipped']} not begun" if counts["skipped"] else ""
-    if any(result.run is not None for result in results):  # none in a dry run
+    # None in a dry run, nor where run_dir keeps them elsewhere.
+    if any(result.run and sweep_dir in Path(result.run).parents for result in results):
         report(sweep_dir)
     if failed:
         raise LabError(f"{len(failed)} of {len(results)} jobs failed{skipped}; {advice}")
