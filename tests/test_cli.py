@@ -1,57 +1,66 @@
 """The commands as a person types them: what bad input gets, and what the good one leaves."""
 
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from bad_input import BAD
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from small import SMALL
+
+from lmlab import cli, schema
+from lmlab import train as training
+from lmlab.config import check
+from lmlab.runs import fingerprint
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run that is done, for all who only look at it."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    corpus = ["corpus=file", f"corpus.path={folder}/text.txt"]
+    with initialize_config_dir(str(cli.conf_dir()), version_base="1.3"):
+        cfg = compose("train", [*SMALL, *corpus, "name=fox", f"run_dir={folder}/run"])
+    return training.train(check(cfg, schema.Train)).path
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["model.n_layr=3"], ["model.n_layr", "did you mean model.n_layer?"]),
-        (["+model.n_layr=3"], ["unknown key model.n_layr=3", "did you mean model.n_layer?"]),
-        (["+foo.bar=1"], ["unknown key foo"]),
-        (["model=gtp"], ["model=gtp", "did you mean gpt?", "bigram"]),
-        (["modle=gpt"], ["modle", "did you mean model?"]),
-        (["optimizer=adamW"], ["optimizer=adamW", "did you mean adamw?"]),
-        (["experiment=lecture/heads"], ["heads", "did you mean lecture/head?"]),
-        (["data.batch_size=0"], ["data.batch_size=0", "greater than or equal to 1"]),
-        (["data.batch_size=-4"], ["data.batch_size=-4"]),
-        (["data.block_size=eight"], ["data.block_size='eight'", "integer"]),
-        (["data.val_fraction=1.5"], ["data.val_fraction=1.5", "less than 1"]),
-        (["model.n_embd=130"], ["model.n_embd=130", "not divisible", "n_head=4"]),
-        (["model=multi_head", "model.layer.n_head=5"], ["model.n_embd=32", "n_head=5"]),
-        (["model=ngram", "model.order=7"], ["model.order=7", "less than or equal to 6"]),
-        (["optimizer.lr=-1"], ["optimizer.lr=-1", "greater than 0"]),
-        (["trainer.max_steps=-1"], ["trainer.max_steps=-1"]),
-        (["trainer.max_steps=1e3"], ["trainer.max_steps=1000.0", "integer"]),
-        (["eval.protocol=some"], ["eval.protocol='some'", "'random' or 'full'"]),
-        (["eval.stride=65"], ["eval.stride=65", "data.block_size=64"]),
-        (["corpus=file"], ["corpus.path is missing"]),
-        (["corpus=file", "corpus.path=nowhere.txt"], ["corpus.path=nowhere.txt", "no such file"]),
-        (["corpus=file", "corpus.path=."], ["corpus.path=.", "not a file"]),
-        (["corpus.path=text.txt"], ["corpus.path=text.txt", "not tinyshakespeare"]),
-        (["name=../escape"], ["name='../escape'", "relative path"]),
-        (["seed=abc"], ["seed='abc'"]),
-        (["trainer.max_steps"], ["trainer.max_steps"]),
-        (["optimizer.lr=1,2"], ["optimizer.lr=1,2"]),
-        (["run=nowhere"], ["run=nowhere", "no such directory"]),
-        (["run=."], ["run=.", "not a run directory"]),
+    ("command", "words", "expected"),
+    BAD,
+    ids=[
+        " ".join([command, *words])[:60].encode("unicode_escape").decode()
+        for command, words, _ in BAD
     ],
-    ids=lambda value: " ".join(value)[:50] if value and "=" in str(value) else None,
 )
-def test_train_refuses_in_one_line_and_leaves_nothing(lab, text, tmp_path, words, expected):
-    before = sorted(tmp_path.rglob("*"))
-    status, _, err = lab("train", *words)
-    assert status == 2
+def test_bad_input_is_refused_in_one_line_and_leaves_nothing(
+    lab, text, trained, tmp_path, command, words, expected
+):
+    words = [word.replace("RUN", str(trained)) for word in words]
+    if command == "train" and not any(word.startswith(("corpus", "run=")) for word in words):
+        words += ["corpus=file", "corpus.path=text.txt"]
+    before = everything_in(tmp_path, trained)
+    status, out, err = lab(command, *words)
+    assert status == 2, out + err
+    assert out == ""
     assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    assert err.count("\n") == 1, err
+    assert err.rstrip("\n").isprintable()
     for part in expected:
         assert part in err
-    assert sorted(tmp_path.rglob("*")) == before
+    assert everything_in(tmp_path, trained) == before
+
+
+def everything_in(*folders: Path) -> dict[Path, bytes | None]:
+    return {
+        path: path.read_bytes() if path.is_file() else None
+        for folder in folders
+        for path in folder.rglob("*")
+    }
 
 
 @pytest.mark.parametrize(
@@ -99,31 +108,6 @@ def test_evaluate_and_generate_need_only_the_run(lab, run):
     assert first[1].strip() in several
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["prompt="], "prompt is empty"),
-        (["prompt=Füchse, viele!"], "'F' (U+0046), 'v'"),
-        (["prompt=fox\x00\x1b[31m"], "'\\x00' (U+0000)"),
-        (["prompt=fox", "temperature=-1"], "temperature=-1"),
-        (["prompt=fox", "top_k=0"], "top_k=0"),
-        (["prompt=fox", "top_p=1.5"], "top_p=1.5"),
-        (["prompt=fox", "max_new_tokens=0"], "max_new_tokens=0"),
-        (["prompt=fox", "checkpoint=worst"], "checkpoint=worst: no such checkpoint"),
-        (["prmpt=fox"], "did you mean prompt?"),
-    ],
-)
-def test_generate_refuses_in_one_line(lab, run, words, expected):
-    status, out, err = lab("generate", f"run={run}", *words)
-    assert status == 2
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    if "viele" in words[0]:
-        expected = "ü"
-    assert expected in err
-
-
 def test_prompt_is_text_whatever_it_holds(lab, text, tmp_path):
     said = "\"quoted\" 'single' a,b=c {x} [y] (z) $HOME ${x} \\ back\\\\slash! #?\\"
     text.write_text(text.read_text() + said)
@@ -138,13 +122,6 @@ def test_prompt_is_text_whatever_it_holds(lab, text, tmp_path):
 def test_long_prompt_is_cropped_and_said_so(lab, run):
     _, out, _ = lab("generate", f"run={run}", "prompt=the lazy dog", "max_new_tokens=3")
     assert "the prompt is 12 tokens long, and the model sees the last 8" in out
-
-
-@pytest.mark.parametrize("command", ["evaluate", "generate"])
-def test_run_that_is_none_is_refused(lab, tmp_path, command):
-    assert "run=nowhere: no such directory" in lab(command, "run=nowhere")[2]
-    assert "is not a run directory" in lab(command, "run=.")[2]
-    assert "run is missing: give run=" in lab(command)[2]
 
 
 def test_multirun_keeps_a_directory_for_each_job(lab, text, tmp_path):
@@ -218,3 +195,93 @@ def test_help_and_config_errors_do_not_import_torch(tmp_path):
             timeout=60,
         )
         assert done.stderr.endswith("False False\n")
+
+
+SWEEP = [*SMALL, "corpus=file", "corpus.path=text.txt"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*SWEEP, "seed=1,2", "-m"],
+        [SWEEP[0], "-m", *SWEEP[1:], "seed=1,2"],
+        ["--multirun", *SWEEP, "seed=1,2"],
+        ["--multi", *SWEEP, "seed=1,2"],
+        ["hydra.mode=MULTIRUN", *SWEEP, "seed=1,2"],
+    ],
+    ids=["last", "between", "long", "short for it", "by its key"],
+)
+def test_a_multirun_is_the_same_sweep_however_it_is_asked_for(lab, text, words):
+    usual = ["-m", *SWEEP, "seed=1,2", "dry_run=true"]
+    assert lab("train", *usual)[::2] == (0, "")
+    (sweep,) = Path("outputs/sweeps").iterdir()
+    assert sweep.name.startswith("seed,")
+    assert lab("train", *words, "dry_run=true")[::2] == (0, "")
+    assert list(Path("outputs/sweeps").iterdir()) == [sweep]
+
+
+def test_jobs_of_a_sweep_may_be_told_directories_of_their_own(lab, text):
+    words = ["-m", *SWEEP, "seed=1,2", "hydra.sweep.dir=kept"]
+    assert lab("train", *words, "run_dir='mine/${seed}'")[::2] == (0, "")
+    assert {path.parent.name for path in Path("mine").glob("*/run.json")} == {"1", "2"}
+    assert Path("kept/multirun.yaml").is_file()
+    assert not Path("outputs").exists()
+    # One directory for jobs that differ: what is there is neither given back nor touched.
+    before = everything_in(Path("mine"))
+    status, out, _ = lab("train", *words, "optimizer.lr=0.2", "run_dir='mine/${seed}'")
+    assert status == 2
+    assert "run_dir=mine/1 holds another run" in out
+    assert everything_in(Path("mine")) == before
+
+
+def test_a_printed_command_can_be_typed_again(lab, text):
+    status, out, _ = lab("train", *SWEEP, "run_dir='a b/{c},d'")
+    assert status == 0
+    printed = [line for line in out.splitlines() if "scripts/generate.py" in line]
+    words = shlex.split(printed[0])[3:]
+    assert words == ["run=a b/{c},d", "prompt=ROMEO:"]
+    assert lab("generate", words[0], "prompt=fox", "max_new_tokens=3")[::2] == (0, "")
+    assert lab("train", words[0])[::2] == (0, "")
+
+
+def test_a_warmup_longer_than_the_run_is_said_once(lab, text):
+    words = [*SWEEP, "schedule=cosine", "schedule.warmup_steps=2", "trainer.max_steps=2"]
+    for more in ([], ["dry_run=true"]):
+        status, out, err = lab("train", *words, *more)
+        assert (status, err) == (0, "")
+        assert out.count("schedule.warmup_steps=2: the warm-up does not end within") == 1
+    assert "warm-up" not in lab("train", *words, "schedule.warmup_steps=1", "dry_run=true")[1]
+
+
+def checked(*words: str) -> dict:
+    with initialize_config_dir(str(cli.conf_dir()), version_base="1.3"):
+        return check(compose("train", ["name=n", *words]), schema.Train)
+
+
+def test_a_whole_number_for_a_float_is_the_same_config():
+    whole = checked("optimizer.lr=1", "optimizer.betas=[0,0]", "callbacks.sample.temperature=1")
+    point = checked("optimizer.lr=1.0", "optimizer.betas=[0.0,0.0]")
+    assert json.dumps(whole) == json.dumps(point)
+    assert fingerprint(whole) == fingerprint(point)
+    # Whole numbers that count something stay what they are, and so do keys that no schema knows.
+    own = {"_target_": "mine.Own", "size": 3, "inner": {"_target_": "mine.Inner", "rate": 1}}
+    mine = check(OmegaConf.create({**whole, "model": own}), schema.Train)
+    assert json.dumps(mine["model"]) == json.dumps(own)
+    assert [type(value) for value in mine["data"].values()] == [int, int, float, int]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "experiment=quickstart",
+        "experiment=lecture/residual",
+        "experiment=notebook",
+        "experiment=nanogpt/cpu",
+        "model=head optimizer=sgd",
+        "model=gpt schedule=linear trainer=ddp",
+    ],
+)
+def test_checking_changes_no_fingerprint(words):
+    with initialize_config_dir(str(cli.conf_dir()), version_base="1.3"):
+        cfg = compose("train", ["name=n", *words.split()])
+    assert fingerprint(check(cfg, schema.Train)) == fingerprint(OmegaConf.to_container(cfg))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -23,12 +22,12 @@ class GridSweeper(BasicSweeper):
         self.params, self.grids = params or {}, grids or [{}]
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lmlab.sweeps.launching import finish, launch
+        from lmlab.sweeps.launching import finish, folder_of, launch
 
         assert self.config is not None
         assert self.launcher is not None
         jobs = self.jobs(arguments)
-        sweep_dir = Path(self.config.hydra.sweep.dir)
+        sweep_dir = folder_of(self.config, len(jobs))
         self.validate_batch_is_legal(self.telling(jobs))
         sweep_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, sweep_dir / "multirun.yaml")

@@ -37,7 +37,7 @@ def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
         return instantiate(node, **more, _convert_="all")
     except InstantiationException as error:
         cause: BaseException = error
-        while cause.__cause__ is not None:
+        while cause.__cause__ is not None and not isinstance(cause, LabError):
             cause = cause.__cause__
         if isinstance(cause, LabError):
             raise cause from error

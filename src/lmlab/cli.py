@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from lmlab.conf import conf_dir
 from lmlab.errors import LabError
 from lmlab.training.stopping import Interrupted
 from lmlab.waiting import Neighbours, wait_for_threads_beside
+from lmlab.words import Words, one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -140,6 +142,7 @@ def _show(run: Run) -> None:
     from lmlab.runs import SAMPLE
 
     metrics, step = run.record["metrics"], run.record["step"]
+    this = shlex.quote(f"run={run.path}")
     if (run.path / SAMPLE).is_file():
         console.rule("sample", style="dim")
         say((run.path / SAMPLE).read_text())
@@ -151,10 +154,10 @@ def _show(run: Run) -> None:
     say(f"run       {run.path}")
     in_checkout = command("train").startswith("python")
     say(f"look      {'make board' if in_checkout else 'lmlab-board'}")
-    say(f'sample    {command("generate")} run={run.path} prompt="ROMEO:"')
-    say(f"evaluate  {command('evaluate')} run={run.path}")
+    say(f'sample    {command("generate")} {this} prompt="ROMEO:"')
+    say(f"evaluate  {command('evaluate')} {this}")
     if step:
-        say(f"continue  {command('train')} run={run.path} trainer.max_steps={2 * step}")
+        say(f"continue  {command('train')} {this} trainer.max_steps={2 * step}")
 
 
 Task = Callable[["DictConfig", dict[str, str], set[str]], Any]
@@ -173,48 +176,47 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
     from omegaconf.errors import OmegaConfBaseException
 
     name, neighbours = entry.__name__, Neighbours()
-    typed = [word.partition("=") for word in sys.argv[1:]]
-    given = {key: value for key, equals, value in typed if equals and key in texts}
-    words = [word for word in sys.argv[1:] if word.partition("=")[0] not in given]
-    swept = {word.partition("=")[0].lstrip("+") for word in words if _is_sweep(word)}
-    if _is_multirun(words) and not any(word.startswith("sweep.name=") for word in words):
-        # Beside the other overrides: argparse takes them in one row only.
-        places = [i for i, word in enumerate(words) if re.match(r"~|[^-].*=", word)]
-        at = places[0] if places else len(words)
-        words.insert(at, f"sweep.name='{_sweep_name(words, swept)}'")
+    explained = (LabError, HydraException, OmegaConfBaseException)
     shows_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
     def fail(error: BaseException) -> NoReturn:
         if shows_traceback:
             raise error
-        print(f"error: {_explain(error, name)}", file=sys.stderr)
+        print(f"error: {one_line(_explain(error, name))}", file=sys.stderr)
         sys.exit(2)
+
+    try:
+        words = Words.parse(sys.argv[1:], texts)
+        words.check(name)
+    except LabError as error:
+        fail(error)
 
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> Any:
         wait_for_threads_beside(neighbours)
         try:
-            return task(cfg, given, swept)
+            return task(cfg, words.given, words.swept)
         except Interrupted as stopped:
             raise SystemExit(128 + stopped.signum) from None
-        except LabError as error:
+        except explained as error:
             fail(error)
 
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
     # Hydra reads its arguments from sys.argv, and raises what it would print if this is set.
     before = sys.argv
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *words], "1"
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *words.for_hydra], "1"
     try:
         # With other flags, such as --config-dir, help is Hydra's: it knows what they mean.
-        flags = [word for word in words if word.startswith("-")]
-        if flags and set(flags) <= {"-h", "--help"}:
-            print(_help(entry, [word for word in words if word not in flags]))
+        if words.flags and set(words.flags) <= {"-h", "--help"}:
+            print(_help(entry, words.overrides))
         else:
             main(guarded)()
-    except (LabError, HydraException, OmegaConfBaseException) as error:
-        fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if isinstance(error, explained) or _raised_by_hydra(error):
+            fail(error)
+        raise
     finally:
         sys.argv = before
         if not shows_traceback:
@@ -231,40 +233,13 @@ def _help(entry: Callable[[], None], overrides: list[str]) -> str:
     )
 
 
-def _is_sweep(word: str) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        return OverridesParser.create().parse_override(word).is_sweep_override()
-    except HydraException:
-        return False  # Hydra will say what is wrong with it
-
-
-def _is_multirun(words: list[str]) -> bool:
-    return any(word in ("-m", "--multirun") or word.startswith("sweep=") for word in words)
-
-
-def _sweep_name(words: list[str], swept: set[str]) -> str:
-    """A name that the same command has again: what is varied, and what is fixed to which value.
-
-    The values of an axis are not in it, so that more of them join the sweep that is there.
-    """
-    from lmlab.runs import path_name
-
-    elsewhere = ("-", "hydra", "sweep.", "output_dir", "run_dir", "resume")
-    named: list[str] = []
-    varied: list[str] = []
-    fixed: list[str] = []
-    for word in sorted(words):
-        key, equals, value = word.lstrip("+").partition("=")
-        if key == "sweep":
-            named.append(value)
-        elif key in swept:
-            varied.append(key)
-        elif equals and not key.startswith(elsewhere):
-            fixed.append(f"{key}={value}")
-    return path_name(",".join([*named, *varied, *fixed])) or "sweep"
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether it was Hydra, or what it reads files by, that raised an error of another kind."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return module.partition(".")[0] in ("hydra", "omegaconf", "yaml")
 
 
 def _explain(error: BaseException, name: str) -> str:
@@ -275,7 +250,13 @@ def _explain(error: BaseException, name: str) -> str:
     text = str(error)
     if isinstance(error, LabError):
         return text
-    if match := re.search(r"Could not override '([^']+)'", text):
+    match = re.search(r"Could not override '([^']+)'", text)
+    if GROUP_WANTS_A_NAME in text or (match and name == "train" and options(conf_dir(), match[1])):
+        return _no_option(name)
+    if text.startswith("LexerNoViableAltException"):
+        said = text.partition(":")[2].splitlines()[0].strip()
+        return f"{said}: Hydra cannot read this; put its value into quotes ('key=\"value\"')"
+    if match:
         return f"unknown key {match[1]}{nearest(match[1], _known_keys(name))}"
     found = (
         r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']+)'\s+"
@@ -290,6 +271,23 @@ def _explain(error: BaseException, name: str) -> str:
             return f"{group}={wrong}: no such option{nearest(wrong, offers)} ({', '.join(offers)})"
     return " ".join(text.split("\nSee https")[0].split())
 
+
+def _no_option(name: str) -> str:
+    """Which word gives a group something else than a name, such as model=null."""
+    from lmlab.config import nearest
+    from lmlab.help import options
+
+    for word in sys.argv[1:]:
+        key, _, value = word.partition("=")
+        offers = options(conf_dir(), key) if value else []
+        if offers and name != "train":  # the others have no groups
+            return f"unknown key {key}{nearest(key, _known_keys(name))}"
+        if offers and value not in offers:
+            return f"{word}: no such option ({', '.join(offers)}); or leave it out"
+    return "a group takes the name of an option"
+
+
+GROUP_WANTS_A_NAME = "Config group override must be a string"
 
 # What Hydra finds only if a plugin is installed.
 EXTRAS = {
@@ -307,7 +305,7 @@ def _known_keys(name: str) -> list[str]:
     from lmlab.config import keys
     from lmlab.help import options
 
-    typed = [word.partition("=") for word in sys.argv[1:]]
+    typed = [word.partition("=") for word in sys.argv[1:] if name == "train"]
     choices = [
         f"{group}={option}" for group, _, option in typed if option in options(conf_dir(), group)
     ]

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from lmlab.errors import LabError
+from lmlab.runs import under
 
 
 def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, Any]:
@@ -22,25 +23,45 @@ def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, A
     Raises:
         LabError: naming the first key that is missing, unknown, or has a value that is refused.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg) - given.keys())
-    if missing:
-        raise LabError(f"{missing[0]} is missing: give {missing[0]}=…")
     try:
+        missing = sorted(OmegaConf.missing_keys(cfg) - given.keys())
+        if missing:
+            raise LabError(f"{missing[0]} is missing: give {missing[0]}=…")
         plain = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise LabError(f"config: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, RecursionError) as error:
+        key = getattr(error, "full_key", None) or "config"
+        raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
     return check_plain({**plain, **given} if isinstance(plain, dict) else plain, schema)
 
 
 def check_plain(plain: Any, schema: type[BaseModel]) -> dict[str, Any]:
-    """A config that is in plain containers already, such as one read back from a run."""
+    """A config that is in plain containers already, such as one read back from a run.
+
+    Whole numbers become floats where the schema has floats: `lr=1` and `lr=1.0` are one config.
+    """
     if not isinstance(plain, dict):
         raise LabError("config: not a mapping of keys to values")
     try:
-        schema.model_validate(plain)
+        checked = schema.model_validate(plain)
     except ValidationError as error:
         raise LabError(_explain(error, plain)) from error
-    return plain
+    typed: dict[str, Any] = _typed(plain, checked)
+    return typed
+
+
+def _typed(plain: Any, checked: Any) -> Any:
+    """A config with the floats that its checked twin has; all else, and every key, as it is."""
+    if isinstance(checked, BaseModel):
+        names = {info.alias or name: name for name, info in type(checked).model_fields.items()}
+        return {
+            key: _typed(value, getattr(checked, names[key])) if key in names else value
+            for key, value in plain.items()
+        }
+    if isinstance(checked, dict):
+        return {key: _typed(value, checked[key]) for key, value in plain.items()}
+    if isinstance(checked, list):
+        return [_typed(*pair) for pair in zip(plain, checked, strict=True)]
+    return checked if type(checked) is float else plain
 
 
 def keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -77,9 +98,8 @@ def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
     more = len({p["loc"] for p in problems}) - 1
     tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
     if first["type"] == "extra_forbidden":
-        return (
-            f"unknown key {key}={node!r}{nearest(key, [k for k in keys(plain) if k != key])}{tail}"
-        )
+        others = [k for k in keys(plain) if not under(k, (key,)) and not under(key, (k,))]
+        return f"unknown key {key}={node!r}{nearest(key, others)}{tail}"
     if first["type"] == "missing":
         return f"{'.'.join([*path, str(first['loc'][-1])])} is missing{tail}"
     said = first["msg"].removeprefix("Value error, ")

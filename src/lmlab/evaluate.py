@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning as L
-
-from lmlab import build
+from lmlab import build, preflight
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
@@ -35,7 +33,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     module = LanguageModule(
         trained.model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
     )
-    trainer = L.Trainer(
+    trainer = preflight.trainer(
+        "",
         accelerator=config["accelerator"],
         devices=1,
         logger=False,

@@ -9,7 +9,7 @@ import torch
 from rich.filesize import decimal
 from rich.table import Table
 
-from lmlab import build
+from lmlab import build, preflight
 from lmlab.console import console, quiet_libraries
 from lmlab.processes import Processes
 from lmlab.runs import Run, check_continues, fingerprint
@@ -30,8 +30,8 @@ def plan(config: dict[str, Any]) -> None:
     text = build.tokens(config)
     data = make_data(config, text)
     trainer, shape = config["trainer"], config["data"]
-    with torch.device("meta"):  # shapes without memory
-        model = build.model(config, text.tokenizer.vocab_size)
+    model = preflight.check(config, data.vocab_size) or build.model(config, data.vocab_size)
+    preflight.check_logits(model, config["model"]["_target_"], data.vocab_size, data.block_size)
     parameters = [p for p in model.parameters() if p.requires_grad]
     n_parameters = sum(p.numel() for p in parameters)
     tokens_per_step = shape["batch_size"] * shape["block_size"]
@@ -63,6 +63,8 @@ def plan(config: dict[str, Any]) -> None:
     ):
         table.add_row(*row)
     console.print(table, soft_wrap=True)
+    for remark in preflight.remarks(config):
+        console.print(remark, markup=False)
 
 
 def _n_bytes(tensors: list[Any]) -> int:

@@ -51,8 +51,7 @@ def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
     Raises:
         LabError: if it cannot be. What Lightning says of its settings is the user's to know.
     """
-    import lightning as L
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from lmlab import preflight
 
     settings = config["trainer"]
     if settings["strategy"] not in STRATEGIES:
@@ -60,12 +59,8 @@ def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
             f"trainer.strategy={settings['strategy']}: models are not sharded and processes not "
             f"forked here; take one of {', '.join(STRATEGIES)}"
         )
-    given = {key: settings[key] for key in ("accelerator", "devices", "strategy", "precision")}
-    n_nodes = settings.get("num_nodes", 1)  # older runs do not say
-    try:
-        return L.Trainer(**given, num_nodes=n_nodes, **more)
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        raise LabError(f"trainer: {str(error).splitlines()[0]}") from error
+    given = {key: settings[key] for key in (*preflight.SETTINGS, "num_nodes")}
+    return preflight.trainer("trainer: ", **given, **more)
 
 
 def check_started_once(settings: Mapping[str, Any]) -> None:

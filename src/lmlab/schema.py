@@ -10,22 +10,23 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
-    field_validator,
     model_validator,
 )
 
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Text = Annotated[str, Field(min_length=1)]
 Betas = Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
 
 
@@ -239,6 +240,23 @@ class Histograms(Target):
     every: CountOrZero
 
 
+class Sample(Target):
+    TARGET = "lmlab.training.callbacks.Sample"
+    prompt: str | None = None
+    max_new_tokens: CountOrZero = 200
+    temperature: NotNegative = 1.0
+    top_k: Count | None = None
+
+
+class NotebookCells(Target):
+    TARGET = "lmlab.training.callbacks.NotebookCells"
+    batch_size: Count
+    new_tokens: CountOrZero
+
+
+CALLBACKS = (Sample, NotebookCells, Pictures, Projector, Histograms)
+
+
 # --- the three commands ----------------------------------------------------------------------
 
 
@@ -288,8 +306,17 @@ class Trial(Node):
     pruner: Custom
 
 
+def stays_inside(path: str) -> str:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError("give a relative path without `..`, such as study/first")
+    return path
+
+
+Inside = Annotated[Text, AfterValidator(stays_inside)]
+
+
 class Sweep(Node):
-    name: Annotated[str, Field(min_length=1)]
+    name: Inside
     fail_fast: bool
     job: str | None
     trial: Trial | None
@@ -312,28 +339,21 @@ class Train(Node):
     optimizer: one_of(SGD, Adagrad, RMSprop, Adam, AdamW)  # type: ignore[valid-type]
     schedule: one_of(Constant, Cosine, Linear)  # type: ignore[valid-type]
     trainer: Trainer
-    callbacks: dict[str, one_of(Pictures, Projector, Histograms)]  # type: ignore[valid-type]
+    callbacks: dict[str, one_of(*CALLBACKS)]  # type: ignore[valid-type]
     logger: Logger
     seed: Seed
     streams: Literal["separate", "global"]
     data: Data
     eval: Eval
     checkpoint: Checkpoint
-    output_dir: str
-    name: Annotated[str, Field(min_length=1)]
+    output_dir: Text
+    name: Inside
     run: str | None
     parent: str | Parent | None = Field(alias="from")
     resume: Literal["auto"] | None
-    run_dir: str | None
+    run_dir: Text | None
     dry_run: bool
     sweep: Sweep | None = None  # a stored run keeps none
-
-    @field_validator("name")
-    @classmethod
-    def stays_inside(cls, name: str) -> str:
-        if name.startswith("/") or ".." in name.split("/"):
-            raise ValueError("a run's name is a relative path without `..`, such as study/first")
-        return name
 
     @model_validator(mode="after")
     def fits_together(self) -> Train:
@@ -357,6 +377,13 @@ def heads(node: Any, key: str) -> list[tuple[str, int]]:
     if isinstance(node, Stack):
         return heads(node.layer, f"{key}.layer")
     return heads(node.attention, f"{key}.attention") if isinstance(node, Block) else []
+
+
+class Multirun(Node):
+    """What a sweep is kept by, before any of its jobs is checked."""
+
+    output_dir: Text
+    sweep: Sweep
 
 
 class Evaluate(Node):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lmlab import build, processes
+from lmlab import build, preflight, processes
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
@@ -79,7 +80,12 @@ def _train(config: dict[str, Any], swept: dict[str, Any] | None, crew: Processes
     if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
         raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
     stop = Stop()
-    data, module = make_data(config, text), make_module(config, text, stop)
+    data = make_data(config, text)
+    preflight.check(config, data.vocab_size)
+    module = make_module(config, text, stop)
+    preflight.check_logits(
+        module.model, config["model"]["_target_"], data.vocab_size, data.block_size
+    )
     callbacks = _callbacks(config, text)
     if parent is not None:
         check_fits(parent, module)
@@ -186,7 +192,7 @@ def _outcome_recorded(run: Run) -> Iterator[None]:
     except Interrupted as stopped:
         run.update(status="interrupted", step=stopped.step)
         say(f"{stopped}; everything is kept")
-        say(f"continue  {command('train')} run={run.path}")
+        say(f"continue  {command('train')} {shlex.quote(f'run={run.path}')}")
         raise
     except Pruned as pruned:
         run.update(status="pruned", step=pruned.step)
@@ -357,3 +363,5 @@ def _introduce(
     if data.steps_per_batch != config["data"]["steps_per_batch"]:
         say("data.steps_per_batch: 1, so that every part sees every step")
     say(f"kept in {run.path}" + (f", going on from step {start.step}" if start else ""))
+    for remark in preflight.remarks(config):
+        say(remark)

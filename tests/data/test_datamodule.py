@@ -97,6 +97,11 @@ def test_items_end_where_an_evaluation_is_due(
     assert {*range(eval_every, max_steps + 1, eval_every), max_steps} <= set(ends)
 
 
+def test_the_length_of_a_long_stream_is_known_at_once() -> None:
+    batches = stream(max_steps=10**12 + 1, eval_every=250, steps_per_batch=100)
+    assert len(batches) == 10**12 // 250 * 3 + 1
+
+
 def test_without_steps_the_stream_is_empty() -> None:
     assert len(stream(max_steps=0)) == 0
     assert list(stream(max_steps=0)) == []

@@ -63,7 +63,13 @@ class TrainBatches:
 
     def __len__(self) -> int:
         # Lightning fetches ahead of a loader without a length, and so would move the generator.
-        return sum(1 for _ in self._ends())
+        if self.start_step >= self.max_steps:
+            return 0
+        per_eval = -(-self.eval_every // self.steps_per_batch)
+        ended, since = divmod(self.start_step, self.eval_every)
+        before = ended * per_eval + since // self.steps_per_batch
+        evaluations, rest = divmod(self.max_steps, self.eval_every)
+        return evaluations * per_eval - (-rest // self.steps_per_batch) - before
 
     def _ends(self) -> Iterator[int]:
         """The steps at which items end: every steps_per_batch-th after an evaluation, and the next

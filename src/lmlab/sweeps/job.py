@@ -20,7 +20,7 @@ from lmlab.config import check
 from lmlab.console import console, log, logged_to, say
 from lmlab.errors import LabError
 from lmlab.processes import check_started_once
-from lmlab.runs import LOG, Run, fingerprint, job_name
+from lmlab.runs import CONFIG, LOG, Run, fingerprint, job_name
 from lmlab.sweeps.journal import Event, Journal, Result
 
 if TYPE_CHECKING:
@@ -85,11 +85,15 @@ def _is_finished(run: Run, config: dict[str, Any]) -> bool:
     """Whether there is nothing left to train. Found without torch, which takes seconds to import.
 
     Raises:
-        LabError: if the run was trained on another text.
+        LabError: if it is another run, or was trained on another text.
     """
     record = run.record
     if record.get("status") not in ("done", "pruned"):
         return False
+    if fingerprint(run.config) != fingerprint(config):
+        raise LabError(
+            f"run_dir={run.path} holds another run: each job needs a directory of its own"
+        )
     from lmlab.build import tokens
 
     if record.get("corpus_sha256") not in (None, tokens(config).sha256):
@@ -127,7 +131,11 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config as it is, valid or not, for a name."""
+    """The config for a name: as it is checked, or as it is, if it is not valid."""
+    try:
+        return check(cfg, schema.Train)
+    except LabError:
+        pass
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException:
@@ -144,6 +152,8 @@ def _keep_failure(
         status = run.record.get("status")
         if status == "done" or run.is_locked():
             return
+        if (run.path / CONFIG).is_file() and fingerprint(run.config) != fingerprint(plain):
+            return  # another run is there
         run.path.mkdir(parents=True, exist_ok=True)
         if status is None:  # it failed before there was a run
             run.begin(plain, swept)

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import filelock
+from omegaconf import OmegaConf
 
+from lmlab import schema
+from lmlab.config import check
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.runs import LOG, Run
@@ -25,8 +28,25 @@ from lmlab.sweeps.report import report
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
+    from omegaconf import DictConfig
 
 KILLED = "its process was killed (SIGKILL; out of memory?)"
+
+
+def folder_of(config: DictConfig, n_jobs: int) -> Path:
+    """Where a sweep of `n_jobs` jobs is kept.
+
+    Raises:
+        LabError: if that is no place for it, or the jobs would share one directory.
+    """
+    check(OmegaConf.masked_copy(config, ["output_dir", "sweep"]), schema.Multirun)
+    run_dir = OmegaConf.to_container(config, resolve=False)["run_dir"]  # type: ignore[index, call-overload]
+    if n_jobs > 1 and run_dir is not None and "${" not in str(run_dir):
+        raise LabError(
+            f"run_dir={run_dir}: {n_jobs} jobs cannot share one directory; leave it out, or name "
+            f"one for each, such as run_dir={run_dir}/${{seed}}"
+        )
+    return Path(config.hydra.sweep.dir)
 
 
 def launch(
@@ -94,7 +114,8 @@ def finish(
     counts = Counter(result.status for result in results)
     failed = [result for result in results if result.status in FAILED]
     skipped = f", {counts['skipped']} not begun" if counts["skipped"] else ""
-    if any(result.run is not None for result in results):  # none in a dry run
+    # None in a dry run, nor where run_dir keeps them elsewhere.
+    if any(result.run and sweep_dir in Path(result.run).parents for result in results):
         report(sweep_dir)
     if failed:
         raise LabError(f"{len(failed)} of {len(results)} jobs failed{skipped}; {advice}")

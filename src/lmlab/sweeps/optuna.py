@@ -20,7 +20,7 @@ from lmlab.files import write_atomically
 from lmlab.runs import NOT_IN_FINGERPRINT, Run, leaves, under
 from lmlab.schema import Count, Custom, Node, Seed
 from lmlab.sweeps.journal import FAILED, Result
-from lmlab.sweeps.launching import Progress, finish, launch
+from lmlab.sweeps.launching import Progress, finish, folder_of, launch
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -92,7 +92,7 @@ def search(
         )
     n_trials, make_sampler = _plan(settings, space)
     n_jobs = _n_jobs(settings, config)
-    folder = Path(config.hydra.sweep.dir)
+    folder = folder_of(config, n_trials)
     write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
     results: list[Result] = []
     with SharedStudy.opened(
