@@ -20,10 +20,17 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     """The metrics of one deterministic pass over val, printed with their units.
 
     Raises:
-        LabError: if there is no such run or checkpoint, or its corpus has changed.
+        LabError: if there is no such run or checkpoint, its corpus has changed, or the windows
+            would leave tokens out.
     """
     quiet_libraries()
     trained = restore(Run.open(config["run"]), config["checkpoint"])
+    block_size = trained.config["data"]["block_size"]
+    if config["stride"] is not None and config["stride"] > block_size:
+        raise LabError(
+            f"stride={config['stride']} skips tokens: at most {block_size}, the run's "
+            "data.block_size"
+        )
     text = build.tokens(trained.config)
     if text.sha256 != trained.corpus_sha256:
         raise LabError(f"run={config['run']}: its corpus has changed since it was trained")

@@ -220,7 +220,7 @@ class Linear(Constant):
     final: Fraction
 
 
-# --- callbacks -------------------------------------------------------------------------------
+# --- callbacks, loggers --------------------------------------------------------------------------
 
 
 class Pictures(Target):
@@ -237,6 +237,14 @@ class Projector(Target):
 class Histograms(Target):
     TARGET = "lmlab.training.histograms.Histograms"
     every: CountOrZero
+
+
+class EventFiles(Target):
+    TARGET = "lmlab.training.loggers.EventFiles"
+
+
+class MetricsCSV(Target):
+    TARGET = "lmlab.training.loggers.MetricsCSV"
 
 
 # --- the three commands ----------------------------------------------------------------------
@@ -274,11 +282,6 @@ class Trainer(Node):
     compile: bool
 
 
-class Logger(Node):
-    tensorboard: bool
-    csv: bool
-
-
 class Trial(Node):
     """Where a job finds the trial it is, to report to it while training."""
 
@@ -304,7 +307,7 @@ class Train(Node):
     schedule: one_of(Constant, Cosine, Linear)  # type: ignore[valid-type]
     trainer: Trainer
     callbacks: dict[str, one_of(Pictures, Projector, Histograms)]  # type: ignore[valid-type]
-    logger: Logger
+    logger: dict[str, one_of(EventFiles, MetricsCSV) | bool | None]  # type: ignore[valid-type]
     seed: Seed
     streams: Literal["separate", "global"]
     data: Data
@@ -324,6 +327,14 @@ class Train(Node):
         if name.startswith("/") or ".." in name.split("/"):
             raise ValueError("a run's name is a relative path without `..`, such as study/first")
         return name
+
+    @field_validator("logger")
+    @classmethod
+    def is_a_logger_or_none(cls, logger: dict[str, Any]) -> dict[str, Any]:
+        for name, node in logger.items():
+            if node is True and name not in ("tensorboard", "csv"):
+                raise ValueError(f"{name} is a logger by its _target_, or null")
+        return logger
 
     @model_validator(mode="after")
     def fits_together(self) -> Train:

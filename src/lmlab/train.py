@@ -21,7 +21,9 @@ from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
+from lmlab.machine import computed_on
 from lmlab.models.ngram import NGram
+from lmlab.own_code import check_same_code, code_of
 from lmlab.runs import LOG, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
 from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, Sample
@@ -53,7 +55,10 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
         return _help_to_train(config)
     run = _run_to_continue(config)
     if run is not None:
-        check_continues(run.config, config)
+        knows_text = run.record.get("corpus_sha256") is not None
+        check_continues(run.config, config, may_change=("corpus",) if knows_text else ())
+        if run.checkpoints():
+            check_same_code(run.record, config, f"run={run.path} cannot go on")
         if run.record.get("status") == "done" and run.record["step"] >= _max_steps(config):
             say(f"{run.path} is done already, after {run.record['step']} steps")
             return run
@@ -62,7 +67,7 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
         raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
     stop = Stop()
     data, module = make_data(config, text), make_module(config, text, stop)
-    callbacks = _callbacks(config, text)
+    callbacks, make_loggers = _callbacks(config, text), loggers(config)
     new = run is None
     run = run or Run.create(config, swept)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
@@ -73,12 +78,19 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
             run.update(status="running", error=None)
         run.update(
             corpus_sha256=text.sha256,
+            code=code_of(config),
             parameters=sum(p.numel() for p in module.model.parameters()),
         )
         _introduce(config, data, module, run, start)
-        curves = loggers(config, run.path, None if start is None else start.step)
+        curves: list[Logger] = []
+
+        def fit() -> None:
+            resume_step = None if start is None else start.step
+            curves.extend(make(run.path, resume_step) for make in make_loggers)
+            _fit(config, data, module, callbacks, run, start, curves)
+
         try:
-            _record_outcome(run, lambda: _fit(config, data, module, callbacks, run, start, curves))
+            _record_outcome(run, fit)
         finally:
             end(curves, run.record["status"])
     return run
@@ -118,7 +130,8 @@ def _help_to_train(config: dict[str, Any]) -> Run:
     data, module = make_data(config, text), make_module(config, text, stop)
     with stop.listening():
         start = _start(run) if run.checkpoints() else None
-        curves = loggers(config, run.path, None if start is None else start.step)
+        resume_step = None if start is None else start.step
+        curves = [make(run.path, resume_step) for make in loggers(config)]
         _fit(config, data, module, _callbacks(config, text), run, start, curves)
     return run
 
@@ -188,7 +201,7 @@ def make_module(
         dropout_seed=derive(config["seed"], "dropout") if own_stream else None,
         about={
             "config": config,
-            "tokenizer": text.tokenizer.to_json(),
+            "tokenizer": text.tokenizer.stored(),
             "corpus_sha256": text.sha256,
         },
         stop=stop,
@@ -228,6 +241,8 @@ def _fit(
         use_distributed_sampler=False,
         log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
+    if trainer.is_global_zero:
+        run.update(**computed_on(run.record, trainer.strategy.root_device))
     begin(curves, module, data.tokens_per_step * trainer.world_size, run.record["started"])
     if isinstance(module.model, NGram):  # it counts: there is no gradient to descend
         module.model.fit(data.train_tokens)
