@@ -10,7 +10,9 @@ from lmlab import build
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
+from lmlab.own_code import changed_code
 from lmlab.runs import Run
+from lmlab.sources import source_file
 from lmlab.training.module import LanguageModule
 from lmlab.training.optim import constant
 from lmlab.training.state import restore
@@ -24,7 +26,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             would leave tokens out.
     """
     quiet_libraries()
-    trained = restore(Run.open(config["run"]), config["checkpoint"])
+    run = Run.open(config["run"])
+    trained = restore(run, config["checkpoint"])
     block_size = trained.config["data"]["block_size"]
     if config["stride"] is not None and config["stride"] > block_size:
         raise LabError(
@@ -34,6 +37,12 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     text = build.tokens(trained.config)
     if text.sha256 != trained.corpus_sha256:
         raise LabError(f"run={config['run']}: its corpus has changed since it was trained")
+    if text.tokenizer.stored() != trained.tokenizer.stored():
+        raise LabError(
+            f"run={config['run']}: its tokenizer makes other tokens of the same text now"
+        )
+    for name in changed_code(run.record, trained.config):
+        say(f"{source_file(name) or name} has changed since this run was trained")
     settings = {
         **trained.config["data"],
         "stride": config["stride"] or trained.config["eval"]["stride"],

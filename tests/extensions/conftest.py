@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,11 +27,16 @@ def own(tmp_path) -> Path:
 
 
 @pytest.fixture
-def here(own, monkeypatch, lab) -> Path:
+def here(own, monkeypatch, lab) -> Iterator[Path]:
     """The same, with the package to be imported in this process, and `lab` working there."""
     monkeypatch.chdir(own)
     monkeypatch.syspath_prepend(own)
     yield own
+    forget_package()
+
+
+def forget_package() -> None:
+    """Have it imported anew."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
         del sys.modules[name]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from extensions.conftest import OWN, TINY
+from extensions.conftest import OWN, TINY, forget_package
 
 from lmlab import build
 from lmlab.data.corpus import from_files
@@ -35,10 +35,8 @@ def test_eight_parts_are_trained_evaluated_sampled_and_resumed(command, own):
     # 256 bytes and 20 pairs: the tokenizer has its argument, here and in the other commands.
     assert "vocabulary of 276" in (run.path / "train.log").read_text()
     assert f"val/loss_full  {loss:.4f}" in command("evaluate", f"run={run.path}")
-    words = [f"run={run.path}", "prompt=the fox", "max_new_tokens=30"]
-    said = command("generate", *words)
+    said = command("generate", f"run={run.path}", "prompt=the fox", "max_new_tokens=30")
     assert said.startswith("the fox")
-    assert command("generate", *words) == said
 
     command("train", f"run={run.path}", "trainer.max_steps=12")
     assert run.record["step"] == 12
@@ -66,19 +64,19 @@ def test_a_changed_model_is_another_job_and_its_old_number_is_not_given_back(com
     assert (len(records), len(sizes)) == (4, 2)
 
 
-def test_a_run_goes_on_only_with_the_code_that_it_began_with(command, own):
-    words = [*OWN, *TINY, "resume=auto", "tokenizer=char"]
-    command("train", *words)
-    run = only(own / "outputs/mine")
-    model = own / "mypackage/mymodel.py"
+def test_a_run_goes_on_only_with_the_code_that_it_began_with(here, lab):
+    words = [*OWN, *TINY, "resume=auto"]
+    assert lab("train", *words)[0] == 0
+    run = only(Path("outputs/mine"))
+    model = here / "mypackage/mymodel.py"
     model.write_text(model.read_text().replace("relu", "tanh"))
-    said = command("train", f"run={run.path}", "trainer.max_steps=12", status=2)
-    assert said.count("\n") == 1
-    assert "cannot go on" in said
-    assert str(model) in said
+    status, out, err = lab("train", f"run={run.path}", "trainer.max_steps=12")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "cannot go on" in err
+    assert str(model) in err
     assert run.record["step"] == 8
-    command("train", *words)  # and what looks for a run of its own begins a new one
-    assert len(list((own / "outputs/mine").iterdir())) == 2
+    assert lab("train", *words)[0] == 0  # what looks for a run of its own begins a new one
+    assert len(list(Path("outputs/mine").iterdir())) == 2
 
 
 def test_a_logger_that_raises_does_not_end_the_training_and_is_told_once(here, lab):
@@ -188,3 +186,29 @@ def test_a_function_whose_annotation_cannot_be_resolved_makes_nothing(here):
     Path("mypackage/odd.py").write_text("def odd(name: str) -> 'Nowhere': ...\n")
     with pytest.raises(build.LabError, match=r"mypackage\.odd\.odd: not a"):
         build.part({"_target_": "mypackage.odd.odd", "name": "x"}, "corpus", build.Corpus)
+
+
+def test_evaluate_says_what_has_changed_and_takes_no_other_tokens(here, lab):
+    assert lab("train", *OWN, *TINY)[0] == 0
+    run = only(Path("outputs/mine"))
+    text = here / "mypackage/text.py"
+    text.write_text(text.read_text() + "# edited\n")
+    status, out, _ = lab("evaluate", f"run={run.path}")
+    assert (status, f"{text} has changed since this run was trained" in out) == (0, True)
+    assert "val/loss_full" in out
+    text.write_text(text.read_text().replace("-counts[pair], pair", "counts[pair], pair"))
+    forget_package()
+    status, _, err = lab("evaluate", f"run={run.path}")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "its tokenizer makes other tokens of the same text now" in err
+
+
+def test_a_study_does_not_go_on_with_other_code(here, lab):
+    search = ["-m", *OWN, *TINY, "hydra/sweeper=optuna", "sweep.name=study"]
+    search += ["optimizer.lr=tag(log, interval(1e-4, 1e-1))"]
+    assert lab("train", *search, "hydra.sweeper.n_trials=1")[0] == 0
+    shapes = here / "mypackage/shapes.py"
+    shapes.write_text(shapes.read_text().replace("2 *", "3 *"))
+    status, _, err = lab("train", *search, "hydra.sweeper.n_trials=2")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "cannot go on with another code of mypackage.shapes" in err
