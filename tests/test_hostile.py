@@ -75,6 +75,16 @@ def with_damaged_tokenizer(run: Run) -> None:
     change(run, lambda checkpoint: checkpoint.update(tokenizer={"kind": "char", "vocabulary": 3}))
 
 
+def with_code_as_tokenizer(run: Run) -> None:
+    state = {"kind": "mine", "class": "os.mkdir", "path": "exploded"}
+    change(run, lambda checkpoint: checkpoint.update(tokenizer=state))
+
+
+def with_a_tokenizer_of_nowhere(run: Run) -> None:
+    state = {"kind": "mine", "class": "nosuch.package.Tokens"}
+    change(run, lambda checkpoint: checkpoint.update(tokenizer=state))
+
+
 def with_nothing_of_ours(run: Run) -> None:
     torch.save({"weights": torch.zeros(3)}, run.checkpoints()[0])
 
@@ -99,6 +109,8 @@ def emptied(run: Run) -> None:
         (with_unknown_key, "unknown key sede=3; did you mean seed?"),
         (with_another_tokenizer, "does not fit the model in its own config"),
         (with_damaged_tokenizer, "the stored char tokenizer is damaged"),
+        (with_code_as_tokenizer, "the tokenizer's class os.mkdir: not a lmlab"),
+        (with_a_tokenizer_of_nowhere, "class nosuch.package.Tokens cannot be imported"),
         (with_nothing_of_ours, "was not written by lmlab"),
         (cut_off, "is damaged or cut off"),
         (emptied, "is damaged or cut off"),
@@ -147,6 +159,23 @@ def test_moved_run_is_as_good_as_before(lab, run, tmp_path):
     before = lab("generate", f"run={run.path}", "prompt=fox", "max_new_tokens=9")
     run.path.rename(tmp_path / "elsewhere")
     assert lab("generate", "run=elsewhere", "prompt=fox", "max_new_tokens=9") == before
+
+
+def test_evaluate_refuses_windows_that_leave_tokens_out(lab, run):
+    status, out, err = lab("evaluate", f"run={run.path}", "stride=80")
+    assert (status, out) == (2, "")
+    assert err == "error: stride=80 skips tokens: at most 8, the run's data.block_size\n"
+    assert lab("evaluate", f"run={run.path}", "stride=8")[0] == 0
+
+
+def test_a_corpus_that_moved_goes_on_by_its_text(lab, run):
+    Path("text.txt").rename("moved.txt")
+    words = [f"run={run.path}", "trainer.max_steps=4"]
+    Path("other.txt").write_text("another text altogether\n" * 40)
+    status, _, err = lab("train", *words, "corpus.path=other.txt")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "its corpus has changed" in err
+    assert (lab("train", *words, "corpus.path=moved.txt")[0], run.record["step"]) == (0, 4)
 
 
 def test_evaluate_notices_that_the_corpus_changed(lab, run):

@@ -65,7 +65,10 @@ def _makes(target: str, kind: type) -> bool:
         raise LabError(f"{target} cannot be imported: {said}") from error
     if isinstance(found, type):
         return issubclass(found, kind)
-    return inspect.isfunction(found) and get_type_hints(found).get("return") is kind
+    try:
+        return inspect.isfunction(found) and get_type_hints(found).get("return") is kind
+    except (NameError, TypeError):  # an annotation that cannot be resolved promises nothing
+        return False
 
 
 def may_draw(model: dict[str, Any]) -> bool:
@@ -76,12 +79,25 @@ def may_draw(model: dict[str, Any]) -> bool:
 
 def tokens(config: dict[str, Any]) -> TokenizedCorpus:
     """The corpus of a config, tokenised; with a bar where that takes long."""
+    kind, arguments = tokenizer(config)
     corpus: Corpus = part(config["corpus"], "corpus", Corpus)
-    kind: type[Tokenizer] = part(
-        {**config["tokenizer"], "_partial_": True}, "tokenizer", Tokenizer
-    ).func
     with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
-        return tokenize(corpus, kind, progress=progress)
+        return tokenize(corpus, kind, progress=progress, arguments=arguments)
+
+
+def tokenizer(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:
+    """The tokenizer's class, and what its `fit` is given beside the text."""
+    made = part({**config["tokenizer"], "_partial_": True}, "tokenizer", Tokenizer)
+    kind: Any = made.func
+    arguments = made.keywords
+    target = config["tokenizer"]["_target_"]
+    if not (isinstance(kind, type) and issubclass(kind, Tokenizer)):
+        raise LabError(f"tokenizer._target_={target}: not a subclass of Tokenizer")
+    try:
+        inspect.signature(kind.fit).bind([], **arguments)
+    except TypeError as error:
+        raise LabError(f"tokenizer: {target}.fit does not take these arguments: {error}") from error
+    return kind, arguments
 
 
 def model(config: dict[str, Any], vocab_size: int) -> nn.Module:
@@ -89,7 +105,10 @@ def model(config: dict[str, Any], vocab_size: int) -> nn.Module:
     from torch import nn  # here, since a job that is done only asks for its tokens
 
     block_size = config["data"]["block_size"]
-    return part(config["model"], "model", nn.Module, vocab_size=vocab_size, block_size=block_size)
+    made = part(config["model"], "model", nn.Module, vocab_size=vocab_size, block_size=block_size)
+    if not hasattr(made, "block_size"):  # sampling asks how many tokens it may see
+        made.block_size = block_size
+    return made
 
 
 def optimizer(config: dict[str, Any]) -> partial[Any]:

@@ -130,7 +130,9 @@ def _continued(path: str) -> DictConfig:
     overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     for override in overrides:
         key, value = override.key_or_group, override.value()
-        if isinstance(OmegaConf.select(cfg, key), DictConfig) or key == "experiment":
+        turned_off = key.startswith("logger.") and (value is None or value is False)
+        is_group = isinstance(OmegaConf.select(cfg, key), DictConfig) and not turned_off
+        if is_group or key == "experiment":
             raise LabError(f"{key}={value}: a run is continued with its own {key}")
         OmegaConf.update(cfg, key, value)
     return cfg

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -35,9 +36,25 @@ def logged_to(path: Path) -> Iterator[None]:
     root = logging.getLogger()
     log.setLevel(logging.INFO)
     root.addHandler(handler)
+    show = warnings.showwarning
+
+    def show_and_log(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        # logging.captureWarnings would take it from whoever looks at the terminal.
+        show(message, category, filename, lineno, file, line)
+        log.warning("%s: %s (%s:%s)", category.__name__, message, filename, lineno)
+
+    warnings.showwarning = show_and_log
     try:
         yield
     finally:
+        warnings.showwarning = show
         root.removeHandler(handler)
         handler.close()
 
@@ -54,6 +71,11 @@ def quiet_libraries() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()  # its own handler would double every line
         logger.setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):  # they keep their lines to themselves
+        logger = logging.getLogger(name)
+        logger.propagate = True  # into the run's log
+        if logging.lastResort is not None:
+            logger.addHandler(logging.lastResort)  # and to the terminal
     # A resumed run has TensorBoard purge what was written after its checkpoint, as it should.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     # It prints what it then raises.

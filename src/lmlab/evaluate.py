@@ -8,7 +8,9 @@ from lmlab import build, preflight
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
+from lmlab.own_code import changed_code
 from lmlab.runs import Run
+from lmlab.sources import source_file
 from lmlab.training.module import LanguageModule
 from lmlab.training.optim import constant
 from lmlab.training.state import restore
@@ -18,13 +20,27 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     """The metrics of one deterministic pass over val, printed with their units.
 
     Raises:
-        LabError: if there is no such run or checkpoint, or its corpus has changed.
+        LabError: if there is no such run or checkpoint, its corpus has changed, or the windows
+            would leave tokens out.
     """
     quiet_libraries()
-    trained = restore(Run.open(config["run"]), config["checkpoint"])
+    run = Run.open(config["run"])
+    trained = restore(run, config["checkpoint"])
+    block_size = trained.config["data"]["block_size"]
+    if config["stride"] is not None and config["stride"] > block_size:
+        raise LabError(
+            f"stride={config['stride']} skips tokens: at most {block_size}, the run's "
+            "data.block_size"
+        )
     text = build.tokens(trained.config)
     if text.sha256 != trained.corpus_sha256:
         raise LabError(f"run={config['run']}: its corpus has changed since it was trained")
+    if text.tokenizer.stored() != trained.tokenizer.stored():
+        raise LabError(
+            f"run={config['run']}: its tokenizer makes other tokens of the same text now"
+        )
+    for name in changed_code(run.record, trained.config):
+        say(f"{source_file(name) or name} has changed since this run was trained")
     settings = {
         **trained.config["data"],
         "stride": config["stride"] or trained.config["eval"]["stride"],

@@ -78,8 +78,12 @@ def determining(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_continues(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_continues(
+    stored: dict[str, Any], wanted: dict[str, Any], may_change: tuple[str, ...] = ()
+) -> None:
     """Whether a run with the config `stored` may go on with `wanted`: with the same experiment.
+
+    Keys below `may_change` are left to the caller, who has another way to compare them.
 
     Raises:
         LabError: listing each key whose change would make it another one, with both values.
@@ -88,7 +92,7 @@ def check_continues(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     changed = [
         f"{key}: {before.get(key)!r} is now {now.get(key)!r}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key)
+        if before.get(key) != now.get(key) and not under(key, may_change)
     ]
     if changed:
         raise LabError(
@@ -183,12 +187,16 @@ class Run:
         if config["run_dir"] is not None:
             run = cls(Path(config["run_dir"]))
             return run if (run.path / RECORD).is_file() else None
+        from lmlab.own_code import changed_code
+
         folder = Path(config["output_dir"]) / config["name"]
         found: dict[bool, Run] = {}  # by whether it is finished
         for record in sorted(folder.glob(f"*/{RECORD}")):
             run = cls(record.parent)
             try:
                 check_continues(run.config, config)
+                if changed_code(run.record, config):
+                    continue
                 finished = run.record.get("status") == "done"
             except (LabError, KeyError, TypeError):
                 continue  # another experiment, or none at all

@@ -16,6 +16,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    field_validator,
     model_validator,
 )
 
@@ -221,7 +222,7 @@ class Linear(Constant):
     final: Fraction
 
 
-# --- callbacks -------------------------------------------------------------------------------
+# --- callbacks, loggers --------------------------------------------------------------------------
 
 
 class Pictures(Target):
@@ -255,6 +256,14 @@ class NotebookCells(Target):
 
 
 CALLBACKS = (Sample, NotebookCells, Pictures, Projector, Histograms)
+
+
+class EventFiles(Target):
+    TARGET = "lmlab.training.loggers.EventFiles"
+
+
+class MetricsCSV(Target):
+    TARGET = "lmlab.training.loggers.MetricsCSV"
 
 
 # --- the three commands ----------------------------------------------------------------------
@@ -291,11 +300,6 @@ class Trainer(Node):
     accumulate_grad_batches: Count
     log_every_n_steps: Count
     compile: bool
-
-
-class Logger(Node):
-    tensorboard: bool
-    csv: bool
 
 
 class Trial(Node):
@@ -340,7 +344,7 @@ class Train(Node):
     schedule: one_of(Constant, Cosine, Linear)  # type: ignore[valid-type]
     trainer: Trainer
     callbacks: dict[str, one_of(*CALLBACKS)]  # type: ignore[valid-type]
-    logger: Logger
+    logger: dict[str, one_of(EventFiles, MetricsCSV) | bool | None]  # type: ignore[valid-type]
     seed: Seed
     streams: Literal["separate", "global"]
     data: Data
@@ -354,6 +358,14 @@ class Train(Node):
     run_dir: Text | None
     dry_run: bool
     sweep: Sweep | None = None  # a stored run keeps none
+
+    @field_validator("logger")
+    @classmethod
+    def is_a_logger_or_none(cls, logger: dict[str, Any]) -> dict[str, Any]:
+        for name, node in logger.items():
+            if node is True and name not in ("tensorboard", "csv"):
+                raise ValueError(f"{name} is a logger by its _target_, or null")
+        return logger
 
     @model_validator(mode="after")
     def fits_together(self) -> Train:

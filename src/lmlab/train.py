@@ -21,7 +21,9 @@ from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
+from lmlab.machine import computed_on
 from lmlab.models.ngram import NGram
+from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, resolve
 from lmlab.processes import SIGNALS, Processes
 from lmlab.runs import LOG, SAMPLE, Run, check_continues
@@ -71,7 +73,10 @@ def _train(config: dict[str, Any], swept: dict[str, Any] | None, crew: Processes
     """The part of the first process."""
     run = _run_to_continue(config)
     if run is not None:
-        check_continues(run.config, config)
+        knows_text = run.record.get("corpus_sha256") is not None
+        check_continues(run.config, config, may_change=("corpus",) if knows_text else ())
+        if run.checkpoints():
+            check_same_code(run.record, config, f"run={run.path} cannot go on")
         if run.record.get("status") == "done" and run.record["step"] >= _max_steps(config):
             say(f"{run.path} is done already, after {run.record['step']} steps")
             return run
@@ -86,7 +91,7 @@ def _train(config: dict[str, Any], swept: dict[str, Any] | None, crew: Processes
     preflight.check_logits(
         module.model, config["model"]["_target_"], data.vocab_size, data.block_size
     )
-    callbacks = _callbacks(config, text)
+    callbacks, make_loggers = _callbacks(config, text), loggers(config)
     if parent is not None:
         check_fits(parent, module)
     new = run is None
@@ -101,16 +106,19 @@ def _train(config: dict[str, Any], swept: dict[str, Any] | None, crew: Processes
             run.update(status="running", error=None)
         run.update(
             corpus_sha256=text.sha256,
+            code=code_of(config),
             parameters=sum(p.numel() for p in module.model.parameters()),
         )
         _introduce(config, data, module, run, start)
-        curves = loggers(config, run.path, None if start is None else start.step)
+        curves: list[Logger] = []
         try:
             with _outcome_recorded(run), crew.together():
                 crew.tell(
                     Told(run.path.absolute(), start, text.sha256),
                     on_loss=lambda error: _record_failure(run, error),
                 )
+                resume_step = None if start is None else start.step
+                curves.extend(make(run.path, resume_step) for make in make_loggers)
                 _fit(config, data, module, callbacks, run, start, curves)
         finally:
             end(curves, run.record["status"])
@@ -166,7 +174,7 @@ def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
         try:
             text = build.tokens(config)
             data, module = make_data(config, text), make_module(config, text, stop)
-            callbacks = _callbacks(config, text)
+            callbacks, make_loggers = _callbacks(config, text), loggers(config)
         except Exception as error:
             problem = error  # the others are told once they are there
         told: Told | None = crew.hear()
@@ -176,7 +184,8 @@ def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
             problem = LabError("the corpus differs from the one that the first process has")
         crew.ready(problem)
         run, start = Run(told.path), told.start
-        curves = loggers(config, run.path, None if start is None else start.step)
+        resume_step = None if start is None else start.step
+        curves = [make(run.path, resume_step) for make in make_loggers]
         with crew.together():
             _fit(config, data, module, callbacks, run, start, curves)
 
@@ -264,7 +273,7 @@ def make_module(
         dropout_seed=derive(config["seed"], "dropout") if own_stream else None,
         about={
             "config": config,
-            "tokenizer": text.tokenizer.to_json(),
+            "tokenizer": text.tokenizer.stored(),
             "corpus_sha256": text.sha256,
         },
         stop=stop,
@@ -310,6 +319,7 @@ def _fit(
         log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
     if trainer.is_global_zero:
+        run.update(**computed_on(run.record, trainer.strategy.root_device))
         begin(curves, module, data.tokens_per_step * trainer.world_size, run.record["started"])
     if isinstance(module.model, NGram):  # it counts: there is no gradient to descend
         module.model.fit(data.train_tokens)

@@ -55,6 +55,39 @@ def sweep(tmp_path) -> Path:
     return folder
 
 
+def test_a_text_edited_between_two_seeds_is_not_folded_and_that_is_said(tmp_path):
+    for seed, sha in ((1, "a" * 64), (2, "b" * 64), (3, "b" * 64)):
+        made(tmp_path, {"model": "head", "seed": seed}, 2.0 + seed, corpus_sha256=sha)
+    made(tmp_path, {"model": "bigram", "seed": 1}, 4.0, corpus_sha256="b" * 64)
+    found = table(tmp_path)
+    assert found.columns == ["model", "corpus_sha256"]
+    assert sorted(len(group.rows) for group in found.groups) == [1, 1, 2]
+    assert "runs of one config have read different texts" in markdown(found, tmp_path, "title")
+
+
+def test_runs_of_other_code_are_not_folded_and_that_is_said(tmp_path):
+    for seed, code in ((1, {"mine": "ab"}), (2, {"mine": "cd"}), (3, {"mine": "ab"})):
+        made(tmp_path, {"model": "mine", "seed": seed}, 2.0, code=code)
+    made(tmp_path, {"model": "mine", "seed": 4}, None, "failed")  # before it was known
+    found = table(tmp_path)
+    assert found.columns == ["code"]
+    assert sorted(len(group.rows) for group in found.groups) == [1, 1, 2]
+    assert "different code of your own" in markdown(found, tmp_path, "title")
+
+
+def test_what_runs_were_computed_on_is_said_where_it_is_not_one_thing(tmp_path):
+    on = {"threads": 1, "processor": "X", "device": "cpu"}
+    made(tmp_path, {"model": "head", "seed": 1}, 2.0, **on)
+    made(tmp_path, {"model": "head", "seed": 2}, 2.0)  # an older record
+    assert "among these runs" not in markdown(table(tmp_path), tmp_path, "title")
+    before = [{**on, "threads": 4}]
+    made(tmp_path, {"model": "head", "seed": 3}, 2.0, **on, computed_before=before)
+    page = markdown(table(tmp_path), tmp_path, "title")
+    assert "threads: 1, 4 among these runs" in page
+    assert page.count("among these runs") == 1
+    assert len(table(tmp_path).groups) == 1
+
+
 @pytest.fixture
 def failing(sweep) -> Path:
     path = made(sweep, {"model": "gpt", "seed": 1}, None, "failed", error="LabError: loss is\nNaN")

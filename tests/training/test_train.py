@@ -58,6 +58,9 @@ def test_run_directory_explains_itself(experiment):
     )
     assert len(record["fingerprint"]) == 16
     assert record["versions"]["torch"].startswith("2.13.0")
+    assert (record["threads"], record["device"]) == (torch.get_num_threads(), "cpu")
+    assert record["processor"]
+    assert record["code"] == {}  # none but the lab's own
     assert {p.name for p in (run.path / "checkpoints").iterdir()} == {
         "best.ckpt",
         "step-00000012.ckpt",

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import base64
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -28,8 +29,8 @@ def smallest_dtype(n_values: int) -> np.dtype:
 class Tokenizer(ABC):
     """What the rest of the lab needs of a tokenizer.
 
-    A subclass names its `kind`, which is also how its JSON is recognised; defining the class is all
-    the registration there is.
+    A subclass names its `kind`, a word that goes into names of files, and sets `vocab_size`. Its
+    JSON is recognised by `kind` if it stands in this file, else by its class.
     """
 
     kind: ClassVar[str]
@@ -41,12 +42,16 @@ class Tokenizer(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        Tokenizer._kinds[cls.kind] = cls
+        if cls.__module__ == __name__:
+            Tokenizer._kinds[cls.kind] = cls
 
     @classmethod
     @abstractmethod
     def fit(cls, pieces: Iterable[str]) -> Tokenizer:
-        """The tokenizer for a text that comes in pieces; kinds that need not look ignore it."""
+        """The tokenizer for a text that comes in pieces; kinds that need not look ignore it.
+
+        A subclass may take more: what its config says beside `_target_` is given by name.
+        """
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
@@ -62,21 +67,32 @@ class Tokenizer(ABC):
 
     @classmethod
     @abstractmethod
-    def _from_json(cls, state: dict[str, Any]) -> Tokenizer: ...
+    def _from_json(cls, state: dict[str, Any]) -> Tokenizer:
+        """The tokenizer whose `to_json` this was."""
+
+    def stored(self) -> dict[str, Any]:
+        """What a checkpoint keeps for `from_json`: `to_json`, and the class if it is not ours."""
+        if type(self).__module__ == __name__:
+            return self.to_json()
+        return {**self.to_json(), "kind": self.kind, "class": class_name(type(self))}
 
     @staticmethod
     def from_json(state: dict[str, Any]) -> Tokenizer:
-        """Rebuild what `to_json` wrote.
+        """Rebuild what `stored` gave.
 
         Raises:
-            LabError: if it is not the JSON of a known kind of tokenizer.
+            LabError: if it is not the JSON of a known kind of tokenizer, or its class is not there.
         """
         kind = state.get("kind") if isinstance(state, dict) else None
-        if not isinstance(kind, str) or kind not in Tokenizer._kinds:
+        if isinstance(kind, str) and "class" in state:
+            found = _subclass(state["class"])
+        elif isinstance(kind, str) and kind in Tokenizer._kinds:
+            found = Tokenizer._kinds[kind]
+        else:
             known = ", ".join(sorted(Tokenizer._kinds))
             raise LabError(f"tokenizer of unknown kind {kind!r}; known kinds: {known}")
         try:
-            return Tokenizer._kinds[kind]._from_json(state)
+            return found._from_json(state)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise LabError(f"the stored {kind} tokenizer is damaged: {error!r}") from error
 
@@ -257,6 +273,26 @@ class GPT2Tokenizer(Tokenizer):
                 rest = rest[at:]
         if rest:
             yield rest
+
+
+def class_name(kind: type) -> str:
+    """Where a class is found: `package.module.Name`."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _subclass(name: Any) -> type[Tokenizer]:
+    """The tokenizer's class of that name; its module is imported, and nothing else is called.
+
+    Raises:
+        LabError: if it cannot be imported, or is no Tokenizer.
+    """
+    try:
+        found = pkgutil.resolve_name(name)
+    except Exception as error:  # whatever importing somebody's module raises
+        raise LabError(f"the tokenizer's class {name} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Tokenizer)):
+        raise LabError(f"the tokenizer's class {name}: not a {class_name(Tokenizer)}")
+    return found
 
 
 def _latin_1(text: str) -> bytes | None:

@@ -7,14 +7,16 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lmlab.data import download
 from lmlab.data.corpus import Corpus
-from lmlab.data.tokenizer import Tokenizer
+from lmlab.data.tokenizer import Tokenizer, class_name
 from lmlab.errors import LabError
 from lmlab.files import atomic_file, write_atomically
+from lmlab.sources import code_of_target
 
 FORMAT = 1  # part of every key: raise it when a tokenizer's ids or this layout change
 
@@ -35,17 +37,21 @@ def tokenize(
     tokenizer_class: type[Tokenizer],
     cache: Path | None = None,
     progress: Progress = lambda n_bytes: None,
+    arguments: dict[str, Any] | None = None,
 ) -> TokenizedCorpus:
     """The ids of `corpus`, from the cache when the same files were tokenised before.
 
-    `progress` is told about every byte of every pass: two for a tokenizer that must see the text
-    first, one else.
+    `arguments` are what the tokenizer's `fit` takes beside the text; they and the code of a class
+    that is not ours are part of the key. `progress` is told about every byte of every pass: two for
+    a tokenizer that must see the text first, one else.
 
     Raises:
         LabError: if the text is not UTF-8, or the cache cannot be written.
     """
     folder = (cache or download.cache_dir()) / "tokens"
-    key = f"{FORMAT}:{tokenizer_class.__qualname__}:{corpus.identity()}"
+    arguments, name = arguments or {}, class_name(tokenizer_class)
+    own = {"class": name, "arguments": arguments, "code": code_of_target(name)}
+    key = f"{FORMAT}:{json.dumps(own, sort_keys=True, default=repr)}:{corpus.identity()}"
     stem = f"{corpus.name}-{tokenizer_class.kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     ids_path, about_path = folder / f"{stem}.bin", folder / f"{stem}.json"
 
@@ -56,7 +62,7 @@ def tokenize(
     def read() -> Iterator[str]:
         return corpus.pieces(on_bytes=lambda raw: progress(len(raw)))
 
-    tokenizer = tokenizer_class.fit(read())
+    tokenizer = tokenizer_class.fit(read(), **arguments)
     digest = hashlib.sha256()
 
     def on_bytes(raw: bytes) -> None:
@@ -70,7 +76,7 @@ def tokenize(
             file.write(ids.data)
             n_tokens += len(ids)
     # The description is written last: a pair without it does not count.
-    about = {"n_tokens": n_tokens, "sha256": digest.hexdigest(), "tokenizer": tokenizer.to_json()}
+    about = {"n_tokens": n_tokens, "sha256": digest.hexdigest(), "tokenizer": tokenizer.stored()}
     write_atomically(about_path, json.dumps(about).encode())
     found = _read(ids_path, about_path)
     if found is None:

@@ -5,6 +5,7 @@ Being resumable is a property of the run, so it holds for every launcher and eve
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from lmlab import schema
 from lmlab.config import check
 from lmlab.console import console, log, logged_to, say
 from lmlab.errors import LabError
+from lmlab.own_code import check_same_code, code_of
 from lmlab.processes import check_started_once
 from lmlab.runs import CONFIG, LOG, Run, fingerprint, job_name
 from lmlab.sweeps.journal import Event, Journal, Result
@@ -52,7 +54,7 @@ def run_job(cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any]) -> Result:
         return Result(None, None, "skipped")
 
     plain = _plain(cfg)
-    path = sweep_dir / job_name(swept, fingerprint(plain))
+    path = sweep_dir / job_name(swept, _identity(plain))
     if cfg.run_dir is not None:
         path = Path(cfg.run_dir)
     run = Run(path)
@@ -85,7 +87,7 @@ def _is_finished(run: Run, config: dict[str, Any]) -> bool:
     """Whether there is nothing left to train. Found without torch, which takes seconds to import.
 
     Raises:
-        LabError: if it is another run, or was trained on another text.
+        LabError: if it is another run, or was trained on another text, or with other code.
     """
     record = run.record
     if record.get("status") not in ("done", "pruned"):
@@ -96,9 +98,17 @@ def _is_finished(run: Run, config: dict[str, Any]) -> bool:
         )
     from lmlab.build import tokens
 
+    check_same_code(record, config, f"{run.path} is done")
     if record.get("corpus_sha256") not in (None, tokens(config).sha256):
         raise LabError(f"{run.path} is done, but its corpus has changed since: name another sweep")
     return True
+
+
+def _identity(plain: dict[str, Any]) -> str:
+    """What makes a job another one: what is in its fingerprint, and the code of its own classes."""
+    code = code_of(plain)
+    told = f"{fingerprint(plain)}:{sorted(code.items())}"
+    return hashlib.sha256(told.encode()).hexdigest()[:16] if code else fingerprint(plain)
 
 
 def _train(run: Run, config: dict[str, Any], swept: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from lmlab.runs import LOG
 from lmlab.sweeps.table import (
+    COMPUTED_ON,
     ENDED_BADLY,
     METRICS,
     MISSING,
@@ -31,6 +32,12 @@ from lmlab.sweeps.table import (
     shown,
 )
 
+EDITED = {  # a column of what no config says
+    "corpus_sha256": "corpus_sha256: runs of one config have read different texts, the file was "
+    "edited between them; they are not folded",
+    "code": "code: runs of one config were trained with different code of your own (run.json has "
+    "the hash of each module); they are not folded",
+}
 WIDEST = 40  # characters of a value in a terminal or a picture; files have it whole
 MOST_ROWS = 50  # in a terminal; files and pipes have all
 
@@ -164,7 +171,9 @@ def notes(table: Table) -> list[str]:
     )
     if repeated:
         said.append(f"{repeated} done before with the same seed: only the newest of each counts")
+    said += [EDITED[key] for key in table.columns if key in EDITED]
     done = [row for row in table.rows if row.status == "done"]
+    said += _machines(done)
     amounts = [
         f"{getattr(done[0], quantity):,} {words}"
         for quantity, words in (("step", "steps"), ("tokens", "tokens"))
@@ -172,6 +181,19 @@ def notes(table: Table) -> list[str]:
     ]
     if amounts:
         said.append(f"each run: {', '.join(amounts)} of training")
+    return said
+
+
+def _machines(rows: list[Row]) -> list[str]:
+    """What the runs were computed on, where it is not the same for all."""
+    said = []
+    for key in COMPUTED_ON:
+        found = {shown(on[key]) for row in rows for on in row.computed_on if key in on}
+        if len(found) > 1:
+            said.append(
+                f"{key}: {', '.join(sorted(found))} among these runs, so their last digits may "
+                "differ for that alone"
+            )
     return said
 
 

@@ -17,6 +17,7 @@ from lmlab.config import check_plain
 from lmlab.console import command, say
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
+from lmlab.own_code import code_of
 from lmlab.runs import NOT_IN_FINGERPRINT, Run, leaves, under
 from lmlab.schema import Count, Custom, Node, Seed
 from lmlab.sweeps.journal import FAILED, Result
@@ -177,6 +178,8 @@ def _about(settings: dict[str, Any], space: Space, config: DictConfig) -> dict[s
     plain: Any = OmegaConf.to_container(config, resolve=False)
     outside = ("hydra", *NOT_IN_FINGERPRINT, *(key.lstrip("+") for key in space.searched))
     told = {key: value for key, value in leaves(plain) if not under(key, outside)}
+    own = {key: value for key, value in plain.items() if key != "hydra"}
+    told |= {f"code of {module}": sha256 for module, sha256 in code_of(own).items()}
     return told | {f"hydra.sweeper.{key}": settings[key] for key in ("metrics", "directions")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -19,6 +20,9 @@ from lmlab.runs import RECORD, Run, determining
 STATUSES = ("done", "running", "interrupted", "pruned", "failed", "killed")
 ENDED_BADLY = ("failed", "killed", "interrupted")
 SEED = "seed"
+# What a config does not say, but a record does: the text itself, and one's own code.
+TOLD_APART = ("corpus_sha256", "code")
+COMPUTED_ON = ("threads", "processor", "device")
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ class Row:
         return self.swept.get(SEED, (self.config or {}).get(SEED))
 
     def value(self, key: str) -> Any:
-        """What it had for a dotted key; MISSING if it has no such key."""
+        """What it had for a dotted key, or for one of TOLD_APART; MISSING if it has no such."""
+        if key in TOLD_APART:
+            return self._told(key)
         return self.swept.get(key, (self.config or {}).get(key, MISSING))
 
     def metric(self, name: str) -> float | None:
@@ -61,6 +67,20 @@ class Row:
     def best(self) -> float | None:
         """The lowest val/loss of all evaluations so far."""
         return _number(_mapping(self.record.get("best")).get("val/loss"))
+
+    def _told(self, key: str) -> Any:
+        found = self.record.get(key)
+        if not found:
+            return MISSING
+        told = found if isinstance(found, str) else canonical(found)
+        return told if key == "corpus_sha256" else hashlib.sha256(told.encode()).hexdigest()[:8]
+
+    @property
+    def computed_on(self) -> list[dict[str, Any]]:
+        """Threads, processor and device, of each machine that it was trained on."""
+        now = {key: self.record[key] for key in COMPUTED_ON if key in self.record}
+        before = self.record.get("computed_before")
+        return [now] * bool(now) + (list(map(_mapping, before)) if isinstance(before, list) else [])
 
     @property
     def step(self) -> int | None:
@@ -242,11 +262,13 @@ def tabulate(rows: list[Row], unreadable: list[str], metric: str | None = None) 
 
     The columns are the keys of the sweep that vary. What the sweep does not tell apart (two sweeps
     in one folder, runs begun by hand) the stored configs do: whatever differs there is a column
-    too, so that only seeds are ever folded.
+    too, so that only seeds are ever folded. So is the text, or the code of one's own, where it was
+    edited between runs of one config.
     """
     keys = dict.fromkeys(key for row in rows for key in row.swept if key != SEED)
     columns = [key for key in keys if _varies(row.value(key) for row in rows)]
     columns += _told_by_configs(_grouped(rows, columns))
+    columns += [key for key in TOLD_APART if _differs_within(_grouped(rows, columns), key)]
     metric = metric or _fitting_metric(rows)
     groups = [
         Group({key: of_group[0].value(key) for key in columns}, of_group)
@@ -305,6 +327,12 @@ def _told_by_configs(groups: list[list[Row]]) -> list[str]:
         if not beside or len(_grouped(rows, [*chosen, key])) > len(_grouped(rows, chosen)):
             chosen.append(key)
     return chosen
+
+
+def _differs_within(groups: list[list[Row]], key: str) -> bool:
+    """Whether a group's runs have two values of it. (A run that failed early has none.)"""
+    told = ([row.value(key) for row in group] for group in groups)
+    return any(_varies(value for value in values if value is not MISSING) for values in told)
 
 
 def _varies(values: Iterable[Any]) -> bool:

@@ -78,10 +78,11 @@ def hyperparameters(config: dict[str, Any], tokenizer: str, n_parameters: int) -
     """
     model, trained = config["model"], _name(config["model"]) != "NGram"
     optimizer = config["optimizer"] if trained else {}
+    layer = model.get("layer")
     heads = list(_values(model, "n_head")) or [1] * ("Head" in _names(model))
     return {
         "name": config["name"],
-        "model": _name(model["layer"]) if "layer" in model else _name(model),
+        "model": _name(layer if isinstance(layer, dict) and "_target_" in layer else model),
         "n_layer": _number(model.get("n_layer")),
         "n_head": _number(heads[0] if heads else None),
         "n_embd": _number(model.get("n_embd")),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from lmlab.console import log
+from lmlab import build
+from lmlab.console import log, say
+from lmlab.data.tokenizer import class_name
+from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.training import board
 from lmlab.training.eventfile import PREFIX, CurveWriter, EventFile, next_number, numbered
@@ -170,10 +175,10 @@ class MetricsCSV(Logger):
     half-written.
     """
 
-    def __init__(self, path: Path, resume_step: int | None = None):
+    def __init__(self, folder: Path, resume_step: int | None = None):
         """`resume_step` keeps the rows of an earlier start up to that step."""
         super().__init__()
-        self.path = path
+        self.path = path = folder / "metrics.csv"
         self.rows: dict[int, dict[str, Any]] = {}
         if resume_step is not None and path.exists():
             with path.open(newline="") as file:
@@ -213,14 +218,70 @@ class MetricsCSV(Logger):
         self.save()
 
 
-def loggers(config: dict[str, Any], folder: Path, resume_step: int | None) -> list[Logger]:
-    """The loggers of a config, writing into `folder`; on with an earlier start's curves."""
-    chosen: list[Logger] = []
-    if config["logger"]["tensorboard"]:
-        chosen.append(EventFiles(folder, resume_step))
-    if config["logger"]["csv"]:
-        chosen.append(MetricsCSV(folder / "metrics.csv", resume_step))
-    return chosen
+MakeLogger = Callable[[Path, int | None], Logger]
+
+OURS = {"tensorboard": EventFiles, "csv": MetricsCSV}  # what true stands for, in older configs
+CALLS = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize")  # while training
+
+
+def loggers(config: dict[str, Any]) -> list[MakeLogger]:
+    """The loggers of a config, to be made for a run directory and the step where it goes on.
+
+    Raises:
+        LabError: if one is no logger, or does not take its arguments.
+    """
+    return [
+        _maker(node if isinstance(node, dict) else {"_target_": class_name(OURS[name])}, name)
+        for name, node in config["logger"].items()
+        if node is not None and node is not False
+    ]
+
+
+def _maker(node: dict[str, Any], name: str) -> MakeLogger:
+    """What makes one logger. A constructor that names `folder` (or Lightning's `save_dir`) or
+    `resume_step` is given them, unless its node does."""
+    key = f"logger.{name}"
+    made: partial[Logger] = build.part({**node, "_partial_": True}, key, Logger)
+    takes = inspect.signature(made.func).parameters
+    given = {*takes} & {"folder", "save_dir", "resume_step"} - made.keywords.keys()
+    try:
+        inspect.signature(made.func).bind(**made.keywords, **dict.fromkeys(given))
+    except TypeError as error:
+        raise LabError(f"{key}: {node['_target_']} cannot be made: {error}") from error
+
+    def make(folder: Path, resume_step: int | None) -> Logger:
+        more = {"folder": folder, "save_dir": folder, "resume_step": resume_step}
+        logger = build.part(node, key, Logger, **{name: more[name] for name in given})
+        if type(logger) not in OURS.values():
+            _spare_training(logger, key)
+        return logger
+
+    return make
+
+
+def _spare_training(logger: Logger, key: str) -> None:
+    """Let no error of somebody's logger end a training; the first is told.
+
+    Ours may: where a run's own curves cannot be written, its checkpoints cannot either.
+    """
+    told = False
+
+    def spared(call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def tried(*args: Any, **kwargs: Any) -> Any:
+            nonlocal told
+            try:
+                return call(*args, **kwargs)
+            except Exception as error:
+                if not told:
+                    told = True
+                    say(f"{key}: {type(error).__name__}: {error}; training goes on without it")
+                    log.warning("%s failed", key, exc_info=error)
+
+        return tried
+
+    for name in CALLS:
+        setattr(logger, name, spared(getattr(logger, name)))
 
 
 def event_files(loggers: list[Logger]) -> list[EventFiles]:

@@ -1,0 +1,214 @@
+"""What the README says under "Add your own", done by somebody else's package."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from extensions.conftest import OWN, TINY, forget_package
+
+from lmlab import build
+from lmlab.data.corpus import from_files
+from lmlab.data.tokens import tokenize
+from lmlab.own_code import code_of
+from lmlab.runs import Run
+from lmlab.sources import code_of_target
+
+
+def only(folder: Path) -> Run:
+    (path,) = folder.iterdir()
+    return Run(path)
+
+
+def test_eight_parts_are_trained_evaluated_sampled_and_resumed(command, own):
+    command("train", *OWN, *TINY)
+    run = only(own / "outputs/mine")
+    assert run.record["status"] == "done"
+    lines = (run.path / "lines.txt").read_text().splitlines()
+    assert lines[0] == "from None"
+    assert [line for line in lines if line.startswith("8 val/loss ")]
+    assert (run.path / "evaluations.txt").read_text() == "2"
+    assert (run.path / "metrics.csv").is_file()
+
+    loss = run.record["metrics"]["val/loss_full"]
+    # 256 bytes and 20 pairs: the tokenizer has its argument, here and in the other commands.
+    assert "vocabulary of 276" in (run.path / "train.log").read_text()
+    assert f"val/loss_full  {loss:.4f}" in command("evaluate", f"run={run.path}")
+    said = command("generate", f"run={run.path}", "prompt=the fox", "max_new_tokens=30")
+    assert said.startswith("the fox")
+
+    command("train", f"run={run.path}", "trainer.max_steps=12")
+    assert run.record["step"] == 12
+    assert (run.path / "evaluations.txt").read_text() == "3"
+    assert "from 8" in (run.path / "lines.txt").read_text()
+
+
+def test_a_changed_model_is_another_job_and_its_old_number_is_not_given_back(command, own):
+    words = ["-m", *OWN, *TINY, "model=mine,gated", "seed=1", "sweep.name=both"]
+    command("train", *words)
+    blocked = own / "without"
+    blocked.mkdir()
+    (blocked / "torch.py").write_text("raise ImportError('torch was imported')")
+    again = command("train", *words, first_on_path=blocked)
+    assert "2/2 done (2 before)" in again
+
+    shapes = own / "mypackage/shapes.py"  # which the model's module imports, not the config
+    shapes.write_text(shapes.read_text().replace("2 * n_embd", "3 * n_embd"))
+    said = command("train", *words)
+    assert "2/2 done" in said
+    assert "before)" not in said
+    assert "they are not folded" in said
+    records = [json.loads(path.read_text()) for path in own.glob("outputs/sweeps/both/*/run.json")]
+    sizes = {r["parameters"] for r in records if "mine" in r["swept"]["model"]}
+    assert (len(records), len(sizes)) == (4, 2)
+
+
+def test_a_run_goes_on_only_with_the_code_that_it_began_with(here, lab):
+    words = [*OWN, *TINY, "resume=auto"]
+    assert lab("train", *words)[0] == 0
+    run = only(Path("outputs/mine"))
+    model = here / "mypackage/mymodel.py"
+    model.write_text(model.read_text().replace("relu", "tanh"))
+    status, out, err = lab("train", f"run={run.path}", "trainer.max_steps=12")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "cannot go on" in err
+    assert str(model) in err
+    assert run.record["step"] == 8
+    assert lab("train", *words)[0] == 0  # what looks for a run of its own begins a new one
+    assert len(list(Path("outputs/mine").iterdir())) == 2
+
+
+def test_a_logger_that_raises_does_not_end_the_training_and_is_told_once(here, lab):
+    status, out, err = lab("train", *OWN, *TINY, "+logger.lines.fails_at=4")
+    assert (status, err) == (0, "")
+    assert out.count("logger.lines: ConnectionError: nobody listens") == 1
+    run = only(Path("outputs/mine"))
+    assert run.record["status"] == "done"
+    log = (run.path / "train.log").read_text()
+    assert log.count("in log_metrics") == 1  # where it was, once
+    lines = (run.path / "lines.txt").read_text()
+    assert "8 val/loss " in lines  # it is asked again
+    assert "4 val/loss " not in lines
+
+
+def test_lightnings_own_loggers_write_into_the_run_directory(here, lab):
+    theirs = "+logger.theirs._target_=lightning.pytorch.loggers.CSVLogger"
+    assert lab("train", *OWN, *TINY, theirs, "logger.csv=null")[0] == 0
+    run = only(Path("outputs/mine"))
+    assert (run.path / "lightning_logs/version_0/metrics.csv").is_file()
+    assert not (run.path / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["+logger.x._target_=os.mkdir"], "logger.x._target_=os.mkdir: not a lightning"),
+        (["+logger.x._target_=mypackage.watching.Lines", "+logger.x.nonsense=1"], "'nonsense'"),
+        (["+logger.x=true"], "x is a logger by its _target_, or null"),
+        (["+tokenizer.n_pears=3"], "'n_pears'"),
+        (["~tokenizer.n_pairs"], "'n_pairs'"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_anything_is(here, lab, words, expected):
+    status, out, err = lab("train", *OWN, *TINY, *words)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert expected in err
+    assert not Path("outputs").exists()
+
+
+def test_the_switches_of_older_run_directories_keep_their_meaning(here, lab):
+    assert (
+        lab("train", *TINY, "model=bigram", "corpus=file", "corpus.path=mypackage/fox.txt")[0] == 0
+    )
+    run = only(Path("outputs/bigram"))
+    stored = {**run.config, "logger": {"tensorboard": False, "csv": True}}
+    (run.path / "config.yaml").write_text(yaml.safe_dump(stored))
+    for path in [*run.path.glob("events*"), run.path / "metrics.csv"]:
+        path.unlink()
+    status, _, err = lab("train", f"run={run.path}", "trainer.max_steps=12")
+    assert (status, err) == (0, "")
+    assert not list(run.path.glob("events*"))
+    assert (run.path / "metrics.csv").is_file()
+    status, _, err = lab("train", f"run={run.path}", "trainer.max_steps=16", "logger.csv=false")
+    assert (status, err) == (0, "")
+    assert "16" not in (run.path / "metrics.csv").read_text()
+
+
+def test_tokens_are_made_anew_for_other_arguments_and_for_other_code(here, tmp_path):
+    from mypackage.text import Pairs
+
+    corpus, told = from_files("mypackage/fox.txt"), []
+
+    def vocabulary(n_pairs: int) -> int:
+        told.clear()
+        arguments = {"n_pairs": n_pairs}
+        found = tokenize(corpus, Pairs, tmp_path / "cache", told.append, arguments)
+        assert found.tokenizer.decode(found.ids) == Path("mypackage/fox.txt").read_text()
+        return found.tokenizer.vocab_size
+
+    assert (vocabulary(5), bool(told)) == (261, True)
+    assert (vocabulary(6), bool(told)) == (262, True)
+    assert (vocabulary(5), bool(told)) == (261, False)
+    with Path("mypackage/text.py").open("a") as file:
+        file.write("# edited\n")
+    assert (vocabulary(5), bool(told)) == (261, True)
+
+
+def test_code_is_found_without_importing_it(own, monkeypatch):
+    monkeypatch.syspath_prepend(own)
+    (own / "mypackage/__init__.py").write_text("raise RuntimeError('imported')\n")
+    names = {"mypackage", "mypackage.mymodel", "mypackage.shapes"}
+    assert set(code_of_target("mypackage.mymodel.MyModel")) == names
+    for target in ("torch.nn.Linear", "lmlab.models.gpt.GPT", "os.mkdir", "nosuch.Thing", ""):
+        assert code_of_target(target) == {}
+    layer = {"layer": [{"_target_": "mypackage.shapes.widened"}]}
+    config = {"model": layer, "logger": {"x": {"_target_": "mypackage.watching.Lines"}}}
+    assert set(code_of(config)) == {"mypackage", "mypackage.shapes"}  # a logger changes nothing
+
+
+def test_code_of_a_package_is_followed_through_all_its_imports(own, monkeypatch):
+    monkeypatch.syspath_prepend(own)
+    package = own / "mypackage"
+    (package / "deep").mkdir()
+    (package / "deep/__init__.py").write_text("")
+    (package / "deep/far.py").write_text("from mypackage import learning\n")
+    (package / "shapes.py").write_text("import mypackage.deep.far\nfrom . import text\n")
+    names = {"mymodel", "shapes", "deep", "deep.far", "learning", "text"}
+    found = code_of_target("mypackage.mymodel.MyModel")
+    assert set(found) == {"mypackage", *(f"mypackage.{name}" for name in names)}
+    shutil.rmtree(package / "deep")
+    assert "mypackage.deep" not in code_of_target("mypackage.mymodel.MyModel")
+
+
+def test_a_function_whose_annotation_cannot_be_resolved_makes_nothing(here):
+    Path("mypackage/odd.py").write_text("def odd(name: str) -> 'Nowhere': ...\n")
+    with pytest.raises(build.LabError, match=r"mypackage\.odd\.odd: not a"):
+        build.part({"_target_": "mypackage.odd.odd", "name": "x"}, "corpus", build.Corpus)
+
+
+def test_evaluate_says_what_has_changed_and_takes_no_other_tokens(here, lab):
+    assert lab("train", *OWN, *TINY)[0] == 0
+    run = only(Path("outputs/mine"))
+    text = here / "mypackage/text.py"
+    text.write_text(text.read_text() + "# edited\n")
+    status, out, _ = lab("evaluate", f"run={run.path}")
+    assert (status, f"{text} has changed since this run was trained" in out) == (0, True)
+    assert "val/loss_full" in out
+    text.write_text(text.read_text().replace("-counts[pair], pair", "counts[pair], pair"))
+    forget_package()
+    status, _, err = lab("evaluate", f"run={run.path}")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "its tokenizer makes other tokens of the same text now" in err
+
+
+def test_a_study_does_not_go_on_with_other_code(here, lab):
+    search = ["-m", *OWN, *TINY, "hydra/sweeper=optuna", "sweep.name=study"]
+    search += ["optimizer.lr=tag(log, interval(1e-4, 1e-1))"]
+    assert lab("train", *search, "hydra.sweeper.n_trials=1")[0] == 0
+    shapes = here / "mypackage/shapes.py"
+    shapes.write_text(shapes.read_text().replace("2 *", "3 *"))
+    status, _, err = lab("train", *search, "hydra.sweeper.n_trials=2")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "cannot go on with another code of mypackage.shapes" in err
