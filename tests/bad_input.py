@@ -11,7 +11,10 @@ TRAIN: list[Row] = [
     (["+model.n_layr=3"], ["unknown key model.n_layr=3", "did you mean model.n_layer?"]),
     (["+foo.bar=1"], ["unknown key foo"]),
     (["+sede.seed=1"], ["unknown key sede", "did you mean seed?"]),
-    (["+nothing_like_it.nothing_like_i=1"], ["unknown key nothing_like_it={'nothing_like_i': 1}\n"]),
+    (
+        ["+nothing_like_it.nothing_like_i=1"],
+        ["unknown key nothing_like_it={'nothing_like_i': 1}\n"],
+    ),
     (["optimizer=sgd", "+optimizer.betas=[0,0]"], ["unknown key optimizer.betas=[0, 0]"]),
     (["model=gtp"], ["model=gtp", "did you mean gpt?", "bigram"]),
     (["modle=gpt"], ["modle", "did you mean model?"]),
