@@ -391,13 +391,6 @@ def heads(node: Any, key: str) -> list[tuple[str, int]]:
     return heads(node.attention, f"{key}.attention") if isinstance(node, Block) else []
 
 
-class Multirun(Node):
-    """What a sweep is kept by, before any of its jobs is checked."""
-
-    output_dir: Text
-    sweep: Sweep
-
-
 class Evaluate(Node):
     """conf/evaluate.yaml."""
 

@@ -33,13 +33,20 @@ if TYPE_CHECKING:
 KILLED = "its process was killed (SIGKILL; out of memory?)"
 
 
+class Multirun(schema.Node):
+    """What a sweep is kept by, before any of its jobs is checked."""
+
+    output_dir: schema.Text
+    sweep: schema.Sweep
+
+
 def folder_of(config: DictConfig, n_jobs: int) -> Path:
     """Where a sweep of `n_jobs` jobs is kept.
 
     Raises:
         LabError: if that is no place for it, or the jobs would share one directory.
     """
-    check(OmegaConf.masked_copy(config, ["output_dir", "sweep"]), schema.Multirun)
+    check(OmegaConf.masked_copy(config, ["output_dir", "sweep"]), Multirun)
     run_dir = OmegaConf.to_container(config, resolve=False)["run_dir"]  # type: ignore[index, call-overload]
     if n_jobs > 1 and run_dir is not None and "${" not in str(run_dir):
         raise LabError(
