@@ -35,7 +35,7 @@ def composed(name: str, overrides: list[str], with_hydra: bool = False) -> DictC
 
 def train() -> None:
     """Train one run, or with -m many."""
-    _command(train, _train, texts=("run",))
+    _command(train, _train, texts=("run", "from"))
 
 
 def evaluate() -> None:
@@ -55,12 +55,22 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float | N
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from lmlab.sweeps.job import run_job
 
-        return run_job(cfg, Path(HydraConfig.get().sweep.dir), _swept_values(swept))
+        return run_job(
+            cfg,
+            Path(HydraConfig.get().sweep.dir),
+            _swept_values(swept),
+            list(HydraConfig.get().overrides.task),
+            chosen(),
+        )
     from lmlab import schema
     from lmlab.config import check
+    from lmlab.parents import config_of
 
     if "run" in given:
         cfg = _continued(given["run"])
+    elif "from" in given:
+        cfg["from"] = given.pop("from")
+        cfg = config_of(cfg, HydraConfig.get().overrides.task)
     config = check(cfg, schema.Train, **given)
     if config["dry_run"]:
         from lmlab.plan import plan
@@ -69,7 +79,7 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float | N
         return None
     from lmlab.train import train
 
-    run = train(config)
+    run = train(config, choices=chosen())
     if run is None:
         return None  # the first of several processes says the rest
     _show(run)
@@ -107,6 +117,18 @@ def _swept_values(swept: set[str]) -> dict[str, Any]:
     parsed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
     values = {o.get_key_element().lstrip("+~"): o.value() for o in parsed}
     return {key: _plain_value(value) for key, value in values.items() if key in axes}
+
+
+def chosen() -> dict[str, str]:
+    """The options that the config was composed of, by group."""
+    from hydra.core.hydra_config import HydraConfig
+
+    found = HydraConfig.get().runtime.choices
+    return {
+        group: option
+        for group, option in found.items()
+        if option is not None and not group.startswith(("hydra", "experiment", "sweep"))
+    }
 
 
 def _plain_value(value: Any) -> Any:
@@ -159,7 +181,8 @@ def _show(run: Run) -> None:
     say(f'sample    {command("generate")} {this} prompt="ROMEO:"')
     say(f"evaluate  {command('evaluate')} {this}")
     if step:
-        say(f"continue  {command('train')} {this} trainer.max_steps={2 * step}")
+        that = shlex.quote(f"from={run.path}")
+        say(f"longer    {command('train')} {that} trainer.max_steps={2 * step}")
 
 
 Task = Callable[["DictConfig", dict[str, str], set[str]], Any]
@@ -190,6 +213,7 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
     try:
         words = Words.parse(sys.argv[1:], texts)
         words.check(name)
+        for_hydra = words.for_hydra
     except LabError as error:
         fail(error)
 
@@ -206,7 +230,7 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
     # Hydra reads its arguments from sys.argv, and raises what it would print if this is set.
     before = sys.argv
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *words.for_hydra], "1"
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *for_hydra], "1"
     try:
         # With other flags, such as --config-dir, help is Hydra's: it knows what they mean.
         if words.flags and set(words.flags) <= {"-h", "--help"}:

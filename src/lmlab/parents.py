@@ -1,13 +1,20 @@
-"""`from=<run>[@<step>|@best]`: which checkpoint of which run a new run begins from."""
+"""`from=<run>[@<step>|@best]`: which checkpoint of which run a new run begins from, and its config.
+
+The new run's config is the parent's, with what the command line says besides.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmlab.errors import LabError
 from lmlab.runs import Run, fingerprint
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def run_of(words: str) -> Run:
@@ -17,10 +24,47 @@ def run_of(words: str) -> Run:
         LabError: if there is none.
     """
     path, _ = _split(words)
-    try:
-        return Run.open(path)
-    except LabError as error:
-        raise LabError(f"from: {error}") from error
+    return Run.open(path, key="from")
+
+
+def choices(words: str, typed: Iterable[str]) -> list[str]:
+    """The options that the parent's config was composed of, of each group that is not `typed`.
+
+    With them Hydra knows the keys that the parent has.
+    """
+    found = run_of(words).record.get("choices") or {}
+    groups = {word.partition("=")[0] for word in typed}
+    return [f"{group}={option}" for group, option in found.items() if group not in groups]
+
+
+def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """The config of a run that begins from another's checkpoint: the parent's, with `overrides`.
+
+    `cfg` is what Hydra composed of them. A group of which another option is chosen is taken whole.
+
+    Raises:
+        LabError: for what would put another config in place of the parent's.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf, open_dict
+
+    run = run_of(cfg["from"])
+    branch, kept = OmegaConf.create(run.config), run.record.get("choices") or {}
+    ours: Any = branch
+    with open_dict(ours):
+        ours.run_dir = None
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            key, value = override.key_or_group, override.value()
+            if key in ("experiment", "sweep"):
+                raise LabError(f"{key}={value}: with from=… the config is the parent's")
+            if override.is_delete():
+                node, _, last = key.rpartition(".")
+                OmegaConf.select(ours, node).pop(last, None)
+            elif not key.startswith("hydra") and kept.get(key) != value:
+                OmegaConf.update(ours, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+        for key in ("from", "resume", "dry_run", "sweep"):
+            ours[key] = cfg[key]
+    return ours
 
 
 def resolve(config: dict[str, Any]) -> dict[str, Any]:

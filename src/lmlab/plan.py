@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lmlab import build, preflight
 from lmlab.console import console, quiet_libraries
+from lmlab.parents import resolve
 from lmlab.processes import Processes
 from lmlab.runs import Run, check_continues, fingerprint
 from lmlab.train import make_data
@@ -24,6 +25,7 @@ def plan(config: dict[str, Any]) -> None:
         LabError: where the run itself would, before its first step.
     """
     quiet_libraries()
+    config = resolve(config)
     crew = Processes(config)
     if crew.rank:
         return  # the first says it
@@ -93,4 +95,7 @@ def _where(config: dict[str, Any]) -> str:
     if run is not None:
         check_continues(run.config, config)
         return f"{run.path}, going on from step {run.record.get('step', 0)}"
-    return str(config["run_dir"] or Path(config["output_dir"]) / config["name"] / "<time>")
+    where = str(config["run_dir"] or Path(config["output_dir"]) / config["name"] / "<time>")
+    if config["from"] is None:
+        return where
+    return f"{where}, beginning from step {config['from']['step']} of {config['from']['run']}"

@@ -121,10 +121,10 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
+    def create(cls, config: dict[str, Any], **asked: Any) -> Run:
         """A new directory with the config and a record in it, status `running`.
 
-        `swept` are the keys that a sweep varies, with this run's values.
+        `asked` goes into the record, see `begin`.
 
         Raises:
             LabError: if it cannot be made, or `run_dir` names one that holds a run already.
@@ -145,15 +145,25 @@ class Run:
                 n += 1
                 path = stem.with_name(f"{stamp}-{n}")
         run = cls(path)
-        run.begin(config, swept)
+        run.begin(config, **asked)
         return run
 
-    def begin(self, config: dict[str, Any], swept: dict[str, Any] | None = None) -> None:
-        """Write the config and a first record."""
+    def begin(
+        self,
+        config: dict[str, Any],
+        swept: dict[str, Any] | None = None,
+        choices: dict[str, str] | None = None,
+    ) -> None:
+        """Write the config and a first record.
+
+        `swept` are the keys that a sweep varies, with this run's values; `choices` the option of
+        each group that the config was composed of.
+        """
         self.store(config)
         self.update(
             status="running",
             **({} if swept is None else {"swept": swept}),
+            **({} if choices is None else {"choices": choices}),
             **({} if config["from"] is None else {"parent": config["from"]}),
             step=0,
             metrics={},
@@ -165,17 +175,19 @@ class Run:
         )
 
     @classmethod
-    def open(cls, path: str) -> Run:
-        """The run at `path`.
+    def open(cls, path: str, key: str = "run") -> Run:
+        """The run at `path`, which the config names at `key`.
 
         Raises:
             LabError: if there is no run directory.
         """
         run = cls(Path(path).expanduser())
         if not run.path.is_dir():
-            raise LabError(f"run={path}: no such directory; runs are kept in outputs/<name>/<time>")
+            raise LabError(
+                f"{key}={path}: no such directory; runs are kept in outputs/<name>/<time>"
+            )
         if not (run.path / CONFIG).is_file():
-            raise LabError(f"run={path} is not a run directory: it holds no {CONFIG}")
+            raise LabError(f"{key}={path} is not a run directory: it holds no {CONFIG}")
         return run
 
     @classmethod

@@ -46,14 +46,19 @@ from lmlab.training.state import AtomicCheckpointIO, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 
 
-def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run | None:
+def train(
+    config: dict[str, Any],
+    swept: dict[str, Any] | None = None,
+    choices: dict[str, str] | None = None,
+) -> Run | None:
     """Train what a checked config says, and return the run: its directory holds all there is.
 
     Of several processes that train one run, the first returns it, and the others None.
 
     A config whose `run` names a directory goes on from that run's last checkpoint; so does one with
     `resume=auto`, if it finds a run of its own that was begun before. `swept` goes into the record:
-    the keys that a sweep varies, with this run's values.
+    the keys that a sweep varies, with this run's values; `choices` too, the option of each group
+    that the config was composed of.
 
     Raises:
         LabError: for anything the user can put right. Before the run directory is made, as far as
@@ -66,10 +71,10 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run | 
         if crew.rank:
             _help_to_train(config, crew)
             return None
-        return _train(config, swept, crew)
+        return _train(config, {"swept": swept, "choices": choices}, crew)
 
 
-def _train(config: dict[str, Any], swept: dict[str, Any] | None, crew: Processes) -> Run:
+def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Run:
     """The part of the first process."""
     run = _run_to_continue(config)
     if run is not None:
@@ -95,7 +100,7 @@ def _train(config: dict[str, Any], swept: dict[str, Any] | None, crew: Processes
     if parent is not None:
         check_fits(parent, module)
     new = run is None
-    run = run or Run.create(config, swept)
+    run = run or Run.create(config, **asked)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         if parent is not None:
             first = first_checkpoint(parent, module, data, callbacks)

@@ -53,7 +53,10 @@ class Words:
         pairs = [word.partition("=") for word in args.overrides]
         named = any(key == "sweep" and value for key, _, value in pairs)
         mode = any(key.lstrip("+") == "hydra.mode" and "MULTI" in value for key, _, value in pairs)
-        return cls(flags, args.overrides, given, args.multirun or named or mode)
+        is_multirun, overrides = args.multirun or named or mode, args.overrides
+        if is_multirun and "from" in given:  # several parents may be an axis, in Hydra's grammar
+            overrides = [*overrides, f"from={given.pop('from')}"]
+        return cls(flags, overrides, given, is_multirun)
 
     def check(self, command: str) -> None:
         """What Hydra would take, and then nothing would use.
@@ -85,10 +88,30 @@ class Words:
 
     @property
     def for_hydra(self) -> list[str]:
-        """What Hydra is to read: a multirun is given a name for its sweep."""
-        if not self.is_multirun or any(w.startswith("sweep.name=") for w in self.overrides):
-            return [*self.flags, *self.overrides]
-        return [*self.flags, *self.overrides, f"sweep.name='{self.sweep_name}'"]
+        """What Hydra is to read: a multirun is given a name for its sweep, and a run that begins
+        from another's checkpoint its parent's options.
+
+        Raises:
+            LabError: if there is no such parent.
+        """
+        words = [*self.flags, *self.overrides]
+        if self.is_multirun and not any(w.startswith("sweep.name=") for w in self.overrides):
+            words.append(f"sweep.name='{self.sweep_name}'")
+        if self.parent is not None:
+            from lmlab.parents import choices
+
+            words += choices(self.parent, self.overrides)
+        return words
+
+    @property
+    def parent(self) -> str | None:
+        """The one run whose checkpoint this, or each job, begins from."""
+        if "from" in self.given:
+            return self.given["from"]
+        words = [word for word in self.overrides if word.startswith("from=")]
+        if not words or "from" in self.swept:
+            return None
+        return words[0].partition("=")[2].strip("'\"")
 
     @cached_property
     def swept(self) -> set[str]:

@@ -21,6 +21,7 @@ from lmlab.config import check
 from lmlab.console import console, log, logged_to, say
 from lmlab.errors import LabError
 from lmlab.own_code import check_same_code, code_of
+from lmlab.parents import config_of, resolve
 from lmlab.processes import check_started_once
 from lmlab.runs import CONFIG, LOG, Run, fingerprint, job_name
 from lmlab.sweeps.journal import Event, Journal, Result
@@ -31,10 +32,17 @@ if TYPE_CHECKING:
 JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; Run.locked, while it trains
 
 
-def run_job(cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any]) -> Result:
+def run_job(
+    cfg: DictConfig,
+    sweep_dir: Path,
+    swept: dict[str, Any],
+    overrides: list[str],
+    choices: dict[str, str],
+) -> Result:
     """Train one job of a sweep, in the directory that follows from its config.
 
-    `swept` are the keys that the sweep varies, with this job's values.
+    `swept` are the keys that the sweep varies, with this job's values; `overrides` and `choices`
+    are what Hydra composed its config of.
 
     Raises:
         LabError: if the sweep itself was started as several processes.
@@ -53,13 +61,22 @@ def run_job(cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any]) -> Result:
         tell("skipped")
         return Result(None, None, "skipped")
 
-    plain = _plain(cfg)
+    plain, problem = _plain(cfg), None
+    if cfg["from"] is not None:
+        try:
+            cfg = config_of(cfg, overrides)
+            plain = resolve(_plain(cfg))
+            cfg["from"] = plain["from"]
+        except LabError as error:
+            problem = error  # a failure of this job, once it has begun
     path = sweep_dir / job_name(swept, _identity(plain))
     if cfg.run_dir is not None:
         path = Path(cfg.run_dir)
     run = Run(path)
     tell("running", run=str(path))
     try:
+        if problem is not None:
+            raise problem
         cfg.run_dir, cfg.resume = str(path), "auto"
         config = check(cfg, schema.Train)
         if config["dry_run"]:
@@ -68,7 +85,9 @@ def run_job(cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any]) -> Result:
             plan(config)
             tell("planned")
             return Result(None, None, "planned")
-        trained = not _is_finished(run, config) and _train(run, config, swept)
+        trained = not _is_finished(run, config) and _train(
+            run, config, swept=swept, choices=choices
+        )
     # SystemExit too: some library's exit is a failure of its job, not the end of the others.
     except (Exception, SystemExit) as error:
         reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
@@ -111,7 +130,7 @@ def _identity(plain: dict[str, Any]) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16] if code else fingerprint(plain)
 
 
-def _train(run: Run, config: dict[str, Any], swept: dict[str, Any]) -> bool:
+def _train(run: Run, config: dict[str, Any], **asked: Any) -> bool:
     """Train what is left of a run, once no other process does; whether there was any."""
     with _alone(run.path):
         if _is_finished(run, config):
@@ -120,7 +139,7 @@ def _train(run: Run, config: dict[str, Any], swept: dict[str, Any]) -> bool:
         from lmlab.training.stopping import Pruned
 
         with suppress(Pruned):  # the record says so
-            train(config, swept)
+            train(config, **asked)
         return True
 
 
