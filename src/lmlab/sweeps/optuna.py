@@ -93,7 +93,8 @@ def search(
     n_trials, make_sampler = _plan(settings, space)
     n_jobs = _n_jobs(settings, config)
     folder = Path(config.hydra.sweep.dir)
-    write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
+    multirun = OmegaConf.to_yaml(config).encode()
+    write_atomically(folder / "multirun.yaml", multirun, parents=True)
     results: list[Result] = []
     with SharedStudy.opened(
         folder,
