@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from lmlab.data.tokens import TokenizedCorpus
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.models.ngram import NGram
-from lmlab.runs import LOG, SAMPLE, Run, check_continues
+from lmlab.runs import LOG, RECORD, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
 from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, Sample
 from lmlab.training.loggers import begin, end, event_files, loggers
@@ -30,7 +29,7 @@ from lmlab.training.module import LanguageModule
 from lmlab.training.pictures import Pictures
 from lmlab.training.projector import Projector
 from lmlab.training.pruning import Pruning
-from lmlab.training.state import AtomicCheckpointIO, newest_whole
+from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 
 RUN = "LMLAB_RUN"  # the environment variable that tells helping processes the run directory
@@ -67,20 +66,21 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
     run = run or Run.create(config, swept)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         os.environ[RUN] = str(run.path.absolute())  # for the processes that Lightning starts
-        start = None if new else _start(run)
+        start = None if new else _start(run, config, module)
+        curves = loggers(config, run.path, None if start is None else start.step)
         if not new:
-            run.store(config)
-            run.update(status="running", error=None)
+            run.go_on(config, swept)
         run.update(
             corpus_sha256=text.sha256,
             parameters=sum(p.numel() for p in module.model.parameters()),
         )
         _introduce(config, data, module, run, start)
-        curves = loggers(config, run.path, None if start is None else start.step)
         try:
             _record_outcome(run, lambda: _fit(config, data, module, callbacks, run, start, curves))
-        finally:
-            end(curves, run.record["status"])
+        except BaseException:
+            with suppress(LabError):  # the directory may be gone
+                end(curves, run.record["status"])
+            raise
     return run
 
 
@@ -94,17 +94,9 @@ def _max_steps(config: dict[str, Any]) -> int:
     return config["trainer"]["max_steps"]
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where a run that is continued goes on."""
-
-    step: int
-    checkpoint: Path | None  # None: it ended before it wrote one
-
-
-def _start(run: Run) -> Start:
-    found = newest_whole(run)
-    return Start(0, None) if found is None else Start(found[1]["global_step"], found[0])
+def _start(run: Run, config: dict[str, Any], module: LanguageModule) -> Start:
+    found = newest_whole(run, lambda stored: check_goes_on(stored, config, module.model))
+    return Start(0, None) if found is None else Start(found[1]["global_step"], *found)
 
 
 def _help_to_train(config: dict[str, Any]) -> Run:
@@ -117,7 +109,7 @@ def _help_to_train(config: dict[str, Any]) -> Run:
     stop = Stop()
     data, module = make_data(config, text), make_module(config, text, stop)
     with stop.listening():
-        start = _start(run) if run.checkpoints() else None
+        start = _start(run, config, module) if run.checkpoints() else None
         curves = loggers(config, run.path, None if start is None else start.step)
         _fit(config, data, module, _callbacks(config, text), run, start, curves)
     return run
@@ -143,6 +135,10 @@ def _record_outcome(run: Run, fit: Callable[[], None]) -> None:
         with suppress(LabError):  # the disk may be what failed
             log.error("failed", exc_info=error)
             run.update(status="failed", error=f"{type(error).__name__}: {error}")
+        if isinstance(error, Exception) and not (run.path / RECORD).is_file():
+            raise LabError(
+                f"run={run.path} is gone: it was moved or deleted while it was trained"
+            ) from error
         if isinstance(error, OSError):
             raise LabError(f"{run.path}: {error.strerror or error}") from error
         raise
@@ -220,7 +216,7 @@ def _fit(
         # missing where training goes on from a checkpoint.
         callbacks=[*callbacks, Bar(), recorder, *([Pruning(trial)] if trial else []), keeper],
         logger=curves,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(start)],
         default_root_dir=run.path,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -245,6 +241,7 @@ def _fit(
         for sampler in (callback for callback in callbacks if isinstance(callback, Sample)):
             text_made = sampler.text or sampler.make(module)
             write_atomically(run.path / SAMPLE, text_made.encode())
+        end(curves, "done")  # before the record: a run that says done is not looked at again
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
 
 

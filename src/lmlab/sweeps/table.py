@@ -222,7 +222,7 @@ def read(folders: Iterable[Path]) -> tuple[list[Row], list[str]]:
         for path in _run_dirs(folder):
             run = Run(path)
             try:
-                rows[path.resolve()] = Row(run, run.status, run.record)
+                rows[path.resolve()] = Row(run, run.status, run.told)
             except LabError as error:
                 unreadable.append(" ".join(str(error).split()))
     by_start = sorted(rows.values(), key=lambda r: (str(r.record.get("started")), str(r.path)))
@@ -262,7 +262,7 @@ def tabulate(rows: list[Row], unreadable: list[str], metric: str | None = None) 
 
 def _fitting_metric(rows: list[Row]) -> str:
     """Nats per token cannot be compared across tokenizers or texts; bits per character rather."""
-    texts = {row.record.get("corpus_sha256") for row in rows} - {None}
+    texts = {canonical(row.record.get("corpus_sha256")) for row in rows} - {canonical(None)}
     tokenizers = {
         canonical({key: value for key, value in row.config.items() if key.startswith("tokenizer.")})
         for row in rows
