@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.filesize import decimal
 from rich.table import Table
 
@@ -13,7 +12,7 @@ from lmlab import build
 from lmlab.console import console, quiet_libraries
 from lmlab.runs import Run, check_continues, fingerprint
 from lmlab.train import make_data
-from lmlab.training.optim import configure
+from lmlab.training.footprint import check_fits, footprint
 
 
 def plan(config: dict[str, Any]) -> None:
@@ -26,10 +25,9 @@ def plan(config: dict[str, Any]) -> None:
     text = build.tokens(config)
     data = make_data(config, text)
     trainer, shape = config["trainer"], config["data"]
-    with torch.device("meta"):  # shapes without memory
-        model = build.model(config, text.tokenizer.vocab_size)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    n_parameters = sum(p.numel() for p in parameters)
+    check_fits(config, text.tokenizer.vocab_size)
+    size = footprint(config, text.tokenizer.vocab_size)
+    n_parameters = sum(p.numel() for p in size.model.parameters() if p.requires_grad)
     processes = trainer["devices"] if isinstance(trainer["devices"], int) else 1
     tokens_per_step = shape["batch_size"] * shape["block_size"]
     tokens_per_step *= trainer["accumulate_grad_batches"] * processes
@@ -37,7 +35,7 @@ def plan(config: dict[str, Any]) -> None:
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in (
-        ("model", f"{type(model).__name__}, {n_parameters:,} parameters"),
+        ("model", f"{type(size.model).__name__}, {n_parameters:,} parameters"),
         (
             "corpus",
             f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
@@ -51,8 +49,8 @@ def plan(config: dict[str, Any]) -> None:
         ),
         (
             "memory",
-            f"weights {decimal(_n_bytes(parameters))}, as much for gradients, "
-            f"optimizer {decimal(_optimizer_bytes(model, config))}; corpus mapped from disk "
+            f"weights {decimal(size.weights)}, as much for gradients, "
+            f"optimizer {decimal(size.optimizer)}; corpus mapped from disk "
             f"{decimal(text.ids.nbytes)}; activations not counted",
         ),
         ("kept in", _where(config)),
@@ -60,24 +58,6 @@ def plan(config: dict[str, Any]) -> None:
     ):
         table.add_row(*row)
     console.print(table, soft_wrap=True)
-
-
-def _n_bytes(tensors: list[Any]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _optimizer_bytes(model: torch.nn.Module, config: dict[str, Any]) -> int:
-    """What the optimizer keeps, found by letting it take a step on shapes alone."""
-    if not any(p.requires_grad for p in model.parameters()):
-        return 0
-    optimizer = configure(model, build.optimizer(config))
-    for group in optimizer.param_groups:
-        group["fused"] = None
-        for parameter in group["params"]:
-            parameter.grad = torch.empty_like(parameter)
-    optimizer.step()
-    states = [value for state in optimizer.state.values() for value in state.values()]
-    return _n_bytes([value for value in states if isinstance(value, torch.Tensor)])
 
 
 def _where(config: dict[str, Any]) -> str:

@@ -40,7 +40,8 @@ def read_config(path: Path) -> dict[str, Any]:
         content = read_small(path, MOST_CONFIG)
         _check_plain(content)
         config = yaml.load(content, Loader=YAML)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        json.dumps(config)  # a date or a set is no value of ours
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise LabError(f"{path} cannot be read: {said}") from error
     if not isinstance(config, dict):
@@ -70,6 +71,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(read_small(path, MOST_RECORD))
+        json.dumps(record, ensure_ascii=False).encode()  # half a character cannot be shown
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

@@ -24,6 +24,7 @@ from lmlab.models.ngram import NGram
 from lmlab.runs import LOG, RECORD, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
 from lmlab.training.callbacks import Bar, Checkpoints, NotebookCells, Recorder, Sample
+from lmlab.training.footprint import check_fits
 from lmlab.training.loggers import begin, end, event_files, loggers
 from lmlab.training.module import LanguageModule
 from lmlab.training.pictures import Pictures
@@ -66,7 +67,7 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
     run = run or Run.create(config, swept)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         os.environ[RUN] = str(run.path.absolute())  # for the processes that Lightning starts
-        start = None if new else _start(run, config, module)
+        start = None if new else _start(run, module)
         curves = loggers(config, run.path, None if start is None else start.step)
         if not new:
             run.go_on(config, swept)
@@ -94,8 +95,8 @@ def _max_steps(config: dict[str, Any]) -> int:
     return config["trainer"]["max_steps"]
 
 
-def _start(run: Run, config: dict[str, Any], module: LanguageModule) -> Start:
-    found = newest_whole(run, lambda stored: check_goes_on(stored, config, module.model))
+def _start(run: Run, module: LanguageModule) -> Start:
+    found = newest_whole(run, lambda stored: check_goes_on(stored, module.about, module.model))
     return Start(0, None) if found is None else Start(found[1]["global_step"], *found)
 
 
@@ -109,7 +110,7 @@ def _help_to_train(config: dict[str, Any]) -> Run:
     stop = Stop()
     data, module = make_data(config, text), make_module(config, text, stop)
     with stop.listening():
-        start = _start(run, config, module) if run.checkpoints() else None
+        start = _start(run, module) if run.checkpoints() else None
         curves = loggers(config, run.path, None if start is None else start.step)
         _fit(config, data, module, _callbacks(config, text), run, start, curves)
     return run
@@ -167,6 +168,7 @@ def make_module(
     config: dict[str, Any], text: TokenizedCorpus, stop: Stop | None = None
 ) -> LanguageModule:
     """The model of a config, freshly initialised, in its LightningModule."""
+    check_fits(config, text.tokenizer.vocab_size)
     own_stream = config["streams"] == "separate"
     torch.manual_seed(derive(config["seed"], "init") if own_stream else config["seed"])
     model = build.model(config, text.tokenizer.vocab_size)

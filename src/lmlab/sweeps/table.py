@@ -76,7 +76,8 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        return _number(self.record.get("seconds"))
+        seconds = _number(self.record.get("seconds"))
+        return seconds if seconds is not None and math.isfinite(seconds) else None
 
     @property
     def error(self) -> str:
@@ -370,4 +371,5 @@ def _number(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return value if is_whole else None

@@ -181,7 +181,10 @@ class MetricsCSV(Logger):
         try:
             check_regular(path)
             with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file, strict=True):
+                table = csv.DictReader(file, strict=True)
+                if not table.fieldnames:
+                    raise ValueError("it is empty")
+                for row in table:
                     step = int(row.pop("step"))
                     if None in row or None in row.values():
                         raise ValueError(f"the row of step {step} is cut off or too long")

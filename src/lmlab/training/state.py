@@ -140,13 +140,18 @@ def read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_goes_on(checkpoint: dict[str, Any], config: dict[str, Any], model: nn.Module) -> None:
-    """Whether a run with this config and model may go on from a checkpoint.
+def check_goes_on(checkpoint: dict[str, Any], about: dict[str, Any], model: nn.Module) -> None:
+    """Whether a run with this model may go on from a checkpoint.
+
+    `about` is what the run will put into its own: config, tokenizer, corpus_sha256.
 
     Raises:
         LabError: if it is another experiment's, or a parameter is missing or has another shape.
     """
-    check_continues(checkpoint["config"], config)
+    check_continues(checkpoint["config"], about["config"])
+    for key in ("corpus_sha256", "tokenizer"):
+        if checkpoint[key] != about[key]:
+            raise LabError(f"its {key} is another")
     for name, parameter in model.named_parameters():
         stored = checkpoint["state_dict"].get(f"model.{name}")
         shape = tuple(stored.shape) if isinstance(stored, torch.Tensor) else None
@@ -182,7 +187,8 @@ def _newest(run: Run, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
         try:
             found = use(path, read(path))
         except LabError as error:
-            problems.append(str(error))
+            named = str(path) in str(error)
+            problems.append(str(error) if named else f"checkpoint {path}: {error}")
             continue
         for problem in problems:
             say(f"{problem}; going by the one before, {path.name}")
