@@ -80,7 +80,7 @@ def train(config: dict[str, Any], swept: dict[str, Any] | None = None) -> Run:
             _record_outcome(run, lambda: _fit(config, data, module, callbacks, run, start, curves))
         except BaseException:
             with suppress(LabError):  # the directory may be gone
-                end(curves, run.record["status"])
+                end(curves, run.told.get("status", "failed"))
             raise
     return run
 
