@@ -2,6 +2,7 @@
 a callback that is told to stop when it suits worst."""
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -49,3 +50,15 @@ class SigtermInEvaluation(L.Callback):
         if trainer.global_step == self.step and not self.done.exists():
             self.done.touch()
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Away(L.Callback):
+    """Moves or deletes the run directory in the evaluation at a step."""
+
+    def __init__(self, step: int, how: str):
+        self.step, self.how = step, how
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        path = Path(trainer.default_root_dir)
+        if trainer.global_step == self.step and path.exists():
+            path.rename("moved") if self.how == "move" else shutil.rmtree(path)

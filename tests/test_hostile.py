@@ -1,6 +1,10 @@
 """Run directories that somebody damaged, mixed up or booby-trapped."""
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +13,11 @@ import torch
 from small import SMALL
 
 from lmlab.data.tokenizer import CharTokenizer
+from lmlab.errors import LabError
 from lmlab.runs import Run
+from lmlab.training.state import newest_whole, read
 
-FOX = [*SMALL, "eval.every=2", "corpus=file", "corpus.path=text.txt", "name=fox"]
+FOX = [*SMALL, "eval.every=1", "corpus=file", "corpus.path=text.txt", "name=fox"]
 
 
 class Bomb:
@@ -21,17 +27,26 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with a text and a run on it, which tests copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    train = [sys.executable, Path(__file__).parents[1] / "scripts/train.py", *FOX]
+    subprocess.run(train, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
 @pytest.fixture
-def run(lab, text) -> Run:
-    status, _, err = lab("train", *FOX)
-    assert (status, err) == (0, "")
+def run(lab, trained, tmp_path) -> Run:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     (path,) = Path("outputs/fox").iterdir()
     return Run(path)
 
 
 def change(run: Run, edit: Callable[[dict], None]) -> None:
-    """Edit what the run's only checkpoint holds."""
-    (path,) = run.checkpoints()
+    """Edit what the run's newest checkpoint holds."""
+    path = run.checkpoints()[0]
     checkpoint = torch.load(path, weights_only=True)
     edit(checkpoint)
     torch.save(checkpoint, path)
@@ -90,12 +105,35 @@ def with_nothing_of_ours(run: Run) -> None:
 
 
 def cut_off(run: Run) -> None:
-    (path,) = run.checkpoints()
+    path = run.checkpoints()[0]
     path.write_bytes(path.read_bytes()[:-500])
 
 
 def emptied(run: Run) -> None:
     run.checkpoints()[0].write_bytes(b"")
+
+
+def with_config_within_itself(run: Run) -> None:
+    def edit(checkpoint: dict) -> None:
+        checkpoint["config"]["corpus"]["path"] = checkpoint["config"]
+
+    change(run, edit)
+
+
+def with_numbers_for_names(run: Run) -> None:
+    change(run, lambda checkpoint: checkpoint.update(state_dict=[1], config=3, global_step="x"))
+
+
+def a_pipe(run: Run) -> None:
+    path = run.checkpoints()[0]
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_folder(run: Run) -> None:
+    path = run.checkpoints()[0]
+    path.unlink()
+    path.mkdir()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "generate"])
@@ -112,11 +150,16 @@ def emptied(run: Run) -> None:
         (with_code_as_tokenizer, "the tokenizer's class os.mkdir: not a lmlab"),
         (with_a_tokenizer_of_nowhere, "class nosuch.package.Tokens cannot be imported"),
         (with_nothing_of_ours, "was not written by lmlab"),
+        (with_config_within_itself, "its config is no plain data"),
+        (with_numbers_for_names, "was not written by lmlab"),
         (cut_off, "is damaged or cut off"),
         (emptied, "is damaged or cut off"),
+        (a_pipe, "is no regular file"),
+        (a_folder, "is no regular file"),
     ],
 )
 def test_bad_checkpoint_is_refused_in_one_line(lab, run, command, damage, expected):
+    run.checkpoints()[1].unlink()  # there is no other
     damage(run)
     status, out, err = lab(command, f"run={run.path}")
     assert (status, out) == (2, "")
@@ -126,26 +169,209 @@ def test_bad_checkpoint_is_refused_in_one_line(lab, run, command, damage, expect
     assert not Path("exploded").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("run.json", b"not json", "run.json cannot be read"),
-        ("run.json", b"[1, 2]", "is not a run's record"),
-        ("config.yaml", b"]:[", "config.yaml cannot be read"),
-        ("config.yaml", b"- 1", "is not a run's config"),
-        ("config.yaml", b"!!python/object/apply:os.mkdir [exploded]", "cannot be read"),
-        ("config.yaml", b"seed: 1", "is missing"),
-    ],
+LAUGHS = b"a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 30)
 )
-def test_damaged_record_or_config_is_refused_when_training_goes_on(
-    lab, run, name, content, expected
-):
-    (run.path / name).write_bytes(content)
-    status, _, err = lab("train", f"run={run.path}", "trainer.max_steps=4")
+
+
+def record(**fields: object) -> Callable[[Path], object]:
+    """Put fields into a run.json; those that are ... are taken out."""
+
+    def edit(path: Path) -> None:
+        changed = json.loads(path.read_bytes()) | fields
+        path.write_text(json.dumps({k: v for k, v in changed.items() if v is not ...}))
+
+    return edit
+
+
+def pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+# A file of a run directory, what becomes of it (its content, or a function of its path), and what
+# is said when training is to go on.
+DAMAGED_RUNS = [
+    ("run.json", b"not json", "run.json cannot be read"),
+    ("run.json", b"[1, 2]", "is not a run's record"),
+    ("run.json", b"[" * 100_000, "run.json cannot be read"),
+    ("run.json", b'{"status": "\\ud800"}', "run.json cannot be read"),
+    ("run.json", b"{}" + b" " * (1 << 24), "and at most 16,777,216 are expected"),
+    ("run.json", pipe, "run.json cannot be read: it is no regular file"),
+    ("run.json", folder, "run.json cannot be read: it is no regular file"),
+    ("run.json", record(status=3), "its status is 3, not a word"),
+    ("run.json", record(status=None), "its status is None, not a word"),
+    ("run.json", record(step="ten"), "its step is 'ten', not a number of steps"),
+    ("run.json", record(step=10**400), "not a number of steps"),
+    ("run.json", record(step=...), "it says nothing about step"),
+    ("run.json", record(started=...), "it says nothing about started"),
+    ("run.json", record(started="soon"), "its started is 'soon', not an ISO time"),
+    ("run.json", record(seconds={}), "its seconds is {}, not a number of seconds"),
+    ("run.json", record(metrics=[1]), "its metrics is [1], not numbers by name"),
+    ("run.json", record(best={"val/loss": "low"}), "not numbers by name"),
+    ("run.json", record(corpus_sha256=[]), "its corpus_sha256 is [], not a sha256"),
+    ("run.json", record(status="done", metrics={}), "it says done, and has no val/loss_full"),
+    ("config.yaml", b"]:[", "config.yaml cannot be read"),
+    ("config.yaml", b"- 1", "is not a run's config"),
+    ("config.yaml", b"!!python/object/apply:os.mkdir [exploded]", "cannot be read"),
+    ("config.yaml", b"seed: !!float x", "it holds the tag tag:yaml.org,2002:float"),
+    ("config.yaml", b"seed: 1", "is missing"),
+    ("config.yaml", b"seed: 2001-99-99", "config.yaml cannot be read"),
+    ("config.yaml", b"seed: 2001-01-01", "config.yaml cannot be read"),
+    ("config.yaml", b"? [1]\n: 2", "config.yaml cannot be read"),
+    ("config.yaml", b"\xff\xfe\0", "config.yaml cannot be read"),
+    ("config.yaml", b"a: " + b"[" * 50_000, "it is nested more than 64 deep"),
+    ("config.yaml", b"a:\n" + b"".join(b" " * n + b"- \n" for n in range(1, 900)), "64 deep"),
+    ("config.yaml", LAUGHS, "it holds an anchor or an alias"),
+    ("config.yaml", b"&a [*a]", "it holds an anchor or an alias"),
+    ("config.yaml", b"a: &a {b: *a}", "it holds an anchor or an alias"),
+    ("config.yaml", b"a: 1\n" * 300_000, "and at most 1,048,576 are expected"),
+    ("config.yaml", pipe, "it holds no config.yaml"),
+    (".lock", folder, ".lock in it cannot be locked"),
+    ("metrics.csv", b"\xff\0 no table", "metrics.csv is damaged"),
+    ("metrics.csv", b"", "metrics.csv is damaged"),
+    ("metrics.csv", b"step,val/loss\nten,1.0\n", "metrics.csv is damaged"),
+    ("metrics.csv", b"step,val/loss\n1,1.0,2.0\n", "the row of step 1 is cut off or too long"),
+    ("metrics.csv", b"step,val/loss,val/bpc\n1,1.0\n", "the row of step 1 is cut off or too long"),
+    ("metrics.csv", b'step,a\n1,"' + b"x" * 200_000, "metrics.csv is damaged"),
+    ("metrics.csv", pipe, "metrics.csv is damaged (it is no regular file)"),
+]
+
+
+@pytest.fixture
+def half_done(run) -> Run:
+    """A run that ended after its first step, which has a checkpoint; so has the second."""
+    run.update(status="interrupted", step=1)
+    return run
+
+
+@pytest.mark.parametrize(("name", "damage", "expected"), DAMAGED_RUNS)
+def test_damaged_run_is_refused_when_training_goes_on(lab, half_done, name, damage, expected):
+    path = half_done.path / name
+    path.write_bytes(damage) if isinstance(damage, bytes) else damage(path)
+    status, _, err = lab("train", f"run={half_done.path}")
     assert status == 2
     assert expected in err
     assert err.count("\n") == 1
+    assert len(err) < 500
     assert not Path("exploded").exists()
+
+
+def with_a_flipped_directory_flag(run: Run) -> None:
+    """Of all entries of the zip: they are folders then, and read as nothing."""
+    path = run.checkpoints()[0]
+    content = bytearray(path.read_bytes())
+    at = content.find(b"PK\1\2")
+    while at >= 0:
+        content[at + 38] ^= 0x10  # of the external attributes
+        at = content.find(b"PK\1\2", at + 4)
+    path.write_bytes(content)
+
+
+def with_another_compression_in_an_old_checkpoint(run: Run) -> None:
+    """One that ends without a digest, as they did before there was one."""
+    change(run, lambda checkpoint: None)
+    path = run.checkpoints()[0]
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\1\2") + 10] ^= 8  # stored becomes deflated
+    path.write_bytes(content)
+
+
+def of_another_model(run: Run) -> None:
+    def edit(checkpoint: dict) -> None:
+        names = list(checkpoint["state_dict"])
+        checkpoint["state_dict"][names[0]] = torch.zeros(3, 3)
+
+    change(run, edit)
+
+
+def of_another_run(run: Run) -> None:
+    def edit(checkpoint: dict) -> None:
+        checkpoint["config"]["seed"] = 7
+
+    change(run, edit)
+
+
+@pytest.mark.parametrize("command", ["train", "generate"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        with_pickle_bomb,
+        with_unknown_key,
+        with_damaged_tokenizer,
+        with_config_within_itself,
+        with_a_flipped_directory_flag,
+        with_another_compression_in_an_old_checkpoint,
+        of_another_model,
+        of_another_run,
+        cut_off,
+        emptied,
+        a_pipe,
+    ],
+)
+def test_the_checkpoint_before_a_bad_one_is_used(lab, half_done, command, damage):
+    bad, good = half_done.checkpoints()
+    damage(half_done)
+    more = ["prompt=fox", "max_new_tokens=3"] if command == "generate" else []
+    status, out, err = lab(command, f"run={half_done.path}", *more)
+    assert (status, err) == (0, "")
+    assert str(bad) in out
+    assert f"going by the one before, {good.name}" in out
+    if command == "train":
+        assert "going on from step 1" in out
+        assert half_done.record["status"] == "done"
+    assert not Path("exploded").exists()
+
+
+def test_one_flipped_bit_anywhere_in_a_checkpoint_is_noticed(run):
+    path = run.checkpoints()[0]
+    content = bytearray(path.read_bytes())
+    assert read(path)["global_step"] == 2
+    assert torch.load(path, weights_only=True)["global_step"] == 2  # it is one of torch's
+    directory = range(len(content) - 4000, len(content))
+    for at in [*range(0, len(content), 251), *directory[::7], len(content) - 1]:
+        content[at] ^= 1 << at % 8
+        path.write_bytes(content)
+        with pytest.raises(LabError, match="is damaged or cut off"):
+            read(path)
+        content[at] ^= 1 << at % 8
+    path.write_bytes(content)
+    read(path)
+
+
+def test_checkpoint_of_before_there_was_a_digest_is_read(run):
+    before = newest_whole(run)[1]["state_dict"]["model.table.weight"]
+    change(run, lambda checkpoint: None)
+    assert torch.equal(newest_whole(run)[1]["state_dict"]["model.table.weight"], before)
+
+
+def test_a_sample_that_is_no_text_is_shown_as_far_as_it_can_be(lab, run):
+    (run.path / "sample.txt").write_bytes(b"fox \xff jumps")
+    status, out, err = lab("train", f"run={run.path}")
+    assert (status, err) == (0, "")
+    assert "fox \ufffd jumps" in out
+
+
+def test_a_run_on_a_read_only_disk(lab, half_done, session_cache):
+    """It can be used, and is not trained."""
+    mount = f"mount --bind {half_done.path} {half_done.path}"
+    mount = f"{mount} && mount -o remount,bind,ro {half_done.path}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("only root may mount")
+    scripts = Path(__file__).parents[1] / "scripts"
+    train = f"{sys.executable} {scripts}/train.py run={half_done.path}"
+    generate = f"{sys.executable} {scripts}/generate.py run={half_done.path} max_new_tokens=3"
+    words = ["unshare", "-m", "sh", "-c", f"{mount} && {generate} >/dev/null && {train}"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Read-only file system" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_generate_needs_neither_record_nor_config_file(lab, run):

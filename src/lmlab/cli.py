@@ -163,13 +163,12 @@ def _continued(path: str) -> DictConfig:
 def _show(run: Run) -> None:
     """The end of a run: its result, what it writes like, and what to do next."""
     from lmlab.console import command, console, say
-    from lmlab.runs import SAMPLE
 
     metrics, step = run.record["metrics"], run.record["step"]
     this = shlex.quote(f"run={run.path}")
-    if (run.path / SAMPLE).is_file():
+    if (sample := run.sample) is not None:
         console.rule("sample", style="dim")
-        say((run.path / SAMPLE).read_text())
+        say(sample)
         console.rule(style="dim")
     say(
         f"val/loss_full {metrics['val/loss_full']:.4f} nats per token, "

@@ -1,48 +1,88 @@
-"""Writing files so that nothing half-made is ever taken for whole."""
+"""Files that are whole or not there, and reading small ones that somebody may have damaged."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+import re
+import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from lmlab.errors import LabError
 
+# What a killed write leaves: .run.json.1f0a93c2
+UNFINISHED = re.compile(r"\..+\.(ckpt|json|yaml|csv|txt|tsv|pbtxt|bin)\.[a-z0-9_]{8}")
+
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, parents: bool = False) -> Iterator[BinaryIO]:
     """A file to write that appears at `path`, synced to disk, only when the block ends well.
+
+    Its folder must be there, unless `parents` are to be made: a run whose directory was moved away
+    is not begun anew.
 
     Raises:
         LabError: if it cannot be written (read-only folder, full disk); nothing is left behind.
     """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, 0o666 & ~_umask())  # mkstemp's files are private
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        # "x" leaves the permissions to the umask, which tempfile does not.
+        with temporary.open("xb") as file:
+            try:
                 yield file
                 file.flush()
-                os.fsync(descriptor)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+                os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise LabError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
+def write_atomically(path: Path, content: bytes | memoryview, parents: bool = False) -> None:
     """Put `content` at `path`: a reader finds the old file or the whole new one, never a part."""
-    with atomic_file(path) as file:
+    with atomic_file(path, parents) as file:
         file.write(content)
 
 
-def _umask() -> int:
-    mask = os.umask(0)  # the only way to read it is to set it
-    os.umask(mask)
-    return mask
+def remove_unfinished(folder: Path, older_than: float = 0.0) -> None:
+    """Delete what killed writes left in a folder, if nobody has touched it for so many seconds."""
+    with suppress(OSError):  # a read-only disk, or another process that does the same
+        for path in folder.glob(".*"):
+            if not UNFINISHED.fullmatch(path.name) or not path.is_file():
+                continue
+            if time.time() - path.stat().st_mtime >= older_than:
+                path.unlink(missing_ok=True)
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """The bytes of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is larger, or no regular file. A pipe is not opened: reading it may wait
+            for ever.
+    """
+    check_regular(path)
+    size = path.stat().st_size
+    if size > most:
+        raise ValueError(f"it is {size:,} bytes long, and at most {most:,} are expected")
+    return path.read_bytes()
+
+
+def check_regular(path: Path) -> None:
+    """Whether a file may be opened without waiting for anybody.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is a pipe, a device, a socket or a folder.
+    """
+    if not path.is_file():
+        path.stat()  # says what is wrong if there is nothing
+        raise ValueError("it is no regular file")

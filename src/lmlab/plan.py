@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.filesize import decimal
 from rich.table import Table
 
@@ -15,7 +14,7 @@ from lmlab.parents import resolve
 from lmlab.processes import Processes
 from lmlab.runs import Run, check_continues, fingerprint
 from lmlab.train import make_data
-from lmlab.training.optim import configure
+from lmlab.training.footprint import footprint
 
 
 def plan(config: dict[str, Any]) -> None:
@@ -32,17 +31,19 @@ def plan(config: dict[str, Any]) -> None:
     text = build.tokens(config)
     data = make_data(config, text)
     trainer, shape = config["trainer"], config["data"]
-    model = preflight.check(config, data.vocab_size) or build.model(config, data.vocab_size)
-    preflight.check_logits(model, config["model"]["_target_"], data.vocab_size, data.block_size)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    n_parameters = sum(p.numel() for p in parameters)
+    preflight.check(config, data.vocab_size)
+    size = footprint(config, data.vocab_size)
+    preflight.check_logits(
+        size.model, config["model"]["_target_"], data.vocab_size, data.block_size
+    )
+    n_parameters = sum(p.numel() for p in size.model.parameters() if p.requires_grad)
     tokens_per_step = shape["batch_size"] * shape["block_size"]
     tokens_per_step *= trainer["accumulate_grad_batches"] * crew.world_size
     tokens = tokens_per_step * trainer["max_steps"]
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in (
-        ("model", f"{type(model).__name__}, {n_parameters:,} parameters"),
+        ("model", f"{type(size.model).__name__}, {n_parameters:,} parameters"),
         (
             "corpus",
             f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
@@ -56,8 +57,8 @@ def plan(config: dict[str, Any]) -> None:
         ),
         (
             "memory",
-            f"weights {decimal(_n_bytes(parameters))}, as much for gradients, "
-            f"optimizer {decimal(_optimizer_bytes(model, config))}; corpus mapped from disk "
+            f"weights {decimal(size.weights)}, as much for gradients, "
+            f"optimizer {decimal(size.optimizer)}; corpus mapped from disk "
             f"{decimal(text.ids.nbytes)}; activations not counted",
         ),
         ("kept in", _where(config)),
@@ -67,24 +68,6 @@ def plan(config: dict[str, Any]) -> None:
     console.print(table, soft_wrap=True)
     for remark in preflight.remarks(config):
         console.print(remark, markup=False)
-
-
-def _n_bytes(tensors: list[Any]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _optimizer_bytes(model: torch.nn.Module, config: dict[str, Any]) -> int:
-    """What the optimizer keeps, found by letting it take a step on shapes alone."""
-    if not any(p.requires_grad for p in model.parameters()):
-        return 0
-    optimizer = configure(model, build.optimizer(config))
-    for group in optimizer.param_groups:
-        group["fused"] = None
-        for parameter in group["params"]:
-            parameter.grad = torch.empty_like(parameter)
-    optimizer.step()
-    states = [value for state in optimizer.state.values() for value in state.values()]
-    return _n_bytes([value for value in states if isinstance(value, torch.Tensor)])
 
 
 def _where(config: dict[str, Any]) -> str:

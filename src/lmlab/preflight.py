@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import lightning as L
@@ -11,8 +10,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.filesize import decimal
 from torch import Tensor, nn
 
-from lmlab import build
 from lmlab.errors import LabError
+from lmlab.training.footprint import check_fits, memory_bytes
 
 # What the Trainer is told by a config, with the values that it has if nothing is said.
 SETTINGS = {"accelerator": "auto", "devices": "auto", "strategy": "auto", "precision": "32-true"}
@@ -37,38 +36,19 @@ def trainer(key: str, **settings: Any) -> L.Trainer:
         raise LabError(f"{key}{' '.join(chosen)}: {said}") from error
 
 
-def check(config: dict[str, Any], vocab_size: int) -> nn.Module | None:
+def check(config: dict[str, Any], vocab_size: int) -> None:
     """Whether memory can hold the model and a batch.
-
-    Returns the model without memory, on torch's meta device; None where it cannot be built there.
 
     Raises:
         LabError: naming what needs more memory than this machine has.
     """
-    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-    def check_fits(needs: int, what: str) -> None:
+    has = memory_bytes()
+    for needs, what in (*_windows(config), _logits(config, vocab_size)):
         if needs > has:
             raise LabError(
                 f"{what} need {decimal(needs)} of memory, and this machine has {decimal(has)}"
             )
-
-    for needs, what in _windows(config):
-        check_fits(needs, what)
-    model = _without_memory(config, vocab_size)
-    if model is not None:
-        trained = [p for p in model.parameters() if p.requires_grad]
-        weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
-        check_fits(weights + sum(p.nbytes for p in trained), "model: weights and gradients")
-        if trained:
-            shape = config["data"]
-            logits = shape["batch_size"] * shape["block_size"] * vocab_size * 2  # bytes, if 16-bit
-            check_fits(
-                logits,
-                f"data.batch_size={shape['batch_size']} data.block_size={shape['block_size']}: "
-                f"the logits of a vocabulary of {vocab_size:,}",
-            )
-    return model
+    check_fits(config, vocab_size)
 
 
 def remarks(config: dict[str, Any]) -> list[str]:
@@ -137,10 +117,9 @@ def _windows(config: dict[str, Any]) -> list[tuple[int, str]]:
     return found
 
 
-def _without_memory(config: dict[str, Any], vocab_size: int) -> nn.Module | None:
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return build.model(config, vocab_size)
-    except LabError:
-        # Somebody's own may compute while it is built; building it in earnest tells.
-        return None
+def _logits(config: dict[str, Any], vocab_size: int) -> tuple[int, str]:
+    """Bytes of a batch's logits, if they take 16 bits each, and the keys that say so."""
+    shape, trained = config["data"], config["trainer"]["max_steps"] > 0
+    needs = shape["batch_size"] * shape["block_size"] * vocab_size * 2 * trained
+    keys = f"data.batch_size={shape['batch_size']} data.block_size={shape['block_size']}"
+    return needs, f"{keys}: the logits of a vocabulary of {vocab_size:,}"

@@ -29,13 +29,11 @@ import yaml
 
 from lmlab.conf import with_todays_defaults
 from lmlab.errors import LabError
-from lmlab.files import write_atomically
+from lmlab.files import remove_unfinished, write_atomically
+from lmlab.records import Dumper, check_record, read_config, read_record, read_sample
 
 RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
 SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
-
-# The same safe subset of YAML, five times as fast where libyaml is there.
-YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # What changes where a run is kept or how fast it goes, but not what it computes.
 NOT_IN_FINGERPRINT = (
@@ -160,7 +158,7 @@ class Run:
         each group that the config was composed of.
         """
         self.store(config)
-        self.update(
+        self._write(
             status="running",
             **({} if swept is None else {"swept": swept}),
             **({} if choices is None else {"choices": choices}),
@@ -173,6 +171,14 @@ class Run:
             versions=_versions(),
             git_commit=_git_commit(),
         )
+
+    def go_on(self, config: dict[str, Any], **asked: Any) -> None:
+        """Keep the config that it goes on with; one that was killed as it began begins again."""
+        if not self.record:
+            self.begin(config, **asked)
+        else:
+            self.store(config)
+            self.update(status="running", error=None)
 
     @classmethod
     def open(cls, path: str, key: str = "run") -> Run:
@@ -219,37 +225,45 @@ class Run:
     def store(self, config: dict[str, Any]) -> None:
         """Keep the config that the run goes by; how it was asked for is not part of it."""
         config = {**config, "run": None, "resume": None, "dry_run": False, "sweep": None}
-        write_atomically(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+        text = yaml.dump(config, Dumper=Dumper, sort_keys=False)
+        write_atomically(self.path / CONFIG, text.encode())
 
     @property
     def config(self) -> dict[str, Any]:
         """The config it was started with, as it reads today."""
-        try:
-            config = yaml.load((self.path / CONFIG).read_bytes(), Loader=YAML)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            said = " ".join(str(error).split())
-            raise LabError(f"{self.path / CONFIG} cannot be read: {said}") from error
-        if not isinstance(config, dict):
-            raise LabError(f"{self.path / CONFIG} is not a run's config")
-        return with_todays_defaults(config)
+        return with_todays_defaults(read_config(self.path / CONFIG))
 
     @property
     def record(self) -> dict[str, Any]:
-        """What run.json says; empty before it is first written."""
-        try:
-            record = json.loads((self.path / RECORD).read_text())
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, RecursionError) as error:
-            raise LabError(f"{self.path / RECORD} cannot be read: {error}") from error
-        if not isinstance(record, dict):
-            raise LabError(f"{self.path / RECORD} is not a run's record")
+        """What run.json says, its types checked; empty before it is first written."""
+        record = self.told
+        if record:
+            check_record(record, self.path / RECORD)
         return record
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What run.json says, whatever it holds: enough to be shown."""
+        return read_record(self.path / RECORD)
+
     def update(self, **fields: Any) -> None:
-        """Put fields into run.json, atomically."""
-        record = {**self.record, **fields}
+        """Put fields into run.json, atomically.
+
+        Raises:
+            LabError: if it is not there: somebody moved or deleted the directory.
+        """
+        record = self.record
+        if not record:
+            raise LabError(f"run={self.path} is gone: it was moved or deleted while it was trained")
+        self._write(**{**record, **fields})
+
+    def _write(self, **record: Any) -> None:
         write_atomically(self.path / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+    @property
+    def sample(self) -> str | None:
+        """The last text it made; bytes that are no UTF-8 become U+FFFD."""
+        return read_sample(self.path / SAMPLE)
 
     @property
     def best(self) -> Path:
@@ -293,13 +307,20 @@ class Run:
         """Keep other processes from training in this directory; a crash lets go of it.
 
         Raises:
-            LabError: if another process has it.
+            LabError: if another process has it, or it cannot be written.
         """
         lock = filelock.FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0.5)  # who only looks (is_locked) has it for a moment
         except filelock.Timeout:
             raise LabError(f"run={self.path} is being trained by another process") from None
+        except OSError as error:
+            raise LabError(
+                f"run={self.path} cannot be trained: {LOCK} in it cannot be locked "
+                f"({error.strerror or error})"
+            ) from error
+        for folder in (self.path, self.path / CHECKPOINTS, self.path / "projector"):
+            remove_unfinished(folder)
         try:
             yield
         finally:
@@ -307,8 +328,11 @@ class Run:
 
     def is_locked(self) -> bool:
         """Whether a process is training in this directory now. Leaves no trace."""
+        lock = self.path / LOCK
+        if not lock.is_file():  # opening a pipe would wait for its other end
+            return False
         try:
-            with (self.path / LOCK).open("rb") as file:
+            with lock.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # what filelock waits for
         except FileNotFoundError:
             return False
@@ -322,9 +346,9 @@ class Run:
 
         `killed` is a run whose record says running though no process trains in its directory.
         """
-        said = self.record.get("status")
+        said = self.told.get("status")
         if said == "running" and not self.is_locked():
-            said = self.record.get("status")  # it may have ended between the two looks
+            said = self.told.get("status")  # it may have ended between the two looks
             return "killed" if said == "running" else str(said)
         return str(said)
 

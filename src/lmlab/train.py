@@ -26,9 +26,9 @@ from lmlab.models.ngram import NGram
 from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, resolve
 from lmlab.processes import SIGNALS, Processes
-from lmlab.runs import LOG, SAMPLE, Run, check_continues
+from lmlab.runs import LOG, RECORD, SAMPLE, Run, check_continues
 from lmlab.streams import derive, generator
-from lmlab.training.branch import check_fits, first_checkpoint
+from lmlab.training.branch import check_parent, first_checkpoint
 from lmlab.training.callbacks import (
     Bar,
     Checkpoints,
@@ -42,7 +42,7 @@ from lmlab.training.module import LanguageModule
 from lmlab.training.pictures import Pictures
 from lmlab.training.projector import Projector
 from lmlab.training.pruning import Pruning
-from lmlab.training.state import AtomicCheckpointIO, newest_whole, read
+from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 
 
@@ -98,17 +98,16 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
     )
     callbacks, make_loggers = _callbacks(config, text), loggers(config)
     if parent is not None:
-        check_fits(parent, module)
+        check_parent(parent, module)
     new = run is None
     run = run or Run.create(config, **asked)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         if parent is not None:
             first = first_checkpoint(parent, module, data, callbacks)
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
-        start = _start(run) if parent is not None or not new else None
+        start = _start(run, module) if parent is not None or not new else None
         if not new:
-            run.store(config)
-            run.update(status="running", error=None)
+            run.go_on(config, **asked)
         run.update(
             corpus_sha256=text.sha256,
             code=code_of(config),
@@ -119,14 +118,20 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
         try:
             with _outcome_recorded(run), crew.together():
                 crew.tell(
-                    Told(run.path.absolute(), start, text.sha256),
+                    Told(
+                        run.path.absolute(),
+                        start and Start(start.step, start.checkpoint),
+                        text.sha256,
+                    ),
                     on_loss=lambda error: _record_failure(run, error),
                 )
                 resume_step = None if start is None else start.step
                 curves.extend(make(run.path, resume_step) for make in make_loggers)
                 _fit(config, data, module, callbacks, run, start, curves)
-        finally:
-            end(curves, run.record["status"])
+        except BaseException:
+            with suppress(LabError):  # the directory may be gone
+                end(curves, run.told.get("status", "failed"))
+            raise
     return run
 
 
@@ -148,14 +153,6 @@ def _max_steps(config: dict[str, Any]) -> int:
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a run that is continued goes on."""
-
-    step: int
-    checkpoint: Path | None  # None: it ended before it wrote one
-
-
-@dataclass(frozen=True)
 class Told:
     """What the first process tells the others of a run."""
 
@@ -164,9 +161,12 @@ class Told:
     corpus_sha256: str
 
 
-def _start(run: Run) -> Start:
-    found = newest_whole(run)
-    return Start(0, None) if found is None else Start(found[1]["global_step"], found[0].absolute())
+def _start(run: Run, module: LanguageModule) -> Start:
+    found = newest_whole(run, lambda stored: check_goes_on(stored, module.about, module.model))
+    if found is None:
+        return Start(0, None)
+    path, contents = found
+    return Start(contents["global_step"], path.absolute(), contents)
 
 
 def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
@@ -214,6 +214,10 @@ def _outcome_recorded(run: Run) -> Iterator[None]:
         raise
     except BaseException as error:
         _record_failure(run, error)
+        if isinstance(error, Exception) and not (run.path / RECORD).is_file():
+            raise LabError(
+                f"run={run.path} is gone: it was moved or deleted while it was trained"
+            ) from error
         if isinstance(error, OSError):
             raise LabError(f"{run.path}: {error.strerror or error}") from error
         raise
@@ -315,7 +319,7 @@ def _fit(
             *(keeper, OwnSignals(module.stop)),
         ],
         logger=curves,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(start)],
         default_root_dir=run.path,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -342,6 +346,7 @@ def _fit(
         for sampler in (callback for callback in callbacks if isinstance(callback, Sample)):
             text_made = sampler.text or sampler.make(module)
             write_atomically(run.path / SAMPLE, text_made.encode())
+        end(curves, "done")  # before the record: a run that says done is not looked at again
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
 
 

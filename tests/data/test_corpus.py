@@ -95,6 +95,20 @@ def test_files_follow_each_other_without_anything_between(
         assert b"".join(seen) == "one é日 two".encode()
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 2, 3, 100])
+def test_a_byte_order_mark_is_no_part_of_the_text(
+    piece_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the beginning of a file; elsewhere it is a character like others."""
+    mark = "\ufeff"
+    (tmp_path / "1").write_bytes(f"{mark}one".encode())
+    (tmp_path / "2").write_bytes(f"{mark}{mark}two{mark}".encode())
+    monkeypatch.setattr(corpus, "PIECE_BYTES", piece_bytes)
+    seen: list[bytes] = []
+    assert "".join(from_files(f"{tmp_path}/*").pieces(seen.append)) == f"one{mark}two{mark}"
+    assert b"".join(seen) == f"{mark}one{mark}{mark}two{mark}".encode()  # the sha256 is the file's
+
+
 def test_the_home_folder_may_be_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "text").write_text("text")
@@ -135,8 +149,13 @@ def test_a_file_that_goes_away_is_named(tmp_path: Path) -> None:
         ("日本".encode() + b"\xe6\x97x", 6),
         (b"word " * 20 + "日".encode()[:2], 100),
         (("é" * 20).encode() + b"\xf0\x9f\x99", 40),
+        (b"\xef\xbb\xbfab\xff", 5),
+        (b"\xef\xbb", 0),
     ],
-    ids=["first", "latin-1", "stray", "broken off", "cut at the end", "four bytes cut"],
+    ids=[
+        *("first", "latin-1", "stray", "broken off", "cut at the end", "four bytes cut"),
+        *("after a byte order mark", "half a byte order mark"),
+    ],
 )
 def test_the_first_byte_that_is_no_utf8_is_named(
     content: bytes, offset: int, piece_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

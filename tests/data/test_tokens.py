@@ -6,6 +6,7 @@ import os
 import tempfile
 import tracemalloc
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmlab.data import corpus
+from lmlab.data import corpus, tokens
 from lmlab.data.corpus import Corpus, from_files
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 from lmlab.data.tokens import tokenize
@@ -118,6 +119,15 @@ def rewrite(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
 
 
+def alter(ids: Path, token: int) -> None:
+    """Put an id into the middle, and leave length and time of the file as they were."""
+    before = ids.stat()
+    with ids.open("r+b") as file:
+        file.seek(200)
+        file.write(np.uint16(token).tobytes())
+    os.utime(ids, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 DAMAGES: dict[str, Callable[[Path, Path], object]] = {
     "ids cut in half": lambda ids, about: os.truncate(ids, ids.stat().st_size // 2),
     "ids cut by a byte": lambda ids, about: os.truncate(ids, ids.stat().st_size - 1),
@@ -133,13 +143,25 @@ DAMAGES: dict[str, Callable[[Path, Path], object]] = {
     "no tokenizer": lambda ids, about: rewrite(about, tokenizer=None),
     "another kind of tokenizer": lambda ids, about: rewrite(about, tokenizer={"kind": "word"}),
     "a damaged tokenizer": lambda ids, about: rewrite(about, tokenizer={"kind": "char"}),
+    "another vocabulary": lambda ids, about: rewrite(
+        about,
+        tokenizer=CharTokenizer.fit(["".join(map(chr, range(0x5000, 0x5000 + 300)))]).to_json(),
+    ),
+    "an altered id": lambda ids, about: alter(ids, 7),
+    "an id beyond the vocabulary": lambda ids, about: alter(ids, 60_000),
+    "another text's sum": lambda ids, about: rewrite(about, sha256="0" * 64),
 }
 
 
+@pytest.mark.parametrize("always_checked", [tokens.ALWAYS_CHECKED, 0], ids=["small", "large"])
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_damage_in_the_cache_is_noticed_and_mended(
-    damage: Callable[[Path, Path], object], tmp_path: Path
+    damage: Callable[[Path, Path], object],
+    always_checked: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tokens, "ALWAYS_CHECKED", always_checked)
     cache = tmp_path / "cache"
     wide = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))  # two bytes an id
     text = write(tmp_path / "text", wide)
@@ -181,6 +203,54 @@ def test_an_interrupt_leaves_nothing_behind(
     with pytest.raises(KeyboardInterrupt):
         tokenize(write(tmp_path / "text", TEXT), ByteTokenizer, tmp_path / "cache", interrupt)
     assert files_in(tmp_path / "cache") == []
+
+
+def test_many_ids_are_compared_once_until_they_are_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "ALWAYS_CHECKED", 0)
+    text = write(tmp_path / "text", TEXT)
+    first = tokenize(text, ByteTokenizer, tmp_path / "cache")
+    compared: list[int] = []
+    crc32 = zlib.crc32
+
+    def counting(data: bytes, start: int = 0) -> int:
+        compared.append(len(memoryview(data).cast("B")))
+        return crc32(data, start)
+
+    monkeypatch.setattr(zlib, "crc32", counting)
+    for touched in (False, True, False):
+        if touched:
+            os.utime(Path(first.ids.filename))
+        compared.clear()
+        again = tokenize(text, ByteTokenizer, tmp_path / "cache")
+        assert (again.ids.nbytes in compared) == touched
+        assert np.array_equal(again.ids, first.ids)
+
+
+def test_a_tokenizer_whose_ids_are_beyond_its_vocabulary_is_refused(tmp_path: Path) -> None:
+    class Beyond(ByteTokenizer):
+        kind = "beyond"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.vocab_size = 100
+
+    with pytest.raises(LabError, match="Beyond made the id 240, beyond its vocabulary of 100"):
+        tokenize(write(tmp_path / "text", "🙂"), Beyond, tmp_path / "cache")
+    assert files_in(tmp_path / "cache") == []
+
+
+def test_what_a_killed_process_left_is_deleted_after_a_day(tmp_path: Path) -> None:
+    folder = tmp_path / "cache/tokens"
+    folder.mkdir(parents=True)
+    old, new = folder / ".file-char-0.bin.0123abcd", folder / ".file-char-0.bin.abcd0123"
+    for path in (old, new):
+        path.write_bytes(b"ids")
+    os.utime(old, (1, 1))
+    tokenize(write(tmp_path / "text", TEXT), ByteTokenizer, tmp_path / "cache")
+    assert not old.exists()
+    assert new.exists()  # somebody may be writing it
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:

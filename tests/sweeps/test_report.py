@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import statistics
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from sweeps.made import made
+from sweeps.made import CONFIG, made
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -29,6 +30,67 @@ from lmlab.sweeps.table import Row, read, tabulate
 
 def table(folder: Path):
     return tabulate(*read([folder]))
+
+
+NONSENSE = [
+    *(None, True, -1, 1.5, math.nan, math.inf, 10**400, "", "a\nb", "x" * 5000, "2026-13-45"),
+    *([], [1], {}, {"a": {"b": [1]}}, {"val/loss": "x"}, {"val/loss_full": 10**400}),
+    "[bold]no markup[/nope]",
+]
+FIELDS = ["status", "step", "metrics", "best", "seconds", "started", "corpus_sha256", "swept"]
+FIELDS += ["parameters", "tokens", "error", "fingerprint", "tokens_per_second"]
+KEYS = ["model", "optimizer", "trainer", "tokenizer", "data", "eval", "logger", "seed", "corpus"]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_no_record_keeps_the_others_from_the_table(tmp_path, field):
+    good = made(tmp_path, {"model": "good"}, 2.0, curve={1: 3.0, 2: 2.0})
+    for n, value in enumerate(NONSENSE):
+        for seed in (1, 2):
+            path = made(tmp_path, {"model": n, "seed": seed}, 2.5, curve={1: 3.0}) / "run.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    found = report(tmp_path, plots=field in ("swept", "metrics", "parameters"))
+    assert len(found.rows) == 1 + 2 * len(NONSENSE)
+    (row,) = [row for row in found.rows if row.path == good]
+    assert row.metric("val/loss_full") == 2.0
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_config_keeps_the_others_from_the_table(tmp_path, key):
+    good = made(tmp_path, None, 2.0)
+    for value in NONSENSE:
+        path = made(tmp_path, None, 2.5) / "config.yaml"
+        path.write_text(json.dumps({**CONFIG, key: value}))  # it is YAML
+    found = report(tmp_path, plots=key == "model")
+    assert good in [row.path for row in found.rows]
+
+
+# A file of a run directory that the table or the pictures read, and what becomes of it.
+DAMAGES = [
+    ("config.yaml", b"a: " + b"[" * 50_000),
+    ("config.yaml", b"a: &a [*a]"),
+    ("config.yaml", b"\xff\0"),
+    ("config.yaml", None),
+    (".lock", None),
+    ("metrics.csv", b"\xff\0 no table"),
+    ("metrics.csv", b"step,val/loss\n" + b"9" * 400 + b",1.0\n-3,2.0\n"),
+    ("metrics.csv", b"step,val/loss\n1," + b"9" * 400 + b"\n"),
+    ("metrics.csv", b"step,val/loss\n1\n"),
+    ("metrics.csv", None),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGES)
+def test_no_damaged_file_keeps_the_others_from_the_report(tmp_path, name, content):
+    """A pipe, where there is no content."""
+    for seed in (1, 2):
+        made(tmp_path, {"model": "good", "seed": seed}, 2.0, curve={1: 3.0, 2: 2.0})
+        path = made(tmp_path, {"model": "bad", "seed": seed}, 2.5, "running", {1: 3.0}) / name
+        path.unlink(missing_ok=True)
+        os.mkfifo(path) if content is None else path.write_bytes(content)
+    found = report(tmp_path)
+    assert len(found.rows) == 4
+    assert found.best.values == {"model": "good"}
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

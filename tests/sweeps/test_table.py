@@ -168,13 +168,25 @@ def test_looking_never_keeps_a_run_from_starting(tmp_path):
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"", b'{"status": "done", "metr', b"[1, 2]", b"\xff\xfe\x00", b"[" * 100_000],
-    ids=["empty", "half-written", "a list", "no text", "nested"],
+    [
+        b"",
+        b'{"status": "done", "metr',
+        b"[1, 2]",
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b'{"status": "\\ud800"}',
+        None,
+    ],
+    ids=["empty", "half-written", "a list", "no text", "nested", "half a character", "a pipe"],
 )
 def test_a_record_that_cannot_be_read_is_said_in_one_line(tmp_path, garbage):
     made(tmp_path, {"seed": 1}, 2.0)
     bad = made(tmp_path, {"seed": 2}, 2.0)
-    (bad / "run.json").write_bytes(garbage)
+    if garbage is None:
+        (bad / "run.json").unlink()
+        os.mkfifo(bad / "run.json")
+    else:
+        (bad / "run.json").write_bytes(garbage)
     found = table(tmp_path)
     assert len(found.rows) == 1
     (said,) = found.unreadable

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from comparing import checkpoint, same, tensorboard, weights
 
 from lmlab.data.tokenizer import CharTokenizer
+from lmlab.training import pictures
 from lmlab.training.heatmaps import CELL, COLOURS, SCALE, HeatMaps
 from lmlab.training.pictures import frequencies
 
@@ -81,6 +83,33 @@ def test_frequencies_are_those_of_the_text():
     shown, few = frequencies(tokens, tokenizer.vocab_size, 3)
     assert tokenizer.decode(shown) == "abr"
     assert few[0].tolist() == [0, 0.4, 0]  # shares of all that follows, shown or not
+
+
+def test_frequencies_are_the_same_however_many_tokens_are_counted_at_a_time(monkeypatch):
+    tokens = torch.randint(0, 20, (1000,), generator=torch.Generator().manual_seed(0))
+    shown, table = frequencies(tokens, 20, 7)
+    for chunk in (1, 3, 999, 1000):
+        monkeypatch.setattr(pictures, "CHUNK", chunk)
+        again, same_table = frequencies(tokens, 20, 7)
+        assert torch.equal(again, shown)
+        assert np.array_equal(same_table, table)
+
+
+def test_counting_pairs_takes_no_memory_that_grows_with_the_text():
+    peak = Path("/proc/self/clear_refs")
+    if not peak.exists():
+        pytest.skip("only Linux says how much memory a process had at most")
+    tokens = torch.randint(0, 65, (40_000_000,), dtype=torch.uint8)
+    frequencies(tokens[:1000], 65, 65)
+    peak.write_text("5")  # forget the peak so far
+    before = most_memory()
+    frequencies(tokens, 65, 65)
+    assert most_memory() - before < 200_000_000  # 8 bytes for each token would be 320 MB
+
+
+def most_memory() -> int:
+    (line,) = [s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s]
+    return 1024 * int(line.split()[1])
 
 
 def test_cells_have_their_colours_down_to_the_last_row():

@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from comparing import assert_same_run, checkpoint, same, weights
+from small import SMALL
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams import api_pb2, metadata
 
 from lmlab.errors import LabError
 from lmlab.runs import Run
@@ -269,6 +273,97 @@ def test_two_processes_never_train_in_one_directory(experiment):
     with run.locked(), pytest.raises(LabError, match="is being trained by another process"):
         train(config)
     assert train(config).record["status"] == "done"
+
+
+def test_run_killed_between_its_config_and_its_record_begins(experiment, tmp_path):
+    whole = experiment("model=bigram", f"output_dir={tmp_path / 'whole'}")
+    run = Run(tmp_path / "killed")
+    run.path.mkdir()
+    run.store(whole.config)
+    assert_same_run(whole, train({**whole.config, "run": str(run.path)}))
+    assert run.record["fingerprint"] == whole.record["fingerprint"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_is_done_has_told_tensorboard(composed, tinyshakespeare_path, tmp_path, when):
+    """Killed where the record is to say done: it says so of no run whose board does not."""
+    config = composed(
+        f"corpus.path={tinyshakespeare_path}",
+        f"output_dir={tmp_path}",
+        *("model=bigram", "trainer.max_steps=2", "eval.iters=1", "data.val_fraction=0.01"),
+    )
+    child = processes.Process(target=train_killed_when_done, args=(config, when), daemon=True)
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    run = the_run(tmp_path)
+    assert run.status == ("killed" if when == "before" else "done")
+    assert ended(run) == [api_pb2.STATUS_SUCCESS]
+    train({**config, "run": str(run.path)})
+    assert run.status == "done"
+    assert ended(run) == [api_pb2.STATUS_SUCCESS]
+
+
+def train_killed_when_done(config: dict[str, Any], when: str) -> None:
+    update = Run.update
+
+    def update_and_die(self, **fields):
+        if fields.get("status") != "done":
+            return update(self, **fields)
+        if when == "after":
+            update(self, **fields)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Run.update = update_and_die
+    train(config)
+
+
+def ended(run: Run) -> list[int]:
+    """The ends that TensorBoard is told of."""
+    found = []
+    for path in run.path.glob("events*.end"):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag == metadata.SESSION_END_INFO_TAG:
+                    content = value.metadata.plugin_data.content
+                    found.append(metadata.parse_session_end_info_plugin_data(content).status)
+    return found
+
+
+def test_what_killed_writes_left_goes_when_the_run_goes_on(experiment):
+    run = experiment("model=bigram")
+    run.update(status="interrupted")
+    left = [run.path / ".run.json.0123abcd", run.path / "checkpoints/.step-00000012.ckpt.k3x9vab_"]
+    for path in left:
+        path.write_bytes(b"half")
+    train({**run.config, "run": str(run.path)})
+    assert not any(path.exists() for path in left)
+
+
+def test_the_checkpoint_is_read_once(experiment, monkeypatch):
+    run = experiment("model=bigram")
+    run.checkpoints()[0].unlink()
+    run.update(status="interrupted", step=12)
+    loaded = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    assert train({**run.config, "run": str(run.path)}).record["step"] == 24
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("how", ["move", "delete"])
+@pytest.mark.parametrize("step", [2, 3], ids=["while training", "at the end"])
+def test_a_run_whose_directory_goes_away_ends_with_an_error(lab, text, how, step):
+    words = [*SMALL, "eval.every=2", "trainer.max_steps=3", "corpus=file", f"corpus.path={text}"]
+    away = f"+callbacks.away={{_target_:misbehaving.Away,step:{step},how:{how}}}"
+    status, _, err = lab("train", *words, "run_dir=here", away)
+    assert status == 2
+    assert err == "error: run=here is gone: it was moved or deleted while it was trained\n"
+    assert not Path("here").exists()  # nothing is begun in its place
+    if how == "move":
+        status, _, err = lab("train", "run=moved")
+        assert (status, err) == (0, "")
+        assert Run(Path("moved")).record["step"] == 3
 
 
 def test_full_disk_keeps_the_earlier_checkpoint(composed, tinyshakespeare_path, tmp_path):

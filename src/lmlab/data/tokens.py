@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,16 @@ from lmlab.data import download
 from lmlab.data.corpus import Corpus
 from lmlab.data.tokenizer import Tokenizer, class_name
 from lmlab.errors import LabError
-from lmlab.files import atomic_file, write_atomically
+from lmlab.files import atomic_file, remove_unfinished, write_atomically
 from lmlab.sources import code_of_target
 
-FORMAT = 1  # part of every key: raise it when a tokenizer's ids or this layout change
+FORMAT = 2  # part of every key: raise it when a tokenizer's ids or this layout change
+
+# Up to this, ids are compared with their checksum whenever they are opened: 0.1 s. More of them
+# only if their file was touched since they were compared last.
+ALWAYS_CHECKED = 1 << 28  # bytes
+ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32")  # of the ids; the last is theirs
+A_DAY = 86_400.0  # seconds: longer than any process writes without a pause
 
 Progress = Callable[[int], None]  # told how many bytes of text were just worked through
 
@@ -69,15 +77,27 @@ def tokenize(
         digest.update(raw)
         progress(len(raw))
 
-    n_tokens = 0
-    with atomic_file(ids_path) as file:  # nothing but ids, in the tokenizer's dtype
+    remove_unfinished(folder, older_than=A_DAY)
+    n_tokens, crc32 = 0, 0
+    with atomic_file(ids_path, parents=True) as file:  # nothing but ids, in the tokenizer's dtype
         for piece in tokenizer.cut(corpus.pieces(on_bytes)):
             ids = tokenizer.encode(piece)
+            if len(ids) and int(ids.max()) >= tokenizer.vocab_size:
+                raise LabError(
+                    f"tokenizer: {tokenizer_class.__qualname__} made the id {ids.max()}, beyond "
+                    f"its vocabulary of {tokenizer.vocab_size}"
+                )
             file.write(ids.data)
+            crc32 = zlib.crc32(ids.data, crc32)
             n_tokens += len(ids)
     # The description is written last: a pair without it does not count.
-    about = {"n_tokens": n_tokens, "sha256": digest.hexdigest(), "tokenizer": tokenizer.stored()}
-    write_atomically(about_path, json.dumps(about).encode())
+    about = {
+        "n_tokens": n_tokens,
+        "sha256": digest.hexdigest(),
+        "tokenizer": tokenizer.stored(),
+        "crc32": crc32,
+    }
+    _describe(about_path, about, _state(ids_path))
     found = _read(ids_path, about_path)
     if found is None:
         raise LabError(f"{ids_path} changed while it was being written; try again")
@@ -87,12 +107,39 @@ def tokenize(
 def _read(ids_path: Path, about_path: Path) -> TokenizedCorpus | None:
     """What a former call wrote, or None where it is missing or damaged."""
     try:
-        about = json.loads(about_path.read_bytes())
+        described = json.loads(about_path.read_bytes())
+        about = {key: described[key] for key in ABOUT}
+        if described["about_crc32"] != _crc32_of(about):
+            return None
         tokenizer = Tokenizer.from_json(about["tokenizer"])
+        state = _state(ids_path)
         # Copy-on-write, never written: torch warns about arrays that are read-only.
         ids = np.memmap(ids_path, tokenizer.dtype, mode="c")
         if len(ids) != about["n_tokens"]:
             return None
+        touched = state != described["checked"]
+        if touched or ids.nbytes <= ALWAYS_CHECKED:
+            if zlib.crc32(ids.data) != about["crc32"]:
+                return None
+            if touched:
+                with suppress(LabError):  # the cache may be read-only
+                    _describe(about_path, about, state)
         return TokenizedCorpus(ids, tokenizer, about["sha256"])
     except (OSError, ValueError, KeyError, TypeError, LabError):
         return None
+
+
+def _describe(about_path: Path, about: dict[str, Any], checked: list[int]) -> None:
+    """Write what the ids are, with a checksum of its own, and the state they were compared in."""
+    described = {**about, "about_crc32": _crc32_of(about), "checked": checked}
+    write_atomically(about_path, json.dumps(described).encode())
+
+
+def _crc32_of(about: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
+
+
+def _state(path: Path) -> list[int]:
+    """What changes when a file is written to, copied or replaced; setting its times changes it."""
+    stat = path.stat()
+    return [stat.st_ino, stat.st_size, stat.st_ctime_ns]

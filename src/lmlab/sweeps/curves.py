@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lmlab.errors import LabError
+from lmlab.files import check_regular
 from lmlab.sweeps.leaderboard import name
 from lmlab.sweeps.table import Group, Row, Table
 
@@ -40,13 +41,17 @@ class Band:
 def curves(row: Row, names: Sequence[str]) -> dict[str, Curve]:
     """Some of a run's curves; one that is missing or cannot be read is empty."""
     found: dict[str, Curve] = {name: {} for name in names}
+    path = row.path / METRICS_CSV
     try:
-        with (row.path / METRICS_CSV).open(newline="", encoding="utf-8") as file:
+        check_regular(path)
+        with path.open(newline="", encoding="utf-8") as file:
             lines = csv.reader(file)
             head = next(lines, [])
             places = [(found[name], head.index(name)) for name in names if name in head]
             at = head.index("step")
             for line in lines:
+                if not 0 <= int(line[at]) < 2**63:
+                    raise ValueError("no step")
                 for curve, place in places:
                     if line[place]:
                         curve[int(line[at])] = float(line[place])

@@ -94,7 +94,8 @@ def search(
     n_trials, make_sampler = _plan(settings, space)
     n_jobs = _n_jobs(settings, config)
     folder = folder_of(config, n_trials)
-    write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
+    multirun = OmegaConf.to_yaml(config).encode()
+    write_atomically(folder / "multirun.yaml", multirun, parents=True)
     results: list[Result] = []
     with SharedStudy.opened(
         folder,

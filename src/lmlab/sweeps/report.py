@@ -68,7 +68,7 @@ def _draw(table: Table, folder: Path) -> list[str]:
 
     names = []
     for name, figure in pictures(table):
-        with atomic_file(folder / name) as file:
+        with atomic_file(folder / name, parents=True) as file:
             figure.savefig(file, format="png")
         names.append(name)
     for old in folder.glob("*.png"):

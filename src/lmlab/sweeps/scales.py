@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -68,7 +69,8 @@ def colours(values: Sequence[Any], ranked: bool = False) -> list[tuple[Any, str,
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_bool = isinstance(value, bool)  # an integer may be longer than any float
+    return isinstance(value, int | float) and not is_bool and abs(value) <= sys.float_info.max
 
 
 def number_axis(ax: Axes, values: list[float], title: str) -> None:

@@ -96,7 +96,8 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        return _number(self.record.get("seconds"))
+        seconds = _number(self.record.get("seconds"))
+        return seconds if seconds is not None and math.isfinite(seconds) else None
 
     @property
     def error(self) -> str:
@@ -242,7 +243,7 @@ def read(folders: Iterable[Path]) -> tuple[list[Row], list[str]]:
         for path in _run_dirs(folder):
             run = Run(path)
             try:
-                rows[path.resolve()] = Row(run, run.status, run.record)
+                rows[path.resolve()] = Row(run, run.status, run.told)
             except LabError as error:
                 unreadable.append(" ".join(str(error).split()))
     by_start = sorted(rows.values(), key=lambda r: (str(r.record.get("started")), str(r.path)))
@@ -284,7 +285,7 @@ def tabulate(rows: list[Row], unreadable: list[str], metric: str | None = None) 
 
 def _fitting_metric(rows: list[Row]) -> str:
     """Nats per token cannot be compared across tokenizers or texts; bits per character rather."""
-    texts = {row.record.get("corpus_sha256") for row in rows} - {None}
+    texts = {canonical(row.record.get("corpus_sha256")) for row in rows} - {canonical(None)}
     tokenizers = {
         canonical({key: value for key, value in row.config.items() if key.startswith("tokenizer.")})
         for row in rows
@@ -398,4 +399,5 @@ def _number(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return value if is_whole else None

@@ -19,7 +19,7 @@ TUNED = {"lr", "weight_decay", "betas", "eps", "alpha", "fused", "foreach"}
 STREAMS = ("seed", "streams", "trainer.devices")  # with these alike, the same streams go on
 
 
-def check_fits(parent: dict[str, Any], module: LanguageModule) -> None:
+def check_parent(parent: dict[str, Any], module: LanguageModule) -> None:
     """Whether a model can go on with a parent's checkpoint.
 
     Raises:

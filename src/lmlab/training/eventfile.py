@@ -17,7 +17,6 @@ class Records:
     """What is written to one event file, appended to if it is there already."""
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self._file = path, path.open("ab")
         self._records = RecordWriter(self._file)
         if not self._file.tell():

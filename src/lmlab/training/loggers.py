@@ -21,7 +21,7 @@ from lmlab import build
 from lmlab.console import log, say
 from lmlab.data.tokenizer import class_name
 from lmlab.errors import LabError
-from lmlab.files import write_atomically
+from lmlab.files import check_regular, write_atomically
 from lmlab.training import board
 from lmlab.training.eventfile import PREFIX, CurveWriter, EventFile, next_number, numbered
 
@@ -180,14 +180,26 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path = path = folder / "metrics.csv"
         self.rows: dict[int, dict[str, Any]] = {}
-        if resume_step is not None and path.exists():
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
+        if resume_step is None or not path.exists():
+            return
+        try:
+            check_regular(path)
+            with path.open(newline="", encoding="utf-8") as file:
+                table = csv.DictReader(file, strict=True)
+                if not table.fieldnames:
+                    raise ValueError("it is empty")
+                for row in table:
                     step = int(row.pop("step"))
+                    if None in row or None in row.values():
+                        raise ValueError(f"the row of step {step} is cut off or too long")
                     if step <= resume_step:
                         for of_the_end in ("val/loss_full", "val/bpc_full"):
                             row.pop(of_the_end, None)  # it is not the end any more
                         self.rows[step] = {key: value for key, value in row.items() if value}
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise LabError(
+                f"{path} is damaged ({error}); delete it to go on without the curve so far"
+            ) from error
 
     @property
     def name(self) -> str:

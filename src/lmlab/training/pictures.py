@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from lmlab.training.heatmaps import HeatMaps
 
 
+CHUNK = 1 << 20  # tokens counted at a time: it bounds memory, not the result
+
+
 class Pictures(L.Callback):
     """Draws into TensorBoard, at evaluations: where each head looks (and how averages do without)
     in one passage, the first tokens of val; a bigram's table beside the train split's frequencies.
@@ -94,12 +97,17 @@ class Pictures(L.Callback):
 def frequencies(tokens: Tensor, vocab_size: int, most: int) -> tuple[Tensor, np.ndarray]:
     """The `most` most frequent of all tokens, (n,) ascending, and how often each is followed by
     each: (n, n), rows of the full table of relative frequencies."""
-    counts = torch.bincount(tokens.long(), minlength=vocab_size)
+    counts = torch.zeros(vocab_size, dtype=torch.int64)
+    for part in tokens.split(CHUNK):
+        counts += torch.bincount(part.long(), minlength=vocab_size)
     shown = counts.topk(min(most, vocab_size)).indices.sort().values
     place = torch.full((vocab_size,), len(shown))
     place[shown] = torch.arange(len(shown))
     size = len(shown) + 1  # a last row and column for all that are not shown
-    pairs = place[tokens[:-1].long()] * size + place[tokens[1:].long()]
-    table = torch.bincount(pairs, minlength=size * size).view(size, size).double()
+    table = torch.zeros(size * size, dtype=torch.int64)
+    for start in range(0, len(tokens) - 1, CHUNK):
+        part = place[tokens[start : start + CHUNK + 1].long()]  # the last pair reaches over
+        table += torch.bincount(part[:-1] * size + part[1:], minlength=size * size)
+    table = table.view(size, size).double()
     table = table / table.sum(1, keepdim=True).clamp(min=1)
     return shown, table[:-1, :-1].numpy()

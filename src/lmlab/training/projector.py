@@ -47,6 +47,7 @@ class Projector(L.Callback):
         vectors = io.BytesIO()
         np.savetxt(vectors, table[:MOST].detach().float().cpu().numpy(), "%.6g", delimiter="\t")
         labels = (visible(self.tokenizer.decode([i])) for i in range(min(len(table), MOST)))
+        (folder / "projector").mkdir(exist_ok=True)
         write_atomically(folder / "projector" / "vectors.tsv", vectors.getvalue())
         write_atomically(folder / "projector" / "tokens.tsv", "\n".join(labels).encode() + b"\n")
         write_atomically(folder / "projector_config.pbtxt", CONFIG.encode())

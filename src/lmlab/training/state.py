@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import os
 import pickle
+import struct
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -20,13 +25,38 @@ from lmlab.console import say
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
-from lmlab.runs import Run
+from lmlab.runs import Run, check_continues
 
-NEEDED = ("state_dict", "config", "tokenizer", "corpus_sha256", "global_step")
+NEEDED = {
+    "state_dict": dict,
+    "config": dict,
+    "tokenizer": dict,
+    "corpus_sha256": str,
+    "global_step": int,
+}
+MARK, N_DIGITS = b"lmlab-sha256:", 64  # of the comment that ends a checkpoint
+NO_COMMENT = 22  # bytes of a zip's last record, where no comment follows
+
+T = TypeVar("T")
+
+
+@dataclass
+class Start:
+    """Where a run that is continued goes on."""
+
+    step: int
+    checkpoint: Path | None  # None: it ended before it wrote one
+    contents: dict[str, Any] | None = None  # of the checkpoint, until Lightning takes them
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to disk, with nothing half-written ever at the checkpoint's path."""
+    """Lightning's way to disk, with nothing half-written ever at the checkpoint's path.
+
+    What was read to find out where to go on is not read again.
+    """
+
+    def __init__(self, start: Start | None = None):
+        self.start = start
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -34,12 +64,53 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # Into memory first: a full disk then is an ordinary error of an ordinary write.
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        write_atomically(Path(path), content.getbuffer())
+        seal(content)
+        path = Path(path)
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise LabError(f"cannot write {path}: {error.strerror or error}") from error
+        write_atomically(path, content.getbuffer())
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: Any = True
     ) -> dict[str, Any]:
+        start = self.start
+        if start is not None and start.contents is not None and Path(path) == start.checkpoint:
+            contents, start.contents = start.contents, None
+            return contents
         return read(Path(path))
+
+
+def seal(content: io.BytesIO) -> None:
+    """Put a digest of every byte behind what torch.save wrote: the comment of its zip."""
+    content.seek(-2, os.SEEK_END)  # the comment's length comes last
+    content.write(struct.pack("<H", len(MARK) + N_DIGITS) + MARK)
+    content.write(hashlib.sha256(content.getbuffer()).hexdigest().encode())
+
+
+def _check_bytes(file: BinaryIO) -> None:
+    """Compare the digest, or in a checkpoint of before there was one, the sums that zip keeps.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - NO_COMMENT))
+    end = file.read()
+    file.seek(0)
+    if end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0"):
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()  # torch.load does not compare the checksums it wrote
+        if damaged is not None:
+            raise ValueError(f"{damaged} in it does not check")
+        return
+    digest, left = hashlib.sha256(), max(0, size - N_DIGITS)
+    while block := file.read(min(left, 1 << 20)):
+        digest.update(block)
+        left -= len(block)
+    if file.read() != digest.hexdigest().encode():
+        raise ValueError("its sha256 is another")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -48,36 +119,77 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         LabError: if a byte of it is damaged, or it holds anything but plain data and tensors.
     """
+    if not path.is_file():  # opening a pipe would wait for its other end
+        raise LabError(f"checkpoint {path} is no regular file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load does not compare the checksums it wrote
-        if damaged is not None:
-            raise LabError(f"checkpoint {path} is damaged ({damaged} in it does not check)")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            _check_bytes(file)
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise LabError(f"checkpoint {path} is refused: loading it would run code in it") from error
-    except (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # zipfile, zlib, torch and the unpickler each raise their own
         raise LabError(f"checkpoint {path} is damaged or cut off") from error
-    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in NEEDED):
+    if not isinstance(checkpoint, dict) or not all(
+        isinstance(checkpoint.get(key), kind) for key, kind in NEEDED.items()
+    ):
         raise LabError(f"checkpoint {path} was not written by lmlab: it lacks {', '.join(NEEDED)}")
+    try:
+        json.dumps(checkpoint["config"])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LabError(f"checkpoint {path}: its config is no plain data ({error})") from error
     return checkpoint
 
 
-def newest_whole(run: Run) -> tuple[Path, dict[str, Any]] | None:
+def check_goes_on(checkpoint: dict[str, Any], about: dict[str, Any], model: nn.Module) -> None:
+    """Whether a run with this model may go on from a checkpoint.
+
+    `about` is what the run will put into its own: config, tokenizer, corpus_sha256.
+
+    Raises:
+        LabError: if it is another experiment's, or a parameter is missing or has another shape.
+    """
+    check_continues(with_todays_defaults(checkpoint["config"]), about["config"])
+    for key in ("corpus_sha256", "tokenizer"):
+        if checkpoint[key] != about[key]:
+            raise LabError(f"its {key} is another")
+    for name, parameter in model.named_parameters():
+        stored = checkpoint["state_dict"].get(f"model.{name}")
+        shape = tuple(stored.shape) if isinstance(stored, torch.Tensor) else None
+        if shape != tuple(parameter.shape):
+            raise LabError(f"its {name} has the shape {shape}, not {tuple(parameter.shape)}")
+
+
+def newest_whole(
+    run: Run, check: Callable[[dict[str, Any]], None] = lambda checkpoint: None
+) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint of a run that can be read, and what it holds; None if it has none.
 
-    Damaged ones are reported and passed over.
+    Damaged ones, and those that `check` refuses with a LabError, are reported and passed over.
 
     Raises:
         LabError: if there are checkpoints and none is whole.
     """
+
+    def use(path: Path, checkpoint: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+        try:
+            check(checkpoint)
+        except LabError as error:
+            raise LabError(f"checkpoint {path} is of another run: {error}") from error
+        return path, checkpoint
+
+    return _newest(run, use)
+
+
+def _newest(run: Run, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
     paths = run.checkpoints()
     problems = []
     for path in paths:
         try:
-            found = path, read(path)
+            found = use(path, read(path))
         except LabError as error:
-            problems.append(str(error))
+            named = str(path) in str(error)
+            problems.append(str(error) if named else f"checkpoint {path}: {error}")
             continue
         for problem in problems:
             say(f"{problem}; going by the one before, {path.name}")
@@ -107,11 +219,16 @@ def restore(run: Run, which: str) -> Trained:
     Raises:
         LabError: if there is none, or it cannot be used.
     """
-    found = newest_whole(run) if which == "last" else None
-    if found is None:
-        path = run.checkpoint(which)
-        found = path, read(path)
-    path, checkpoint = found
+    if which == "last":
+        trained = _newest(run, lambda path, checkpoint: _restored(run, path, checkpoint))
+        if trained is not None:
+            return trained
+    path = run.checkpoint(which)
+    return _restored(None, path, read(path))
+
+
+def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Trained:
+    """The model in a checkpoint, which must be of a run if one is given."""
     config = check_plain(with_todays_defaults(checkpoint["config"]), schema.Train)
     tokenizer = Tokenizer.from_json(checkpoint["tokenizer"])
     model = build.model(config, tokenizer.vocab_size)
@@ -127,5 +244,18 @@ def restore(run: Run, which: str) -> Trained:
         raise LabError(
             f"checkpoint {path} does not fit the model in its own config: {said}"
         ) from error
+    if run is not None and (stored := _config(run)) is not None:
+        try:
+            check_continues(config, stored)
+        except LabError as error:
+            raise LabError(f"checkpoint {path} is of another run: {error}") from error
     corpus_sha256, step = checkpoint["corpus_sha256"], checkpoint["global_step"]
     return Trained(config, tokenizer, model.eval(), corpus_sha256, step, path)
+
+
+def _config(run: Run) -> dict[str, Any] | None:
+    """The config that a run has beside its checkpoints; a checkpoint is used without it, too."""
+    try:
+        return check_plain(run.config, schema.Train)
+    except LabError:
+        return None
