@@ -7,8 +7,9 @@ from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf
 
 from lmlab import schema
-from lmlab.cli import _sweep_name, conf_dir
+from lmlab.cli import conf_dir
 from lmlab.config import check
+from lmlab.words import Words
 
 GRIDS = sorted(path.stem for path in (conf_dir() / "sweep").glob("*.yaml") if path.stem != "tune")
 
@@ -62,7 +63,10 @@ def test_each_update_rule_has_learning_rates_of_its_own():
     ],
 )
 def test_the_command_tells_the_name(words, swept, name):
-    assert _sweep_name(words, swept) == name
+    typed = Words.parse(words, texts=())
+    assert typed.is_multirun
+    assert typed.swept == swept
+    assert typed.sweep_name == name
 
 
 @pytest.mark.parametrize(
