@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,7 +65,8 @@ class Words:
         trains = command == "train"
         for word in self.overrides:
             key = word.lstrip("+~").partition("=")[0]
-            if key in UNUSED:
+            # Lightning adds hydra.run.dir to what it starts a helping process by.
+            if key in UNUSED and "LOCAL_RANK" not in os.environ:
                 instead = (
                     "say run_dir=…, or output_dir=… and name=…" if trains else "nothing is kept"
                 )
