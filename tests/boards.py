@@ -62,10 +62,13 @@ def begin(folder: Path, *overrides: str) -> Run:
     return train(check(cfg, schema.Train))
 
 
-def go_on(run: Run, max_steps: int) -> Run:
-    config = {**run.config, "run": str(run.path)}
-    config["trainer"] = {**config["trainer"], "max_steps": max_steps}
-    return train(config)
+def go_on(run: Run, step: int) -> Run:
+    """Let a run end again after its checkpoint of `step`, as if it had been killed later."""
+    for path in run.checkpoints():
+        if path > run.step_checkpoint(step):
+            path.unlink()
+    run.update(status="running", step=step)
+    return train({**run.config, "run": str(run.path)})
 
 
 class Board:

@@ -28,10 +28,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, tinyshakespeare_path: Path) 
         "sweeps/mixed/ngram": (*plays, "model=ngram", "model.order=2", "trainer.max_steps=0"),
         "own": (*plays, "model=bigram", f"model._target_={Own.__module__}.Own"),
         "hostile": ("model=bigram", "corpus=file", f"corpus.path={hostile}", "tokenizer=byte"),
-        "resumed": (*plays, *gpt, "trainer.max_steps=18"),
+        "resumed": (*plays, *gpt, "checkpoint.every=1", "checkpoint.keep=30"),
     }
     runs = {name: begin(folder / name, *words) for name, words in jobs.items()}
-    go_on(runs["resumed"], 24)
+    go_on(runs["resumed"], 18)
     with pytest.raises(RuntimeError, match="a disk is gone"):
         begin(
             folder / "failed",
