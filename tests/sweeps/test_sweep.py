@@ -170,7 +170,7 @@ def test_a_done_job_is_not_taken_for_that_of_another_text(lab, text, tmp_path):
 
 def test_killed_is_told_apart_from_running(tmp_path):
     run = Run(tmp_path)
-    run.update(status="running")
+    (tmp_path / "run.json").write_text('{"status": "running"}')
     assert run.status == "killed"
     with run.locked():
         assert run.status == "running"
