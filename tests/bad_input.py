@@ -72,7 +72,7 @@ TRAIN: list[Row] = [
     (["trainer.precision=nonsense"], ["precision='nonsense'", "bf16-mixed"]),
     (["trainer.precision=17"], ["precision=17"]),
     (["trainer.accelerator=quantum"], ["accelerator='quantum'", "cpu"]),
-    (["trainer.strategy=nope"], ["strategy='nope'", "ddp"]),
+    (["trainer.strategy=nope"], ["trainer.strategy=nope", "ddp"]),
     (["trainer.devices=[]"], ["devices=[]"]),
     (["trainer.devices=many"], ["devices='many'"]),
     (["trainer.devices=0"], ["devices=0"]),

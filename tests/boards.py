@@ -62,15 +62,6 @@ def begin(folder: Path, *overrides: str) -> Run:
     return train(check(cfg, schema.Train))
 
 
-def go_on(run: Run, step: int) -> Run:
-    """Let a run end again after its checkpoint of `step`, as if it had been killed later."""
-    for path in run.checkpoints():
-        if path > run.step_checkpoint(step):
-            path.unlink()
-    run.update(status="running", step=step)
-    return train({**run.config, "run": str(run.path)})
-
-
 class Board:
     """TensorBoard as `make board` starts it, with more flags."""
 

@@ -1,4 +1,6 @@
-"""A run that takes a second."""
+"""A run that takes a second, and one that was cut short."""
+
+from lmlab.runs import Run
 
 SMALL = [
     "model=bigram",
@@ -8,3 +10,11 @@ SMALL = [
     "eval.iters=1",
     "callbacks.sample.max_new_tokens=5",
 ]
+
+
+def cut(run: Run, step: int) -> None:
+    """Make a finished run one that was killed after its checkpoint of `step`."""
+    for path in run.checkpoints():
+        if path > run.step_checkpoint(step):
+            path.unlink()
+    run.update(status="running", step=step)

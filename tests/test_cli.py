@@ -89,7 +89,7 @@ def run(lab, text) -> Path:
     status, out, err = lab("train", *SMALL, "corpus=file", "corpus.path=text.txt", "name=fox")
     assert status == 0, err
     assert err == ""
-    assert "continue  python scripts/train.py run=" in out
+    assert "longer    python scripts/train.py from=" in out
     (path,) = Path("outputs/fox").iterdir()
     return path
 

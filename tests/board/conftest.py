@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boards import Board, Breaks, Own, Sweep, begin, go_on
+from boards import Board, Breaks, Own, Sweep, begin
+from small import cut
 
 from lmlab.runs import Run
+from lmlab.train import train
 
 HOSTILE = (
     "<script>alert('&amp;')</script>\n\n```\n# *_|<b>x</b> [a](javascript:b) $\\frac12$ {{c}}\n"
@@ -31,7 +33,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, tinyshakespeare_path: Path) 
         "resumed": (*plays, *gpt, "checkpoint.every=1", "checkpoint.keep=30"),
     }
     runs = {name: begin(folder / name, *words) for name, words in jobs.items()}
-    go_on(runs["resumed"], 18)
+    cut(runs["resumed"], 18)
+    train({**runs["resumed"].config, "run": str(runs["resumed"].path)})
     with pytest.raises(RuntimeError, match="a disk is gone"):
         begin(
             folder / "failed",

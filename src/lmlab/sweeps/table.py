@@ -161,7 +161,7 @@ class Mean:
             worst = math.nan if any(map(math.isnan, values)) else math.inf
             return cls(worst, None, len(values))
         deviation = statistics.stdev(values) if len(values) > 1 else None
-        return cls(statistics.fmean(values), deviation, len(values))
+        return cls(float(statistics.mean(values)), deviation, len(values))
 
 
 @dataclass(frozen=True)

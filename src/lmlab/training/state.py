@@ -149,7 +149,8 @@ def check_goes_on(checkpoint: dict[str, Any], about: dict[str, Any], model: nn.M
     Raises:
         LabError: if it is another experiment's, or a parameter is missing or has another shape.
     """
-    check_continues(with_todays_defaults(checkpoint["config"]), about["config"])
+    stored = with_todays_defaults(checkpoint["config"])
+    check_continues(stored, about["config"], may_change=("corpus",))  # its sha256 decides
     for key in ("corpus_sha256", "tokenizer"):
         if checkpoint[key] != about[key]:
             raise LabError(f"its {key} is another")
@@ -246,7 +247,7 @@ def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Traine
         ) from error
     if run is not None and (stored := _config(run)) is not None:
         try:
-            check_continues(config, stored)
+            check_continues(config, stored, may_change=("corpus",))
         except LabError as error:
             raise LabError(f"checkpoint {path} is of another run: {error}") from error
     corpus_sha256, step = checkpoint["corpus_sha256"], checkpoint["global_step"]
