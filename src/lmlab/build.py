@@ -77,12 +77,20 @@ def may_draw(model: dict[str, Any]) -> bool:
     return not ours or bool(model.get("dropout"))
 
 
-def tokens(config: dict[str, Any]) -> TokenizedCorpus:
-    """The corpus of a config, tokenised; with a bar where that takes long."""
+def tokens(config: dict[str, Any], fitted: Tokenizer | None = None) -> TokenizedCorpus:
+    """The corpus of a config, tokenised; with a bar where that takes long.
+
+    `fitted` is the tokenizer of a run that this one begins from: ids must mean the same.
+
+    Raises:
+        LabError: if it is of another kind than the config's, or does not know the text.
+    """
     kind, arguments = tokenizer(config)
+    if fitted is not None and type(fitted) is not kind:
+        raise LabError(f"from: the parent has the tokenizer {fitted.kind}, so this has it too")
     corpus: Corpus = part(config["corpus"], "corpus", Corpus)
     with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
-        return tokenize(corpus, kind, progress=progress, arguments=arguments)
+        return tokenize(corpus, kind, progress=progress, arguments=arguments, fitted=fitted)
 
 
 def tokenizer(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:

@@ -32,7 +32,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             f"stride={config['stride']} skips tokens: at most {block_size}, the run's "
             "data.block_size"
         )
-    text = build.tokens(trained.config)
+    began_elsewhere = trained.config["from"] is not None  # its tokenizer was fitted on that text
+    text = build.tokens(trained.config, trained.tokenizer if began_elsewhere else None)
     if text.sha256 != trained.corpus_sha256:
         raise LabError(f"run={config['run']}: its corpus has changed since it was trained")
     if text.tokenizer.stored() != trained.tokenizer.stored():

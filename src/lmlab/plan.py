@@ -13,7 +13,7 @@ from lmlab.console import console, quiet_libraries
 from lmlab.parents import resolve
 from lmlab.processes import Processes
 from lmlab.runs import Run, check_continues, fingerprint
-from lmlab.train import make_data
+from lmlab.train import make_data, tokenizer_of_parent
 from lmlab.training.footprint import footprint
 
 
@@ -28,7 +28,7 @@ def plan(config: dict[str, Any]) -> None:
     crew = Processes(config)
     if crew.rank:
         return  # the first says it
-    text = build.tokens(config)
+    text = build.tokens(config, tokenizer_of_parent(config))
     data = make_data(config, text)
     trainer, shape = config["trainer"], config["data"]
     preflight.check(config, data.vocab_size)

@@ -7,6 +7,7 @@ metrics.csv     and TensorBoard's event files: the curves
 projector/      its token embeddings, for TensorBoard
 sample.txt      the last text it made
 train.log       what was said
+tokenizer.json  of a run that began from another's checkpoint: its parent's
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from lmlab.records import Dumper, check_record, read_config, read_record, read_s
 
 RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
 SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
+TOKENIZER = "tokenizer.json"
 
 # What changes where a run is kept or how fast it goes, but not what it computes.
 NOT_IN_FINGERPRINT = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lmlab import build, preflight, processes
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
+from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import TokenizedCorpus
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
@@ -26,7 +28,7 @@ from lmlab.models.ngram import NGram
 from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, resolve
 from lmlab.processes import SIGNALS, Processes
-from lmlab.runs import LOG, RECORD, SAMPLE, Run, check_continues
+from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run, check_continues
 from lmlab.streams import derive, generator
 from lmlab.training.branch import check_parent, first_checkpoint
 from lmlab.training.callbacks import (
@@ -86,7 +88,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
             say(f"{run.path} is done already, after {run.record['step']} steps")
             return run
     parent = _parent(config, run)
-    text = build.tokens(config)
+    text = build.tokens(config, tokenizer_of_parent(config, run, parent))
     if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
         raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
     stop = Stop()
@@ -103,6 +105,8 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
     run = run or Run.create(config, **asked)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         if parent is not None:
+            stored = json.dumps(text.tokenizer.stored())
+            write_atomically(run.path / TOKENIZER, stored.encode())
             first = first_checkpoint(parent, module, data, callbacks)
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
         start = _start(run, module) if parent is not None or not new else None
@@ -148,6 +152,25 @@ def _parent(config: dict[str, Any], run: Run | None) -> dict[str, Any] | None:
     return read(checkpoint_path(config["from"]))
 
 
+def tokenizer_of_parent(
+    config: dict[str, Any], run: Run | None = None, parent: dict[str, Any] | None = None
+) -> Tokenizer | None:
+    """The tokenizer of the run that this one begins from; None if it begins from none.
+
+    It stands in the `parent`'s checkpoint, and in the directory of the `run` once there is one.
+    """
+    if config["from"] is None:
+        return None
+    if parent is None and run is not None and (run.path / TOKENIZER).is_file():
+        try:
+            return Tokenizer.from_json(json.loads((run.path / TOKENIZER).read_bytes()))
+        except (OSError, ValueError, RecursionError) as error:
+            raise LabError(f"{run.path / TOKENIZER} cannot be read: {error}") from error
+    if parent is None:
+        parent = read(checkpoint_path(config["from"]))
+    return Tokenizer.from_json(parent["tokenizer"])
+
+
 def _max_steps(config: dict[str, Any]) -> int:
     return config["trainer"]["max_steps"]
 
@@ -177,7 +200,8 @@ def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a helper is started without them
         problem: Exception | None = None
         try:
-            text = build.tokens(config)
+            run = Run.open(config["run"]) if config["run"] else None
+            text = build.tokens(config, tokenizer_of_parent(config, run))
             data, module = make_data(config, text), make_module(config, text, stop)
             callbacks, make_loggers = _callbacks(config, text), loggers(config)
         except Exception as error:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import checkpoint, curves, same, weights
+from small import cut
 
 from lmlab.errors import LabError
 from lmlab.runs import Run, fingerprint
@@ -137,3 +138,31 @@ def test_the_first_checkpoint_of_a_branch_holds_the_parents_weights(experiment):
         first["state_dict"]["model.table.weight"], weights(run)["model.table.weight"]
     )
     assert first["config"]["from"]["step"] == 24
+
+
+def test_a_run_tuned_on_another_text_keeps_the_parents_tokenizer(experiment, lab, tmp_path):
+    run = experiment("model=head")
+    text = tmp_path / "tune.txt"
+    text.write_text("ROMEO:\nBut soft, what light\n" * 50)
+    corpus = {"_target_": "lmlab.data.corpus.from_files", "path": str(text)}
+    tuned = train(branch(run, corpus=corpus, trainer__max_steps=30, data__val_fraction=0.1))
+    assert checkpoint(tuned)["tokenizer"] == checkpoint(run)["tokenizer"]
+    loss = tuned.record["metrics"]["val/loss_full"]
+    assert loss != run.record["metrics"]["val/loss_full"]
+    assert f"val/loss_full  {loss:.4f}" in lab("evaluate", f"run={tuned.path}")[1]
+    cut(tuned, 24)
+    shutil.rmtree(run.path)
+    resumed = train({**tuned.config, "run": str(tuned.path)})
+    assert resumed.record["metrics"]["val/loss_full"] == loss
+
+
+def test_a_text_that_the_parents_tokenizer_does_not_know_is_refused(experiment, tmp_path):
+    run = experiment("model=head")
+    text = tmp_path / "greek.txt"
+    text.write_text("πάντα ῥεῖ\n" * 50)
+    corpus = {"_target_": "lmlab.data.corpus.from_files", "path": str(text)}
+    with pytest.raises(LabError, match="this char tokenizer does not know: 'ά'"):
+        train(branch(run, corpus=corpus, trainer__max_steps=30))
+    byte = {"_target_": "lmlab.data.tokenizer.ByteTokenizer"}
+    with pytest.raises(LabError, match="the parent has the tokenizer char, so this has it too"):
+        train(branch(run, tokenizer=byte, trainer__max_steps=30))

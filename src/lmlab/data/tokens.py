@@ -46,11 +46,13 @@ def tokenize(
     cache: Path | None = None,
     progress: Progress = lambda n_bytes: None,
     arguments: dict[str, Any] | None = None,
+    fitted: Tokenizer | None = None,
 ) -> TokenizedCorpus:
     """The ids of `corpus`, from the cache when the same files were tokenised before.
 
     `arguments` are what the tokenizer's `fit` takes beside the text; they and the code of a class
-    that is not ours are part of the key. `progress` is told about every byte of every pass: two for
+    that is not ours are part of the key. A tokenizer that was `fitted` on another text is used as
+    it is. `progress` is told about every byte of every pass: two for
     a tokenizer that must see the text first, one else.
 
     Raises:
@@ -59,6 +61,8 @@ def tokenize(
     folder = (cache or download.cache_dir()) / "tokens"
     arguments, name = arguments or {}, class_name(tokenizer_class)
     own = {"class": name, "arguments": arguments, "code": code_of_target(name)}
+    if fitted is not None:
+        own["fitted"] = fitted.stored()
     key = f"{FORMAT}:{json.dumps(own, sort_keys=True, default=repr)}:{corpus.identity()}"
     stem = f"{corpus.name}-{tokenizer_class.kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     ids_path, about_path = folder / f"{stem}.bin", folder / f"{stem}.json"
@@ -70,7 +74,7 @@ def tokenize(
     def read() -> Iterator[str]:
         return corpus.pieces(on_bytes=lambda raw: progress(len(raw)))
 
-    tokenizer = tokenizer_class.fit(read(), **arguments)
+    tokenizer = fitted or tokenizer_class.fit(read(), **arguments)
     digest = hashlib.sha256()
 
     def on_bytes(raw: bytes) -> None:
