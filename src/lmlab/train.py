@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -20,8 +19,8 @@ from lmlab import build, preflight, processes
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
-from lmlab.data.tokens import TokenizedCorpus
 from lmlab.errors import LabError
+from lmlab.experiment import make_callbacks, make_data, make_module
 from lmlab.files import write_atomically
 from lmlab.machine import computed_on
 from lmlab.models.ngram import NGram
@@ -29,20 +28,16 @@ from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, resolve
 from lmlab.processes import SIGNALS, Processes
 from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run, check_continues
-from lmlab.streams import derive, generator
 from lmlab.training.branch import check_parent, first_checkpoint
 from lmlab.training.callbacks import (
     Bar,
     Checkpoints,
-    NotebookCells,
     OwnSignals,
     Recorder,
     Sample,
 )
 from lmlab.training.loggers import begin, end, event_files, loggers
 from lmlab.training.module import LanguageModule
-from lmlab.training.pictures import Pictures
-from lmlab.training.projector import Projector
 from lmlab.training.pruning import Pruning
 from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
@@ -98,7 +93,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
     preflight.check_logits(
         module.model, config["model"]["_target_"], data.vocab_size, data.block_size
     )
-    callbacks, make_loggers = _callbacks(config, text), loggers(config)
+    callbacks, make_loggers = make_callbacks(config, text), loggers(config)
     if parent is not None:
         check_parent(parent, module)
     new = run is None
@@ -203,7 +198,7 @@ def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
             run = Run.open(config["run"]) if config["run"] else None
             text = build.tokens(config, tokenizer_of_parent(config, run))
             data, module = make_data(config, text), make_module(config, text, stop)
-            callbacks, make_loggers = _callbacks(config, text), loggers(config)
+            callbacks, make_loggers = make_callbacks(config, text), loggers(config)
         except Exception as error:
             problem = error  # the others are told once they are there
         told: Told | None = crew.hear()
@@ -251,66 +246,6 @@ def _record_failure(run: Run, error: BaseException) -> None:
     with suppress(LabError):  # the disk may be what failed
         log.error("failed", exc_info=error)
         run.update(status="failed", error=f"{type(error).__name__}: {error}")
-
-
-def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
-    """The datamodule of a config over a tokenised corpus."""
-    evaluation = config["eval"]
-    own_stream = config["streams"] == "separate"
-    return TextDataModule(
-        text.ids,
-        text.tokenizer.vocab_size,
-        **{**config["data"], "steps_per_batch": steps_per_batch(config)},
-        accumulate=config["trainer"]["accumulate_grad_batches"],
-        max_steps=config["trainer"]["max_steps"],
-        eval_every=evaluation["every"],
-        eval_protocol=evaluation["protocol"],
-        eval_iters=evaluation["iters"],
-        stride=evaluation["stride"],
-        seed=config["seed"],
-        generator=generator(config["seed"], "data") if own_stream else None,
-    )
-
-
-def steps_per_batch(config: dict[str, Any]) -> int:
-    """How many optimizer steps a Lightning batch holds.
-
-    `data.steps_per_batch`, but one where a part might tell the difference: a callback of somebody
-    else's counts batches and wants to see every step; and where all draw from one stream
-    (streams=global), a model that draws must do so in turn with the data.
-    """
-    several: int = config["data"]["steps_per_batch"]
-    ours = all(str(node["_target_"]).startswith("lmlab.") for node in config["callbacks"].values())
-    draws_in_turn = config["streams"] == "global" and build.may_draw(config["model"])
-    return several if ours and not draws_in_turn else 1
-
-
-def make_module(
-    config: dict[str, Any], text: TokenizedCorpus, stop: Stop | None = None
-) -> LanguageModule:
-    """The model of a config, freshly initialised, in its LightningModule."""
-    own_stream = config["streams"] == "separate"
-    torch.manual_seed(derive(config["seed"], "init") if own_stream else config["seed"])
-    model = build.model(config, text.tokenizer.vocab_size)
-    if config["trainer"]["compile"]:
-        model.compile()  # in place, so that the weights keep their names
-    return LanguageModule(
-        model,
-        build.optimizer(config),
-        build.schedule(config),
-        text.tokenizer.characters_per_token(),
-        max_steps=config["trainer"]["max_steps"],
-        accumulate=config["trainer"]["accumulate_grad_batches"],
-        clip_norm=config["trainer"]["gradient_clip_val"],
-        log_every=config["trainer"]["log_every_n_steps"],
-        dropout_seed=derive(config["seed"], "dropout") if own_stream else None,
-        about={
-            "config": config,
-            "tokenizer": text.tokenizer.stored(),
-            "corpus_sha256": text.sha256,
-        },
-        stop=stop,
-    )
 
 
 def _fit(
@@ -372,23 +307,6 @@ def _fit(
             write_atomically(run.path / SAMPLE, text_made.encode())
         end(curves, "done")  # before the record: a run that says done is not looked at again
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
-
-
-def _callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback]:
-    """The callbacks of a config; ours are given what a config cannot say."""
-    seed = config["seed"]
-    sample_seed = seed if config["streams"] == "separate" else None
-    more: dict[type, dict[str, Any]] = {
-        Sample: {"tokenizer": text.tokenizer, "seed": sample_seed},
-        Pictures: {"tokenizer": text.tokenizer},
-        Projector: {"tokenizer": text.tokenizer},
-        NotebookCells: {"seed": seed},
-    }
-    by_name = {f"{kind.__module__}.{kind.__qualname__}": given for kind, given in more.items()}
-    return [
-        build.part(node, f"callbacks.{name}", L.Callback, **by_name.get(node["_target_"], {}))
-        for name, node in config["callbacks"].items()
-    ]
 
 
 def _introduce(

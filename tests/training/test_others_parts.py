@@ -9,8 +9,9 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from lmlab import build
+from lmlab.experiment import make_data, make_module
 from lmlab.models.bigram import Bigram
-from lmlab.train import make_data, make_module, train
+from lmlab.train import train
 
 EMA = "{_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"
 

@@ -16,8 +16,8 @@ from torch.optim import AdamW, Optimizer
 
 from lmlab import build
 from lmlab.console import console
+from lmlab.experiment import make_data
 from lmlab.streams import derive, generator
-from lmlab.train import make_data
 from lmlab.training.optim import configure
 
 NOTEBOOK = ["data.batch_size=32", "data.block_size=8", "optimizer.lr=1e-3"]

@@ -1,0 +1,95 @@
+"""What training is made of: data, model and callbacks, from a checked config and its text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+
+from lmlab import build
+from lmlab.data.datamodule import TextDataModule
+from lmlab.data.tokens import TokenizedCorpus
+from lmlab.streams import derive, generator
+from lmlab.training.callbacks import NotebookCells, Sample
+from lmlab.training.module import LanguageModule
+from lmlab.training.pictures import Pictures
+from lmlab.training.projector import Projector
+from lmlab.training.stopping import Stop
+
+
+def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
+    """The datamodule of a config over a tokenised corpus."""
+    evaluation = config["eval"]
+    own_stream = config["streams"] == "separate"
+    return TextDataModule(
+        text.ids,
+        text.tokenizer.vocab_size,
+        **{**config["data"], "steps_per_batch": steps_per_batch(config)},
+        accumulate=config["trainer"]["accumulate_grad_batches"],
+        max_steps=config["trainer"]["max_steps"],
+        eval_every=evaluation["every"],
+        eval_protocol=evaluation["protocol"],
+        eval_iters=evaluation["iters"],
+        stride=evaluation["stride"],
+        seed=config["seed"],
+        generator=generator(config["seed"], "data") if own_stream else None,
+    )
+
+
+def steps_per_batch(config: dict[str, Any]) -> int:
+    """How many optimizer steps a Lightning batch holds.
+
+    `data.steps_per_batch`, but one where a part might tell the difference: a callback of somebody
+    else's counts batches and wants to see every step; and where all draw from one stream
+    (streams=global), a model that draws must do so in turn with the data.
+    """
+    several: int = config["data"]["steps_per_batch"]
+    ours = all(str(node["_target_"]).startswith("lmlab.") for node in config["callbacks"].values())
+    draws_in_turn = config["streams"] == "global" and build.may_draw(config["model"])
+    return several if ours and not draws_in_turn else 1
+
+
+def make_module(
+    config: dict[str, Any], text: TokenizedCorpus, stop: Stop | None = None
+) -> LanguageModule:
+    """The model of a config, freshly initialised, in its LightningModule."""
+    own_stream = config["streams"] == "separate"
+    torch.manual_seed(derive(config["seed"], "init") if own_stream else config["seed"])
+    model = build.model(config, text.tokenizer.vocab_size)
+    if config["trainer"]["compile"]:
+        model.compile()  # in place, so that the weights keep their names
+    return LanguageModule(
+        model,
+        build.optimizer(config),
+        build.schedule(config),
+        text.tokenizer.characters_per_token(),
+        max_steps=config["trainer"]["max_steps"],
+        accumulate=config["trainer"]["accumulate_grad_batches"],
+        clip_norm=config["trainer"]["gradient_clip_val"],
+        log_every=config["trainer"]["log_every_n_steps"],
+        dropout_seed=derive(config["seed"], "dropout") if own_stream else None,
+        about={
+            "config": config,
+            "tokenizer": text.tokenizer.stored(),
+            "corpus_sha256": text.sha256,
+        },
+        stop=stop,
+    )
+
+
+def make_callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback]:
+    """The callbacks of a config; ours are given what a config cannot say."""
+    seed = config["seed"]
+    sample_seed = seed if config["streams"] == "separate" else None
+    more: dict[type, dict[str, Any]] = {
+        Sample: {"tokenizer": text.tokenizer, "seed": sample_seed},
+        Pictures: {"tokenizer": text.tokenizer},
+        Projector: {"tokenizer": text.tokenizer},
+        NotebookCells: {"seed": seed},
+    }
+    by_name = {f"{kind.__module__}.{kind.__qualname__}": given for kind, given in more.items()}
+    return [
+        build.part(node, f"callbacks.{name}", L.Callback, **by_name.get(node["_target_"], {}))
+        for name, node in config["callbacks"].items()
+    ]
