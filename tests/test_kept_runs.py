@@ -13,7 +13,7 @@ from comparing import checkpoint
 from lmlab import schema
 from lmlab.conf import with_todays_defaults
 from lmlab.config import check_plain
-from lmlab.runs import Run, fingerprint
+from lmlab.runs import NOW_OTHERWISE, Run, fingerprint
 
 KEPT = Path(__file__).parent / "kept"
 NAMES = sorted(path.parent.name for path in KEPT.glob("*/run.json"))
@@ -33,9 +33,26 @@ def test_a_stored_config_is_read_with_todays_defaults(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_kept_run_keeps_its_fingerprint(name):
+def test_a_kept_run_keeps_its_fingerprint_unless_it_is_computed_otherwise_today(name):
     run = Run(KEPT / name)
-    assert fingerprint(run.config) == run.record["fingerprint"]
+    same = fingerprint(run.config) == run.record["fingerprint"]
+    assert same == (run.config["schedule"]["_target_"] not in NOW_OTHERWISE)
+
+
+def test_a_run_of_another_schedule_is_not_taken_for_todays(lab, kept):
+    status, out, _ = lab("train", "run=gpt-interrupted")
+    assert status == 0
+    assert "begun by an earlier lmlab" in out
+    (kept / "gpt").rename(kept / "mine")
+    (kept / "runs").mkdir()
+    (kept / "mine").rename(kept / "runs" / "gpt")
+    config = {**Run(kept / "runs/gpt").config, "output_dir": ".", "name": "runs", "run_dir": None}
+    assert Run.to_resume(config) is None
+    config["schedule"] = Run(kept / "bigram").config["schedule"]
+    Run(kept / "runs/gpt").store(config)
+    assert Run.to_resume(config) is None  # its record still has the other fingerprint
+    Run(kept / "runs/gpt").update(fingerprint=fingerprint(config))
+    assert Run.to_resume(config).path == Path("runs/gpt")
 
 
 @pytest.mark.parametrize("key", ["eval.stride", "trainer.compile", "checkpoint", "from"])

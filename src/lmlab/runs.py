@@ -63,6 +63,11 @@ NOT_IN_FINGERPRINT = (
 ADDED_LATER = {"from": None, "trainer.num_nodes": 1}
 
 
+# What computes otherwise than it once did, so that results of then are not taken for today's:
+# these schedules came to their end at the last step, and spent it on a rate of 0 where that is 0.
+NOW_OTHERWISE = ("lmlab.training.optim.cosine", "lmlab.training.optim.linear")
+
+
 def fingerprint(config: dict[str, Any]) -> str:
     """A hash of the part of a config that determines the result."""
     canonical = json.dumps(determining(config), sort_keys=True, separators=(",", ":"))
@@ -71,11 +76,14 @@ def fingerprint(config: dict[str, Any]) -> str:
 
 def determining(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that determines the result: dotted keys and their values."""
-    return {
+    found = {
         key: value
         for key, value in leaves(config)
         if not under(key, NOT_IN_FINGERPRINT) and (key, value) not in ADDED_LATER.items()
     }
+    if found.get("schedule._target_") in NOW_OTHERWISE:
+        found["schedule.ends"] = "after the last step"
+    return found
 
 
 def check_continues(
@@ -215,7 +223,8 @@ class Run:
             run = cls(record.parent)
             try:
                 check_continues(run.config, config)
-                if changed_code(run.record, config):
+                begun_otherwise = run.record.get("fingerprint") != fingerprint(config)
+                if begun_otherwise or changed_code(run.record, config):
                     continue
                 finished = run.record.get("status") == "done"
             except (LabError, KeyError, TypeError):

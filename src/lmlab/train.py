@@ -27,7 +27,7 @@ from lmlab.models.ngram import NGram
 from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, resolve
 from lmlab.processes import SIGNALS, Processes
-from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run, check_continues
+from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run, check_continues, fingerprint
 from lmlab.training.branch import check_parent, first_checkpoint
 from lmlab.training.callbacks import (
     Bar,
@@ -106,6 +106,8 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
         start = _start(run, module) if parent is not None or not new else None
         if not new:
+            if run.record.get("fingerprint", fingerprint(config)) != fingerprint(config):
+                say("it was begun by an earlier lmlab, whose schedule ended a step before today's")
             run.go_on(config, **asked)
         run.update(
             corpus_sha256=text.sha256,
