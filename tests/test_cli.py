@@ -15,7 +15,7 @@ from small import SMALL
 from lmlab import cli, schema
 from lmlab import train as training
 from lmlab.config import check
-from lmlab.runs import fingerprint
+from lmlab.fingerprint import fingerprint
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from comparing import checkpoint
 from lmlab import schema
 from lmlab.conf import with_todays_defaults
 from lmlab.config import check_plain
-from lmlab.runs import NOW_OTHERWISE, Run, fingerprint
+from lmlab.fingerprint import NOW_OTHERWISE, fingerprint
+from lmlab.runs import Run
 
 KEPT = Path(__file__).parent / "kept"
 NAMES = sorted(path.parent.name for path in KEPT.glob("*/run.json"))

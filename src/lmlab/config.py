@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from lmlab.errors import LabError
-from lmlab.runs import under
+from lmlab.fingerprint import under
 
 
 def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lmlab.errors import LabError
-from lmlab.runs import NOT_IN_FINGERPRINT, under
+from lmlab.fingerprint import NOT_IN_FINGERPRINT, under
 from lmlab.sources import code_of_target, source_file
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab.errors import LabError
-from lmlab.runs import Run, fingerprint
+from lmlab.fingerprint import fingerprint
+from lmlab.runs import Run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -11,9 +11,10 @@ from rich.table import Table
 from lmlab import build, preflight
 from lmlab.console import console, quiet_libraries
 from lmlab.experiment import make_data
+from lmlab.fingerprint import check_continues, fingerprint
 from lmlab.parents import resolve
 from lmlab.processes import Processes
-from lmlab.runs import Run, check_continues, fingerprint
+from lmlab.runs import Run
 from lmlab.train import tokenizer_of_parent
 from lmlab.training.footprint import footprint
 

@@ -322,9 +322,8 @@ def help_to_train() -> None:
     except (Interrupted, Pruned):
         pass  # the first process says so
     except LabError as error:
-        time.sleep(
-            2
-        )  # what fails everywhere is said by the first process, which then ends this one
+        # What fails everywhere is said by the first process, which then ends this one.
+        time.sleep(2)
         print(f"error: process {os.environ['LOCAL_RANK']}: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -22,12 +22,13 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.experiment import make_callbacks, make_data, make_module
 from lmlab.files import write_atomically
+from lmlab.fingerprint import check_continues, fingerprint
 from lmlab.machine import computed_on
 from lmlab.models.ngram import NGram
 from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, resolve
 from lmlab.processes import SIGNALS, Processes
-from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run, check_continues, fingerprint
+from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run
 from lmlab.training.branch import check_parent, first_checkpoint
 from lmlab.training.callbacks import (
     Bar,

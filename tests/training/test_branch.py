@@ -10,7 +10,8 @@ from comparing import checkpoint, curves, same, weights
 from small import cut
 
 from lmlab.errors import LabError
-from lmlab.runs import Run, fingerprint
+from lmlab.fingerprint import fingerprint
+from lmlab.runs import Run
 from lmlab.train import train
 from lmlab.training.state import read
 

@@ -20,10 +20,11 @@ from lmlab import schema
 from lmlab.config import check
 from lmlab.console import console, log, logged_to, say
 from lmlab.errors import LabError
+from lmlab.fingerprint import fingerprint
 from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import config_of, resolve
 from lmlab.processes import check_started_once
-from lmlab.runs import CONFIG, LOG, Run, fingerprint, job_name
+from lmlab.runs import CONFIG, LOG, Run, job_name
 from lmlab.sweeps.journal import Event, Journal, Result
 
 if TYPE_CHECKING:

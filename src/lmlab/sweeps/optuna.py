@@ -17,8 +17,9 @@ from lmlab.config import check_plain
 from lmlab.console import command, say
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
+from lmlab.fingerprint import NOT_IN_FINGERPRINT, leaves, under
 from lmlab.own_code import code_of
-from lmlab.runs import NOT_IN_FINGERPRINT, Run, leaves, under
+from lmlab.runs import Run
 from lmlab.schema import Count, Custom, Node, Seed
 from lmlab.sweeps.journal import FAILED, Result
 from lmlab.sweeps.launching import Progress, finish, folder_of, launch

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.errors import LabError
-from lmlab.runs import RECORD, Run, determining
+from lmlab.fingerprint import determining
+from lmlab.runs import RECORD, Run
 
 STATUSES = ("done", "running", "interrupted", "pruned", "failed", "killed")
 ENDED_BADLY = ("failed", "killed", "interrupted")

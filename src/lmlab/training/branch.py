@@ -10,7 +10,7 @@ import lightning as L
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
-from lmlab.runs import leaves
+from lmlab.fingerprint import leaves
 from lmlab.training.module import LanguageModule
 from lmlab.training.optim import configure
 

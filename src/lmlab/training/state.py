@@ -25,7 +25,8 @@ from lmlab.console import say
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
-from lmlab.runs import Run, check_continues
+from lmlab.fingerprint import check_continues
+from lmlab.runs import Run
 
 NEEDED = {
     "state_dict": dict,
