@@ -18,7 +18,7 @@ if __name__ == "__main__":
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
 
-    from lmlab.bench import report
+    from benchmarks import report
     from lmlab.errors import LabError
 
     if given.markdown:
@@ -33,7 +33,7 @@ if __name__ == "__main__":
     for name in given.parts or PARTS:
         print(f"{name} …", file=sys.stderr, flush=True)
         try:
-            parts.append(importlib.import_module(f"lmlab.bench.{name}").run(rounds, given.quick))
+            parts.append(importlib.import_module(f"benchmarks.{name}").run(rounds, given.quick))
         except LabError as error:
             sys.exit(f"error: {error}")
         report.write(given.out, where, parts)

@@ -13,11 +13,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from PIL import Image
-from playwright.sync_api import FrameLocator, Page, TimeoutError, sync_playwright
+from playwright.sync_api import FrameLocator, Page, TimeoutError, ViewportSize, sync_playwright
 
-from lmlab.board import start
+from lmlab.display.board import start
 
-SIZE = {"width": 1720, "height": 1000}
+SIZE = ViewportSize(width=1720, height=1000)
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 
 

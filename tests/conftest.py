@@ -4,12 +4,19 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hypothesis import settings
 
-from lmlab import cli
+from lmlab import cli, schema
+from lmlab.conf import conf_dir
+from lmlab.config import check
 from lmlab.data import corpus, download
+
+if TYPE_CHECKING:
+    from lmlab.runs import Run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest-xdist is the parallelism
 
@@ -50,6 +57,8 @@ def tinyshakespeare_text(tinyshakespeare_path: Path) -> str:
 
 
 Said = tuple[int, str, str]  # exit status, standard output, standard error
+Compose = Callable[..., dict[str, Any]]
+Experiment = Callable[..., "Run"]
 
 
 @pytest.fixture
@@ -78,3 +87,39 @@ def text(tmp_path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
     return path
+
+
+@pytest.fixture
+def composed() -> Compose:
+    """composed("model=head", …): a checked config."""
+
+    def compose_and_check(*overrides: str) -> dict[str, Any]:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = compose("train", ["name=test", "trainer.accelerator=cpu", *overrides])
+            return check(cfg, schema.Train)
+
+    return compose_and_check
+
+
+@pytest.fixture
+def experiment(composed: Compose, tinyshakespeare_path: Path, tmp_path: Path) -> Experiment:
+    """experiment("model=head", …): a run on tinyshakespeare, small unless told otherwise."""
+
+    def run(*overrides: str) -> "Run":
+        small = [
+            f"corpus.path={tinyshakespeare_path}",
+            f"output_dir={tmp_path}",
+            "data.batch_size=4",
+            "data.block_size=8",
+            "trainer.max_steps=24",
+            "eval.every=12",
+            "eval.iters=2",
+            "trainer.log_every_n_steps=4",
+            "callbacks.sample.max_new_tokens=8",
+        ]
+        # The full pass over val takes most of a tiny run's time: leave a small val split.
+        from lmlab.train import train  # torch takes seconds
+
+        return train(composed(*small, "data.val_fraction=0.01", *overrides))
+
+    return run

@@ -26,7 +26,7 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lmlab.sweeps.optuna import search
+        from lmlab.sweeps.search import search
 
         assert self.config is not None
         assert self.hydra_context is not None

@@ -50,6 +50,8 @@ def _targets(node: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, dict):
         if "_target_" in node:
             yield f"{key}._target_", str(node["_target_"])
+        if node.get("_recursive_") is False:
+            return  # what stands below is an argument, which is not made
         for name, child in node.items():
             yield from _targets(child, f"{key}.{name}")
     elif isinstance(node, list):

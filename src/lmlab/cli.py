@@ -101,9 +101,9 @@ def _generate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
     from lmlab.config import check
 
     config = check(cfg, schema.Generate, **given)
-    from lmlab.generate import generate
+    from lmlab.generation import write
 
-    generate(config)
+    write(config)
 
 
 def _swept_values(swept: set[str]) -> dict[str, Any]:

@@ -8,6 +8,17 @@ from typing import Any
 
 import yaml
 
+# Where classes that older configs name are found today.
+MOVED = {
+    "lmlab.training.callbacks.NotebookCells": "lmlab.display.samples.NotebookCells",
+    "lmlab.training.callbacks.Sample": "lmlab.display.samples.Sample",
+    "lmlab.training.histograms.Histograms": "lmlab.display.histograms.Histograms",
+    "lmlab.training.loggers.EventFiles": "lmlab.display.loggers.EventFiles",
+    "lmlab.training.loggers.MetricsCSV": "lmlab.display.loggers.MetricsCSV",
+    "lmlab.training.pictures.Pictures": "lmlab.display.pictures.Pictures",
+    "lmlab.training.projector.Projector": "lmlab.display.projector.Projector",
+}
+
 
 def conf_dir() -> Path:
     """The folder of configs: inside an installed package, beside src/ in a checkout."""
@@ -16,12 +27,25 @@ def conf_dir() -> Path:
 
 
 def with_todays_defaults(stored: Any) -> Any:
-    """A run's stored config, with today's value of each key that came to the lab after it.
+    """A run's stored config, with today's value of each key that came to the lab after it, and
+    today's place of each class that has moved.
 
     Only keys of the lab's own are filled in. What stands under a `_target_` goes by the defaults of
     that class, and a missing group stays missing: nobody knows what it was.
     """
-    return _filled(stored, _defaults()) if isinstance(stored, dict) else stored
+    return _filled(_found_today(stored), _defaults()) if isinstance(stored, dict) else stored
+
+
+def _found_today(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_found_today(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: _found_today(child) for key, child in node.items()}
+    target = found.get("_target_")
+    if isinstance(target, str):
+        found["_target_"] = MOVED.get(target, target)
+    return found
 
 
 def _filled(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

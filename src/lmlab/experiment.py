@@ -6,16 +6,28 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.utils import get_object
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lmlab import build
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
+from lmlab.display.pictures import Pictures
+from lmlab.display.projector import Projector
+from lmlab.display.samples import NotebookCells, Sample
 from lmlab.streams import derive, generator
-from lmlab.training.callbacks import NotebookCells, Sample
 from lmlab.training.module import LanguageModule
-from lmlab.training.pictures import Pictures
-from lmlab.training.projector import Projector
 from lmlab.training.stopping import Stop
+
+# Lightning calls these hooks of a callback once for each batch of training, or within it.
+AROUND_A_BATCH = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
 
 
 def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
@@ -40,14 +52,24 @@ def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
 def steps_per_batch(config: dict[str, Any]) -> int:
     """How many optimizer steps a Lightning batch holds.
 
-    `data.steps_per_batch`, but one where a part might tell the difference: a callback of somebody
-    else's counts batches and wants to see every step; and where all draw from one stream
+    `data.steps_per_batch`, but one where a part might tell the difference: somebody else's callback
+    that is called for every batch wants to see every step; and where all draw from one stream
     (streams=global), a model that draws must do so in turn with the data.
     """
     several: int = config["data"]["steps_per_batch"]
-    ours = all(str(node["_target_"]).startswith("lmlab.") for node in config["callbacks"].values())
+    watched = any(_sees_batches(str(node["_target_"])) for node in config["callbacks"].values())
     draws_in_turn = config["streams"] == "global" and build.may_draw(config["model"])
-    return several if ours and not draws_in_turn else 1
+    return 1 if watched or draws_in_turn else several
+
+
+def _sees_batches(target: str) -> bool:
+    """Whether a callback may want to see every step. Ours know that a batch holds several."""
+    if target.startswith("lmlab."):
+        return False
+    callback = get_object(target)
+    return not isinstance(callback, type) or any(
+        is_overridden(hook, callback, L.Callback) for hook in AROUND_A_BATCH
+    )
 
 
 def make_module(

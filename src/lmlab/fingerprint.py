@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from lmlab.conf import MOVED
 from lmlab.errors import LabError
 
 # What changes where a run is kept or how fast it goes, but not what it computes.
@@ -35,6 +36,8 @@ NOT_IN_FINGERPRINT = (
 ADDED_LATER = {"from": None, "trainer.num_nodes": 1}
 
 
+FIRST_NAMES = {today: before for before, today in MOVED.items()}  # a move changes no result
+
 # What computes otherwise than it once did, so that results of then are not taken for today's:
 # these schedules came to their end at the last step, and spent it on a rate of 0 where that is 0.
 NOW_OTHERWISE = ("lmlab.training.optim.cosine", "lmlab.training.optim.linear")
@@ -49,7 +52,7 @@ def fingerprint(config: dict[str, Any]) -> str:
 def determining(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that determines the result: dotted keys and their values."""
     found = {
-        key: value
+        key: FIRST_NAMES.get(value, value) if key.endswith("._target_") else value
         for key, value in leaves(config)
         if not under(key, NOT_IN_FINGERPRINT) and (key, value) not in ADDED_LATER.items()
     }

@@ -1,4 +1,4 @@
-"""Logits to text."""
+"""Logits to text, and `scripts/generate.py`: text from a checkpoint, printed as it is sampled."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmlab.console import console, quiet_libraries
 from lmlab.data.tokenizer import Tokenizer
+from lmlab.errors import LabError
 from lmlab.models.memory import Memory
+from lmlab.runs import Run
+from lmlab.training.state import Trained, restore
+
+AT_A_TIME = 64  # samples made beside each other
 
 
 def probabilities(
@@ -97,3 +103,82 @@ def stream_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
             yield text
     if rest := decoder.decode(b"", final=True):
         yield rest
+
+
+def write(config: dict[str, Any]) -> list[str]:
+    """Print `samples` continuations of the prompt, prompt included; returns them.
+
+    Each sample has a generator of its own, so the third is the same however many are asked for.
+    They are made beside each other; the first is printed as it comes, the others follow.
+
+    Raises:
+        LabError: if there is no such run or checkpoint, or the prompt cannot be encoded.
+    """
+    quiet_libraries()
+    trained = restore(Run.open(config["run"]), config["checkpoint"])
+    prompt = _encode(trained, config["prompt"])
+    seeds = range(config["seed"], config["seed"] + config["samples"])
+    texts: list[str] = []
+    for start in range(0, len(seeds), AT_A_TIME):
+        sources = [torch.Generator().manual_seed(s) for s in seeds[start : start + AT_A_TIME]]
+        tokens = generate(
+            trained.model,
+            prompt.expand(len(sources), -1),
+            config["max_new_tokens"],
+            temperature=config["temperature"],
+            top_k=config["top_k"],
+            top_p=config["top_p"],
+            generator=sources,
+        )
+        others: list[list[int]] = [[] for _ in sources[1:]]
+        for row in (_shared_out(tokens, others), *others):
+            texts.append(_show(trained, config, row, number=len(texts) + 1))
+    return texts
+
+
+def _shared_out(tokens: Iterable[torch.Tensor], others: list[list[int]]) -> Iterator[int]:
+    """The first sequence's tokens as they come, while those of the others are put aside."""
+    for column in tokens:
+        first, *rest = column.flatten().tolist()
+        for kept, token in zip(others, rest, strict=True):
+            kept.append(token)
+        yield first
+
+
+def _show(trained: Trained, config: dict[str, Any], tokens: Iterable[int], number: int) -> str:
+    """Print one sample; returns it."""
+    if config["samples"] > 1:
+        console.rule(f"sample {number}", style="dim")
+    text = config["prompt"] or ""
+    _print(text)
+    for piece in stream_text(trained.tokenizer, tokens):
+        _print(piece)
+        text += piece
+    _print("\n")
+    return text
+
+
+def _encode(trained: Trained, prompt: str | None) -> torch.Tensor:
+    """The prompt's ids (1, T)."""
+    if prompt == "":
+        raise LabError("prompt is empty: give at least one character, or leave it out")
+    try:
+        tokenizer = trained.tokenizer
+        ids = tokenizer.opening() if prompt is None else tokenizer.encode(prompt)
+    except UnicodeEncodeError as error:
+        raise LabError(f"prompt={prompt!r} is not UTF-8") from error
+    except LabError as error:
+        raise LabError(f"prompt has {error}") from error
+    block_size = trained.config["data"]["block_size"]
+    if len(ids) > block_size:
+        console.print(
+            f"the prompt is {len(ids)} tokens long, and the model sees the last {block_size}",
+            style="dim",
+        )
+    return torch.from_numpy(ids.astype("int64"))[None]
+
+
+def _print(text: str) -> None:
+    # Not rich's print: a sample may hold anything, and must come out as it is.
+    console.file.write(text)
+    console.file.flush()

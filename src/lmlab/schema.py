@@ -226,23 +226,23 @@ class Linear(Constant):
 
 
 class Pictures(Target):
-    TARGET = "lmlab.training.pictures.Pictures"
+    TARGET = "lmlab.display.pictures.Pictures"
     every: CountOrZero
     tokens: Count
     pairs: Count
 
 
 class Projector(Target):
-    TARGET = "lmlab.training.projector.Projector"
+    TARGET = "lmlab.display.projector.Projector"
 
 
 class Histograms(Target):
-    TARGET = "lmlab.training.histograms.Histograms"
+    TARGET = "lmlab.display.histograms.Histograms"
     every: CountOrZero
 
 
 class Sample(Target):
-    TARGET = "lmlab.training.callbacks.Sample"
+    TARGET = "lmlab.display.samples.Sample"
     prompt: str | None = None
     max_new_tokens: CountOrZero = 200
     temperature: NotNegative = 1.0
@@ -250,7 +250,7 @@ class Sample(Target):
 
 
 class NotebookCells(Target):
-    TARGET = "lmlab.training.callbacks.NotebookCells"
+    TARGET = "lmlab.display.samples.NotebookCells"
     batch_size: Count
     new_tokens: CountOrZero
 
@@ -259,11 +259,11 @@ CALLBACKS = (Sample, NotebookCells, Pictures, Projector, Histograms)
 
 
 class EventFiles(Target):
-    TARGET = "lmlab.training.loggers.EventFiles"
+    TARGET = "lmlab.display.loggers.EventFiles"
 
 
 class MetricsCSV(Target):
-    TARGET = "lmlab.training.loggers.MetricsCSV"
+    TARGET = "lmlab.display.loggers.MetricsCSV"
 
 
 # --- the three commands ----------------------------------------------------------------------
@@ -302,14 +302,6 @@ class Trainer(Node):
     compile: bool
 
 
-class Trial(Node):
-    """Where a job finds the trial it is, to report to it while training."""
-
-    study: str  # the file that the study is kept in
-    number: CountOrZero
-    pruner: Custom
-
-
 def stays_inside(path: str) -> str:
     if path.startswith("/") or ".." in path.split("/"):
         raise ValueError("give a relative path without `..`, such as study/first")
@@ -323,7 +315,7 @@ class Sweep(Node):
     name: Inside
     fail_fast: bool
     job: str | None
-    trial: Trial | None
+    trial: Custom | None  # a callback that reports to the sweeper
 
 
 class Parent(Node):

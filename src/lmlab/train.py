@@ -19,6 +19,8 @@ from lmlab import build, preflight, processes
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
+from lmlab.display.loggers import begin, end, event_files, loggers
+from lmlab.display.samples import Sample
 from lmlab.errors import LabError
 from lmlab.experiment import make_callbacks, make_data, make_module
 from lmlab.files import write_atomically
@@ -35,11 +37,8 @@ from lmlab.training.callbacks import (
     Checkpoints,
     OwnSignals,
     Recorder,
-    Sample,
 )
-from lmlab.training.loggers import begin, end, event_files, loggers
 from lmlab.training.module import LanguageModule
-from lmlab.training.pruning import Pruning
 from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 
@@ -277,7 +276,7 @@ def _fit(
         callbacks=[
             *callbacks,
             *(Bar(), recorder),
-            *([Pruning(trial)] if trial else []),
+            *([build.part(trial, "sweep.trial", L.Callback)] if trial else []),
             *(keeper, OwnSignals(module.stop)),
         ],
         logger=curves,

@@ -1,7 +1,7 @@
 """What the benchmark writes and shows."""
 
-from lmlab.bench import report
-from lmlab.bench.rounds import Part, Ratio, Table, interleave, ratio
+from benchmarks import report
+from benchmarks.rounds import Part, Ratio, Table, interleave, ratio
 
 
 def test_every_contestant_has_its_turn_and_none_is_always_first():

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lmlab.bench.rounds import interleave
-from lmlab.bench.steps import CAREFUL, OURS, check_same, contestants
-from lmlab.bench.tasks import MODELS, Task, as_a_user_has_it
+from benchmarks.rounds import interleave
+from benchmarks.steps import CAREFUL, OURS, check_same, contestants
+from benchmarks.tasks import MODELS, Task, as_a_user_has_it
 from lmlab.console import quiet_libraries
 
 

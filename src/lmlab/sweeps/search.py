@@ -187,7 +187,13 @@ def _about(settings: dict[str, Any], space: Space, config: DictConfig) -> dict[s
 
 def _trial(study: SharedStudy, number: int, pruner: dict[str, Any]) -> str:
     """The override that tells a job which trial it is."""
-    told = {"study": str(study.path), "number": number, "pruner": pruner}
+    told = {
+        "_target_": "lmlab.sweeps.pruning.Pruning",
+        "_recursive_": False,
+        "study": str(study.path),
+        "number": number,
+        "pruner": pruner,
+    }
     return f"sweep.trial={Transformer.str(_quoted(told))}"
 
 

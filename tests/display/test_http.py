@@ -13,7 +13,7 @@ import yaml
 from boards import Board, Sweep, begin, get
 from PIL import Image
 
-from lmlab.training.board import CHARTS, METRICS
+from lmlab.display.summaries import CHARTS, METRICS
 
 pytestmark = pytest.mark.xdist_group("board")
 

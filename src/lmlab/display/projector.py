@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from lmlab.data.tokenizer import Tokenizer
+from lmlab.display.loggers import event_files
+from lmlab.display.summaries import visible
 from lmlab.files import write_atomically
-from lmlab.training.board import visible
-from lmlab.training.loggers import event_files
 
 MOST = 10_000  # points; the projector itself works on no more
 CONFIG = """\

@@ -10,9 +10,9 @@ import torch
 from comparing import checkpoint, same, tensorboard, weights
 
 from lmlab.data.tokenizer import CharTokenizer
-from lmlab.training import pictures
-from lmlab.training.heatmaps import CELL, COLOURS, SCALE, HeatMaps
-from lmlab.training.pictures import frequencies
+from lmlab.display import pictures
+from lmlab.display.heatmaps import CELL, COLOURS, SCALE, HeatMaps
+from lmlab.display.pictures import frequencies
 
 GPT = ("model=gpt", "model.n_embd=16", "model.n_layer=2", "model.dropout=0.2")
 ON = ("callbacks.histograms.every=1", "callbacks.pictures.tokens=8")
@@ -43,13 +43,13 @@ def test_training_does_not_notice(experiment):
 
 
 def test_off_imports_nothing_and_writes_nothing(experiment, monkeypatch):
-    monkeypatch.delitem(sys.modules, "lmlab.training.heatmaps", raising=False)
+    monkeypatch.delitem(sys.modules, "lmlab.display.heatmaps", raising=False)
     run = experiment("model=head", *OFF)
-    assert "lmlab.training.heatmaps" not in sys.modules
+    assert "lmlab.display.heatmaps" not in sys.modules
     assert not any(tag.startswith(("view", "weights")) for tag in tensorboard(run))
     assert not (run.path / "projector").exists()
     experiment("model=head", "logger.tensorboard=false", *ON)
-    assert "lmlab.training.heatmaps" not in sys.modules
+    assert "lmlab.display.heatmaps" not in sys.modules
 
 
 @pytest.mark.parametrize(("every", "expected"), [(1, [12, 24]), (2, [24])])

@@ -14,7 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from lmlab.training.board import visible
+from lmlab.display.summaries import visible
 
 DPI = 100
 CELL, LETTER = 13, 6  # pixels: a row, and the width of a letter in its label of 7 points

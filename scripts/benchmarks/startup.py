@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 
-from lmlab.bench.rounds import Part, Ratio, Table, interleave, median
+from benchmarks.rounds import Part, Ratio, Table, interleave, median
 
 TRAIN = [sys.executable, "-c", "from lmlab.cli import train; train()"]
 HELP, COMPLETION, MISTAKE, FIRST_STEP = (

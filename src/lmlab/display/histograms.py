@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lmlab.training.loggers import event_files
+from lmlab.display.loggers import event_files
 
 
 class Histograms(L.Callback):

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.rounds import Part, Ratio, Seconds, Table, median, ratio
+from benchmarks.tasks import Task, as_a_user_has_it
 from lmlab import build
-from lmlab.bench.rounds import Part, Ratio, Seconds, Table, median, ratio
-from lmlab.bench.tasks import Task, as_a_user_has_it
 from lmlab.console import quiet_libraries
 from lmlab.data.windows import full_pass, shift
 from lmlab.train import train

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
+from optuna.pruners import BasePruner
 
 from lmlab import build
+from lmlab.sweeps.study import TrialInTraining
 from lmlab.training.callbacks import agreed
 from lmlab.training.stopping import Pruned
-
-if TYPE_CHECKING:
-    from lmlab.sweeps.study import TrialInTraining
 
 
 class Pruning(L.Callback):
@@ -21,20 +20,17 @@ class Pruning(L.Callback):
     and an evaluation with no step to follow leaves nothing to save.
     """
 
-    def __init__(self, where: dict[str, Any]):
-        """`where` is `sweep.trial` of the config."""
-        self.where = where
+    def __init__(self, study: str, number: int, pruner: dict[str, Any]):
+        """`study` is the file that the study is kept in, `number` the trial's; `pruner` is the
+        config of an Optuna pruner."""
+        self.study, self.number, self.pruner = study, number, pruner
         self.trial: TrialInTraining | None = None  # in the one process that reports
         self.due = False
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.is_global_zero:
-            from optuna.pruners import BasePruner
-
-            from lmlab.sweeps.study import TrialInTraining
-
-            pruner = build.part(self.where["pruner"], "sweep.trial.pruner", BasePruner)
-            self.trial = TrialInTraining(self.where["study"], self.where["number"], pruner)
+            pruner = build.part(self.pruner, "sweep.trial.pruner", BasePruner)
+            self.trial = TrialInTraining(self.study, self.number, pruner)
         # A run that was stopped between its report and the pruner's word asks for it now.
         mine = self.trial is not None and trainer.global_step in self.trial.steps
         self.due = agreed(trainer, mine)
@@ -51,7 +47,7 @@ class Pruning(L.Callback):
             return
         self.due = False
         if agreed(trainer, self.trial is not None and self.trial.is_hopeless()):
-            pruner = self.where["pruner"]["_target_"].rpartition(".")[2]
+            pruner = self.pruner["_target_"].rpartition(".")[2]
             raise Pruned(
                 trainer.global_step, f"worse than other trials were by then, says {pruner}"
             )

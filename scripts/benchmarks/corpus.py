@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lmlab.bench.rounds import Part, Ratio, Seconds, Table, median, ratio
+from benchmarks.rounds import Part, Ratio, Seconds, Table, median, ratio
 from lmlab.data.corpus import tinyshakespeare
 from lmlab.errors import LabError
 
@@ -87,8 +87,10 @@ def _write_text(path: Path, megabytes: int) -> None:
 
 
 def _in_a_process(function: str, text: Path, out: Path) -> dict[str, float]:
-    words = [sys.executable, "-m", "lmlab.bench.corpus", function, str(text), str(out)]
-    return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    words = [sys.executable, "-m", "benchmarks.corpus", function, *map(str, (text, out))]
+    scripts = Path(__file__).parents[1]
+    done = subprocess.run(words, cwd=scripts, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 def _check_same(folder: Path) -> None:

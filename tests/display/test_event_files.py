@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from lmlab.training.board import LINE, ending, hyperparameters, preformatted
-from lmlab.training.eventfile import CurveWriter, next_number, numbered
+from lmlab.display.eventfile import CurveWriter, next_number, numbered
+from lmlab.display.summaries import LINE, ending, hyperparameters, preformatted
 
 TEXTS = st.text(st.sampled_from("<>&/`*_#|[]()!\\\"'$ {}=-~\n\t\r\x00\x7fab1é中") | st.characters())
 

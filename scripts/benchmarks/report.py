@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lmlab.bench.rounds import Part, Ratio, Table
+from benchmarks.rounds import Part, Ratio, Table
 from lmlab.files import write_atomically
 
 

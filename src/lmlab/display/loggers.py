@@ -20,10 +20,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from lmlab import build
 from lmlab.console import log, say
 from lmlab.data.tokenizer import class_name
+from lmlab.display import summaries
+from lmlab.display.eventfile import PREFIX, CurveWriter, EventFile, next_number, numbered
 from lmlab.errors import LabError
 from lmlab.files import check_regular, write_atomically
-from lmlab.training import board
-from lmlab.training.eventfile import PREFIX, CurveWriter, EventFile, next_number, numbered
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -113,12 +113,12 @@ class EventFiles(TensorBoardLogger):
     @rank_zero_only
     def log_text(self, tag: str, text: str, step: int) -> None:
         """A text, shown as it was typed."""
-        self.experiment._get_file_writer().add_summary(board.text(tag, text), step)
+        self.experiment._get_file_writer().add_summary(summaries.text(tag, text), step)
 
     @rank_zero_only
     def log_image(self, tag: str, image: np.ndarray, step: int) -> None:
         """A picture (height, width, 3) in uint8."""
-        self.experiment._get_file_writer().add_summary(board.image(tag, image), step)
+        self.experiment._get_file_writer().add_summary(summaries.image(tag, image), step)
 
     @rank_zero_only
     def save(self) -> None:
@@ -139,7 +139,7 @@ class EventFiles(TensorBoardLogger):
         """Write how the run ended, if it began."""
         if self._experiment is not None:
             self.experiment.close()
-            self._write(self._end, [board.ending(status)])
+            self._write(self._end, [summaries.ending(status)])
 
     @property
     def _end(self) -> Path:
@@ -304,7 +304,7 @@ def event_files(loggers: list[Logger]) -> list[EventFiles]:
 def begin(loggers: list[Logger], module: Any, tokens_per_step: int, started: str) -> None:
     """Tell TensorBoard what is known of a run, `started` at an ISO time, before its first step."""
     for logger in event_files(loggers):
-        logger.begin(board.opening(module, started), tokens_per_step)
+        logger.begin(summaries.opening(module, started), tokens_per_step)
 
 
 def end(loggers: list[Logger], status: str) -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from lmlab.data.tokenizer import Tokenizer
+from lmlab.display.loggers import event_files
 from lmlab.models.averaging import Average
 from lmlab.models.bigram import Bigram
 from lmlab.models.maps import attention_maps
-from lmlab.training.loggers import event_files
 
 if TYPE_CHECKING:
-    from lmlab.training.heatmaps import HeatMaps
+    from lmlab.display.heatmaps import HeatMaps
 
 
 CHUNK = 1 << 20  # tokens counted at a time: it bounds memory, not the result
@@ -86,7 +86,7 @@ class Pictures(L.Callback):
         return self._canvases["table"].draw(np.stack([table, truth]))
 
     def _canvas(self, rows: Tensor, columns: Tensor, titles: list[str], across: str) -> HeatMaps:
-        from lmlab.training.heatmaps import HeatMaps  # matplotlib: only once something is drawn
+        from lmlab.display.heatmaps import HeatMaps  # matplotlib: only once something is drawn
 
         def labels(ids: Tensor) -> list[str]:
             return [self.tokenizer.decode([token]) for token in ids.tolist()]

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lmlab.bench.rounds import Part, Ratio, Table, interleave, median, ratio
-from lmlab.bench.tasks import Task
+from benchmarks.rounds import Part, Ratio, Table, interleave, median, ratio
+from benchmarks.tasks import Task
 from lmlab.data.windows import get_batch
 from lmlab.errors import LabError
 

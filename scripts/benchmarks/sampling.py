@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lmlab.bench.rounds import Part, Ratio, Seconds, Table, interleave, median, ratio
+from benchmarks.rounds import Part, Ratio, Seconds, Table, interleave, median, ratio
 from lmlab.errors import LabError
 from lmlab.generation import generate, probabilities
 from lmlab.models.gpt import GPT
