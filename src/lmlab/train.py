@@ -14,9 +14,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
 
 from lmlab import build, preflight, processes
-from lmlab.console import command, console, log, logged_to, quiet_libraries, say
+from lmlab.console import command, log, logged_to, quiet_libraries, say, shown_on
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import begin, end, event_files, loggers
@@ -31,10 +32,12 @@ from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, resolve
 from lmlab.processes import SIGNALS, Processes
 from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run
+from lmlab.streams import own_default_generators
 from lmlab.training.branch import check_parent, first_checkpoint
 from lmlab.training.callbacks import (
     Bar,
     Checkpoints,
+    OthersTurns,
     OwnSignals,
     Recorder,
 )
@@ -47,6 +50,9 @@ def train(
     config: dict[str, Any],
     swept: dict[str, Any] | None = None,
     choices: dict[str, str] | None = None,
+    *,
+    stop: Stop | None = None,
+    console: Console | None = None,
 ) -> Run | None:
     """Train what a checked config says, and return the run: its directory holds all there is.
 
@@ -57,6 +63,11 @@ def train(
     the keys that a sweep varies, with this run's values; `choices` too, the option of each group
     that the config was composed of.
 
+    What a run needs of its process it has for itself, so runs may follow each other in one process,
+    or go on beside each other in threads, and each computes what it would alone. `stop` can be
+    asked to end it (in the main thread signals do); `console` is where it says what it does (None:
+    the process's). torch's default generators are afterwards as they were.
+
     Raises:
         LabError: for anything the user can put right. Before the run directory is made, as far as
             it can be known before.
@@ -64,14 +75,16 @@ def train(
     """
     quiet_libraries()
     config = resolve(config)
-    with Processes(config) as crew:
+    stop = Stop() if stop is None else stop
+    with shown_on(console), own_default_generators(), Processes(config) as crew:
         if crew.rank:
-            _help_to_train(config, crew)
+            with shown_on(Console(quiet=True)):
+                _help_to_train(config, crew, stop)
             return None
-        return _train(config, {"swept": swept, "choices": choices}, crew)
+        return _train(config, {"swept": swept, "choices": choices}, crew, stop)
 
 
-def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Run:
+def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop: Stop) -> Run:
     """The part of the first process."""
     run = _run_to_continue(config)
     if run is not None:
@@ -86,7 +99,6 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
     text = build.tokens(config, tokenizer_of_parent(config, run, parent))
     if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
         raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
-    stop = Stop()
     data = make_data(config, text)
     preflight.check(config, data.vocab_size)
     module = make_module(config, text, stop)
@@ -189,10 +201,8 @@ def _start(run: Run, module: LanguageModule) -> Start:
     return Start(contents["global_step"], path.absolute(), contents)
 
 
-def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
+def _help_to_train(config: dict[str, Any], crew: Processes, stop: Stop) -> None:
     """Train as one of several processes: the first sees to the directory, and says what is said."""
-    console.quiet = True
-    stop = Stop()
     with stop.listening():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a helper is started without them
         problem: Exception | None = None
@@ -277,7 +287,7 @@ def _fit(
             *callbacks,
             *(Bar(), recorder),
             *([build.part(trial, "sweep.trial", L.Callback)] if trial else []),
-            *(keeper, OwnSignals(module.stop)),
+            *(keeper, OwnSignals(module.stop), OthersTurns()),
         ],
         logger=curves,
         plugins=[AtomicCheckpointIO(start)],

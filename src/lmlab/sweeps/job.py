@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import filelock
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from lmlab import schema
 from lmlab.config import check
-from lmlab.console import console, log, logged_to, say
+from lmlab.console import log, logged_to, say, shown_on
 from lmlab.errors import LabError
 from lmlab.fingerprint import fingerprint
 from lmlab.own_code import check_same_code, code_of
@@ -50,9 +51,21 @@ def run_job(
     """
     check_started_once(cfg.get("trainer") or {})
     journal, number = Journal.of(sweep_dir, cfg.sweep.job) if cfg.sweep.job else (None, 0)
-    if journal is not None and not journal.is_ours:
-        console.quiet = True  # the process that launched says what is to be said
+    # The process that launched says what is to be said.
+    quiet = journal is not None and not journal.is_ours
+    with shown_on(Console(quiet=True) if quiet else None):
+        return _run_job(cfg, sweep_dir, swept, overrides, choices, journal, number)
 
+
+def _run_job(
+    cfg: DictConfig,
+    sweep_dir: Path,
+    swept: dict[str, Any],
+    overrides: list[str],
+    choices: dict[str, str],
+    journal: Journal | None,
+    number: int,
+) -> Result:
     def tell(status: str, result: Result | None = None, **more: Any) -> None:
         if journal is not None:
             loss = None if result is None or result != result else float(result)
