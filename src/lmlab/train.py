@@ -131,7 +131,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
         try:
             with _outcome_recorded(run), crew.together():
                 crew.tell(
-                    Told(
+                    SharedRun(
                         run.path.absolute(),
                         start and Start(start.step, start.checkpoint),
                         text.sha256,
@@ -185,8 +185,8 @@ def _max_steps(config: dict[str, Any]) -> int:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the first process tells the others of a run."""
+class SharedRun:
+    """What the other processes of a run learn from the first."""
 
     path: Path
     start: Start | None
@@ -212,14 +212,14 @@ def _help_to_train(config: dict[str, Any], crew: Processes, stop: Stop) -> None:
             data, module = make_data(config, text), make_module(config, text, stop)
             callbacks, make_loggers = make_callbacks(config, text), loggers(config)
         except Exception as error:
-            problem = error  # the others are told once they are there
-        told: Told | None = crew.hear()
-        if told is None:
+            problem = error  # reported once the others are there
+        shared: SharedRun | None = crew.hear()
+        if shared is None:
             return  # done already
-        if problem is None and text.sha256 != told.corpus_sha256:
+        if problem is None and text.sha256 != shared.corpus_sha256:
             problem = LabError("the corpus differs from the one that the first process has")
         crew.ready(problem)
-        run, start = Run(told.path), told.start
+        run, start = Run(shared.path), shared.start
         resume_step = None if start is None else start.step
         curves = [make(run.path, resume_step) for make in make_loggers]
         with crew.together():

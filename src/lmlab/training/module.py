@@ -302,7 +302,7 @@ class LanguageModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning would pick its loops up in mid-epoch, where it counts rounds; what counts here
-        # are steps. So its loops begin anew and are told how far training is.
+        # are steps. So its loops begin anew, with their counts set to where training is.
         del checkpoint["loops"]
         step = checkpoint["global_step"]
         loop = self.trainer.fit_loop.epoch_loop
