@@ -353,7 +353,7 @@ def means(folder: Path, *curves: dict[int, float] | None) -> dict[int, tuple[flo
     for seed, curve in enumerate(curves):
         made(folder, {"seed": seed}, 2.0, curve=curve)
     shared = shared_steps(read_curves(table(folder).runs, ["val/loss"]), "val/loss")
-    by_step = shared.groupby("step").agg(["mean", "std"])
+    by_step = shared.groupby("step")["val/loss"].agg(["mean", "std"])
     return {step: (mean, deviation) for step, mean, deviation in by_step.itertuples()}
 
 
@@ -384,8 +384,8 @@ def test_bands_are_at_the_steps_that_all_seeds_have(tmp_path):
 def test_curves_that_were_cut_off_give_what_is_there(tmp_path, text, curve, recwarn):
     path = made(tmp_path, {"seed": 1})
     (path / "metrics.csv").write_bytes(text.encode("latin-1"))
-    found = read_curves(table(tmp_path).runs, ["val/loss"])["val/loss"].dropna()
-    assert found.droplevel(["setting", "run"]).to_dict() == curve
+    found = read_curves(table(tmp_path).runs, ["val/loss"]).dropna()
+    assert dict(zip(found["step"], found["val/loss"], strict=True)) == curve
     assert not recwarn.list  # a warning would stand in the middle of the report
 
 
@@ -405,6 +405,12 @@ def test_help_and_the_table_import_no_torch(sweep):
     ):
         code = program.format(words=words, heavy=heavy)
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_job_and_its_launcher_import_nothing_that_only_a_report_needs():
+    code = "import sys, lmlab.sweeps.job, lmlab.sweeps.launching, hydra_plugins.lmlab_grid\n"
+    code += "assert not {'pandas', 'seaborn', 'matplotlib', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_no_run_that_can_be_read_is_an_error_that_says_so(tmp_path):

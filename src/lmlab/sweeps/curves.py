@@ -26,48 +26,48 @@ MOST_POINTS = 100  # of a mean curve: train/loss may have thousands, and nobody 
 
 
 def read_curves(runs: pd.DataFrame, tags: Sequence[str]) -> pd.DataFrame:
-    """The curves of some rows of `runs_frame`: index (setting, run, step), a column per tag.
+    """The curves of some rows of `runs_frame`: columns setting, run, step, and one per tag.
 
-    NaN stands where nothing finite was logged. A file that is missing or damaged gives what can be
-    read of it.
+    `run` is the row's index; NaN stands where nothing finite was logged. A file that is missing or
+    damaged gives what can be read of it.
     """
-    columns = ["step", *tags]
-    frames = {(-1, -1): pd.DataFrame(columns=columns)}  # so that there is one
+    columns = ["setting", "run", "step", *tags]
+    frames = [pd.DataFrame(columns=columns)]
     for run, setting, directory in runs[["setting", "directory"]].itertuples():
         path = Path(directory, METRICS_CSV)
         try:
             check_regular(path)
-            frames[setting, run] = pd.read_csv(
+            curves = pd.read_csv(
                 path,
-                usecols=lambda name: name in columns,
+                usecols=lambda name: name in ("step", *tags),
                 index_col=False,
-                dtype="str",  # until all are together: a damaged file may hold anything
+                dtype="str",  # a damaged file may hold anything
                 on_bad_lines="skip",
                 encoding_errors="replace",
             )
         except (OSError, ValueError):  # none yet, or no table at all
             continue
-    found = pd.concat(frames, names=["setting", "run"]).reindex(columns=columns)
-    found = found.apply(pd.to_numeric, errors="coerce").astype("float64").where(np.isfinite)
-    found = found[found["step"].between(0, 2**53)].astype({"step": "int64"})
-    return found.groupby(["setting", "run", "step"]).last()  # of a step logged twice, the later
+        frames.append(curves.assign(setting=setting, run=run))
+    found = pd.concat(frames)[columns].apply(pd.to_numeric, errors="coerce").astype("float64")
+    found = found.where(np.isfinite)[found["step"].between(0, 2**53)]
+    found = found.astype({"setting": "int64", "run": "int64", "step": "int64"})
+    # Of a step that was logged twice, the later value.
+    return found.groupby(["setting", "run", "step"], as_index=False).last()
 
 
-def shared_steps(curves: pd.DataFrame, tag: str) -> pd.Series:
-    """The values of a tag at the steps that all runs of a setting have: index as of `curves`.
+def shared_steps(curves: pd.DataFrame, tag: str) -> pd.DataFrame:
+    """One curve, at the steps where all runs of a setting have a value: rows of `curves`.
 
-    Of more than MOST_POINTS steps it takes evenly fewer, the last always. A seed that diverged ends
-    the curve of its setting: a mean over the others would look better than the setting is.
+    A mean over fewer runs would leave out those that diverged, and look better than the setting is.
+    Of more than MOST_POINTS steps it takes evenly fewer, the last always.
     """
-    values = curves[tag].dropna()
-    n_values = values.groupby(["setting", "step"]).size()
-    runs = curves.index.droplevel("step").unique()
-    n_runs = pd.Series(1, runs).groupby("setting").sum()
-    steps = n_values[n_values == n_runs.reindex(n_values.index.get_level_values("setting")).values]
-    from_last = steps.groupby("setting").cumcount(ascending=False)
-    every = np.ceil(steps.groupby("setting").transform("size") / MOST_POINTS)
-    chosen = steps.index[from_last % every == 0]
-    return values[values.index.droplevel("run").isin(chosen)]
+    n_runs = curves.groupby("setting")["run"].nunique()
+    values = curves[["setting", "run", "step", tag]].dropna()
+    n_values = values.groupby(["setting", "step"])["run"].transform("size")
+    values = values[n_values == values["setting"].map(n_runs)]
+    steps = values.groupby("setting")["step"]
+    from_last = steps.rank("dense", ascending=False) - 1
+    return values[from_last % np.ceil(steps.transform("nunique") / MOST_POINTS) == 0]
 
 
 def has_curves(run_dir: str) -> bool:
@@ -86,12 +86,11 @@ def write_seed_means(table: Table, folder: Path) -> Path | None:
     target = folder / SEED_MEAN
     counted = table.runs[table.runs["counted"]]
     counted = counted[counted["setting"].map(table.settings["n"]) > 1]
-    settings = counted["setting"].unique()
-    names = _names(setting_name(table, setting) for setting in settings)
     means = _means(read_curves(counted, AVERAGED))
+    names = _names(table, counted["setting"].unique())
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{SEED_MEAN}.") as temporary:
-            for name, setting in zip(names, settings, strict=True):
+            for setting, name in names.items():
                 of_setting = means[means.index.get_level_values("setting") == setting]
                 _write(of_setting.droplevel("setting"), Path(temporary, SEED_MEAN, name))
             if target.exists():
@@ -107,7 +106,7 @@ def _means(curves: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds, and the edges of the bands: index (setting, step), a column per tag."""
     columns = {}
     for tag in AVERAGED:
-        by_step = shared_steps(curves, tag).groupby(["setting", "step"])
+        by_step = shared_steps(curves, tag).groupby(["setting", "step"])[tag]
         columns[tag] = mean = by_step.mean()
         if tag in BANDS:
             columns[f"{BAND}{tag} above"] = mean + by_step.std()
@@ -115,23 +114,18 @@ def _means(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def setting_name(table: Table, setting: int) -> str:
-    """A setting by its values: `model=head,optimizer.lr=0.1`, without the keys it does not have."""
-    values = table.settings.loc[setting, table.keys]
-    there = {key: value for key, value in values.items() if not is_missing(value)}
-    return ",".join(f"{heading(key)}={label(key, value)}" for key, value in there.items())
-
-
-def _names(settings: Iterable[str]) -> list[str]:
-    """A folder's name for each setting, all different and safe for any file system."""
-    names: list[str] = []
+def _names(table: Table, settings: Iterable[int]) -> dict[int, str]:
+    """A folder's name for each setting, all different: `model=head,optimizer.lr=0.1`."""
+    names: dict[int, str] = {}
     for setting in settings:
-        stem = name = path_name(setting) or "mean"
+        values = table.settings.loc[setting, table.keys].items()
+        there = [f"{heading(k)}={label(k, value)}" for k, value in values if not is_missing(value)]
+        stem = name = path_name(",".join(there)) or "mean"
         n = 1
-        while name in names:
+        while name in names.values():
             n += 1
             name = f"{stem}-{n}"
-        names.append(name)
+        names[setting] = name
     return names
 
 

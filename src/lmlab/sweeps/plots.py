@@ -36,13 +36,14 @@ from lmlab.sweeps.figures import (
 from lmlab.sweeps.leaderboard import figure as written
 from lmlab.sweeps.scales import (
     COLOURS,
+    Style,
     ceiling,
-    colours,
     distinct,
     log_axis,
     number_axis,
     ordered,
     places,
+    styles_of,
 )
 from lmlab.sweeps.table import Table, representatives
 from lmlab.sweeps.values import canonical, heading, is_missing, is_number, label, shown
@@ -51,6 +52,7 @@ MOST_CURVES = 12
 MOST_LINES = 10
 MOST_CELLS = 16  # along a side of a heat map
 CURVE = "val/loss"
+PLAIN = Style(COLOURS[0])
 STAR: dict[str, Any] = {"color": "black", "mfc": "#F0E442", "markersize": 15, "zorder": 5}
 
 
@@ -75,9 +77,8 @@ class Line:
     """Settings that are drawn alike."""
 
     label: str | None
-    colour: Any
-    marker: str
     settings: pd.Index
+    style: Style = PLAIN
     joined: bool = False
 
 
@@ -115,23 +116,18 @@ def _lines(
     """What is drawn against a key, and the title of its legend."""
     others = [other for other in table.keys if other != key]
     if not others:
-        return [Line(None, COLOURS[0], "o", settings.index, joined)], None
-    values = ordered(table.settings[others[0]])
+        return [Line(None, settings.index, joined=joined)], None
+    values, texts = ordered(settings[others[0]]), settings[others[0]].map(canonical)
     if len(others) == 1 and len(values) <= MOST_LINES:
-        place = places(settings[others[0]])
         return [
-            Line(label(others[0], value), colour, marker, place.index[place == i], joined)
-            for i, (value, (colour, marker, _)) in enumerate(
-                zip(values, colours(values), strict=True)
-            )
+            Line(label(others[0], value), settings.index[texts == canonical(value)], style, joined)
+            for value, style in zip(values, styles_of(values), strict=True)
         ], heading(others[0])
     best = settings.index[~settings[key].map(canonical).duplicated()]
     if len(best) > len(settings) / 2:  # a search that hardly meets a value twice
-        return [Line(None, COLOURS[0], "o", settings.index)], None
-    return [
-        Line("the best at each value", COLOURS[0], "o", best, joined),
-        Line("every setting", GREY, ".", settings.index),
-    ], None
+        return [Line(None, settings.index)], None
+    every = Line("every setting", settings.index, Style(GREY, "."))
+    return [Line("the best at each value", best, joined=joined), every], None
 
 
 def _draw_points(
@@ -144,38 +140,39 @@ def _draw_points(
     loss, deviation = table.loss[at.index], table.deviation[at.index]
     top = ceiling(loss)
     lost = _lost(table, top)[at.index]
+    edge = pd.Series(0.985, at.index)  # as a part of the axis
+    x, y = (at, loss) if along_x else (loss, at)
+    cross_x, cross_y = (at, edge) if along_x else (edge, at)
     for line in lines:
         settings = at[line.settings].sort_values(kind="stable").index
-        drawn = settings[loss[settings] <= top]
-        places = (at[drawn], loss[drawn]) if along_x else (loss[drawn], at[drawn])
+        drawn, crossed = settings[loss[settings] <= top], settings[lost[settings]]
         ax.errorbar(
-            *places,
+            x[drawn],
+            y[drawn],
             **{"yerr" if along_x else "xerr": deviation[drawn].fillna(0)},
-            color=line.colour,
-            marker=line.marker,
+            color=line.style.colour,
+            marker=line.style.marker,
             linestyle="-" if line.joined else "none",
             capsize=3,
             elinewidth=1.2,
-            zorder=2 if line.colour == GREY else 3,
+            zorder=2 if line.style.colour == GREY else 3,
             label=line.label,
         )
-        crosses = at[settings[lost[settings]]]
-        edge = [0.985] * len(crosses)
         ax.plot(
-            *((crosses, edge) if along_x else (edge, crosses)),
+            cross_x[crossed],
+            cross_y[crossed],
             "x",
-            color=line.colour,
+            color=line.style.colour,
             markeredgewidth=2,
             transform=ax.get_xaxis_transform() if along_x else ax.get_yaxis_transform(),
             label="_lost",
         )
-    if table.best in at.index:
-        x, y = at[table.best], loss[table.best]
-        x, y = (x, y) if along_x else (y, x)
-        ax.plot(x, y, "*", **STAR, label="_best")
-        text = f"best {written(loss[table.best], deviation[table.best])}"
-        offset, align = ((0, -20), "center") if along_x else ((-6, 11), "left")
-        ax.annotate(text, (x, y), offset, textcoords="offset points", fontsize=10, ha=align)
+    if (best := table.best) in at.index:
+        ax.plot(x[best], y[best], "*", **STAR, label="_best")
+        text = f"best {written(loss[best], deviation[best])}"
+        where: dict[str, Any] = {"xytext": (0, -20) if along_x else (-6, 11)}
+        where |= {"textcoords": "offset points", "ha": "center" if along_x else "left"}
+        ax.annotate(text, (x[best], y[best]), fontsize=10, **where)
     if lost.any():
         ax.errorbar([], [], fmt="x", color=GREY, markeredgewidth=2, label=LOST)
 
@@ -243,7 +240,7 @@ def _curves_to_draw(table: Table) -> pd.DataFrame:
     runs = representatives(table.runs)
     runs = runs[runs["directory"].map(has_curves).astype(bool)]
     runs = runs[runs["setting"].isin(runs["setting"].unique()[:MOST_CURVES])]
-    return shared_steps(read_curves(runs, [CURVE]), CURVE).reset_index()
+    return shared_steps(read_curves(runs, [CURVE]), CURVE)
 
 
 def loss_curves(table: Table, curves: pd.DataFrame) -> Figure:
@@ -256,7 +253,7 @@ def loss_curves(table: Table, curves: pd.DataFrame) -> Figure:
     styles = distinct(len(settings))
     if len(keys) == 1 and all(map(is_number, settings[keys[0]])):
         settings = settings.loc[places(settings[keys[0]]).sort_values().index]
-        styles = colours(list(settings[keys[0]]))
+        styles = styles_of(list(settings[keys[0]]))
     fig, ax = new_figure(height=5)
     sns.lineplot(
         curves,
@@ -264,17 +261,17 @@ def loss_curves(table: Table, curves: pd.DataFrame) -> Figure:
         y=CURVE,
         hue="setting",
         hue_order=settings.index,
-        palette=[colour for colour, _, _ in styles],
+        palette=[style.colour for style in styles],
         errorbar="sd",
         err_kws={"alpha": 0.18, "lw": 0},
         legend=False,
         ax=ax,
     )
     names = _names(settings, keys)
-    for line, name, (_, marker, dash) in zip(ax.lines, names, styles, strict=True):
-        line.set(label=name or None, linestyle=dash)
+    for line, name, style in zip(ax.lines, names, styles, strict=True):
+        line.set(label=name or None, linestyle=style.dash)
         if np.size(line.get_xdata()) == 1:
-            line.set_marker(marker)
+            line.set_marker(style.marker)
     ax.set_ylim(*_late_range(curves))
     ax.set_ylabel(f"{CURVE}, nats per token")
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -303,15 +300,11 @@ def by_parameters(table: Table) -> Figure:
     # A model of none, such as the n-gram's counts, has no place on the axis.
     settings = table.settings[table.settings["parameters"] > 0]
     settings = settings.sort_values("parameters", kind="stable")
-    legend, lines = None, [Line(None, COLOURS[0], "o", settings.index)]
+    legend, lines = None, [Line(None, settings.index)]
     if len(settings) <= MOST_CURVES:
         legend, names = ", ".join(map(heading, table.keys)), _names(settings, table.keys)
-        lines = [
-            Line(name, colour, marker, settings.index[i : i + 1])
-            for i, (name, (colour, marker, _)) in enumerate(
-                zip(names, distinct(len(names)), strict=True)
-            )
-        ]
+        each = zip(names, settings.index, distinct(len(names)), strict=True)
+        lines = [Line(name, pd.Index([setting]), style) for name, setting, style in each]
     fig, ax = new_figure(height=5)
     log_axis(ax, counts=True)
     _draw_points(ax, table, lines, settings["parameters"], along_x=True)

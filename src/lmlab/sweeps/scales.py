@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import seaborn as sns
@@ -63,17 +63,25 @@ def ceiling(values: Iterable[float]) -> float:
     return math.inf if len(below) == len(finite) else max(below)
 
 
-def distinct(n: int) -> list[tuple[Any, str, str]]:
-    """Colour, marker and line style for each of n things."""
-    styles = (("o", "-"), ("s", "--"))
-    return [(COLOURS[i % len(COLOURS)], *styles[i // len(COLOURS) % 2]) for i in range(n)]
+class Style(NamedTuple):
+    """How a line and its points are drawn."""
+
+    colour: Any
+    marker: str = "o"
+    dash: str = "-"
 
 
-def colours(values: Sequence[Any]) -> list[tuple[Any, str, str]]:
-    """Colour, marker and line style for each value: a scale for numbers, else distinct ones."""
+def distinct(n: int) -> list[Style]:
+    """A style for each of n things."""
+    found = [Style(colour) for colour in COLOURS] + [Style(c, "s", "--") for c in COLOURS]
+    return [found[i % len(found)] for i in range(n)]
+
+
+def styles_of(values: Sequence[Any]) -> list[Style]:
+    """A style for each value: numbers have colours along a scale."""
     if len(values) < 2 or not all(map(is_number, values)):
         return distinct(len(values))
-    return [(colour, "o", "-") for colour in sns.color_palette("viridis", len(values))]
+    return [Style(colour) for colour in sns.color_palette("viridis", len(values))]
 
 
 def number_axis(ax: Axes, values: list[float], title: str) -> None:
