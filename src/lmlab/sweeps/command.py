@@ -13,11 +13,11 @@ from lmlab.errors import LabError
 METRICS = {"val/loss_full": "val/loss_full", "val/bpc": "val/bpc", "best": "best val/loss"}
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Show and keep the report of the folders named; an error is one line and exit status 2."""
-    given = _parser().parse_args(words)
+    options = _parser().parse_args(arguments)
     try:
-        _show(given)
+        _show(options)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -28,23 +28,23 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _show(given: argparse.Namespace) -> None:
+def _show(options: argparse.Namespace) -> None:
     from lmlab.config import nearest
     from lmlab.console import console
     from lmlab.sweeps.leaderboard import print_table
     from lmlab.sweeps.report import keep
     from lmlab.sweeps.table import load
 
-    by = given.by.split(",") if given.by else []
-    folders: list[Path] = given.folders
-    table = load(folders, METRICS.get(given.metric))
+    by = options.by.split(",") if options.by else []
+    folders: list[Path] = options.folders
+    table = load(folders, METRICS.get(options.metric))
     for key in by:
         if key not in table.keys:
-            swept = ", ".join(table.keys) or "no key, beside the seed"
-            raise LabError(f"--by {key}: the runs differ in {swept}{nearest(key, table.keys)}")
+            differing = ", ".join(table.keys) or "no key, beside the seed"
+            raise LabError(f"--by {key}: the runs differ in {differing}{nearest(key, table.keys)}")
     print_table(table, console, ", ".join(map(str, folders)), by)
     if len(folders) == 1:
-        keep(table, folders[0], given.plots)
+        keep(table, folders[0], options.plots)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""Which config keys tell runs apart."""
+"""In which config keys runs differ."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Folding:
         return self.texts.groupby(by, sort=False).ngroup()
 
 
-def telling_keys(runs: Sequence[FoundRun], values: pd.DataFrame, folding: Folding) -> list[str]:
-    """The keys to fold by, so that only runs that differ in nothing but the seed are folded.
+def differing_keys(runs: Sequence[FoundRun], values: pd.DataFrame, folding: Folding) -> list[str]:
+    """The keys to group by, so that the runs of a group differ in nothing but the seed.
 
-    First the keys of the sweep that vary; then what differs in the stored configs of runs that
-    these do not tell apart (two sweeps in one folder, runs begun by hand); then RECORDED_KEYS.
+    First the keys of the sweep that vary; then those in which the stored configs of a group still
+    differ (two sweeps in one folder, runs begun by hand); then RECORDED_KEYS.
     """
     texts, setting = folding.texts, folding.setting
     swept = dict.fromkeys(key for run in runs for key in run.swept)

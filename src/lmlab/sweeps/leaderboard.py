@@ -93,7 +93,7 @@ def _figures(settings: pd.DataFrame, metric: str) -> list[str]:
 
 
 def _diverged(values: pd.Series, metric: str, is_done: pd.Series) -> pd.Series:
-    """Where NaN is the result: whoever is done has a final loss, though perhaps no evaluation."""
+    """Where NaN is the result: a run that is done has a final loss, though perhaps no best one."""
     return values.isna() & is_done & (metric != BEST)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lmlab.errors import LabError
-from lmlab.sweeps.keys import Folding, key_values, telling_keys
+from lmlab.sweeps.keys import Folding, differing_keys, key_values
 from lmlab.sweeps.reading import FoundRun, read
 from lmlab.sweeps.values import canonical
 
@@ -131,7 +131,7 @@ def tabulate(
     """Fold runs that differ in nothing but the seed, and sort the settings by a metric."""
     values = key_values(found)
     folding = Folding(found, values)
-    keys = telling_keys(found, values, folding)
+    keys = differing_keys(found, values, folding)
     columns = {key: f"{key} (key)" if key in TAKEN else key for key in keys}
 
     figures = pd.DataFrame([run.figures() for run in found]).astype(DTYPES)
