@@ -9,6 +9,7 @@ import re
 import statistics
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,16 +21,16 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.util.tensor_util import make_ndarray
 
 from lmlab.errors import LabError
-from lmlab.runs import Run
 from lmlab.sweeps.command import main
-from lmlab.sweeps.curves import band, curves
-from lmlab.sweeps.leaderboard import duration, groups_csv, markdown, print_table, runs_csv
+from lmlab.sweeps.curves import read_curves, shared_steps
+from lmlab.sweeps.leaderboard import duration, markdown, print_table, runs_csv, settings_csv
+from lmlab.sweeps.reading import FoundRun, read
 from lmlab.sweeps.report import report
-from lmlab.sweeps.table import Row, read, tabulate
+from lmlab.sweeps.table import load, tabulate
 
 
 def table(folder: Path):
-    return tabulate(*read([folder]))
+    return load([folder])
 
 
 NONSENSE = [
@@ -50,9 +51,8 @@ def test_no_record_keeps_the_others_from_the_table(tmp_path, field):
             path = made(tmp_path, {"model": n, "seed": seed}, 2.5, curve={1: 3.0}) / "run.json"
             path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     found = report(tmp_path, plots=field in ("swept", "metrics", "parameters"))
-    assert len(found.rows) == 1 + 2 * len(NONSENSE)
-    (row,) = [row for row in found.rows if row.path == good]
-    assert row.metric("val/loss_full") == 2.0
+    assert len(found.runs) == 1 + 2 * len(NONSENSE)
+    assert list(found.runs["val/loss_full"][found.runs["directory"] == str(good)]) == [2.0]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -62,7 +62,7 @@ def test_no_config_keeps_the_others_from_the_table(tmp_path, key):
         path = made(tmp_path, None, 2.5) / "config.yaml"
         path.write_text(json.dumps({**CONFIG, key: value}))  # it is YAML
     found = report(tmp_path, plots=key == "model")
-    assert good in [row.path for row in found.rows]
+    assert str(good) in list(found.runs["directory"])
 
 
 # A file of a run directory that the table or the pictures read, and what becomes of it.
@@ -89,8 +89,8 @@ def test_no_damaged_file_keeps_the_others_from_the_report(tmp_path, name, conten
         path.unlink(missing_ok=True)
         os.mkfifo(path) if content is None else path.write_bytes(content)
     found = report(tmp_path)
-    assert len(found.rows) == 4
-    assert found.best.values == {"model": "good"}
+    assert len(found.runs) == 4
+    assert found.settings.loc[found.best, "model"] == "good"
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -122,8 +122,8 @@ def test_a_text_edited_between_two_seeds_is_not_folded_and_that_is_said(tmp_path
         made(tmp_path, {"model": "head", "seed": seed}, 2.0 + seed, corpus_sha256=sha)
     made(tmp_path, {"model": "bigram", "seed": 1}, 4.0, corpus_sha256="b" * 64)
     found = table(tmp_path)
-    assert found.columns == ["model", "corpus_sha256"]
-    assert sorted(len(group.rows) for group in found.groups) == [1, 1, 2]
+    assert found.keys == ["model", "corpus_sha256"]
+    assert sorted(found.runs["setting"].value_counts()) == [1, 1, 2]
     assert "runs of one config have read different texts" in markdown(found, tmp_path, "title")
 
 
@@ -132,8 +132,8 @@ def test_runs_of_other_code_are_not_folded_and_that_is_said(tmp_path):
         made(tmp_path, {"model": "mine", "seed": seed}, 2.0, code=code)
     made(tmp_path, {"model": "mine", "seed": 4}, None, "failed")  # before it was known
     found = table(tmp_path)
-    assert found.columns == ["code"]
-    assert sorted(len(group.rows) for group in found.groups) == [1, 1, 2]
+    assert found.keys == ["code"]
+    assert sorted(found.runs["setting"].value_counts()) == [1, 1, 2]
     assert "different code of your own" in markdown(found, tmp_path, "title")
 
 
@@ -147,7 +147,7 @@ def test_what_runs_were_computed_on_is_said_where_it_is_not_one_thing(tmp_path):
     page = markdown(table(tmp_path), tmp_path, "title")
     assert "threads: 1, 4 among these runs" in page
     assert page.count("among these runs") == 1
-    assert len(table(tmp_path).groups) == 1
+    assert len(table(tmp_path).settings) == 1
 
 
 @pytest.fixture
@@ -219,10 +219,10 @@ def test_a_pipe_has_every_column_whole_and_a_narrow_terminal_every_figure(failin
         print_table(found, shown, "sweep")
         said = re.sub(r"\x1b\[[\d;]*m", "", written.getvalue())
         assert "…" not in said
-        for group in found.groups[:2]:
-            mean = group.mean("val/loss_full")
-            assert f"{mean.mean:.4f} ± {mean.deviation:.4f}" in said
-            assert str(group.best_row("val/loss_full").path) in said.replace("\n", "")
+        for setting in found.settings[:2].to_dict("records"):
+            mean, deviation = setting["val/loss_full"], setting["val/loss_full sd"]
+            assert f"{mean:.4f} ± {deviation:.4f}" in said
+            assert setting["directory"] in said.replace("\n", "")
         rows = [line for line in said.splitlines() if re.match(r" +\d  ", line)]
         assert len(rows) >= 3
         if width == 100:
@@ -286,23 +286,35 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_siz
 
 @given(st.lists(st.tuples(TEXTS, st.floats(allow_nan=False)), min_size=2, unique=True))
 def test_csv_gives_back_what_was_in_the_runs(values):
-    rows = [
-        Row(
-            Run(Path(f"nowhere/{i}")),
+    runs = [
+        FoundRun(
+            Path(f"nowhere/{i}"),
             "done",
             {"swept": {"key": key, "seed": i}, "metrics": {"val/loss_full": loss}},
+            None,
         )
         for i, (key, loss) in enumerate(values)
     ]
-    found = tabulate(rows, [], "val/loss_full")
+    found = tabulate(runs, [], "val/loss_full")
     lines = list(csv.DictReader(io.StringIO(runs_csv(found, Path("nowhere")), newline="")))
-    if "key" in found.columns:
+    if "key" in found.keys:
         assert {(line["key"], float(line["val/loss_full"])) for line in lines} == set(values)
     assert [line["directory"] for line in lines] == [
-        row.path.name for group in found.groups for row in group.rows
+        Path(path).name for path in found.runs["directory"]
     ]
-    folded = list(csv.DictReader(io.StringIO(groups_csv(found, Path("nowhere")), newline="")))
+    folded = list(csv.DictReader(io.StringIO(settings_csv(found, Path("nowhere")), newline="")))
     assert sum(int(line["n"]) for line in folded) == len(values)
+
+
+def test_csv_tells_a_loss_that_is_no_number_from_none(tmp_path):
+    made(tmp_path, {"model": "head"}, math.nan, step=7)
+    made(tmp_path, {"model": "bigram"}, None, "failed")
+    for written in (runs_csv, settings_csv):
+        lines = list(csv.DictReader(io.StringIO(written(table(tmp_path), tmp_path))))
+        assert [line["val/loss_full"] for line in lines] == ["nan", ""]
+    assert [
+        line["step"] for line in csv.DictReader(io.StringIO(runs_csv(table(tmp_path), tmp_path)))
+    ] == ["7", "100"]
 
 
 def test_markdown_is_a_table_whatever_the_values_hold(tmp_path):
@@ -336,28 +348,49 @@ def test_files_are_replaced_when_asked_again(sweep, capsys):
     assert not list(sweep.glob(".*"))  # nothing left lying about
 
 
-def test_bands_are_at_the_steps_that_all_seeds_have():
-    found = band([{10: 3.0, 20: 2.0, 30: 1.0}, {10: 5.0, 20: math.nan}])
-    assert found.steps == [10, 20]
-    assert found.mean[0] == 4.0
-    assert math.isnan(found.mean[1])
-    assert found.deviation[0] == pytest.approx(statistics.stdev([3.0, 5.0]))
-    many = band([dict.fromkeys(range(1, 1001), 2.0)] * 2)
-    assert len(many.steps) <= 100
-    assert many.steps[-1] == 1000
-    assert band([]) is None
-    assert band([{10: 1.0}, {}]) is None
+def means(folder: Path, *curves: dict[int, float] | None) -> dict[int, tuple[float, float]]:
+    """By step: mean and deviation over runs with these curves."""
+    for seed, curve in enumerate(curves):
+        made(folder, {"seed": seed}, 2.0, curve=curve)
+    shared = shared_steps(read_curves(table(folder).runs, ["val/loss"]), "val/loss")
+    by_step = shared.groupby("step")["val/loss"].agg(["mean", "std"])
+    return {step: (mean, deviation) for step, mean, deviation in by_step.itertuples()}
 
 
-@pytest.mark.parametrize("text", ["", "step", "step,val/loss\n10,2.5\n20,", "\xff\n", "a,b\n1,2\n"])
-def test_curves_that_were_cut_off_give_what_is_there(tmp_path, text):
-    row = Row(Run(made(tmp_path, {"seed": 1})), "done", {})
-    (row.path / "metrics.csv").write_bytes(text.encode("latin-1"))
-    assert curves(row, ["val/loss"])["val/loss"] in ({}, {10: 2.5})
+def test_bands_are_at_the_steps_that_all_seeds_have(tmp_path):
+    found = means(tmp_path / "a", {10: 3.0, 20: 2.0, 30: 1.0}, {10: 5.0, 20: math.nan}, None)
+    assert found == {10: (4.0, pytest.approx(statistics.stdev([3.0, 5.0])))}
+    assert means(tmp_path / "b", {10: 1.0}, {20: 1.0}) == {}
+    assert means(tmp_path / "c", {10: 1.0}, {10: math.inf}) == {}
+    many = means(tmp_path / "d", *[dict.fromkeys(range(1, 1001), 2.0)] * 2)
+    assert len(many) == 100
+    assert {b - a for a, b in pairwise(many)} == {10}
+    assert max(many) == 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "curve"),
+    [
+        ("", {}),
+        ("step", {}),
+        ("\xff\n", {}),
+        ("a,b\n1,2\n", {}),
+        ("step,val/loss\n10,2.5\n20,", {10: 2.5}),
+        ("step,val/loss\n10,2.5\n20,2.4,9,9\n\0\0", {10: 2.5, 20: 2.4}),
+        ("step,val/loss\n10,0.1\n10,2.5\n-1,2\nx,2\n1e300,2\n20,y\n", {10: 2.5}),
+        ("step,train/loss,val/loss\n10,1,2.5\n10,1,\n", {10: 2.5}),
+    ],
+)
+def test_curves_that_were_cut_off_give_what_is_there(tmp_path, text, curve, recwarn):
+    path = made(tmp_path, {"seed": 1})
+    (path / "metrics.csv").write_bytes(text.encode("latin-1"))
+    found = read_curves(table(tmp_path).runs, ["val/loss"]).dropna()
+    assert dict(zip(found["step"], found["val/loss"], strict=True)) == curve
+    assert not recwarn.list  # a warning would stand in the middle of the report
 
 
 def test_durations_read_well():
-    assert [duration(s) for s in (None, 0.04, 59.94, 59.96, 3599.6, 7500)] == [
+    assert [duration(s) for s in (math.nan, 0.04, 59.94, 59.96, 3599.6, 7500)] == [
         *("", "0.0 s", "59.9 s", "1 min 00 s", "1 h 00 min", "2 h 05 min")
     ]
 
@@ -366,11 +399,18 @@ def test_help_and_the_table_import_no_torch(sweep):
     program = "import sys; from lmlab.sweeps.command import main\ntry:\n  main({words})\nfinally:\n"
     program += "  assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     for words, heavy in (
-        (["--help"], {"torch", "lightning", "matplotlib", "numpy", "hydra", "rich"}),
-        ([str(sweep)], {"torch", "lightning", "tensorflow", "hydra", "pandas"}),
+        (["--help"], {"torch", "lightning", "matplotlib", "numpy", "pandas", "hydra", "rich"}),
+        ([str(sweep), "--no-plots"], {"torch", "lightning", "hydra", "matplotlib", "seaborn"}),
+        ([str(sweep)], {"torch", "lightning", "tensorflow", "hydra"}),
     ):
         code = program.format(words=words, heavy=heavy)
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_job_and_its_launcher_import_nothing_that_only_a_report_needs():
+    code = "import sys, lmlab.sweeps.job, lmlab.sweeps.launching, hydra_plugins.lmlab_grid\n"
+    code += "assert not {'pandas', 'seaborn', 'matplotlib', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_no_run_that_can_be_read_is_an_error_that_says_so(tmp_path):

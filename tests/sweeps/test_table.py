@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import statistics
 from pathlib import Path
 
@@ -13,11 +14,18 @@ from sweeps.made import made
 
 from lmlab.errors import LabError
 from lmlab.runs import Run
-from lmlab.sweeps.table import METRICS, Row, canonical, rank, read, shown, tabulate
+from lmlab.sweeps.reading import FoundRun, read
+from lmlab.sweeps.table import METRICS, load, runs_frame, tabulate
+from lmlab.sweeps.values import canonical, shown
 
 
 def table(folder: Path, metric: str | None = None):
-    return tabulate(*read([folder]), metric)
+    return load([folder], metric)
+
+
+def values(found) -> list[dict]:
+    """The keys of each setting, best first."""
+    return found.settings[found.keys].to_dict("records")
 
 
 def test_seeds_are_folded_into_the_mean_and_deviation_of_those_that_are_done(tmp_path):
@@ -27,27 +35,56 @@ def test_seeds_are_folded_into_the_mean_and_deviation_of_those_that_are_done(tmp
         made(tmp_path, {"model": "bigram", "seed": seed}, loss + 1)
     made(tmp_path, {"model": "head", "seed": 4}, 0.1, "failed", error="boom")
     found = table(tmp_path)
-    assert found.columns == ["model"]
-    first, second = found.groups
-    assert (first.values, second.values) == ({"model": "head"}, {"model": "bigram"})
-    mean = first.mean("val/loss_full")
-    assert mean.n == 3
-    assert mean.mean == pytest.approx(statistics.mean(losses.values()), abs=1e-15)
-    assert mean.deviation == pytest.approx(statistics.stdev(losses.values()), abs=1e-15)
-    assert first.mean("best").mean == pytest.approx(statistics.mean(losses.values()) - 0.01)
-    assert (first.status, second.status) == ("3 done, 1 failed", "3 done")
-    assert found.best is first
+    assert values(found) == [{"model": "head"}, {"model": "bigram"}]
+    head = found.settings.loc[1]
+    assert head["n"] == 3
+    for mean, shift in (("val/loss_full", 0), ("best val/loss", -0.01)):
+        expected = statistics.mean(losses.values()) + shift
+        assert head[mean] == pytest.approx(expected, abs=1e-15)
+        deviation = statistics.stdev(losses.values())
+        assert head[f"{mean} sd"] == pytest.approx(deviation, abs=1e-15)
+    assert list(found.settings["status"]) == ["3 done, 1 failed", "3 done"]
+    assert found.best == 1
 
 
 def test_one_seed_has_no_deviation(tmp_path):
     made(tmp_path, {"model": "head", "seed": 1}, 2.0)
     found = table(tmp_path)
-    (group,) = found.groups
-    assert (group.mean("val/loss_full").deviation, group.status, found.columns) == (
-        None,
-        "done",
-        [],
-    )
+    (setting,) = found.settings.to_dict("records")
+    assert math.isnan(setting["val/loss_full sd"])
+    assert (setting["val/loss_full"], setting["status"], found.keys) == (2.0, "done", [])
+
+
+def test_a_seed_that_diverged_is_not_left_out_of_the_mean(tmp_path):
+    for seed, loss in ((1, 2.0), (2, math.nan), (3, 2.0)):
+        made(tmp_path, {"model": "nan", "seed": seed}, loss)
+        made(tmp_path, {"model": "inf", "seed": seed}, 2.0 if seed != 2 else math.inf)
+        made(tmp_path, {"model": "good", "seed": seed}, 3.0)
+    made(tmp_path, {"model": "new", "seed": 1}, 2.5, "running")
+    found = table(tmp_path)
+    assert list(found.settings["model"]) == ["good", "inf", "nan", "new"]
+    assert list(found.settings["val/loss_full"])[:2] == [3.0, math.inf]
+    assert found.settings["val/loss_full"].isna().tolist() == [False, False, True, True]
+    assert found.settings["best val/loss"].iloc[3] == 2.49  # a run alone shows its best so far
+
+
+def test_a_frame_of_runs_is_there_for_who_wants_to_compute_with_it(tmp_path):
+    for seed, loss in ((1, 2.0), (2, 2.5)):
+        made(tmp_path, {"optimizer.lr": 0.1, "seed": seed}, loss, parameters=100, tokens=5)
+        made(tmp_path, {"optimizer.lr": 1, "seed": seed}, loss - 1, "running")
+    runs = runs_frame(tmp_path)
+    documented = re.findall(r"^ +- ([\w/ ]+?):", runs_frame.__doc__, re.MULTILINE)
+    assert ["optimizer.lr", *documented] == list(runs.columns)
+    assert [str(runs[name].dtype) for name in ("optimizer.lr", "seed", "step", "counted")] == [
+        *("float64", "int64", "Int64", "bool")
+    ]
+    means = runs[runs.counted].groupby("optimizer.lr")["val/loss_full"].agg(["mean", "count"])
+    assert means.to_dict("index") == {0.1: {"mean": 2.25, "count": 2}}
+    assert list(runs["setting"]) == [1, 1, 2, 2]
+    assert all((Path(path) / "run.json").is_file() for path in runs["directory"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LabError, match="holds no run"):
+        runs_frame(tmp_path / "empty")
 
 
 JOBS = st.lists(
@@ -68,38 +105,40 @@ LOSSES = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
 
 @given(st.data())
 def test_folding_loses_no_run_and_folds_only_seeds(data):
-    rows = [
-        Row(
-            Run(Path(f"nowhere/{i}")),
+    runs = [
+        FoundRun(
+            Path(f"nowhere/{i}"),
             data.draw(ENDS),
             {"swept": swept, "metrics": {"val/loss_full": data.draw(LOSSES)}},
+            None,
         )
         for i, swept in enumerate(data.draw(JOBS))
     ]
-    found = tabulate(rows, [], "val/loss_full")
-    assert sorted(id(row) for g in found.groups for row in g.rows) == sorted(map(id, rows))
+    found = tabulate(runs, [], "val/loss_full")
+    assert sorted(found.runs.index) == list(range(len(runs)))
     settings = [
-        {canonical({k: v for k, v in row.swept.items() if k != "seed"}) for row in group.rows}
-        for group in found.groups
+        {canonical({k: v for k, v in runs[i].swept.items() if k != "seed"}) for i in indices}
+        for indices in found.runs.groupby("setting").groups.values()
     ]
-    assert all(len(kinds) == 1 for kinds in settings)  # nothing but the seed differs in a group
-    assert len(set.union(*settings)) == len(found.groups)  # and no setting is in two
-    means = [group.mean("val/loss_full") for group in found.groups]
-    places = [rank(None if mean is None else mean.mean) for mean in means]
-    assert places == sorted(places)  # best first; infinity, NaN and nothing last
-    for group in found.groups:
-        seeds = [row.seed for row in group.counted]
-        assert len(seeds) == len(set(seeds))
-        assert {row.status for row in group.counted} <= {"done"}
+    assert all(len(kinds) == 1 for kinds in settings)  # nothing but the seed differs in a setting
+    assert len(set.union(*settings)) == len(found.settings)  # and none stands there twice
+    losses = list(found.settings["val/loss_full"])
+    numbers = [loss for loss in losses if not math.isnan(loss)]
+    assert numbers == sorted(numbers) == losses[: len(numbers)]  # best first, nothing last
+    counted = found.runs[found.runs["counted"]]
+    assert not counted.duplicated(["setting", "seed"]).any()
+    assert set(counted["status"]) <= {"done"}
 
 
 def test_a_repeated_seed_counts_once(tmp_path):
     for loss in (3.0, 2.0):
         made(tmp_path, {"model": "head", "seed": 1}, loss)
     made(tmp_path, {"model": "head", "seed": 2}, 4.0)
-    (group,) = table(tmp_path).groups
-    assert len(group.rows) == 3
-    assert (group.mean("val/loss_full").n, group.mean("val/loss_full").mean) == (2, 3.0)
+    found = table(tmp_path)
+    assert len(found.runs) == 3
+    assert found.settings[["n", "val/loss_full"]].to_dict("records") == [
+        {"n": 2, "val/loss_full": 3.0}
+    ]
 
 
 def test_runs_without_swept_are_told_apart_by_their_configs(tmp_path):
@@ -110,8 +149,8 @@ def test_runs_without_swept_are_told_apart_by_their_configs(tmp_path):
             made(tmp_path, None, 1.9, config={"optimizer.lr": lr, "seed": seed, **target})
     found = table(tmp_path)
     # n_embd, which only one of the two classes has, tells nothing that _target_ does not.
-    assert sorted(found.columns) == ["model._target_", "optimizer.lr"]
-    assert [group.status for group in found.groups] == ["2 done"] * 4
+    assert sorted(found.keys) == ["model._target_", "optimizer.lr"]
+    assert list(found.settings["status"]) == ["2 done"] * 4
 
 
 def test_what_a_sweep_does_not_tell_apart_its_configs_do(tmp_path):
@@ -123,8 +162,27 @@ def test_what_a_sweep_does_not_tell_apart_its_configs_do(tmp_path):
                 config={"trainer.max_steps": steps, "logger.csv": steps == 100},
             )
     found = table(tmp_path)
-    assert found.columns == ["trainer.max_steps"]  # how it is logged determines no result
-    assert [group.status for group in found.groups] == ["2 done"] * 2
+    assert found.keys == ["trainer.max_steps"]  # how it is logged determines no result
+    assert list(found.settings["status"]) == ["2 done"] * 2
+
+
+def test_runs_begun_by_hand_are_known_by_what_they_chose(tmp_path):
+    made(tmp_path, {"model": "head"}, 2.0, choices={"model": "head", "corpus": "file"})
+    made(tmp_path, {"model": "gpt"}, 1.0, choices={"model": "gpt", "corpus": "file"})
+    made(tmp_path, None, 3.0, choices={"model": "bigram", "corpus": "shakespeare"})
+    made(tmp_path, None, 4.0, choices=["nonsense"])
+    found = table(tmp_path)
+    assert found.keys == ["model"]  # no sweep varied the corpus
+    assert list(found.settings["model"])[:3] == ["gpt", "head", "bigram"]
+    assert math.isnan(found.settings["model"].iloc[3])
+
+
+def test_a_key_that_is_called_like_a_column_hides_none(tmp_path):
+    for n in (1, 2):
+        made(tmp_path, {"status": "mine", "n": n, "directory": n}, n + 0.0)
+    found = table(tmp_path)
+    assert values(found) == [{"n (key)": n, "directory (key)": n} for n in (1, 2)]
+    assert list(found.settings["status"]) == ["done", "done"]
 
 
 def test_tokens_that_cannot_be_compared_are_sorted_by_bits_per_character(tmp_path):
@@ -136,8 +194,8 @@ def test_tokens_that_cannot_be_compared_are_sorted_by_bits_per_character(tmp_pat
     (coarse / "run.json").write_text(json.dumps(record))
     found = table(tmp_path)
     assert found.metric == "val/bpc"
-    assert found.groups[0].values == {"tokenizer": "gpt2"}
-    assert table(tmp_path, "val/loss_full").groups[0].values == {"tokenizer": "char"}
+    assert values(found)[0] == {"tokenizer": "gpt2"}
+    assert values(table(tmp_path, "val/loss_full"))[0] == {"tokenizer": "char"}
 
 
 def test_a_killed_run_is_told_from_one_that_runs(tmp_path):
@@ -147,7 +205,7 @@ def test_a_killed_run_is_told_from_one_that_runs(tmp_path):
     assert not (dead.path / ".lock").exists()  # looking leaves no trace
     with alive.locked():
         assert (alive.status, dead.status) == ("running", "killed")
-        assert table(tmp_path).groups[0].status == "1 running, 1 killed"
+        assert list(table(tmp_path).settings["status"]) == ["1 running, 1 killed"]
     assert alive.status == "killed"
 
 
@@ -188,7 +246,7 @@ def test_a_record_that_cannot_be_read_is_said_in_one_line(tmp_path, garbage):
     else:
         (bad / "run.json").write_bytes(garbage)
     found = table(tmp_path)
-    assert len(found.rows) == 1
+    assert len(found.runs) == 1
     (said,) = found.unreadable
     assert str(bad) in said
     assert "\n" not in said
@@ -202,12 +260,13 @@ def test_a_record_with_nonsense_in_it_is_shown_without_it(tmp_path):
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare/run.json").write_text("{}")
     found = table(tmp_path)
-    assert len(found.rows) == 5
-    firsts = [group.rows[0].metric("val/loss_full") for group in found.groups]
-    assert firsts[0] == 2.0
-    assert math.isnan(firsts[1])
-    assert firsts[2:] == [None, None, None]
-    assert {row.step for row in found.rows} == {100, None}
+    assert len(found.runs) == 5
+    assert list(found.settings["status"].iloc[:-1]) == ["done"] * 4
+    losses = found.settings.set_index("model")["val/loss_full"]
+    assert losses["a"] == 2.0
+    assert losses.isna().sum() == 4
+    assert set(found.runs["step"].dropna()) == {100}
+    assert found.runs["step"].isna().sum() == 2
 
 
 def test_only_runs_are_found_wherever_they_are(tmp_path):

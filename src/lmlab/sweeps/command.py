@@ -9,14 +9,15 @@ from pathlib import Path
 
 from lmlab.errors import LabError
 
-METRICS = ("val/loss_full", "val/bpc", "best")
+# What may be typed, and the column that it means.
+METRICS = {"val/loss_full": "val/loss_full", "val/bpc": "val/bpc", "best": "best val/loss"}
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Read what was typed and do it; an error is one line and exit status 2."""
-    given = _parser().parse_args(words)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Show and keep the report of the folders named; an error is one line and exit status 2."""
+    options = _parser().parse_args(arguments)
     try:
-        _show(given)
+        _show(options)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -27,22 +28,23 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _show(given: argparse.Namespace) -> None:
+def _show(options: argparse.Namespace) -> None:
     from lmlab.config import nearest
     from lmlab.console import console
     from lmlab.sweeps.leaderboard import print_table
-    from lmlab.sweeps.report import keep, load
+    from lmlab.sweeps.report import keep
+    from lmlab.sweeps.table import load
 
-    by = given.by.split(",") if given.by else []
-    folders: list[Path] = given.folders
-    table = load(folders, given.metric)
+    by = options.by.split(",") if options.by else []
+    folders: list[Path] = options.folders
+    table = load(folders, METRICS.get(options.metric))
     for key in by:
-        if key not in table.columns:
-            swept = ", ".join(table.columns) or "no key, beside the seed"
-            raise LabError(f"--by {key}: the runs differ in {swept}{nearest(key, table.columns)}")
+        if key not in table.keys:
+            differing = ", ".join(table.keys) or "no key, beside the seed"
+            raise LabError(f"--by {key}: the runs differ in {differing}{nearest(key, table.keys)}")
     print_table(table, console, ", ".join(map(str, folders)), by)
     if len(folders) == 1:
-        keep(table, folders[0], given.plots)
+        keep(table, folders[0], options.plots)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,9 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="sweep.py" if sys.argv[0].endswith(".py") else "lmlab-sweep",
         description=(
-            "What the runs below a folder found: a leaderboard of the keys that differ, seeds "
-            "folded into mean ± standard deviation, with failures and their reasons. It may be "
-            "asked for at any time, on a sweep that is running, done or crashed."
+            "What the runs below a folder found: a leaderboard of the keys that differ, mean ± "
+            "standard deviation over seeds, failures and their reasons. It works at any time: "
+            "while a sweep runs, when it is done, after a crash."
         ),
         epilog=(
             "Kept in the folder: leaderboard.md, leaderboard.csv (a row per setting), runs.csv (a "

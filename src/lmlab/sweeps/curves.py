@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import re
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from lmlab.errors import LabError
 from lmlab.files import check_regular
-from lmlab.sweeps.leaderboard import name
-from lmlab.sweeps.table import Group, Row, Table
+from lmlab.runs import path_name
+from lmlab.sweeps.table import Table
+from lmlab.sweeps.values import heading, is_missing, label
 
 METRICS_CSV = "metrics.csv"
 SEED_MEAN = "seed-mean"
@@ -25,57 +24,54 @@ BANDS = ("val/loss", "val/bpc")  # charts of their own under Custom Scalars
 BAND = "± sd/"  # the tags of a band's edges; sorted behind all others
 MOST_POINTS = 100  # of a mean curve: train/loss may have thousands, and nobody sees them
 
-Curve = dict[int, float]  # by step
+
+def read_curves(runs: pd.DataFrame, tags: Sequence[str]) -> pd.DataFrame:
+    """The curves of some rows of `runs_frame`: columns setting, run, step, and one per tag.
+
+    `run` is the row's index; NaN stands where nothing finite was logged. A file that is missing or
+    damaged gives what can be read of it.
+    """
+    columns = ["setting", "run", "step", *tags]
+    frames = [pd.DataFrame(columns=columns)]
+    for run, setting, directory in runs[["setting", "directory"]].itertuples():
+        path = Path(directory, METRICS_CSV)
+        try:
+            check_regular(path)
+            curves = pd.read_csv(
+                path,
+                usecols=lambda name: name in ("step", *tags),
+                index_col=False,
+                dtype="str",  # a damaged file may hold anything
+                on_bad_lines="skip",
+                encoding_errors="replace",
+            )
+        except (OSError, ValueError):  # none yet, or no table at all
+            continue
+        frames.append(curves.assign(setting=setting, run=run))
+    found = pd.concat(frames)[columns].apply(pd.to_numeric, errors="coerce").astype("float64")
+    found = found.where(np.isfinite)[found["step"].between(0, 2**53)]
+    found = found.astype({"setting": "int64", "run": "int64", "step": "int64"})
+    # Of a step that was logged twice, the later value.
+    return found.groupby(["setting", "run", "step"], as_index=False).last()
 
 
-@dataclass(frozen=True)
-class Band:
-    """A curve over seeds, at the steps that all of them have."""
+def shared_steps(curves: pd.DataFrame, tag: str) -> pd.DataFrame:
+    """One curve, at the steps where all runs of a setting have a value: rows of `curves`.
 
-    steps: list[int]
-    mean: list[float]
-    deviation: list[float]  # n - 1; 0 for one seed
-    n: int
-
-
-def curves(row: Row, names: Sequence[str]) -> dict[str, Curve]:
-    """Some of a run's curves; one that is missing or cannot be read is empty."""
-    found: dict[str, Curve] = {name: {} for name in names}
-    path = row.path / METRICS_CSV
-    try:
-        check_regular(path)
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = csv.reader(file)
-            head = next(lines, [])
-            places = [(found[name], head.index(name)) for name in names if name in head]
-            at = head.index("step")
-            for line in lines:
-                if not 0 <= int(line[at]) < 2**63:
-                    raise ValueError("no step")
-                for curve, place in places:
-                    if line[place]:
-                        curve[int(line[at])] = float(line[place])
-    except (OSError, ValueError, IndexError, csv.Error):
-        pass  # a run that has none yet, or a file that somebody cut: what was read is shown
-    return found
+    A mean over fewer runs would leave out those that diverged, and look better than the setting is.
+    Of more than MOST_POINTS steps it takes evenly fewer, the last always.
+    """
+    n_runs = curves.groupby("setting")["run"].nunique()
+    values = curves[["setting", "run", "step", tag]].dropna()
+    n_values = values.groupby(["setting", "step"])["run"].transform("size")
+    values = values[n_values == values["setting"].map(n_runs)]
+    steps = values.groupby("setting")["step"]
+    from_last = steps.rank("dense", ascending=False) - 1
+    return values[from_last % np.ceil(steps.transform("nunique") / MOST_POINTS) == 0]
 
 
-def band(several: Sequence[Curve]) -> Band | None:
-    """Mean and standard deviation, at the steps that all curves have (evenly fewer if many)."""
-    steps = sorted(set.intersection(*map(set, several))) if several else []
-    if not steps:
-        return None
-    steps = steps[:: -math.ceil(len(steps) / MOST_POINTS)][::-1]  # the last one stays
-    values = np.array([[curve[step] for step in steps] for curve in several])  # (n, steps)
-    with np.errstate(invalid="ignore"):  # a loss may be NaN or infinite, and so may its mean
-        mean = values.mean(axis=0)
-        deviation = values.std(axis=0, ddof=1) if len(several) > 1 else np.zeros(len(steps))
-    return Band(steps, mean.tolist(), deviation.tolist(), len(several))
-
-
-def drawn(group: Group) -> list[Row]:
-    """The runs whose curves stand for a group: those that are done, or else all."""
-    return group.counted or group.rows
+def has_curves(run_dir: str) -> bool:
+    return Path(run_dir, METRICS_CSV).is_file()
 
 
 def write_seed_means(table: Table, folder: Path) -> Path | None:
@@ -88,98 +84,84 @@ def write_seed_means(table: Table, folder: Path) -> Path | None:
         LabError: if it cannot be written.
     """
     target = folder / SEED_MEAN
-    folded = [group for group in table.groups if len(group.counted) > 1]
+    counted = table.runs[table.runs["counted"]]
+    counted = counted[counted["setting"].map(table.settings["n"]) > 1]
+    means = _means(read_curves(counted, AVERAGED))
+    names = _names(table, counted["setting"].unique())
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{SEED_MEAN}.") as temporary:
-            for group, called in zip(folded, _names(folded), strict=True):
-                _write(group, Path(temporary, SEED_MEAN, called))
+            for setting, name in names.items():
+                of_setting = means[means.index.get_level_values("setting") == setting]
+                _write(of_setting.droplevel("setting"), Path(temporary, SEED_MEAN, name))
             if target.exists():
                 target.rename(Path(temporary, "before"))
-            if folded:
+            if names:
                 Path(temporary, SEED_MEAN).rename(target)
     except OSError as error:
         raise LabError(f"cannot write {target}: {error.strerror or error}") from error
-    return target if folded else None
+    return target if names else None
 
 
-def _names(groups: Iterable[Group]) -> list[str]:
-    """A folder's name for each group, all different and safe for any file system."""
-    names: list[str] = []
-    for group in groups:
-        safe = re.sub(r"[^\w.,=+-]+", "-", name(group).replace(", ", ",")).strip("-.")[:100]
-        stem = candidate = safe or "mean"
+def _means(curves: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds, and the edges of the bands: index (setting, step), a column per tag."""
+    columns = {}
+    for tag in AVERAGED:
+        by_step = shared_steps(curves, tag).groupby(["setting", "step"])[tag]
+        columns[tag] = mean = by_step.mean()
+        if tag in BANDS:
+            columns[f"{BAND}{tag} above"] = mean + by_step.std()
+            columns[f"{BAND}{tag} below"] = mean - by_step.std()
+    return pd.DataFrame(columns)
+
+
+def _names(table: Table, settings: Iterable[int]) -> dict[int, str]:
+    """A folder's name for each setting, all different: `model=head,optimizer.lr=0.1`."""
+    names: dict[int, str] = {}
+    for setting in settings:
+        values = table.settings.loc[setting, table.keys].items()
+        there = [f"{heading(k)}={label(k, value)}" for k, value in values if not is_missing(value)]
+        stem = name = path_name(",".join(there)) or "mean"
         n = 1
-        while candidate in names:
+        while name in names.values():
             n += 1
-            candidate = f"{stem}-{n}"
-        names.append(candidate)
+            name = f"{stem}-{n}"
+        names[setting] = name
     return names
 
 
-def _write(group: Group, folder: Path) -> None:
+def _write(means: pd.DataFrame, folder: Path) -> None:
     """One run of event files, without TensorFlow or torch: half a second, not three."""
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    of_runs = [curves(row, AVERAGED) for row in group.counted]
-    values: dict[int, dict[str, float]] = {}
-    for tag in AVERAGED:
-        averaged = band([of_run[tag] for of_run in of_runs])
-        if averaged is None:
-            continue
-        for step, mean, deviation in zip(
-            averaged.steps, averaged.mean, averaged.deviation, strict=True
-        ):
-            at = values.setdefault(step, {})
-            at[tag] = mean
-            if tag in BANDS:
-                at[f"{BAND}{tag} above"], at[f"{BAND}{tag} below"] = (
-                    mean + deviation,
-                    mean - deviation,
-                )
     folder.mkdir(parents=True)
     writer = EventFileWriter(str(folder))
     now = time.time()
     # A board that has shown an earlier version of this run forgets it here.
     writer.add_event(Event(wall_time=now, step=0, session_log=SessionLog(status=SessionLog.START)))
     writer.add_event(Event(wall_time=now, step=0, summary=_layout()))
-    for step, at in sorted(values.items()):
-        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in at.items()]
-        writer.add_event(Event(wall_time=now, step=step, summary=Summary(value=scalars)))
+    for step, values in means.to_dict("index").items():
+        logged = {tag: value for tag, value in values.items() if not math.isnan(value)}
+        at_step = [Summary.Value(tag=tag, simple_value=value) for tag, value in logged.items()]
+        writer.add_event(Event(wall_time=now, step=step, summary=Summary(value=at_step)))
     writer.close()
 
 
 def _layout():  # type: ignore[no-untyped-def]
     """Custom Scalars: the mean of each of BANDS, with its band."""
+    from google.protobuf.json_format import ParseDict
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
-    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
     from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
-    charts = [
-        layout_pb2.Chart(
-            title=tag,
-            margin=layout_pb2.MarginChartContent(
-                series=[
-                    layout_pb2.MarginChartContent.Series(
-                        value=tag, lower=f"{BAND}{tag} below", upper=f"{BAND}{tag} above"
-                    )
-                ]
-            ),
-        )
-        for tag in BANDS
-    ]
-    category = layout_pb2.Category(title="mean over seeds ± standard deviation", chart=charts)
-    layout = layout_pb2.Layout(category=[category])
-    tensor = TensorProto(
-        dtype="DT_STRING",
-        string_val=[layout.SerializeToString()],
-        tensor_shape=TensorShapeProto(),
-    )
-    value = Summary.Value(
-        tag=metadata.CONFIG_SUMMARY_TAG,
-        tensor=tensor,
-        metadata=metadata.create_summary_metadata(),
-    )
+    def chart(tag: str) -> dict[str, object]:
+        series = {"value": tag, "lower": f"{BAND}{tag} below", "upper": f"{BAND}{tag} above"}
+        return {"title": tag, "margin": {"series": [series]}}
+
+    category = {"title": "mean over seeds ± standard deviation", "chart": list(map(chart, BANDS))}
+    layout = ParseDict({"category": [category]}, layout_pb2.Layout()).SerializeToString()
+    tensor = TensorProto(dtype="DT_STRING", string_val=[layout], tensor_shape={})
+    of_layout = metadata.create_summary_metadata()
+    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=of_layout)
     return Summary(value=[value])

@@ -24,7 +24,6 @@ from lmlab.errors import LabError
 from lmlab.runs import LOG, Run
 from lmlab.sweeps.job import JOB_LOCK
 from lmlab.sweeps.journal import FAILED, Event, Journal, Result
-from lmlab.sweeps.report import report
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -123,6 +122,8 @@ def finish(
     skipped = f", {counts['skipped']} not begun" if counts["skipped"] else ""
     # None in a dry run, nor where run_dir keeps them elsewhere.
     if any(result.run and sweep_dir in Path(result.run).parents for result in results):
+        from lmlab.sweeps.report import report  # here, for it imports pandas
+
         report(sweep_dir)
     if failed:
         raise LabError(f"{len(failed)} of {len(results)} jobs failed{skipped}; {advice}")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.text import Text
 
 from lmlab.console import console
-from lmlab.errors import LabError
 from lmlab.files import atomic_file, write_atomically
 from lmlab.sweeps.curves import SEED_MEAN, write_seed_means
-from lmlab.sweeps.leaderboard import groups_csv, markdown, print_table, runs_csv
-from lmlab.sweeps.table import Table, read, tabulate
+from lmlab.sweeps.leaderboard import markdown, print_table, runs_csv, settings_csv
+from lmlab.sweeps.table import Table, load
 
 LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV = "leaderboard.md", "leaderboard.csv", "runs.csv"
 PLOTS = "plots"
@@ -33,37 +31,24 @@ def report(folder: Path, metric: str | None = None, plots: bool = True) -> Table
     return table
 
 
-def load(folders: Sequence[Path], metric: str | None = None) -> Table:
-    """The runs below some folders as a table.
-
-    Raises:
-        LabError: if there is none.
-    """
-    rows, unreadable = read(folders)
-    if not rows:
-        where = ", ".join(map(str, folders))
-        why = f"; {unreadable[0]}" if unreadable else ": no run.json in it or below"
-        raise LabError(f"{where} holds no run{why}")
-    return tabulate(rows, unreadable, metric)
-
-
 def keep(table: Table, folder: Path, plots: bool = True) -> None:
     """Write leaderboard.md, leaderboard.csv, runs.csv, plots/ and seed-mean/ into a folder."""
-    drawn = _draw(table, folder / PLOTS) if plots else []
-    title = folder.resolve().name
-    page = markdown(table, folder, title, [f"{PLOTS}/{name}" for name in drawn])
-    write_atomically(folder / LEADERBOARD_CSV, groups_csv(table, folder).encode())
+    names = _write_pictures(table, folder / PLOTS) if plots else []
+    page = markdown(table, folder, folder.resolve().name, [f"{PLOTS}/{name}" for name in names])
+    write_atomically(folder / LEADERBOARD_CSV, settings_csv(table, folder).encode())
     write_atomically(folder / RUNS_CSV, runs_csv(table, folder).encode())
     write_atomically(folder / LEADERBOARD, page.encode())
     means = write_seed_means(table, folder)
-    said = [LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV]
-    said += [f"{PLOTS}/ ({len(drawn)} pictures)"] * bool(drawn)
-    said += [f"{SEED_MEAN}/ (curves for TensorBoard)"] * (means is not None)
-    console.print(Text(f"\nkept in {folder}: {', '.join(said)}"))
+    kept = [LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV]
+    if names:
+        kept.append(f"{PLOTS}/ ({len(names)} pictures)")
+    if means is not None:
+        kept.append(f"{SEED_MEAN}/ (curves for TensorBoard)")
+    console.print(Text(f"\nkept in {folder}: {', '.join(kept)}"))
 
 
-def _draw(table: Table, folder: Path) -> list[str]:
-    """Write the pictures; those of an earlier call that are no more asked for go."""
+def _write_pictures(table: Table, folder: Path) -> list[str]:
+    """Write the pictures, and delete those of an earlier report that are no longer drawn."""
     from lmlab.sweeps.plots import pictures
 
     names = []

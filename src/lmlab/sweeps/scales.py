@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import (
     EngFormatter,
@@ -20,17 +20,22 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from lmlab.sweeps.table import MISSING, canonical, shown
+from lmlab.sweeps.values import canonical, is_missing, is_number, shown
 
-# Okabe and Ito's colours, which the colour-blind tell apart; yellow is too pale for a line.
+# Okabe and Ito's palette for colour-blind readers, without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def ordered(values: Iterable[Any]) -> list[Any]:
-    """The different values: numbers by size, then all else by name."""
-    different = {canonical(value): value for value in values if value is not MISSING}.values()
-    numbers = sorted(value for value in different if is_number(value))
-    return [*numbers, *sorted((v for v in different if not is_number(v)), key=shown)]
+    """The different values: numbers by size, anything else in the order in which it comes."""
+    different = {canonical(value): value for value in values if not is_missing(value)}.values()
+    return sorted(different) if all(map(is_number, different)) else list(different)
+
+
+def places(values: pd.Series) -> pd.Series:
+    """The place of each value among the different ones, from 0."""
+    place = {canonical(value): i for i, value in enumerate(ordered(values))}
+    return values.map(canonical).map(place)
 
 
 def wants_log(values: Sequence[float]) -> bool:
@@ -58,19 +63,25 @@ def ceiling(values: Iterable[float]) -> float:
     return math.inf if len(below) == len(finite) else max(below)
 
 
-def colours(values: Sequence[Any], ranked: bool = False) -> list[tuple[Any, str, str]]:
-    """Colour, marker and line for each value: a scale for numbers, else colours far apart."""
-    if not ranked and len(values) > 1 and all(map(is_number, values)):
-        scale = mpl.colormaps["viridis"]
-        return [(scale(0.9 * i / (len(values) - 1)), "o", "-") for i in range(len(values))]
-    n = len(COLOURS)
-    styles = (("o", "-"), ("s", "--"))
-    return [(COLOURS[i % n], *styles[i // n % 2]) for i in range(len(values))]
+class Style(NamedTuple):
+    """How a line and its points are drawn."""
+
+    colour: Any
+    marker: str = "o"
+    dash: str = "-"
 
 
-def is_number(value: Any) -> bool:
-    is_bool = isinstance(value, bool)  # an integer may be longer than any float
-    return isinstance(value, int | float) and not is_bool and abs(value) <= sys.float_info.max
+def distinct(n: int) -> list[Style]:
+    """A style for each of n things."""
+    found = [Style(colour) for colour in COLOURS] + [Style(c, "s", "--") for c in COLOURS]
+    return [found[i % len(found)] for i in range(n)]
+
+
+def styles_of(values: Sequence[Any]) -> list[Style]:
+    """A style for each value: numbers have colours along a scale."""
+    if len(values) < 2 or not all(map(is_number, values)):
+        return distinct(len(values))
+    return [Style(colour) for colour in sns.color_palette("viridis", len(values))]
 
 
 def number_axis(ax: Axes, values: list[float], title: str) -> None:
@@ -81,10 +92,10 @@ def number_axis(ax: Axes, values: list[float], title: str) -> None:
         log_axis(ax)
     at = [math.log(x) for x in values] if on_log else values
     room = min((b - a for a, b in pairwise(at)), default=1.0) / ((at[-1] - at[0]) or 1.0)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: shown(float(x))))
     if room > 1 / 12:
         ax.xaxis.set_major_locator(FixedLocator(values))
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: shown(float(x))))
         ax.tick_params(axis="x", labelsize=11 if room > 1 / 8 else 9)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lmlab.sweeps.table import METRICS, Group, Table
+from lmlab.sweeps.table import METRICS, Table
 
 DPI = 150
 LOST = "failed, or off the scale"
@@ -29,29 +29,25 @@ STYLE: dict[Any, Any] = {
     "legend.handlelength": 2.4,
     "lines.linewidth": 1.8,
     "lines.markersize": 6,
-    "figure.constrained_layout.use": True,
+    "savefig.bbox": "tight",  # the legend stands outside the axes
     "text.parse_math": False,  # a value may hold dollars
 }
 
 
-def new_figure(
-    legend: Sequence[str], width: float = 7.5, height: float = 4.8
-) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes, and room beside it for a legend of these lines (inches)."""
-    if legend:
-        width += 0.8 + 0.085 * max(map(len, [*legend, LOST]))
+def new_figure(width: float = 7.5, height: float = 4.8) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, sizes in inches."""
     fig = Figure(figsize=(width, height), dpi=DPI)
     return fig, fig.add_subplot()
 
 
-def unit_of(table: Table) -> str:
-    metric = METRICS[table.metric]
-    return f"{metric.name}, {metric.unit}"
+def with_unit(table: Table) -> str:
+    """The metric as an axis is labelled: `val/loss_full, nats per token`."""
+    return f"{table.metric}, {METRICS[table.metric].unit}"
 
 
-def over(groups: Sequence[Group]) -> str:
-    """What a point is, for the line under a title."""
-    n = sorted({len(group.counted) for group in groups if group.counted})
+def what_a_point_is(settings: pd.DataFrame) -> str:
+    """For the line below a title: over how many seeds."""
+    n = sorted(set(settings["n"]) - {0})
     if not n:
         return "nothing done yet"
     if n[-1] == 1:
@@ -72,11 +68,9 @@ def put_title(ax: Axes, title: str, below: str) -> None:
     )
 
 
-def put_legend(fig: Figure, ax: Axes, title: str | None, shown: bool) -> None:
-    """Beside the axes, what is lost last."""
-    if not shown:
-        return
+def put_legend(ax: Axes, title: str | None) -> None:
+    """Beside the axes, if anything drawn has a label."""
     handles, labels = ax.get_legend_handles_labels()
-    lines = sorted(zip(handles, labels, strict=True), key=lambda pair: pair[1] == LOST)
-    handles, labels = [handle for handle, _ in lines], [text for _, text in lines]
-    fig.legend(handles, labels, loc="outside right upper", title=title, alignment="left")
+    if labels:
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)}
+        ax.legend(handles, labels, title=title, alignment="left", borderaxespad=0, **place)

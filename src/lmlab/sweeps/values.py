@@ -1,0 +1,66 @@
+"""How the values of config keys are compared and written."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import Any
+
+WIDEST = 40  # characters of a value in a terminal or a picture; the CSV files have it whole
+
+
+def canonical(value: Any) -> str:
+    """A text that values share if they are equal in a config: 1 and 1.0, but not 1 and true."""
+    return json.dumps(_with_floats(value), sort_keys=True, default=repr)
+
+
+def _with_floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _with_floats(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(inner) for inner in value]
+    is_small = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+    return float(value) if is_small else value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a run has no such key. (None is a value: it is null in a config.)"""
+    return isinstance(value, float) and math.isnan(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value has a place on an axis: a finite or infinite float can hold it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # an integer may be larger than any float
+
+
+def shown(value: Any, width: int | None = None) -> str:
+    """A value as one would type it; long numbers are rounded, long texts cut in the middle."""
+    if value is None or isinstance(value, bool | list | dict):
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    elif isinstance(value, float):
+        text = f"{value:g}"
+        if float(text) != value and value == value:
+            text = repr(value) if len(repr(value)) <= 8 else f"{value:.4g}"
+    else:
+        text = str(value)
+    text = " ".join(text.split())
+    if width is not None and len(text) > width:
+        text = f"{text[: width // 2 - 1]}…{text[-(width // 2) :]}"
+    return text
+
+
+def heading(key: str) -> str:
+    """The heading of a key's column: `model` for model._target_."""
+    return key.removesuffix("._target_")
+
+
+def label(key: str, value: Any, width: int | None = WIDEST) -> str:
+    """A value below its heading: of a _target_ only the class; `-` where a run has no such key."""
+    if is_missing(value):
+        return "-"
+    if key.endswith("_target_"):
+        value = str(value).rpartition(".")[2]
+    return shown(value, width)
