@@ -10,9 +10,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lmlab.errors import LabError
 from lmlab.fingerprint import under
+
+UNKNOWN = ("extra_forbidden", "unknown_argument")  # pydantic's error, and that of targets.py
 
 
 def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def _typed(plain: Any, checked: Any) -> Any:
         }
     if isinstance(checked, dict):
         return {key: _typed(value, checked[key]) for key, value in plain.items()}
-    if isinstance(checked, list):
+    if isinstance(checked, list | tuple):
         return [_typed(*pair) for pair in zip(plain, checked, strict=True)]
     return checked if type(checked) is float else plain
 
@@ -83,26 +86,39 @@ def nearest(word: str, known: list[str]) -> str:
     return ""
 
 
-def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
-    problems = error.errors()
-    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    # pydantic names which member of a union it tried; only keys that are there are the user's.
+def _place(problem: ErrorDetails, plain: Any) -> tuple[list[str], Any]:
+    """The keys that lead to what is refused, and the value that stands there.
+
+    pydantic also names which member of a union it tried; only keys that are there are the user's.
+    """
     path, node = [], plain
-    for part in first["loc"]:
+    for part in problem["loc"]:
         inside = isinstance(node, dict) and part in node
         inside = inside or (isinstance(node, list) and isinstance(part, int) and part < len(node))
         if inside:
             node = node[part]
             path.append(str(part))
+    return path, node
+
+
+def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
+    problems = error.errors()
+    first = next((p for p in problems if p["type"] in UNKNOWN), problems[0])
+    path, node = _place(first, plain)
     key = ".".join(path)
-    more = len({p["loc"] for p in problems}) - 1
+    refused = {".".join(_place(problem, plain)[0]) for problem in problems}
+    more = len([other for other in refused if not under(key, (other,))])
     tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
-    if first["type"] == "extra_forbidden":
+    if first["type"] in UNKNOWN:
+        accepted = first.get("ctx", {}).get("known", ())
         others = [k for k in keys(plain) if not under(k, (key,)) and not under(key, (k,))]
+        others = [k for k in others if not k.endswith("_")]  # _target_ and its like are Hydra's
+        if close := difflib.get_close_matches(path[-1], accepted, n=1, cutoff=0.6):
+            others = [".".join([*path[:-1], close[0]])]
         return f"unknown key {key}={node!r}{nearest(key, others)}{tail}"
     if first["type"] == "missing":
         return f"{'.'.join([*path, str(first['loc'][-1])])} is missing{tail}"
-    said = first["msg"].removeprefix("Value error, ")
+    said = first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
     if not path:  # a rule between keys, which names them itself
         return said + tail
     return f"{key}={node!r}: {said[0].lower()}{said[1:]}{tail}"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmlab.bounds import Count, CountOrZero
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import event_files
 from lmlab.models.averaging import Average
@@ -29,7 +30,13 @@ class Pictures(L.Callback):
     A model with nothing of the kind has no pictures. They draw no random numbers.
     """
 
-    def __init__(self, tokenizer: Tokenizer, every: int = 1, tokens: int = 32, pairs: int = 65):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        every: CountOrZero = 1,
+        tokens: Count = 32,
+        pairs: Count = 65,
+    ):
         """A picture at each `every`-th evaluation (0: never) of the first `tokens` tokens of val;
         tables show the `pairs` most frequent tokens, if there are more."""
         self.tokenizer, self.every, self.tokens, self.pairs = tokenizer, every, tokens, pairs

@@ -1,11 +1,16 @@
 """Self-attention, written out: each token gathers from its past what it looks for."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmlab.bounds import Count, Divides
 from lmlab.errors import LabError
 from lmlab.models.memory import Past
+
+Heads = Annotated[Count, Divides("n_embd")]  # that share n_embd out among them
 
 
 def attention_weights(query: Tensor, key: Tensor, scaled: bool = True) -> Tensor:
@@ -36,7 +41,7 @@ class Head(nn.Module):
 
     past: Past | None = None
 
-    def __init__(self, n_embd: int, head_size: int | None = None, scaled: bool = True):
+    def __init__(self, n_embd: Count, head_size: Count | None = None, scaled: bool = True):
         """`head_size` is n_embd unless given; `scaled=False` is the notebook's version 4."""
         super().__init__()
         head_size = n_embd if head_size is None else head_size
@@ -57,7 +62,7 @@ class Head(nn.Module):
 class MultiHead(nn.Module):
     """Several small heads side by side: several questions asked of the past at once."""
 
-    def __init__(self, n_embd: int, n_head: int):
+    def __init__(self, n_embd: Count, n_head: Heads):
         super().__init__()
         head_size = size_of_heads(n_embd, n_head)
         self.heads = nn.ModuleList(Head(n_embd, head_size) for _ in range(n_head))
@@ -70,7 +75,7 @@ class MultiHead(nn.Module):
 class ProjectedMultiHead(MultiHead):
     """Multi-head attention whose heads' findings are mixed before they join the residual stream."""
 
-    def __init__(self, n_embd: int, n_head: int):
+    def __init__(self, n_embd: Count, n_head: Heads):
         super().__init__(n_embd, n_head)
         self.projection = nn.Linear(n_embd, n_embd)
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmlab.models.attention import size_of_heads
+from lmlab.bounds import BelowOne, Count
+from lmlab.models.attention import Heads, size_of_heads
 from lmlab.models.memory import Past, causal_mask
 
 
@@ -89,10 +90,10 @@ class GPT(nn.Module):
         self,
         vocab_size: int,
         block_size: int,
-        n_layer: int,
-        n_head: int,
-        n_embd: int,
-        dropout: float = 0.0,
+        n_layer: Count,
+        n_head: Heads,
+        n_embd: Count,
+        dropout: BelowOne = 0.0,
     ):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size

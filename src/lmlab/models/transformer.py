@@ -5,13 +5,16 @@ layer it is given, so each is a config: conf/model/multi_head.yaml and its neigh
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from lmlab.bounds import Count, Given
 from lmlab.models.memory import Past
 
-Layer = Callable[..., nn.Module]  # called with n_embd=..., makes a module (B, T, C) -> (B, T, C)
+# Called with n_embd=..., it makes a module (B, T, C) -> (B, T, C).
+Layer = Annotated[Callable[..., nn.Module], Given("n_embd")]
 
 
 class Stack(nn.Module):
@@ -19,7 +22,9 @@ class Stack(nn.Module):
 
     past: Past | None = None  # counts positions
 
-    def __init__(self, vocab_size: int, block_size: int, n_embd: int, n_layer: int, layer: Layer):
+    def __init__(
+        self, vocab_size: int, block_size: int, n_embd: Count, n_layer: Count, layer: Layer
+    ):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
