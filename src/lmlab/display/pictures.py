@@ -12,7 +12,6 @@ from torch import Tensor
 from lmlab.bounds import Count, CountOrZero
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import event_files
-from lmlab.models.averaging import Average
 from lmlab.models.bigram import Bigram
 from lmlab.models.maps import attention_maps
 
@@ -67,14 +66,14 @@ class Pictures(L.Callback):
         maps = attention_maps(module.model, passage.long().to(module.device))
         pictures = {}
         for n, (name, weights) in enumerate(maps.items(), 1):
-            averages = isinstance(module.model.get_submodule(name), Average)
+            layer = module.model.get_submodule(name)
             n_head = len(weights)
             if n_head not in self._canvases:
                 titles = [f"head {h}" for h in range(1, n_head + 1)] if n_head > 1 else [""]
                 self._canvases[n_head] = self._canvas(
                     passage, passage, titles, "how much it takes from each token"
                 )
-            tag = f"view/{'averages' if averages else 'attention'}/layer_{n}"
+            tag = f"view/{getattr(layer, 'pictured_as', 'attention')}/layer_{n}"
             future = torch.ones(weights.shape[1:], dtype=torch.bool).triu(1)
             seen = weights.cpu().masked_fill(future, torch.nan)
             pictures[tag] = self._canvases[n_head].draw(seen.numpy())

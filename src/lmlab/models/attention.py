@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lmlab.bounds import Count, Divides
 from lmlab.errors import LabError
+from lmlab.models.maps import Watch
 from lmlab.models.memory import Past
 
 Heads = Annotated[Count, Divides("n_embd")]  # that share n_embd out among them
@@ -40,6 +41,8 @@ class Head(nn.Module):
     """
 
     past: Past | None = None
+    watch: Watch | None = None
+    n_head = 1
 
     def __init__(self, n_embd: Count, head_size: Count | None = None, scaled: bool = True):
         """`head_size` is n_embd unless given; `scaled=False` is the notebook's version 4."""
@@ -56,11 +59,15 @@ class Head(nn.Module):
         if self.past is not None:
             key, value = self.past.extend(key, value)
         wei = attention_weights(query, key, self.scaled)
+        if self.watch is not None:
+            self.watch(wei[:, None])
         return wei @ value  # (B, T, T) @ (B, T, hs) -> (B, T, hs)
 
 
 class MultiHead(nn.Module):
     """Several small heads side by side: several questions asked of the past at once."""
+
+    positionwise = True  # but for its heads
 
     def __init__(self, n_embd: Count, n_head: Heads):
         super().__init__()
@@ -74,6 +81,8 @@ class MultiHead(nn.Module):
 
 class ProjectedMultiHead(MultiHead):
     """Multi-head attention whose heads' findings are mixed before they join the residual stream."""
+
+    positionwise = True
 
     def __init__(self, n_embd: Count, n_head: Heads):
         super().__init__(n_embd, n_head)

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmlab.bounds import BelowOne, Count
-from lmlab.models.attention import Heads, size_of_heads
+from lmlab.models.attention import Heads, attention_weights, size_of_heads
+from lmlab.models.maps import Watch
 from lmlab.models.memory import Past, causal_mask
 
 
@@ -38,6 +39,7 @@ class CausalSelfAttention(nn.Module):
     """All heads in one go, by torch's fused attention where that is the fastest."""
 
     past: Past | None = None
+    watch: Watch | None = None
 
     def __init__(self, n_embd: int, n_head: int, dropout: float):
         super().__init__()
@@ -53,12 +55,16 @@ class CausalSelfAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_head, T, head_size)
         if self.past is not None:
             key, value = self.past.extend(key, value)
+        if self.watch is not None:  # the fused kernel never writes its weights down
+            self.watch(attention_weights(query, key))
         out = attend(query, key, value, self.dropout if self.training else 0.0)
         return self.projection(out.transpose(1, 2).reshape(B, T, C))
 
 
 class Block(nn.Module):
     """A `transformer.PreNormBlock` with dropout, and everything else as GPT has it."""
+
+    positionwise = True  # but for its attention
 
     def __init__(self, n_embd: int, n_head: int, dropout: float):
         super().__init__()

@@ -58,6 +58,8 @@ class WideFeedForward(nn.Sequential):
 class Block(nn.Module):
     """Communication, then computation; each replaces what came in."""
 
+    positionwise = True  # but for what its attention does
+
     def __init__(self, n_embd: int, attention: Layer, feed_forward: Layer):
         super().__init__()
         self.attention = attention(n_embd=n_embd)
@@ -71,6 +73,8 @@ class Block(nn.Module):
 class ResidualBlock(Block):
     """Each adds to what came in, so gradients reach the first layer undimmed (He et al. 2015)."""
 
+    positionwise = True
+
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, n_embd) -> (B, T, n_embd)."""
         x = x + self.attention(x)
@@ -79,6 +83,8 @@ class ResidualBlock(Block):
 
 class PreNormBlock(Block):
     """Each works on a normalised copy of what came in (Xiong et al. 2020)."""
+
+    positionwise = True
 
     def __init__(self, n_embd: int, attention: Layer, feed_forward: Layer):
         super().__init__(n_embd, attention, feed_forward)
