@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from lmlab.bounds import BelowOne, Count, CountOrZero, NotNegative, Positive, Seed, Text
-from lmlab.targets import Part
+from lmlab.targets import Target
 
 
 class Node(BaseModel):
@@ -35,7 +35,7 @@ class Custom(Node):
     partial: bool = Field(default=False, alias="_partial_")
 
 
-# --- the parts -------------------------------------------------------------------------------
+# --- the groups ------------------------------------------------------------------------------
 
 # torch.optim annotates its floats without bounds. These are for any optimizer that does.
 OF_OPTIMIZERS = {
@@ -47,14 +47,14 @@ OF_OPTIMIZERS = {
     "alpha": BelowOne,
 }
 
-Corpus = Annotated[dict[str, Any], Part("corpus")]
-Tokenizer = Annotated[dict[str, Any], Part("tokenizer", method="fit", positional=1)]
-Model = Annotated[dict[str, Any], Part("model", given=frozenset({"vocab_size", "block_size"}))]
-Optimizer = Annotated[dict[str, Any], Part("optimizer", positional=1, bounds=OF_OPTIMIZERS)]
-Schedule = Annotated[dict[str, Any], Part("schedule", positional=2)]
-Callback = Annotated[dict[str, Any], Part("callbacks", offered=frozenset({"tokenizer", "seed"}))]
+Corpus = Annotated[dict[str, Any], Target("corpus")]
+Tokenizer = Annotated[dict[str, Any], Target("tokenizer", method="fit", positional=1)]
+Model = Annotated[dict[str, Any], Target("model", given=frozenset({"vocab_size", "block_size"}))]
+Optimizer = Annotated[dict[str, Any], Target("optimizer", positional=1, bounds=OF_OPTIMIZERS)]
+Schedule = Annotated[dict[str, Any], Target("schedule", positional=2)]
+Callback = Annotated[dict[str, Any], Target("callbacks", offered=frozenset({"tokenizer", "seed"}))]
 Logger = Annotated[
-    dict[str, Any], Part("logger", offered=frozenset({"folder", "save_dir", "resume_step"}))
+    dict[str, Any], Target("logger", offered=frozenset({"folder", "save_dir", "resume_step"}))
 ]
 
 # --- the three commands ----------------------------------------------------------------------

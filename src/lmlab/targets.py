@@ -1,7 +1,7 @@
-"""Checking a part of a config, a node with a `_target_`, by what its target takes.
+"""Checking a node of a config that has a `_target_` by what its target takes.
 
 Types, bounds and defaults are those of the target's constructor (or of the function), wherever it
-comes from. What stands in a part and has a `_target_` too is checked alike.
+comes from. Nodes within a node are checked alike.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ HYDRAS = {"_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": li
 
 
 @dataclass(frozen=True)
-class Part:
-    """How the parts of a group are checked: `Annotated[dict[str, Any], Part("model", …)]`.
+class Target:
+    """How the nodes of a group are checked: `Annotated[dict[str, Any], Target("model", …)]`.
 
     `given` are the arguments that the lab hands over itself, and no config may name; of the first
     `positional` ones, whatever their names. `offered` ones may be named. `method` is what is called
@@ -54,7 +54,7 @@ class Part:
             ValidationError: as pydantic does, for the first of its keys and values that is refused.
         """
         if not isinstance(node, Mapping) or not all(isinstance(key, str) for key in node):
-            raise PydanticCustomError("no_part", "a part is a mapping of names, with a _target_")
+            raise PydanticCustomError("no_node", "give a mapping with a _target_")
         parameters, takes_others = self._parameters(node.get("_target_"))
         fields: dict[str, Any] = {"_target_": str}
         fields |= {name: NotRequired[kind] for name, kind in HYDRAS.items()}
@@ -95,17 +95,18 @@ class Part:
         return _with_bound(annotation, self.bounds[name]) if name in self.bounds else annotation
 
     def _inner(self, name: str, node: Mapping[str, Any], annotation: Any) -> Any:
-        """The check of an argument that may be, or hold, a part itself."""
+        """The check of an argument that may be, or hold, a node with a target itself."""
         if node.get("_recursive_") is False:  # then Hydra makes nothing of what stands below
             return lambda value: value
         given = next((m.arguments for m in _metadata(annotation) if isinstance(m, Given)), None)
         around = (*self.around, (self.key, node))
-        part = replace(self, key=f"{self.key}.{name}", given=given, around=around, method="")
+        key = f"{self.key}.{name}"
+        target = replace(self, key=key, given=given, around=around, method="", positional=0)
 
         def check(value: Any) -> Any:
             if isinstance(value, Mapping) and "_target_" in value:
                 is_partial = value.get("_partial_") is True
-                return (part if is_partial else replace(part, given=frozenset())).check(value)
+                return (target if is_partial else replace(target, given=frozenset())).check(value)
             inside: Any = Annotated[Any, AfterValidator(check)]
             if isinstance(value, Mapping):
                 return TypeAdapter(dict[Any, inside]).validate_python(value)
@@ -124,7 +125,7 @@ class Part:
                 said = f"{key}.{whole}={size} is not divisible by it"
                 error = PydanticCustomError("undivided", "{said}", {"said": said})
                 raise ValidationError.from_exception_data(
-                    "part", [{"type": error, "loc": (name,), "input": node[name]}]
+                    "node", [{"type": error, "loc": (name,), "input": node[name]}]
                 )
 
 

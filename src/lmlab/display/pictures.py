@@ -1,4 +1,4 @@
-"""Pictures of what a model has learnt: where it looks, and what a bigram expects."""
+"""Pictures of what a model has learnt: where it looks, and which token it expects after which."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from lmlab.bounds import Count, CountOrZero
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import event_files
-from lmlab.models.bigram import Bigram
 from lmlab.models.maps import attention_maps
 
 if TYPE_CHECKING:
@@ -23,10 +22,11 @@ CHUNK = 1 << 20  # tokens counted at a time: it bounds memory, not the result
 
 
 class Pictures(L.Callback):
-    """Draws into TensorBoard, at evaluations: where each head looks (and how averages do without)
-    in one passage, the first tokens of val; a bigram's table beside the train split's frequencies.
+    """Draws into TensorBoard at evaluations.
 
-    A model with nothing of the kind has no pictures. They draw no random numbers.
+    Of a model whose layers can be watched (`models.maps`): where each head looks in one passage,
+    the first tokens of val. Of a model with `next_token_logits()`: that table, beside how often the
+    train split has each pair. Other models have no pictures. No random numbers are drawn.
     """
 
     def __init__(
@@ -57,8 +57,9 @@ class Pictures(L.Callback):
         training = module.training
         module.eval()
         pictures = self._maps(module, data.val_tokens[: min(self.tokens, data.block_size)])
-        if isinstance(module.model, Bigram):
-            pictures["view/bigram"] = self._table(module.model, data.train_tokens)
+        if hasattr(module.model, "next_token_logits"):
+            logits = module.model.next_token_logits()
+            pictures["view/bigram"] = self._table(logits, data.train_tokens)
         module.train(training)
         return pictures
 
@@ -79,15 +80,16 @@ class Pictures(L.Callback):
             pictures[tag] = self._canvases[n_head].draw(seen.numpy())
         return pictures
 
-    def _table(self, model: Bigram, train_tokens: Tensor) -> np.ndarray:
-        """P(next token | token) as the model has it, beside how often the train split has it."""
+    def _table(self, logits: Tensor, train_tokens: Tensor) -> np.ndarray:
+        """P(next token | token) by logits (vocab_size, vocab_size), beside how often the train
+        split has each pair."""
         if self._truth is None:
-            self._truth = frequencies(train_tokens, model.vocab_size, self.pairs)
+            self._truth = frequencies(train_tokens, len(logits), self.pairs)
         shown, truth = self._truth
         if "table" not in self._canvases:
             titles = ["the model's table, softmax of each row", "frequencies in the train split"]
             self._canvases["table"] = self._canvas(shown, shown, titles, "next token")
-        rows = model.table.weight.detach().float().cpu()[shown]
+        rows = logits.detach().float().cpu()[shown]
         table = rows.softmax(-1)[:, shown].numpy()
         return self._canvases["table"].draw(np.stack([table, truth]))
 
