@@ -7,7 +7,7 @@ comes from. Nodes within a node are checked alike.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NotRequired, Union, get_args, get_origin
 
@@ -27,12 +27,13 @@ HYDRAS = {"_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": li
 class Target:
     """How the nodes of a group are checked: `Annotated[dict[str, Any], Target("model", …)]`.
 
-    `given` are the arguments that the lab hands over itself, and no config may name; of the first
-    `positional` ones, whatever their names. `offered` ones may be named. `method` is what is called
-    in place of the constructor. `bounds` are for floats whose annotation has none.
+    `given` are the arguments that the lab hands over itself, so that no config may name them; so
+    are the first `positional` ones, whatever their names. `offered` are handed over if the config
+    does not name them. Where `given` is None nobody knows what will be handed over, and nothing
+    that is missing is asked for.
 
-    `given` is None where nobody knows what will be handed over: then nothing that is missing is
-    asked for.
+    `method` is what is called in place of the constructor. `bounds` are for floats whose annotation
+    has none. `more` are keys that are no arguments, with their types.
     """
 
     key: str
@@ -41,7 +42,8 @@ class Target:
     offered: frozenset[str] = frozenset()
     method: str = ""
     bounds: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    # The nodes that it stands in, each with its key.
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    # The nodes that this one stands in, each with its key.
     around: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=(), hash=False)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -57,20 +59,13 @@ class Target:
             raise PydanticCustomError("no_node", "give a mapping with a _target_")
         parameters, takes_others = self._parameters(node.get("_target_"))
         fields: dict[str, Any] = {"_target_": str}
-        fields |= {name: NotRequired[kind] for name, kind in HYDRAS.items()}
-        asks = self.given is not None and "_args_" not in node
+        fields |= {name: NotRequired[kind] for name, kind in HYDRAS.items()} | dict(self.more)
         for name, parameter in parameters.items():
-            inner = self._inner(name, node, parameter.annotation)
-            bounded = self._bounded(name, parameter.annotation)
-            kind: Any = Annotated[bounded, AfterValidator(inner)]
-            is_required = asks and parameter.default is inspect.Parameter.empty
-            is_required = is_required and name not in self.offered
-            fields[name] = kind if is_required else NotRequired[kind]
-        for name in node.keys() - fields.keys():
-            inner = self._inner(name, node, Any)
-            kind = Annotated[self._bounded(name, Any), AfterValidator(inner)]
-            fields[name] = kind if takes_others else _refused([*parameters])
-        typed_dict: Any = TypedDict  # to mypy it takes but a literal
+            kind = self._kind(name, parameter.annotation, node)
+            fields[name] = kind if self._asks_for(parameter, node) else NotRequired[kind]
+        for name in [name for name in node if name not in fields]:
+            fields[name] = self._kind(name, Any, node) if takes_others else _refused([*parameters])
+        typed_dict: Any = TypedDict  # mypy takes no other fields than a literal
         schema = typed_dict("schema", fields)
         schema.__pydantic_config__ = ConfigDict(strict=True, extra="forbid")
         checked: dict[str, Any] = TypeAdapter(schema).validate_python(dict(node))
@@ -91,17 +86,25 @@ class Target:
         takes_others = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         return {p.name: p for p in named if p.name not in (self.given or ())}, takes_others
 
-    def _bounded(self, name: str, annotation: Any) -> Any:
-        return _with_bound(annotation, self.bounds[name]) if name in self.bounds else annotation
+    def _asks_for(self, parameter: inspect.Parameter, node: Mapping[str, Any]) -> bool:
+        if self.given is None or "_args_" in node or parameter.name in self.offered:
+            return False
+        return parameter.default is inspect.Parameter.empty
 
-    def _inner(self, name: str, node: Mapping[str, Any], annotation: Any) -> Any:
-        """The check of an argument that may be, or hold, a node with a target itself."""
+    def _kind(self, name: str, annotation: Any, node: Mapping[str, Any]) -> Any:
+        """The type of an argument, which may be or hold a node with a target."""
+        kind = annotation
+        if name in self.bounds:
+            kind = _with_bound(annotation, self.bounds[name])
+        return Annotated[kind, AfterValidator(self._inner(name, annotation, node))]
+
+    def _inner(self, name: str, annotation: Any, node: Mapping[str, Any]) -> Callable[[Any], Any]:
+        """The check of the nodes within an argument."""
         if node.get("_recursive_") is False:  # then Hydra makes nothing of what stands below
             return lambda value: value
         given = next((m.arguments for m in _metadata(annotation) if isinstance(m, Given)), None)
         around = (*self.around, (self.key, node))
-        key = f"{self.key}.{name}"
-        target = replace(self, key=key, given=given, around=around, method="", positional=0)
+        target = Target(f"{self.key}.{name}", given, bounds=self.bounds, around=around)
 
         def check(value: Any) -> Any:
             if isinstance(value, Mapping) and "_target_" in value:
@@ -118,14 +121,14 @@ class Target:
 
     def _check_divides(self, name: str, annotation: Any, node: dict[str, Any]) -> None:
         for whole in (m.whole for m in _metadata(annotation) if isinstance(m, Divides)):
-            nodes = reversed([*self.around, (self.key, node)])
-            held = next(((key, n[whole]) for key, n in nodes if whole in n), ("", None))
-            key, size = held
-            if isinstance(size, int) and isinstance(node[name], int) and size % node[name]:
+            nodes = reversed([*self.around, (self.key, node)])  # the nearest that has it counts
+            key, size = next(((key, n[whole]) for key, n in nodes if whole in n), ("", None))
+            n = node[name]
+            if isinstance(size, int) and isinstance(n, int) and (n == 0 or size % n):
                 said = f"{key}.{whole}={size} is not divisible by it"
                 error = PydanticCustomError("undivided", "{said}", {"said": said})
                 raise ValidationError.from_exception_data(
-                    "node", [{"type": error, "loc": (name,), "input": node[name]}]
+                    "node", [{"type": error, "loc": (name,), "input": n}]
                 )
 
 
@@ -150,7 +153,7 @@ def _with_bound(annotation: Any, bound: Any) -> Any:
     if annotation is float:
         return bound
     if annotation is Any:  # not annotated, or by something else than numbers
-        return bound | list[bound]
+        return bound | list[bound] | None
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Union:
         if float in arguments:  # the rest of `float | Tensor` is nothing that a config can hold

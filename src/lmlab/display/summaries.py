@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from hydra.utils import get_object
 
 from lmlab.conf import conf_dir
 
@@ -144,7 +144,7 @@ def values_of_columns() -> dict[str, list[str]]:
         "optimizer": distinct(map(_name, offered("optimizer")), "none"),
         "schedule": distinct(map(_name, offered("schedule")), "none"),
         "precision": [*PRECISIONS],
-        "tokenizer": distinct(get_object(node["_target_"]).kind for node in offered("tokenizer")),
+        "tokenizer": distinct(resolve_name(t["_target_"]).kind for t in offered("tokenizer")),
         "corpus": distinct(map(_name, (c for c in offered("corpus") if c.get("path") != "???"))),
     }
 
