@@ -28,7 +28,7 @@ class GridSweeper(BasicSweeper):
         assert self.launcher is not None
         jobs = self.jobs(arguments)
         sweep_dir = folder_of(self.config, len(jobs))
-        self.validate_batch_is_legal(self.telling(jobs))
+        self.validate_batch_is_legal(self.representatives(jobs))
         sweep_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
         results = launch(self.launcher, sweep_dir, jobs)
@@ -46,10 +46,10 @@ class GridSweeper(BasicSweeper):
             found |= {tuple(job): None for job in self.split_arguments(overrides, None)[0]}
         return [list(job) for job in found]
 
-    def telling(self, jobs: list[list[str]]) -> list[list[str]]:
-        """As many of the jobs as show whether all can be composed: each key, each group's option.
+    def representatives(self, jobs: list[list[str]]) -> list[list[str]]:
+        """Jobs that have every key and every option of a group: if they compose, all do.
 
-        Composing takes a tenth of a second, and which value a key has makes no difference to it.
+        Composing takes a tenth of a second, and the value of a key makes no difference to it.
         """
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
@@ -57,8 +57,8 @@ class GridSweeper(BasicSweeper):
         seen: set[str] = set()
         found = []
         for job in jobs:
-            words = {w if w.partition("=")[0] in groups else w.partition("=")[0] for w in job}
-            if words - seen:
+            parts = {w if w.partition("=")[0] in groups else w.partition("=")[0] for w in job}
+            if parts - seen:
                 found.append(job)
-                seen |= words
+                seen |= parts
         return found

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lmlab.command_line import CommandLine, one_line
 from lmlab.conf import conf_dir
 from lmlab.errors import LabError
 from lmlab.training.stopping import Interrupted
 from lmlab.waiting import Neighbours, wait_for_threads_beside
-from lmlab.words import Words, one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def composed(name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
-    """The config of a command, of which nothing is run; `with_hydra` keeps Hydra's own part."""
+    """The config of a command, without running it; `with_hydra` keeps Hydra's own node."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -141,7 +141,7 @@ def _plain_value(value: Any) -> Any:
 
 
 def _continued(path: str) -> DictConfig:
-    """The config stored in a run, with what the command line says besides `run=`."""
+    """The config stored in a run, changed by the overrides on the command line."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import DictConfig, OmegaConf
@@ -210,9 +210,9 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
         sys.exit(2)
 
     try:
-        words = Words.parse(sys.argv[1:], texts)
-        words.check(name)
-        for_hydra = words.for_hydra
+        line = CommandLine.parse(sys.argv[1:], texts)
+        line.check(name)
+        for_hydra = line.for_hydra
     except LabError as error:
         fail(error)
 
@@ -220,7 +220,7 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
     def guarded(cfg: DictConfig) -> Any:
         wait_for_threads_beside(neighbours)
         try:
-            return task(cfg, words.given, words.swept)
+            return task(cfg, line.given, line.swept)
         except Interrupted as stopped:
             raise SystemExit(128 + stopped.signum) from None
         except explained as error:
@@ -232,8 +232,8 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *for_hydra], "1"
     try:
         # With other flags, such as --config-dir, help is Hydra's: it knows what they mean.
-        if words.flags and set(words.flags) <= {"-h", "--help"}:
-            print(_help(entry, words.overrides))
+        if line.flags and set(line.flags) <= {"-h", "--help"}:
+            print(_help(entry, line.overrides))
         else:
             main(guarded)()
     except KeyboardInterrupt:
@@ -298,17 +298,17 @@ def _explain(error: BaseException, name: str) -> str:
 
 
 def _no_option(name: str) -> str:
-    """Which word gives a group something else than a name, such as model=null."""
+    """The argument that gives a group something else than a name, such as model=null."""
     from lmlab.config import nearest
     from lmlab.help import options
 
-    for word in sys.argv[1:]:
-        key, _, value = word.partition("=")
+    for argument in sys.argv[1:]:
+        key, _, value = argument.partition("=")
         offers = options(conf_dir(), key) if value else []
         if offers and name != "train":  # the others have no groups
             return f"unknown key {key}{nearest(key, _known_keys(name))}"
         if offers and value not in offers:
-            return f"{word}: no such option ({', '.join(offers)}); or leave it out"
+            return f"{argument}: no such option ({', '.join(offers)}); or leave it out"
     return "a group takes the name of an option"
 
 
@@ -330,7 +330,7 @@ def _known_keys(name: str) -> list[str]:
     from lmlab.config import keys
     from lmlab.help import options
 
-    typed = [word.partition("=") for word in sys.argv[1:] if name == "train"]
+    typed = [argument.partition("=") for argument in sys.argv[1:] if name == "train"]
     choices = [
         f"{group}={option}" for group, _, option in typed if option in options(conf_dir(), group)
     ]

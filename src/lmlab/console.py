@@ -1,11 +1,17 @@
-"""What a person sees: one place that knows whether somebody is looking at a terminal."""
+"""What a person sees, and what a run keeps of it in its log.
+
+Several runs may go on in one process, each in a thread of its own. What a thread says goes to the
+console and to the log of the run that it trains.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
 
@@ -18,45 +24,82 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True)  # of this process
 log = logging.getLogger("lmlab")
+
+_console: ContextVar[Console] = ContextVar("console", default=console)
+_log_file: ContextVar[logging.Handler | None] = ContextVar("log_file", default=None)
+_warnings = threading.Lock()
+_n_log_files = 0
+_show_warning = warnings.showwarning
+
+
+def current_console() -> Console:
+    """The console of the run that this thread trains; outside of one, the process's."""
+    return _console.get()
 
 
 def say(text: str) -> None:
     """Print a line (never read as markup) and put it into the run's log."""
-    console.print(text, markup=False)
+    current_console().print(text, markup=False)
     log.info(text)
 
 
 @contextmanager
-def logged_to(path: Path) -> Iterator[None]:
-    """Keep what is said, and the warnings of all libraries, in a file as well."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger()
-    log.setLevel(logging.INFO)
-    root.addHandler(handler)
-    show = warnings.showwarning
-
-    def show_and_log(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        # logging.captureWarnings would take it from whoever looks at the terminal.
-        show(message, category, filename, lineno, file, line)
-        log.warning("%s: %s (%s:%s)", category.__name__, message, filename, lineno)
-
-    warnings.showwarning = show_and_log
+def shown_on(other: Console | None) -> Iterator[None]:
+    """Say everything on another console; None: go on as before."""
+    before = _console.set(current_console() if other is None else other)
     try:
         yield
     finally:
-        warnings.showwarning = show
+        _console.reset(before)
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Keep what is said, and the warnings of all libraries, in a file as well.
+
+    A thread that belongs to no run, such as a library's, is kept in the file of every run.
+    """
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(lambda record: _log_file.get() in (None, handler))
+    root = logging.getLogger()
+    log.setLevel(logging.INFO)
+    root.addHandler(handler)
+    before = _log_file.set(handler)
+    _log_warnings(+1)
+    try:
+        yield
+    finally:
+        _log_warnings(-1)
+        _log_file.reset(before)
         root.removeHandler(handler)
         handler.close()
+
+
+def _log_warnings(change: int) -> None:
+    """Log warnings while there is a file to log them to."""
+    global _n_log_files, _show_warning
+    with _warnings:
+        if _n_log_files == 0:
+            _show_warning, warnings.showwarning = warnings.showwarning, _show_and_log
+        _n_log_files += change
+        if _n_log_files == 0:
+            warnings.showwarning = _show_warning
+
+
+def _show_and_log(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    # logging.captureWarnings would take it from whoever looks at the terminal.
+    _show_warning(message, category, filename, lineno, file, line)
+    log.warning("%s: %s (%s:%s)", category.__name__, message, filename, lineno)
 
 
 def command(name: str) -> str:
@@ -96,6 +139,7 @@ def quiet_libraries() -> None:
 def bytes_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """For work counted in bytes: a bar in a terminal, else one plain line if it takes a second."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    console = current_console()
     progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
     task = progress.add_task(what, total=total)
     shown = False

@@ -50,7 +50,7 @@ def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
 def steps_per_batch(config: dict[str, Any]) -> int:
     """How many optimizer steps a Lightning batch holds.
 
-    `data.steps_per_batch`, but one where a part might tell the difference: somebody else's callback
+    `data.steps_per_batch`, but one where a part might notice: somebody else's callback
     that is called for every batch wants to see every step; and where all draw from one stream
     (streams=global), a model that draws must do so in turn with the data.
     """

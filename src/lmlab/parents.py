@@ -1,6 +1,6 @@
 """`from=<run>[@<step>|@best]`: which checkpoint of which run a new run begins from, and its config.
 
-The new run's config is the parent's, with what the command line says besides.
+The new run's config is the parent's, changed by the overrides on the command line.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def run_of(words: str) -> Run:
+def run_of(parent: str) -> Run:
     """The run that `from` names.
 
     Raises:
         LabError: if there is none.
     """
-    path, _ = _split(words)
+    path, _ = _split(parent)
     return Run.open(path, key="from")
 
 
-def choices(words: str, typed: Iterable[str]) -> list[str]:
+def choices(parent: str, typed: Iterable[str]) -> list[str]:
     """The options that the parent's config was composed of, of each group that is not `typed`.
 
     With them Hydra knows the keys that the parent has.
     """
-    found = run_of(words).record.get("choices") or {}
-    groups = {word.partition("=")[0] for word in typed}
+    found = run_of(parent).record.get("choices") or {}
+    groups = {override.partition("=")[0] for override in typed}
     return [f"{group}={option}" for group, option in found.items() if group not in groups]
 
 
@@ -74,10 +74,10 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         LabError: if there is no such checkpoint, or it leaves no step to take.
     """
-    words = config["from"]
-    if not isinstance(words, str):
+    typed = config["from"]
+    if not isinstance(typed, str):
         return config
-    run, (_, which) = run_of(words), _split(words)
+    run, (_, which) = run_of(typed), _split(typed)
     steps = sorted(_steps(run))
     if which == "best":
         step = (run.record.get("best") or {}).get("step") if run.best.is_file() else None
@@ -85,10 +85,10 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
         step = int(which) if which else max(steps, default=None)
     if step not in steps:
         there = ", ".join(map(str, steps)) or "none"
-        raise LabError(f"from={words}: no such checkpoint; steps of which there is one: {there}")
+        raise LabError(f"from={typed}: no such checkpoint; there is one of step {there}")
     if step >= config["trainer"]["max_steps"]:
         raise LabError(
-            f"trainer.max_steps={config['trainer']['max_steps']}: from={words} begins at step "
+            f"trainer.max_steps={config['trainer']['max_steps']}: from={typed} begins at step "
             f"{step} and counts on, so give more"
         )
     parent = {"run": str(run.path), "step": step, "fingerprint": fingerprint(run.config)}
@@ -108,10 +108,11 @@ def checkpoint_path(parent: dict[str, Any]) -> Path:
     return path
 
 
-def _split(words: str) -> tuple[str, str | None]:
-    found = re.fullmatch(r"(.*)@(\d+|best|last)", words, flags=re.DOTALL)
+def _split(parent: str) -> tuple[str, str | None]:
+    """<run>[@<step>|@best|@last] in two."""
+    found = re.fullmatch(r"(.*)@(\d+|best|last)", parent, flags=re.DOTALL)
     if found is None:
-        return words, None
+        return parent, None
     return found[1], None if found[2] == "last" else found[2]
 
 

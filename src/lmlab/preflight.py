@@ -1,4 +1,4 @@
-"""What only torch and Lightning can tell of a config, found out before anything is made."""
+"""What only torch and Lightning know about a config, checked before anything is made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lmlab.errors import LabError
 from lmlab.training.footprint import check_fits, memory_bytes
 
-# What the Trainer is told by a config, with the values that it has if nothing is said.
+# The Trainer's settings that a config has, with their defaults.
 SETTINGS = {"accelerator": "auto", "devices": "auto", "strategy": "auto", "precision": "32-true"}
 
 

@@ -1,9 +1,14 @@
-"""One seed, separate streams of random numbers."""
+"""One seed, separate streams of random numbers; and several runs that share torch's own."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import torch
 
@@ -18,3 +23,75 @@ def derive(seed: int, stream: Stream) -> int:
 def generator(seed: int, stream: Stream) -> torch.Generator:
     """A fresh generator on the CPU for one stream; the same for the same seed."""
     return torch.Generator().manual_seed(derive(seed, stream))
+
+
+def default_states() -> dict[str, Any]:
+    """The states of torch's default generators: dropout and initialisation draw from these."""
+    states: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_default_states(states: dict[str, Any]) -> None:
+    """Let torch's default generators go on from `default_states`."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+class Turns:
+    """A lock that goes to whoever has waited for it longest."""
+
+    def __init__(self) -> None:
+        self._queue: deque[object] = deque()  # who has the turn, then who waits
+        self._changed = threading.Condition()
+
+    def take(self) -> None:
+        me = object()
+        with self._changed:
+            self._queue.append(me)
+            self._changed.wait_for(lambda: self._queue[0] is me)
+
+    def give_up(self) -> None:
+        with self._changed:
+            self._queue.popleft()
+            self._changed.notify_all()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for the turn that another has."""
+        return len(self._queue) > 1
+
+
+_turns = Turns()
+_has_turn: ContextVar[bool] = ContextVar("has_turn", default=False)
+
+
+@contextmanager
+def own_default_generators() -> Iterator[None]:
+    """Within, torch's default generators belong to this run; afterwards they are as before.
+
+    A process has one set of them. Runs in several threads therefore take turns: one computes, and
+    `let_others` is where it hands over.
+    """
+    nested = _has_turn.get()
+    if not nested:
+        _turns.take()
+    before, token = default_states(), _has_turn.set(True)
+    try:
+        yield
+    finally:
+        set_default_states(before)
+        _has_turn.reset(token)
+        if not nested:
+            _turns.give_up()
+
+
+def let_others() -> None:
+    """Let the runs of other threads have their turn, if any waits."""
+    if _turns.wanted and _has_turn.get():
+        mine = default_states()
+        _turns.give_up()
+        _turns.take()
+        set_default_states(mine)

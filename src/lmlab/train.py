@@ -14,9 +14,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
 
 from lmlab import build, preflight, processes
-from lmlab.console import command, console, log, logged_to, quiet_libraries, say
+from lmlab.console import command, log, logged_to, quiet_libraries, say, shown_on
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import begin, end, event_files, loggers
@@ -30,10 +31,12 @@ from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, resolve
 from lmlab.processes import SIGNALS, Processes
 from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run
+from lmlab.streams import own_default_generators
 from lmlab.training.branch import check_parent, first_checkpoint
 from lmlab.training.callbacks import (
     Bar,
     Checkpoints,
+    OthersTurns,
     OwnSignals,
     Recorder,
 )
@@ -46,6 +49,9 @@ def train(
     config: dict[str, Any],
     swept: dict[str, Any] | None = None,
     choices: dict[str, str] | None = None,
+    *,
+    stop: Stop | None = None,
+    console: Console | None = None,
 ) -> Run | None:
     """Train what a checked config says, and return the run: its directory holds all there is.
 
@@ -56,6 +62,11 @@ def train(
     the keys that a sweep varies, with this run's values; `choices` too, the option of each group
     that the config was composed of.
 
+    What a run needs of its process it has for itself, so runs may follow each other in one process,
+    or go on beside each other in threads, and each computes what it would alone. `stop` can be
+    asked to end it (in the main thread signals do); `console` is where it says what it does (None:
+    the process's). torch's default generators are afterwards as they were.
+
     Raises:
         LabError: for anything the user can put right. Before the run directory is made, as far as
             it can be known before.
@@ -63,14 +74,16 @@ def train(
     """
     quiet_libraries()
     config = resolve(config)
-    with Processes(config) as crew:
+    stop = Stop() if stop is None else stop
+    with shown_on(console), own_default_generators(), Processes(config) as crew:
         if crew.rank:
-            _help_to_train(config, crew)
+            with shown_on(Console(quiet=True)):
+                _help_to_train(config, crew, stop)
             return None
-        return _train(config, {"swept": swept, "choices": choices}, crew)
+        return _train(config, {"swept": swept, "choices": choices}, crew, stop)
 
 
-def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Run:
+def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop: Stop) -> Run:
     """The part of the first process."""
     run = _run_to_continue(config)
     if run is not None:
@@ -85,7 +98,6 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
     text = build.tokens(config, tokenizer_of_parent(config, run, parent))
     if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
         raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
-    stop = Stop()
     data = make_data(config, text)
     preflight.check(config, data.vocab_size)
     module = make_module(config, text, stop)
@@ -118,7 +130,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
         try:
             with _outcome_recorded(run), crew.together():
                 crew.tell(
-                    Told(
+                    SharedRun(
                         run.path.absolute(),
                         start and Start(start.step, start.checkpoint),
                         text.sha256,
@@ -172,8 +184,8 @@ def _max_steps(config: dict[str, Any]) -> int:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the first process tells the others of a run."""
+class SharedRun:
+    """What the other processes of a run learn from the first."""
 
     path: Path
     start: Start | None
@@ -188,10 +200,8 @@ def _start(run: Run, module: LanguageModule) -> Start:
     return Start(contents["global_step"], path.absolute(), contents)
 
 
-def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
+def _help_to_train(config: dict[str, Any], crew: Processes, stop: Stop) -> None:
     """Train as one of several processes: the first sees to the directory, and says what is said."""
-    console.quiet = True
-    stop = Stop()
     with stop.listening():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a helper is started without them
         problem: Exception | None = None
@@ -201,14 +211,14 @@ def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
             data, module = make_data(config, text), make_module(config, text, stop)
             callbacks, make_loggers = make_callbacks(config, text), loggers(config)
         except Exception as error:
-            problem = error  # the others are told once they are there
-        told: Told | None = crew.hear()
-        if told is None:
+            problem = error  # reported once the others are there
+        shared: SharedRun | None = crew.hear()
+        if shared is None:
             return  # done already
-        if problem is None and text.sha256 != told.corpus_sha256:
+        if problem is None and text.sha256 != shared.corpus_sha256:
             problem = LabError("the corpus differs from the one that the first process has")
         crew.ready(problem)
-        run, start = Run(told.path), told.start
+        run, start = Run(shared.path), shared.start
         resume_step = None if start is None else start.step
         curves = [make(run.path, resume_step) for make in make_loggers]
         with crew.together():
@@ -276,7 +286,7 @@ def _fit(
             *callbacks,
             *(Bar(), recorder),
             *([build.part(trial, "sweep.trial", L.Callback)] if trial else []),
-            *(keeper, OwnSignals(module.stop)),
+            *(keeper, OwnSignals(module.stop), OthersTurns()),
         ],
         logger=curves,
         plugins=[AtomicCheckpointIO(start)],

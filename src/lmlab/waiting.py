@@ -26,7 +26,7 @@ class Neighbours:
         self._begin = time.monotonic(), _used_by_all(), _used_by_us()
 
     def busy(self) -> float:
-        """How many processors they kept busy; 0 where there is no telling (not on Linux)."""
+        """How many processors they kept busy; 0 where that cannot be known (not on Linux)."""
         began, all_before, ours_before = self._begin
         elapsed = time.monotonic() - began
         others = (_used_by_all() - all_before) - (_used_by_us() - ours_before)
@@ -36,10 +36,10 @@ class Neighbours:
 def wait_for_threads_beside(neighbours: Neighbours) -> None:
     """Let waiting threads sleep soon if others need the processors; else leave torch as it comes.
 
-    Whoever has set GOMP_SPINCOUNT or OMP_WAIT_POLICY is not talked over.
+    A GOMP_SPINCOUNT or OMP_WAIT_POLICY of the user's own stays.
     """
-    told = os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
-    if not told and neighbours.busy() > CROWDED:
+    settled = os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    if not settled and neighbours.busy() > CROWDED:
         os.environ["GOMP_SPINCOUNT"] = "1000"
 
 

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 
 from lmlab import schema
 from lmlab.cli import conf_dir
+from lmlab.command_line import CommandLine
 from lmlab.config import check
-from lmlab.words import Words
 
 GRIDS = sorted(path.stem for path in (conf_dir() / "sweep").glob("*.yaml") if path.stem != "tune")
 
@@ -48,7 +48,7 @@ def test_each_update_rule_has_learning_rates_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("words", "swept", "name"),
+    ("arguments", "swept", "name"),
     [
         (["-m", "model=bigram,head", "seed=1,2"], {"model", "seed"}, "model,seed"),
         (["seed=1,2", "-m", "model=bigram,head"], {"model", "seed"}, "model,seed"),
@@ -62,8 +62,8 @@ def test_each_update_rule_has_learning_rates_of_its_own():
         (["-m", "sweep.fail_fast=true", "hydra.sweeper.n_trials=3"], set(), "sweep"),
     ],
 )
-def test_the_command_tells_the_name(words, swept, name):
-    typed = Words.parse(words, texts=())
+def test_the_sweep_is_named_by_its_command(arguments, swept, name):
+    typed = CommandLine.parse(arguments, texts=())
     assert typed.is_multirun
     assert typed.swept == swept
     assert typed.sweep_name == name

@@ -115,7 +115,7 @@ def test_a_branch_killed_before_its_first_checkpoint_begins_from_its_parent(expe
 @pytest.mark.parametrize(
     ("which", "more", "said"),
     [
-        ("@7", {}, "no such checkpoint; steps of which there is one: 12, 24"),
+        ("@7", {}, "no such checkpoint; there is one of step 12, 24"),
         ("", {"trainer__max_steps": 24}, "begins at step 24 and counts on, so give more"),
         ("", {"model__n_embd": 16}, "layers.0.key.weight (32, 32) is now (16, 16)"),
         ("/nowhere", {}, "no such directory"),

@@ -28,7 +28,7 @@ ALWAYS_CHECKED = 1 << 28  # bytes
 ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32")  # of the ids; the last is theirs
 A_DAY = 86_400.0  # seconds: longer than any process writes without a pause
 
-Progress = Callable[[int], None]  # told how many bytes of text were just worked through
+Progress = Callable[[int], None]  # given the number of bytes of text just worked through
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def tokenize(
 
     `arguments` are what the tokenizer's `fit` takes beside the text; they and the code of a class
     that is not ours are part of the key. A tokenizer that was `fitted` on another text is used as
-    it is. `progress` is told about every byte of every pass: two for
+    it is. `progress` is given every byte of every pass: two for
     a tokenizer that must see the text first, one else.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One job of a sweep: it finds itself done, half done or new. It tells of a failure, never raises.
+"""One job of a sweep: it finds itself done, half done or new. A failure is a result, not an error.
 
 Being resumable is a property of the run, so it holds for every launcher and every sweeper.
 """
@@ -6,7 +6,7 @@ Being resumable is a property of the run, so it holds for every launcher and eve
 from __future__ import annotations
 
 import hashlib
-import time
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 import filelock
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from lmlab import schema
 from lmlab.config import check
-from lmlab.console import console, log, logged_to, say
+from lmlab.console import log, logged_to, say, shown_on
 from lmlab.errors import LabError
 from lmlab.fingerprint import fingerprint
 from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import config_of, resolve
 from lmlab.processes import check_started_once
 from lmlab.runs import CONFIG, LOG, Run, job_name
-from lmlab.sweeps.journal import Event, Journal, Result
+from lmlab.sweeps.journal import Entry, Result
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -49,57 +50,53 @@ def run_job(
         LabError: if the sweep itself was started as several processes.
     """
     check_started_once(cfg.get("trainer") or {})
-    journal, number = Journal.of(sweep_dir, cfg.sweep.job) if cfg.sweep.job else (None, 0)
-    if journal is not None and not journal.is_ours:
-        console.quiet = True  # the process that launched says what is to be said
-
-    def tell(status: str, result: Result | None = None, **more: Any) -> None:
-        if journal is not None:
-            loss = None if result is None or result != result else float(result)
-            journal.add(Event(number, status, time.time(), loss=loss, **more))
-
-    if journal is not None and cfg.sweep.fail_fast and journal.has_failed():
-        tell("skipped")
-        return Result(None, None, "skipped")
-
-    plain, problem = _plain(cfg), None
-    if cfg["from"] is not None:
+    entry = Entry.of(sweep_dir, cfg.sweep.job) if cfg.sweep.job else None
+    elsewhere = entry is not None and not entry.journal.is_ours  # who launched prints for all
+    with shown_on(Console(quiet=True) if elsewhere else None):
+        if entry is not None and cfg.sweep.fail_fast and entry.journal.has_failed():
+            return _ended(entry, Result(None, None, "skipped"))
+        plain, problem = _plain(cfg), None
+        if cfg["from"] is not None:
+            try:
+                cfg = config_of(cfg, overrides)
+                plain = resolve(_plain(cfg))
+                cfg["from"] = plain["from"]
+            except LabError as error:
+                problem = error  # a failure of this job, once it has begun
+        run = Run(Path(cfg.run_dir or sweep_dir / job_name(swept, _identity(plain))))
+        if entry is not None:
+            entry.add("running", run=str(run.path))
         try:
-            cfg = config_of(cfg, overrides)
-            plain = resolve(_plain(cfg))
-            cfg["from"] = plain["from"]
-        except LabError as error:
-            problem = error  # a failure of this job, once it has begun
-    path = sweep_dir / job_name(swept, _identity(plain))
-    if cfg.run_dir is not None:
-        path = Path(cfg.run_dir)
-    run = Run(path)
-    tell("running", run=str(path))
-    try:
-        if problem is not None:
-            raise problem
-        cfg.run_dir, cfg.resume = str(path), "auto"
-        config = check(cfg, schema.Train)
-        if config["dry_run"]:
-            from lmlab.plan import plan
+            if problem is not None:
+                raise problem
+            cfg.run_dir, cfg.resume = str(run.path), "auto"
+            config = check(cfg, schema.Train)
+            if config["dry_run"]:
+                from lmlab.plan import plan
 
-            plan(config)
-            tell("planned")
-            return Result(None, None, "planned")
-        trained = not _is_finished(run, config) and _train(
-            run, config, swept=swept, choices=choices
-        )
-    # SystemExit too: some library's exit is a failure of its job, not the end of the others.
-    except (Exception, SystemExit) as error:
-        reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-        _keep_failure(run, plain, swept, error, reason)
-        tell("failed", run=str(path), trained=True, error=reason)
-        if journal is None:  # a sweeper that is not ours, and will not say it
-            say(f"failed  {path.name}  {reason}  (log: {path / LOG})")
-        return Result(None, str(path), "failed", reason)
-    record = run.record
-    result = Result(record["metrics"].get("val/loss_full"), str(path), record["status"])
-    tell(record["status"], result, run=str(path), trained=trained)
+                plan(config)
+                return _ended(entry, Result(None, None, "planned"))
+            trained = not _is_finished(run, config) and _train(
+                run, config, swept=swept, choices=choices
+            )
+        # SystemExit too: a library's exit is a failure of its job, not the end of the others.
+        except (Exception, SystemExit) as error:
+            reason = (
+                str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+            )
+            _keep_failure(run, plain, swept, error, reason)
+            if entry is None:  # a sweeper that is not ours, and prints no failures
+                say(f"failed  {run.path.name}  {reason}  (log: {run.path / LOG})")
+            return _ended(entry, Result(None, str(run.path), "failed", reason), trained=True)
+        record = run.record
+        loss = record["metrics"].get("val/loss_full")
+        return _ended(entry, Result(loss, str(run.path), record["status"]), trained)
+
+
+def _ended(entry: Entry | None, result: Result, trained: bool = False) -> Result:
+    if entry is not None:
+        loss = None if math.isnan(result) else float(result)
+        entry.add(result.status, run=result.run, loss=loss, trained=trained, error=result.error)
     return result
 
 
@@ -127,8 +124,8 @@ def _is_finished(run: Run, config: dict[str, Any]) -> bool:
 def _identity(plain: dict[str, Any]) -> str:
     """What makes a job another one: what is in its fingerprint, and the code of its own classes."""
     code = code_of(plain)
-    told = f"{fingerprint(plain)}:{sorted(code.items())}"
-    return hashlib.sha256(told.encode()).hexdigest()[:16] if code else fingerprint(plain)
+    both = f"{fingerprint(plain)}:{sorted(code.items())}"
+    return hashlib.sha256(both.encode()).hexdigest()[:16] if code else fingerprint(plain)
 
 
 def _train(run: Run, config: dict[str, Any], **asked: Any) -> bool:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import secrets
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,15 +70,9 @@ class Journal:
         journal.path.touch()
         return journal
 
-    def word(self, job: int) -> str:
-        """The value of sweep.job for one of its jobs."""
+    def key(self, job: int) -> str:
+        """The value of sweep.job for one of its jobs; `Entry.of` reads it."""
         return f"{self.path.stem}/{job}"
-
-    @classmethod
-    def of(cls, sweep_dir: Path, word: str) -> tuple[Journal, int]:
-        """The journal and the number that `word` stands for."""
-        stem, _, job = word.partition("/")
-        return cls(sweep_dir / FOLDER / f"{stem}.jsonl"), int(job)
 
     @property
     def is_ours(self) -> bool:
@@ -104,6 +99,24 @@ class Journal:
         """Whether any job has, so far."""
         self.news()
         return any(event.status in FAILED for event in self.last.values())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One job's place in the journal of its launch."""
+
+    journal: Journal
+    job: int
+
+    @classmethod
+    def of(cls, sweep_dir: Path, key: str) -> Entry:
+        """The place that `Journal.key` stands for."""
+        stem, _, job = key.partition("/")
+        return cls(Journal(sweep_dir / FOLDER / f"{stem}.jsonl"), int(job))
+
+    def add(self, status: str, **more: Any) -> None:
+        """Note that the job is running, or how it ended."""
+        self.journal.add(Event(self.job, status, time.time(), **more))
 
 
 FAILED = ("failed", "killed")

@@ -1,4 +1,4 @@
-"""Launching jobs by Hydra's launchers, whichever it is: progress, dead workers, the end.
+"""Launching jobs by any of Hydra's launchers: progress, dead workers, the end.
 
 Hydra distributes the work; all that is known here comes from the journal that the jobs write.
 """
@@ -72,14 +72,14 @@ def launch(
     """
     journal = Journal.create(sweep_dir)
     first = 0 if progress is None else len(progress.ended)
-    words = {i: [*job, f"sweep.job={journal.word(i)}"] for i, job in enumerate(jobs, first)}
+    overrides = {i: [*job, f"sweep.job={journal.key(i)}"] for i, job in enumerate(jobs, first)}
     results: dict[int, Result] = {}
 
     def run(numbers: list[int]) -> bool:
         """Launch some of the jobs together; whether the launcher came back."""
         came_back = True
         try:
-            launcher.launch([words[i] for i in numbers], initial_job_idx=numbers[0])
+            launcher.launch([overrides[i] for i in numbers], initial_job_idx=numbers[0])
         except Exception as error:  # each launcher has its own for a worker that died
             journal.news()
             if not any(i in journal.last for i in numbers):
@@ -94,7 +94,7 @@ def launch(
         return came_back
 
     with _shown(journal, progress or Progress(len(jobs))):
-        left = list(words)
+        left = list(overrides)
         while left:
             came_back = run(left)
             begun = [i for i in left if i not in results and i in journal.last]
@@ -107,7 +107,7 @@ def launch(
                 raise LabError(f"the launcher left out {len(missing)} of {len(jobs)} jobs")
             left = missing
     journal.path.unlink()
-    return [results[i] for i in words]
+    return [results[i] for i in overrides]
 
 
 def finish(
@@ -169,7 +169,7 @@ class Progress:
     durations: list[float] = field(default_factory=list)  # of jobs that were trained, seconds
     most_running: int = 1
 
-    def heed(self, event: Event) -> None:
+    def update(self, event: Event) -> None:
         if event.status == "running":
             self.running[event.job] = event.time
             self.most_running = max(self.most_running, len(self.running))
@@ -218,7 +218,7 @@ def _shown(journal: Journal, progress: Progress) -> Iterator[None]:
     def follow() -> None:
         while True:
             last = over.is_set()
-            _tell(reader.news(), progress)
+            _show(reader.news(), progress)
             if last:
                 return
             over.wait(0.5)
@@ -238,9 +238,9 @@ def _shown(journal: Journal, progress: Progress) -> Iterator[None]:
             say(progress.line())
 
 
-def _tell(events: list[Event], progress: Progress) -> None:
+def _show(events: list[Event], progress: Progress) -> None:
     for event in events:
-        progress.heed(event)
+        progress.update(event)
         if event.status == "running" or not event.trained:
             continue
         name = Path(str(event.run)).name

@@ -14,10 +14,10 @@ from lmlab.training.stopping import Pruned
 
 
 class Pruning(L.Callback):
-    """Reports val/loss to the trial at every evaluation, and ends training on its pruner's word.
+    """Reports val/loss to the trial at every evaluation, and ends training if its pruner says so.
 
-    The word is asked for before the step that follows the evaluation: everything is kept by then,
-    and an evaluation with no step to follow leaves nothing to save.
+    The pruner is asked before the step that follows the evaluation: everything is kept by then, and
+    after the last evaluation no step is left to save.
     """
 
     def __init__(self, study: str, number: int, pruner: dict[str, Any]):
@@ -31,7 +31,7 @@ class Pruning(L.Callback):
         if trainer.is_global_zero:
             pruner = build.part(self.pruner, "sweep.trial.pruner", BasePruner)
             self.trial = TrialInTraining(self.study, self.number, pruner)
-        # A run that was stopped between its report and the pruner's word asks for it now.
+        # A run that was stopped between its report and the pruner's answer asks now.
         mine = self.trial is not None and trainer.global_step in self.trial.steps
         self.due = agreed(trainer, mine)
 

@@ -1,4 +1,4 @@
-"""What the Optuna sweeper does: ask for trials, launch them, tell how they ended."""
+"""What the Optuna sweeper does: ask for trials, launch them, report how they ended."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def search(
             progress.total = len(progress.ended) + len(trials) + study.left
             batch = launch(launcher, folder, jobs, progress)
             for trial, result in zip(trials, batch, strict=True):
-                _tell(study, trial, result, settings)
+                _report(study, trial, result, settings)
             results += batch
             statuses = {result.status for result in batch}
             stopping = {"skipped", "planned", *(FAILED if config.sweep.fail_fast else ())}
@@ -179,22 +179,22 @@ def _about(settings: dict[str, Any], space: Space, config: DictConfig) -> dict[s
     """What must stay the same for the trials of a study to be compared: what is not searched."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
     outside = ("hydra", *NOT_IN_FINGERPRINT, *(key.lstrip("+") for key in space.searched))
-    told = {key: value for key, value in leaves(plain) if not under(key, outside)}
+    fixed = {key: value for key, value in leaves(plain) if not under(key, outside)}
     own = {key: value for key, value in plain.items() if key != "hydra"}
-    told |= {f"code of {module}": sha256 for module, sha256 in code_of(own).items()}
-    return told | {f"hydra.sweeper.{key}": settings[key] for key in ("metrics", "directions")}
+    fixed |= {f"code of {module}": sha256 for module, sha256 in code_of(own).items()}
+    return fixed | {f"hydra.sweeper.{key}": settings[key] for key in ("metrics", "directions")}
 
 
 def _trial(study: SharedStudy, number: int, pruner: dict[str, Any]) -> str:
-    """The override that tells a job which trial it is."""
-    told = {
+    """The override by which a job knows which trial it is."""
+    callback = {
         "_target_": "lmlab.sweeps.pruning.Pruning",
         "_recursive_": False,
         "study": str(study.path),
         "number": number,
         "pruner": pruner,
     }
-    return f"sweep.trial={Transformer.str(_quoted(told))}"
+    return f"sweep.trial={Transformer.str(_quoted(callback))}"
 
 
 def _quoted(node: Any) -> Any:
@@ -206,7 +206,9 @@ def _quoted(node: Any) -> Any:
     return QuotedString(node, Quote.single) if isinstance(node, str) else node
 
 
-def _tell(study: SharedStudy, trial: FrozenTrial, result: Result, settings: dict[str, Any]) -> None:
+def _report(
+    study: SharedStudy, trial: FrozenTrial, result: Result, settings: dict[str, Any]
+) -> None:
     from optuna.trial import TrialState
 
     if result.status == "pruned":

@@ -1,7 +1,7 @@
 """An Optuna study in a sweep's directory, worked on by any number of processes.
 
-Whoever asks for trials holds the study's lock. Each process holds a lock of its own besides, which
-the operating system takes from it when it dies: its trials are then anybody's to finish.
+Who asks for trials holds the study's lock. Each process also holds a lock of its own, which the
+operating system releases when it dies: its trials are then anybody's to finish.
 """
 
 from __future__ import annotations

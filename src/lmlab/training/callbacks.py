@@ -11,10 +11,11 @@ import lightning as L
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lmlab.console import console, say
+from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
 from lmlab.runs import Run
+from lmlab.streams import let_others
 from lmlab.training.stopping import Interrupted, Stop
 
 
@@ -138,16 +139,28 @@ class OwnSignals(L.Callback):
         self.on_train_start(trainer, module)  # by itself, after training
 
 
+class OthersTurns(L.Callback):
+    """Lets the runs of other threads have their turn, after each batch."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+        if trainer.world_size == 1:  # several processes would wait for each other in turn
+            let_others()
+
+    def on_validation_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+        self.on_train_batch_end(trainer, module)
+
+
 class Bar(L.Callback):
     """Loss, val loss, tokens per second and time left: a bar in a terminal, else a plain line per
     evaluation."""
 
     def __init__(self) -> None:
+        self.console = current_console()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         fields = TextColumn("{task.fields[said]}")
         # Drawn between steps: a thread of rich's own would take a processor from them.
         self.progress = Progress(
-            *columns, TimeRemainingColumn(), fields, console=console, auto_refresh=False
+            *columns, TimeRemainingColumn(), fields, console=self.console, auto_refresh=False
         )
         self._drawn = 0.0
         self.task = self.progress.add_task("training", total=None, said="")
@@ -155,7 +168,7 @@ class Bar(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         self.progress.update(self.task, total=trainer.max_steps, completed=trainer.global_step)
-        if console.is_terminal and trainer.is_global_zero:
+        if self.console.is_terminal and trainer.is_global_zero:
             self.progress.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:

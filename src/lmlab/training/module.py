@@ -22,6 +22,7 @@ from torchmetrics import MeanMetric
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.windows import shift
 from lmlab.errors import LabError
+from lmlab.streams import default_states, set_default_states
 from lmlab.training.optim import MakeOptimizer, Schedule, configure
 from lmlab.training.stopping import Interrupted, Stop
 
@@ -100,10 +101,7 @@ class LanguageModule(L.LightningModule):
     def on_train_start(self) -> None:
         # Here, since building and setting up may draw.
         if self._random is not None:
-            states = self._random[self.global_rank]
-            torch.set_rng_state(states["cpu"])
-            if "cuda" in states and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(states["cuda"])
+            set_default_states(self._random[self.global_rank])
             self._random = None
         elif self.dropout_seed is not None:  # no two processes drop the same
             torch.manual_seed(self.dropout_seed + self.global_rank)
@@ -304,7 +302,7 @@ class LanguageModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning would pick its loops up in mid-epoch, where it counts rounds; what counts here
-        # are steps. So its loops begin anew and are told how far training is.
+        # are steps. So its loops begin anew, with their counts set to where training is.
         del checkpoint["loops"]
         step = checkpoint["global_step"]
         loop = self.trainer.fit_loop.epoch_loop
@@ -316,9 +314,7 @@ class LanguageModule(L.LightningModule):
 
     def _random_states(self) -> list[dict[str, Any]]:
         """Of torch's default generators in each process, by rank."""
-        states: dict[str, Any] = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            states["cuda"] = torch.cuda.get_rng_state_all()
+        states = default_states()
         if self.trainer.world_size == 1:
             return [states]
         everyones: list[Any] = [None] * self.trainer.world_size

@@ -1,4 +1,4 @@
-"""The words of a command line, taken apart before Hydra reads them."""
+"""The command line, split up before Hydra reads it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ OF_A_SWEEP = ("sweep.", "output_dir")
 
 
 @dataclass(frozen=True)
-class Words:
-    """What was typed: flags and overrides in any order, and keys whose value is taken as it is."""
+class CommandLine:
+    """What was typed: flags and overrides in any order, and keys whose value is taken literally."""
 
     flags: list[str]  # with their values
     overrides: list[str]
@@ -25,7 +25,7 @@ class Words:
     is_multirun: bool
 
     @classmethod
-    def parse(cls, typed: list[str], texts: tuple[str, ...]) -> Words:
+    def parse(cls, typed: list[str], texts: tuple[str, ...]) -> CommandLine:
         """`texts` are the keys whose value is taken as it was typed.
 
         Raises:
@@ -36,21 +36,21 @@ class Words:
         def refuse(message: str) -> NoReturn:
             raise LabError(message)
 
-        pairs = [word.partition("=") for word in typed]
+        pairs = [argument.partition("=") for argument in typed]
         given = {key: value for key, equals, value in pairs if equals and key in texts}
-        words = [word for word in typed if word.partition("=")[0] not in given]
+        others = [argument for argument in typed if argument.partition("=")[0] not in given]
         parser = get_args_parser()
         parser.error = refuse  # type: ignore[method-assign]
         # Hydra's own way of parsing wants all overrides in one row.
-        args: Any = parser.parse_intermixed_args(words)
+        args: Any = parser.parse_intermixed_args(others)
         left = Counter(args.overrides)
         flags = []
-        for word in words:
-            if left[word]:
-                left[word] -= 1
+        for argument in others:
+            if left[argument]:
+                left[argument] -= 1
             else:
-                flags.append(word)
-        pairs = [word.partition("=") for word in args.overrides]
+                flags.append(argument)
+        pairs = [override.partition("=") for override in args.overrides]
         named = any(key == "sweep" and value for key, _, value in pairs)
         mode = any(key.lstrip("+") == "hydra.mode" and "MULTI" in value for key, _, value in pairs)
         is_multirun, overrides = args.multirun or named or mode, args.overrides
@@ -59,17 +59,17 @@ class Words:
         return cls(flags, overrides, given, is_multirun)
 
     def check(self, command: str) -> None:
-        """What Hydra would take, and then nothing would use.
+        """Refuse what Hydra would accept and nothing would use.
 
         Raises:
-            LabError: saying what to say instead.
+            LabError: with what to give instead.
         """
         trains = command == "train"
-        for word in self.overrides:
-            key = word.lstrip("+~").partition("=")[0]
+        for override in self.overrides:
+            key = override.lstrip("+~").partition("=")[0]
             if key in UNUSED:
                 instead = (
-                    "say run_dir=…, or output_dir=… and name=…" if trains else "nothing is kept"
+                    "give run_dir=…, or output_dir=… and name=…" if trains else "nothing is kept"
                 )
                 raise LabError(f"{key} is not used: {instead}")
         if not self.is_multirun:
@@ -81,10 +81,10 @@ class Words:
                 f"run={self.given['run']}: one run goes on by itself, without -m or sweep=; a "
                 "sweep goes on by the command that began it"
             )
-        for word in self.overrides:
-            key = word.lstrip("+").partition("=")[0]
+        for override in self.overrides:
+            key = override.lstrip("+").partition("=")[0]
             if key in self.swept and key.startswith(OF_A_SWEEP):
-                raise LabError(f"{word}: a sweep has one value of {key}")
+                raise LabError(f"{override}: a sweep has one value of {key}")
 
     @property
     def for_hydra(self) -> list[str]:
@@ -94,24 +94,24 @@ class Words:
         Raises:
             LabError: if there is no such parent.
         """
-        words = [*self.flags, *self.overrides]
+        arguments = [*self.flags, *self.overrides]
         if self.is_multirun and not any(w.startswith("sweep.name=") for w in self.overrides):
-            words.append(f"sweep.name='{self.sweep_name}'")
+            arguments.append(f"sweep.name='{self.sweep_name}'")
         if self.parent is not None:
             from lmlab.parents import choices
 
-            words += choices(self.parent, self.overrides)
-        return words
+            arguments += choices(self.parent, self.overrides)
+        return arguments
 
     @property
     def parent(self) -> str | None:
         """The one run whose checkpoint this, or each job, begins from."""
         if "from" in self.given:
             return self.given["from"]
-        words = [word for word in self.overrides if word.startswith("from=")]
-        if not words or "from" in self.swept:
+        parents = [override for override in self.overrides if override.startswith("from=")]
+        if not parents or "from" in self.swept:
             return None
-        return words[0].partition("=")[2].strip("'\"")
+        return parents[0].partition("=")[2].strip("'\"")
 
     @cached_property
     def swept(self) -> set[str]:
@@ -130,8 +130,8 @@ class Words:
         named: list[str] = []
         varied: list[str] = []
         fixed: list[str] = []
-        for word in sorted(self.overrides):
-            key, equals, value = word.lstrip("+").partition("=")
+        for override in sorted(self.overrides):
+            key, equals, value = override.lstrip("+").partition("=")
             if key == "sweep":
                 named.append(value)
             elif key in self.swept:
@@ -141,12 +141,12 @@ class Words:
         return path_name(",".join([*named, *varied, *fixed])) or "sweep"
 
 
-def _is_sweep(word: str) -> bool:
+def _is_sweep(override: str) -> bool:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        return OverridesParser.create().parse_override(word).is_sweep_override()
+        return OverridesParser.create().parse_override(override).is_sweep_override()
     except HydraException:
         return False  # Hydra will say what is wrong with it
 
