@@ -48,6 +48,7 @@ def shown_as(run: Run) -> dict[str, object]:
         (["model=gated", "+model.layer.strenth=1"], "did you mean model.layer.strength?"),
         (["model=pairwise", "+model.vocab_size=9"], "unknown key model.vocab_size=9"),
         (["optimizer=mine", "optimizer.lr=-1"], "optimizer.lr=-1: input should be greater than 0"),
+        (["model=near", "model.n_embed=3"], "model.n_embed; did you mean model.n_embd?"),
         (["schedule=mine", "+schedule.evry=2"], "schedule.evry=2; did you mean schedule.every?"),
         (["schedule=mine", "schedule.every=often"], "schedule.every='often': input should be"),
         (["callbacks=mine", "callbacks.evaluations.file=3"], "evaluations.file=3: input should be"),
