@@ -70,7 +70,8 @@ PACKAGE = {
         "from collections.abc import Sequence\n"
         "from dataclasses import dataclass\n"
         "from functools import cache\n"
-        "from typing import Generic, TypeVar\n"
+        "from typing import Annotated, Generic, TypeVar\n"
+        "from pydantic import AfterValidator, Field\n"
         "from pkg import base\n"
         "T = TypeVar('T')\n"
         "class Heir(Generic[T], base.Base): pass\n"
@@ -79,6 +80,9 @@ PACKAGE = {
         "@dataclass\n"
         "class Made: x: int\n"
         "class Two(base.Base, Nothing): pass\n"
+        "def check(x): raise RuntimeError('called')\n"
+        "class Checked:\n"
+        "    def __init__(self, x: Annotated[int, AfterValidator(check), Field(le=3)]): ...\n"
         "class Open:\n"
         "    def __init__(self, sizes: Sequence[int], **others): ...\n"
         "@cache\n"
@@ -131,6 +135,12 @@ def test_a_class_without_a_constructor_takes_nothing_and_keywords_may_be_any(pac
     assert found is not None
     assert found.parameters["others"].kind is inspect.Parameter.VAR_KEYWORD
     assert found.parameters["sizes"].annotation == list[int]
+
+
+def test_of_an_annotation_only_types_and_bounds_are_kept(package):
+    annotation = str(signature("pkg.models.Checked").parameters["x"].annotation)
+    assert "Le(le=3)" in annotation
+    assert "AfterValidator" not in annotation
 
 
 def test_a_changed_file_is_read_anew(package):

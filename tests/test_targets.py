@@ -6,10 +6,12 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from lmlab.bounds import Positive
+from lmlab.errors import LabError
 from lmlab.targets import Target
 
 SOURCE = """
 from typing import Annotated, Any, Literal
+from pydantic import Field
 from lmlab.bounds import Count, Divides, Given
 from lmlab.models.transformer import Layer
 class Inner:
@@ -18,6 +20,8 @@ class Outer:
     def __init__(self, width: int, made: Inner, parts: list[Inner] = (), layer: Layer = None,
                  handed: Annotated[Any, Given("width")] = None, rate: float = 1,
                  pair: tuple[float, int] = (1, 2), kind: Literal["a", "b"] = "a"): ...
+class Odd:
+    def __init__(self, flag: Annotated[str, Field(ge=1)]): ...
 class Anything:
     def __init__(self, first: int, **others): ...
 class Rule:
@@ -125,3 +129,8 @@ def test_keys_beside_the_arguments_have_their_own_types(check):
     how = Target("key", more={"matches": Annotated[str, ...]})
     assert check("Inner", how, width=1, depth=1, matches="x")["matches"] == "x"
     assert refused(check, "Inner", how, width=1, depth=1) == [(("key", "matches"), "missing")]
+
+
+def test_a_bound_that_does_not_go_with_its_type_is_the_authors_to_correct(check):
+    with pytest.raises(LabError, match=r"key: the annotations of targets_of_mine\.Odd: "):
+        check("Odd", flag="x")

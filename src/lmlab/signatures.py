@@ -1,14 +1,15 @@
 """The signature of a class or function, read from its source: nothing of it is imported.
 
 Importing a model takes torch, and that takes seconds; a config error should take none. What cannot
-be read (a built-in, a name bound twice, a decorated function) has no signature, and what an
-annotation cannot be resolved to is Any.
+be read (a built-in, a name bound twice, a decorated function) has no signature. An annotation that
+cannot be resolved, or is no type that a config can hold, is Any.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import importlib
 import inspect
 from collections import abc
@@ -32,11 +33,13 @@ from pydantic import Strict
 
 from lmlab.sources import source_file
 
-# Where the names of annotations are looked up in earnest.
+# Modules that are imported to look up the names of an annotation.
 KNOWN = {"typing", "typing_extensions", "collections", "collections.abc"}
 KNOWN |= {"pydantic", "annotated_types", "lmlab.bounds"}
+# Of what Annotated[…] holds beside a type, bounds are kept: they are made in these modules.
+BOUNDS = ("annotated_types", "pydantic.fields", "lmlab.bounds")
 BUILTINS = ("int", "float", "bool", "str", "list", "dict", "tuple")
-LARGE = ("torch", "lightning")  # packages whose own types are nothing that a config can hold
+LARGE = ("torch", "lightning")  # a config can hold nothing of their types: they are not looked up
 # Decorators that leave a signature as it is.
 HARMLESS = {"abstractmethod", "classmethod", "final", "no_grad", "override", "staticmethod"}
 DEEPEST = 30  # imports and base classes that are followed; a circle has no end
@@ -212,8 +215,8 @@ def _method(cls: Found, name: str, depth: int = 0) -> Found | None:
             raise UnreadableError
         if (found := _method(parent, name, depth + 1)) is not None:
             inherited.append(found)
-    if len(inherited) > 1:  # their order is more than a guess is good for
-        raise UnreadableError
+    if len(inherited) > 1:
+        raise UnreadableError  # which comes first is not read here
     return inherited[0] if inherited else None
 
 
@@ -223,37 +226,36 @@ def _signature(found: Found, is_method: bool = True) -> inspect.Signature:
     decorators = _decorators(function)
     if not decorators <= HARMLESS:
         raise UnreadableError  # it may take other arguments
-    args = function.args
-    positional = [*args.posonlyargs, *args.args]
-    defaults = [None] * (len(positional) - len(args.defaults)) + [*args.defaults]
-    kind = inspect.Parameter
-    parameters = []
-    for i, (arg, default) in enumerate(zip(positional, defaults, strict=True)):
-        only = i < len(args.posonlyargs)
-        of_kind = kind.POSITIONAL_ONLY if only else kind.POSITIONAL_OR_KEYWORD
-        parameters.append(_parameter(found.module, arg, default, of_kind))
+    arguments = copy.copy(function.args)
+    arguments.defaults = [_literal(default) for default in arguments.defaults]
+    arguments.kw_defaults = [default and _literal(default) for default in arguments.kw_defaults]
+    same = ast.Expression(ast.Lambda(arguments, ast.Constant(None)))
+    code = compile(ast.fix_missing_locations(same), found.module.name, "eval")
+    parameters = [*inspect.signature(eval(code, {})).parameters.values()]
     if (is_method or "classmethod" in decorators) and "staticmethod" not in decorators:
         del parameters[:1]  # self, or cls
-    if args.vararg:
-        parameters.append(kind(args.vararg.arg, kind.VAR_POSITIONAL))
-    for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
-        parameters.append(_parameter(found.module, arg, default, kind.KEYWORD_ONLY))
-    if args.kwarg:
-        parameters.append(kind(args.kwarg.arg, kind.VAR_KEYWORD))
-    return inspect.Signature(parameters)
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    annotations = {argument.arg: argument.annotation for argument in named}
+    return inspect.Signature(
+        [p.replace(annotation=_type_of(p, annotations, found.module)) for p in parameters]
+    )
 
 
-def _parameter(module: Module, arg: ast.arg, default: ast.expr | None, kind: Any) -> Any:
-    annotation = Any if arg.annotation is None else _type(module, arg.annotation)
-    value: Any = inspect.Parameter.empty
-    if default is not None:
-        try:
-            value = ast.literal_eval(default)
-        except (ValueError, TypeError):
-            value = ...
-    if value is None:
-        annotation = Optional[annotation]  # noqa: UP045 (`Any | None` is not a type)
-    return inspect.Parameter(arg.arg, kind, default=value, annotation=annotation)
+def _literal(default: ast.expr) -> ast.expr:
+    try:
+        ast.literal_eval(default)
+    except (ValueError, TypeError):
+        return ast.Constant(...)
+    return default
+
+
+def _type_of(
+    parameter: inspect.Parameter, annotations: dict[str, ast.expr | None], module: Module
+) -> Any:
+    annotation = annotations.get(parameter.name)
+    found = Any if annotation is None else _type(module, annotation)
+    # None may be said where it is the default, whatever the annotation forgets.
+    return Optional[found] if parameter.default is None else found  # noqa: UP045 (found may be Any)
 
 
 class _Unknowns(type):
@@ -300,7 +302,7 @@ class _Names(dict[str, Any]):
 
 
 def _evaluated(module: Module, expression: ast.expr, depth: int = 0) -> Any:
-    """The value of an annotation: where all its names are known, that which importing has."""
+    """The value of an annotation, as Python would evaluate it, except for what is Unknown."""
     if depth > DEEPEST:
         return Unknown
     code = compile(ast.Expression(expression), module.name, "eval")
@@ -324,7 +326,13 @@ def _type(module: Module, expression: ast.expr) -> Any:
         if found in (int, float, bool, str, list, dict, None, type(None)) or origin is Literal:
             return found
         if origin is Annotated:
-            return Annotated[(of_config(arguments[0]), *found.__metadata__)]
+            bounds = [
+                m
+                for m in found.__metadata__
+                if type(m).__module__ in BOUNDS and not hasattr(m, "func")  # Predicate has one
+            ]
+            inner = of_config(arguments[0])
+            return Annotated[(inner, *bounds)] if bounds else inner
         if origin in (Union, UnionType):
             return Union[tuple(of_config(a) for a in arguments)]  # noqa: UP007
         if origin is tuple:  # which is a list in a config

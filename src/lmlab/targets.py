@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from lmlab.bounds import Divides, Given
+from lmlab.errors import LabError
 from lmlab.signatures import signature
 
 UNKNOWN = "unknown_argument"  # the type of that error
@@ -53,7 +54,8 @@ class Target:
         """A node, with floats for whole numbers where its target wants floats.
 
         Raises:
-            ValidationError: as pydantic does, for the first of its keys and values that is refused.
+            ValidationError: pydantic's, of the keys and values that are refused.
+            LabError: if pydantic cannot make anything of the target's annotations.
         """
         if not isinstance(node, Mapping) or not all(isinstance(key, str) for key in node):
             raise PydanticCustomError("no_node", "give a mapping with a _target_")
@@ -68,7 +70,11 @@ class Target:
         typed_dict: Any = TypedDict  # mypy takes no other fields than a literal
         schema = typed_dict("schema", fields)
         schema.__pydantic_config__ = ConfigDict(strict=True, extra="forbid")
-        checked: dict[str, Any] = TypeAdapter(schema).validate_python(dict(node))
+        try:
+            checked: dict[str, Any] = TypeAdapter(schema).validate_python(dict(node))
+        except (TypeError, RuntimeError) as error:  # a bound that does not go with its type
+            said = str(error).splitlines()[0]
+            raise LabError(f"{self.key}: the annotations of {node['_target_']}: {said}") from error
         for name, parameter in parameters.items():
             if name in checked:
                 self._check_divides(name, parameter.annotation, checked)

@@ -1,4 +1,4 @@
-"""What TensorBoard is told about a run besides its curves: hyperparameters, charts, texts."""
+"""What TensorBoard shows of a run besides its curves: hyperparameters, charts, texts."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ class GPT(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 continue  # the norms' gains stay at 1
-            # What joins the residual stream is scaled down, lest its variance grow with depth.
-            # (feed_forward.2 is the second of its two linear layers.)
+            # What joins the residual stream is scaled down, so that its variance does not grow
+            # with depth. (feed_forward.2 is the second of its two linear layers.)
             into_stream = name.endswith(("projection.weight", "feed_forward.2.weight"))
             nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layer) if into_stream else 0.02)
 
