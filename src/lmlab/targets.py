@@ -19,8 +19,8 @@ from lmlab.bounds import Divides, Given
 from lmlab.errors import LabError
 from lmlab.signatures import signature
 
-UNKNOWN = "unknown_argument"  # the type of that error
-# What Hydra itself takes from a node.
+UNKNOWN_ARGUMENT = "unknown_argument"  # the type of that error
+# The keys of a node that are Hydra's own.
 HYDRAS = {"_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": list}
 
 
@@ -143,7 +143,7 @@ NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 
 def _refused(known: list[str]) -> Any:
     def refuse(value: Any) -> Any:
-        raise PydanticCustomError(UNKNOWN, "there is no such argument", {"known": known})
+        raise PydanticCustomError(UNKNOWN_ARGUMENT, "there is no such argument", {"known": known})
 
     return Annotated[Any, PlainValidator(refuse)]
 

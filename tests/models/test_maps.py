@@ -71,11 +71,17 @@ def test_rows_are_distributions_over_the_past(scaled: bool):
 def test_a_model_that_gathers_nothing_has_no_maps_and_nobody_watches_on():
     own = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10))
     assert attention_maps(own, IDX) == {}
+    assert attention_maps(nn.Sequential(own, Guard()), IDX) == {}
     model = GPT(10, T, n_layer=1, n_head=1, n_embd=4)
     attention_maps(model, IDX)
     with pytest.raises(IndexError):
         attention_maps(model, IDX + 10)
     assert not any("watch" in vars(module) for module in model.modules())
+
+
+class Guard(nn.Identity):
+    def watch(self) -> str:
+        return "over something else"
 
 
 class Turned(CausalSelfAttention):

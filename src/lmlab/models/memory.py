@@ -50,7 +50,7 @@ class Memory:
     """What a whole model has read. `with memory:` it goes on from there; outside it is as ever."""
 
     def __init__(self, model: nn.Module):
-        self.pasts = [(m, Past()) for m in model.modules() if hasattr(type(m), "past")]
+        self.pasts = [(m, Past()) for m in model.modules() if declares(type(m), "past")]
 
     @staticmethod
     def of(model: nn.Module) -> Memory | None:
@@ -74,6 +74,11 @@ def causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
     return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
 
 
+def declares(kind: type[nn.Module], name: str) -> bool:
+    """Whether a class has an attribute that is None until it is needed, such as `past = None`."""
+    return getattr(kind, name, ...) is None
+
+
 def _says_so(kind: type[nn.Module]) -> bool:
     """Whether a class says that its forward may be given new positions alone.
 
@@ -81,7 +86,10 @@ def _says_so(kind: type[nn.Module]) -> bool:
     """
     ancestors = kind.__mro__
     own = next(i for i, ancestor in enumerate(ancestors) if "forward" in vars(ancestor))
-    return any("past" in vars(a) or vars(a).get("positionwise") for a in ancestors[: own + 1])
+    return any(
+        vars(a).get("past", ...) is None or vars(a).get("positionwise") is True
+        for a in ancestors[: own + 1]
+    )
 
 
 def _is_torchs(module: nn.Module) -> bool:

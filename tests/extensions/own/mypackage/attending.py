@@ -26,7 +26,8 @@ class Nearness(nn.Module):
         if self.past is not None:
             (value,) = self.past.extend(value)
         B, T, C = value.shape
-        age = torch.arange(T)[:, None] - torch.arange(T)
+        place = torch.arange(T, device=x.device)
+        age = place[:, None] - place
         wei = (-self.pace[:, None, None] * age).masked_fill(age < 0, float("-inf")).softmax(-1)
         if self.watch is not None:
             self.watch(wei.expand(B, -1, -1, -1))
