@@ -11,7 +11,7 @@ from lmlab.errors import LabError
 from lmlab.models.maps import Watch
 from lmlab.models.memory import Past
 
-Heads = Annotated[Count, Divides("n_embd")]  # that share n_embd out among them
+Heads = Annotated[Count, Divides("n_embd")]  # how many heads share n_embd
 
 
 def attention_weights(query: Tensor, key: Tensor, scaled: bool = True) -> Tensor:
