@@ -16,6 +16,7 @@ from lmlab.models.attention import Head, MultiHead, ProjectedMultiHead
 from lmlab.models.averaging import Average
 from lmlab.models.bigram import Bigram
 from lmlab.models.gpt import GPT
+from lmlab.models.memory import Past
 from lmlab.models.ngram import NGram
 from lmlab.models.transformer import Block, FeedForward, PreNormBlock, Stack, WideFeedForward
 
@@ -338,10 +339,27 @@ class LoudBlock(Block):
         return super().forward(x) + x.mean(dim=1, keepdim=True)
 
 
+class LoudHead(Head):
+    """What a Head says of its own forward does not hold for this one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + x.mean(dim=1, keepdim=True)
+
+
+def torchs_own(n_embd: int) -> nn.Module:
+    return nn.TransformerEncoderLayer(n_embd, 2, dim_feedforward=8, batch_first=True)
+
+
 @pytest.mark.parametrize(
     "layer",
-    [LooksBack, partial(LoudBlock, attention=Head, feed_forward=FeedForward)],
-    ids=["layer", "subclass"],
+    [
+        LooksBack,
+        LoudHead,
+        torchs_own,
+        partial(LoudBlock, attention=Head, feed_forward=FeedForward),
+        partial(Block, attention=Head, feed_forward=LooksBack),
+    ],
+    ids=["layer", "of a head", "torch's", "of a block", "within"],
 )
 def test_a_layer_of_ones_own_is_always_given_everything(layer):
     torch.manual_seed(2)
@@ -349,6 +367,44 @@ def test_a_layer_of_ones_own_is_always_given_everything(layer):
     idx = torch.zeros(1, 1, dtype=torch.int64)
     ours = continuation(model, idx, 30, generator=[seeded(1)])
     assert torch.equal(ours, recomputed(model, idx, 30, [1]))
+
+
+class Mixed(nn.Module):
+    """Somebody's own layer that remembers, built of modules of torch."""
+
+    past: Past | None = None
+
+    def __init__(self, n_embd: int):
+        super().__init__()
+        self.bends = nn.Sequential(nn.Linear(n_embd, n_embd), nn.SiLU(), nn.Identity())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n_new, x = x.shape[1], self.bends(x)
+        if self.past is not None:
+            (x,) = self.past.extend(x)
+        return x.cumsum(dim=1)[:, -n_new:] / 8
+
+
+class Alone(nn.Module):
+    positionwise = True
+
+    def __init__(self, n_embd: int):
+        super().__init__()
+        self.norm = nn.RMSNorm(n_embd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.norm(x).sigmoid()
+
+
+@pytest.mark.parametrize("layer", [Mixed, Alone], ids=["past", "positionwise"])
+def test_a_layer_of_ones_own_that_says_so_is_given_new_positions_alone(layer):
+    torch.manual_seed(2)
+    model, seen = strong(Stack(V, BLOCK, n_embd=8, n_layer=2, layer=layer)), []
+    idx = torch.zeros(1, 3, dtype=torch.int64)
+    with model.register_forward_hook(lambda module, args, logits: seen.append(args[0].shape[1])):
+        ours = continuation(model, idx, BLOCK, generator=[seeded(1)])
+    assert seen == [3, *[1] * (BLOCK - 3), *[BLOCK] * 2]
+    assert torch.equal(ours, recomputed(model, idx, BLOCK, [1]))
 
 
 def test_a_model_is_as_ever_between_two_tokens():

@@ -324,14 +324,22 @@ EXTRAS = {
 
 
 def _known_keys(name: str) -> list[str]:
-    """Every key of a command's config, composed with the options on the command line."""
+    """Every key of a command's config, composed with the options on the command line, also with
+    those of a --config-dir."""
+    from hydra._internal.utils import get_args_parser
     from omegaconf import OmegaConf
 
     from lmlab.config import keys
     from lmlab.help import options
 
     typed = [argument.partition("=") for argument in sys.argv[1:] if name == "train"]
+    own = get_args_parser().parse_known_args(sys.argv[1:])[0].config_dir
+    folders = [conf_dir(), *([Path(own).absolute()] if own else [])]
     choices = [
-        f"{group}={option}" for group, _, option in typed if option in options(conf_dir(), group)
+        f"{group}={option}"
+        for group, _, option in typed
+        if any(option in options(folder, group) for folder in folders)
     ]
+    quoted = [str(folder).replace("'", "\\'") for folder in folders[1:]]
+    choices += [f"hydra.searchpath=['file://{folder}']" for folder in quoted]
     return list(keys(OmegaConf.to_container(composed(name, choices), resolve=False)))

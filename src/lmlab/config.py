@@ -10,9 +10,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lmlab.errors import LabError
 from lmlab.fingerprint import under
+from lmlab.targets import UNKNOWN_ARGUMENT
+
+UNKNOWN = ("extra_forbidden", UNKNOWN_ARGUMENT)  # the types of errors that refuse a key
 
 
 def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def _typed(plain: Any, checked: Any) -> Any:
         }
     if isinstance(checked, dict):
         return {key: _typed(value, checked[key]) for key, value in plain.items()}
-    if isinstance(checked, list):
+    if isinstance(checked, list | tuple):
         return [_typed(*pair) for pair in zip(plain, checked, strict=True)]
     return checked if type(checked) is float else plain
 
@@ -71,38 +75,57 @@ def keys(node: Any, prefix: str = "") -> Iterator[str]:
         yield from keys(value, f"{prefix}{key}.")
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """`; did you mean …?` where something known looks like `word`, else nothing.
+def nearest(name: str, known: list[str]) -> str:
+    """`; did you mean …?` where a known name looks like `name`, else nothing.
 
-    Names are compared whole, then by their last part: n_layr and lecture/hed are found as well.
+    Names are compared whole, then without what stands before the last dot or slash: n_layr and
+    lecture/hed are found as well.
     """
-    for part in (lambda name: name, lambda name: re.split(r"[./]", name)[-1]):
-        named = {part(name).lower(): name for name in reversed(known)}
-        if close := difflib.get_close_matches(part(word).lower(), named, n=1, cutoff=0.6):
-            return f"; did you mean {named[close[0]]}?"
+    for shortened in (lambda name: name, lambda name: re.split(r"[./]", name)[-1]):
+        by_short = {shortened(other).lower(): other for other in reversed(known)}
+        if close := difflib.get_close_matches(shortened(name).lower(), by_short, n=1, cutoff=0.6):
+            return f"; did you mean {by_short[close[0]]}?"
     return ""
+
+
+def _place(problem: ErrorDetails, plain: Any) -> tuple[str, Any]:
+    """The key that is refused or missing, and the value that it has.
+
+    pydantic also names which member of a union it tried; only keys that are there are the user's.
+    """
+    path, node = [], plain
+    for step in problem["loc"]:
+        inside = isinstance(node, dict) and step in node
+        inside = inside or (isinstance(node, list) and isinstance(step, int) and step < len(node))
+        if inside:
+            node = node[step]
+            path.append(str(step))
+    if problem["type"] == "missing":
+        path.append(str(problem["loc"][-1]))
+    return ".".join(path), node
 
 
 def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
     problems = error.errors()
-    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    # pydantic names which member of a union it tried; only keys that are there are the user's.
-    path, node = [], plain
-    for part in first["loc"]:
-        inside = isinstance(node, dict) and part in node
-        inside = inside or (isinstance(node, list) and isinstance(part, int) and part < len(node))
-        if inside:
-            node = node[part]
-            path.append(str(part))
-    key = ".".join(path)
-    more = len({p["loc"] for p in problems}) - 1
+    first = next((p for p in problems if p["type"] in UNKNOWN), problems[0])
+    key, value = _place(first, plain)
+    more = len({k for k, _ in (_place(p, plain) for p in problems) if not under(key, (k,))})
     tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
-    if first["type"] == "extra_forbidden":
-        others = [k for k in keys(plain) if not under(k, (key,)) and not under(key, (k,))]
-        return f"unknown key {key}={node!r}{nearest(key, others)}{tail}"
+    if first["type"] in UNKNOWN:
+        return f"unknown key {key}={value!r}{_instead(key, first, plain)}{tail}"
     if first["type"] == "missing":
-        return f"{'.'.join([*path, str(first['loc'][-1])])} is missing{tail}"
-    said = first["msg"].removeprefix("Value error, ")
-    if not path:  # a rule between keys, which names them itself
+        return f"{key} is missing{tail}"
+    said = first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
+    if not key:  # a rule between keys, which names them itself
         return said + tail
-    return f"{key}={node!r}: {said[0].lower()}{said[1:]}{tail}"
+    return f"{key}={value!r}: {said[0].lower()}{said[1:]}{tail}"
+
+
+def _instead(key: str, problem: ErrorDetails, plain: dict[Any, Any]) -> str:
+    """What may be meant by an unknown key: an argument of the same target, or some other key."""
+    node, _, name = key.rpartition(".")
+    arguments = problem.get("ctx", {}).get("known", ())
+    if close := difflib.get_close_matches(name, arguments, n=1, cutoff=0.6):
+        return f"; did you mean {node}.{close[0]}?"
+    others = [k for k in keys(plain) if not under(k, (key,)) and not under(key, (k,))]
+    return nearest(key, [k for k in others if not k.endswith("_")])  # _target_ is Hydra's own

@@ -12,9 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lmlab import build
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
-from lmlab.display.pictures import Pictures
-from lmlab.display.projector import Projector
-from lmlab.display.samples import NotebookCells, Sample
+from lmlab.signatures import signature
 from lmlab.streams import derive, generator
 from lmlab.training.module import LanguageModule
 from lmlab.training.stopping import Stop
@@ -101,17 +99,19 @@ def make_module(
 
 
 def make_callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback]:
-    """The callbacks of a config; ours are given what a config cannot say."""
-    seed = config["seed"]
-    sample_seed = seed if config["streams"] == "separate" else None
-    more: dict[type, dict[str, Any]] = {
-        Sample: {"tokenizer": text.tokenizer, "seed": sample_seed},
-        Pictures: {"tokenizer": text.tokenizer},
-        Projector: {"tokenizer": text.tokenizer},
-        NotebookCells: {"seed": seed},
-    }
-    by_name = {f"{kind.__module__}.{kind.__qualname__}": given for kind, given in more.items()}
-    return [
-        build.part(node, f"callbacks.{name}", L.Callback, **by_name.get(node["_target_"], {}))
-        for name, node in config["callbacks"].items()
-    ]
+    """The callbacks of a config.
+
+    One whose constructor cannot do without a `tokenizer` or a `seed` is given the run's, unless its
+    config says one. With streams=global there is no seed but None: all draw from one stream.
+    """
+    seed = config["seed"] if config["streams"] == "separate" else None
+    offered: dict[str, Any] = {"tokenizer": text.tokenizer, "seed": seed}
+    made = []
+    for name, node in config["callbacks"].items():
+        takes = signature(node["_target_"])
+        wanted = (
+            [p.name for p in takes.parameters.values() if p.default is p.empty] if takes else []
+        )
+        given = {key: offered[key] for key in wanted if key in offered and key not in node}
+        made.append(build.part(node, f"callbacks.{name}", L.Callback, **given))
+    return made

@@ -1,34 +1,24 @@
-"""What each key of a config accepts. The values stand in conf/; the types and bounds stand here.
+"""What each key of a config accepts. The values stand in conf/.
 
-A node with a `_target_` has the schema of that target, found by `one_of`; a target that no schema
-names is somebody's own class and takes any arguments.
+The keys of a part, a node with a `_target_`, are the arguments of that class or function, with the
+types, bounds and defaults that stand there; `targets.py` reads them. The other keys are here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     field_validator,
     model_validator,
 )
 
-Count = Annotated[int, Field(ge=1, lt=2**63)]
-CountOrZero = Annotated[int, Field(ge=0, lt=2**63)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Text = Annotated[str, Field(min_length=1)]
-Betas = Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
+from lmlab.bounds import BelowOne, Count, CountOrZero, NotNegative, Positive, Seed, Text
+from lmlab.targets import Target
 
 
 class Node(BaseModel):
@@ -37,234 +27,35 @@ class Node(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Target(Node):
-    """A part that Hydra instantiates."""
+class Custom(Node):
+    """A part whose arguments are left to its target."""
 
-    TARGET: ClassVar[str] = ""
+    model_config = ConfigDict(extra="allow")
     target: str = Field(alias="_target_")
     partial: bool = Field(default=False, alias="_partial_")
 
 
-class Custom(Target):
-    """Somebody's own class, from their own package."""
-
-    model_config = ConfigDict(extra="allow")
-    TARGET = "a class of your own"
-
-
-def one_of(*schemas: type[Target]) -> Any:
-    """The schema of a group: which of these it is, `_target_` tells."""
-    known = {schema.TARGET for schema in schemas}
-
-    def tag(node: Any) -> str:
-        target = node.get("_target_") if isinstance(node, Mapping) else None
-        return target if target in known else Custom.TARGET
-
-    union: Any = Annotated[Custom, Tag(Custom.TARGET)]
-    for schema in schemas:
-        union = union | Annotated[schema, Tag(schema.TARGET)]
-    return Annotated[union, Discriminator(tag)]
-
-
-# --- corpus ----------------------------------------------------------------------------------
-
-
-class TinyShakespeare(Target):
-    TARGET = "lmlab.data.corpus.tinyshakespeare"
-    path: str | None
-
-
-class Shakespeare(Target):
-    TARGET = "lmlab.data.corpus.shakespeare"
-
-
-class Files(Target):
-    TARGET = "lmlab.data.corpus.from_files"
-    path: str
-
-
-# --- tokenizer -------------------------------------------------------------------------------
-
-
-class Char(Target):
-    TARGET = "lmlab.data.tokenizer.CharTokenizer"
-
-
-class Byte(Target):
-    TARGET = "lmlab.data.tokenizer.ByteTokenizer"
-
-
-class GPT2BPE(Target):
-    TARGET = "lmlab.data.tokenizer.GPT2Tokenizer"
-
-
-# --- model -----------------------------------------------------------------------------------
-
-
-class Bigram(Target):
-    TARGET = "lmlab.models.bigram.Bigram"
-
-
-class NGram(Target):
-    TARGET = "lmlab.models.ngram.NGram"
-    order: Annotated[int, Field(ge=1, le=6)]
-
-
-class GPT(Target):
-    TARGET = "lmlab.models.gpt.GPT"
-    n_layer: Count
-    n_head: Count
-    n_embd: Count
-    dropout: BelowOne
-
-
-class Average(Target):
-    TARGET = "lmlab.models.averaging.Average"
-
-
-class Head(Target):
-    TARGET = "lmlab.models.attention.Head"
-    scaled: bool = True
-
-
-class MultiHead(Target):
-    TARGET = "lmlab.models.attention.MultiHead"
-    n_head: Count
-
-
-class ProjectedMultiHead(MultiHead):
-    TARGET = "lmlab.models.attention.ProjectedMultiHead"
-
-
-class FeedForward(Target):
-    TARGET = "lmlab.models.transformer.FeedForward"
-
-
-class WideFeedForward(Target):
-    TARGET = "lmlab.models.transformer.WideFeedForward"
-
-
-class Block(Target):
-    TARGET = "lmlab.models.transformer.Block"
-    attention: one_of(Average, Head, MultiHead, ProjectedMultiHead)  # type: ignore[valid-type]
-    feed_forward: one_of(FeedForward, WideFeedForward)  # type: ignore[valid-type]
-
-
-class ResidualBlock(Block):
-    TARGET = "lmlab.models.transformer.ResidualBlock"
-
-
-class PreNormBlock(Block):
-    TARGET = "lmlab.models.transformer.PreNormBlock"
-
-
-LAYERS = (Average, Head, MultiHead, ProjectedMultiHead, Block, ResidualBlock, PreNormBlock)
-
-
-class Stack(Target):
-    TARGET = "lmlab.models.transformer.Stack"
-    n_embd: Count
-    n_layer: Count
-    layer: one_of(*LAYERS)  # type: ignore[valid-type]
-
-
-# --- optimizer, schedule ---------------------------------------------------------------------
-
-
-class Optimizer(Target):
-    lr: Positive
-    weight_decay: NotNegative
-
-
-class SGD(Optimizer):
-    TARGET = "torch.optim.SGD"
-    momentum: BelowOne = 0.0
-    nesterov: bool = False
-    fused: bool | None = None
-
-
-class Adagrad(Optimizer):
-    TARGET = "torch.optim.Adagrad"
-    eps: Positive
-
-
-class RMSprop(Optimizer):
-    TARGET = "torch.optim.RMSprop"
-    alpha: BelowOne
-    eps: Positive
-    momentum: BelowOne
-
-
-class Adam(Optimizer):
-    TARGET = "torch.optim.Adam"
-    betas: Betas
-    eps: Positive
-    fused: bool | None
-
-
-class AdamW(Adam):
-    TARGET = "torch.optim.AdamW"
-
-
-class Constant(Target):
-    TARGET = "lmlab.training.optim.constant"
-    warmup_steps: CountOrZero
-
-
-class Cosine(Constant):
-    TARGET = "lmlab.training.optim.cosine"
-    final: Fraction
-
-
-class Linear(Constant):
-    TARGET = "lmlab.training.optim.linear"
-    warmdown: Fraction
-    final: Fraction
-
-
-# --- callbacks, loggers --------------------------------------------------------------------------
-
-
-class Pictures(Target):
-    TARGET = "lmlab.display.pictures.Pictures"
-    every: CountOrZero
-    tokens: Count
-    pairs: Count
-
-
-class Projector(Target):
-    TARGET = "lmlab.display.projector.Projector"
-
-
-class Histograms(Target):
-    TARGET = "lmlab.display.histograms.Histograms"
-    every: CountOrZero
-
-
-class Sample(Target):
-    TARGET = "lmlab.display.samples.Sample"
-    prompt: str | None = None
-    max_new_tokens: CountOrZero = 200
-    temperature: NotNegative = 1.0
-    top_k: Count | None = None
-
-
-class NotebookCells(Target):
-    TARGET = "lmlab.display.samples.NotebookCells"
-    batch_size: Count
-    new_tokens: CountOrZero
-
-
-CALLBACKS = (Sample, NotebookCells, Pictures, Projector, Histograms)
-
-
-class EventFiles(Target):
-    TARGET = "lmlab.display.loggers.EventFiles"
-
-
-class MetricsCSV(Target):
-    TARGET = "lmlab.display.loggers.MetricsCSV"
-
+# --- the groups ------------------------------------------------------------------------------
+
+# torch.optim annotates its floats without bounds. These are for any optimizer that does.
+OF_OPTIMIZERS = {
+    "lr": Positive,
+    "weight_decay": NotNegative,
+    "betas": BelowOne,
+    "eps": Positive,
+    "momentum": BelowOne,
+    "alpha": BelowOne,
+}
+
+Corpus = Annotated[dict[str, Any], Target("corpus")]
+Tokenizer = Annotated[dict[str, Any], Target("tokenizer", method="fit", positional=1)]
+Model = Annotated[dict[str, Any], Target("model", given=frozenset({"vocab_size", "block_size"}))]
+Optimizer = Annotated[dict[str, Any], Target("optimizer", positional=1, bounds=OF_OPTIMIZERS)]
+Schedule = Annotated[dict[str, Any], Target("schedule", positional=2)]
+Callback = Annotated[dict[str, Any], Target("callbacks", offered=frozenset({"tokenizer", "seed"}))]
+Logger = Annotated[
+    dict[str, Any], Target("logger", offered=frozenset({"folder", "save_dir", "resume_step"}))
+]
 
 # --- the three commands ----------------------------------------------------------------------
 
@@ -329,14 +120,14 @@ class Parent(Node):
 class Train(Node):
     """conf/train.yaml."""
 
-    corpus: one_of(TinyShakespeare, Shakespeare, Files)  # type: ignore[valid-type]
-    tokenizer: one_of(Char, Byte, GPT2BPE)  # type: ignore[valid-type]
-    model: one_of(Bigram, NGram, Stack, GPT)  # type: ignore[valid-type]
-    optimizer: one_of(SGD, Adagrad, RMSprop, Adam, AdamW)  # type: ignore[valid-type]
-    schedule: one_of(Constant, Cosine, Linear)  # type: ignore[valid-type]
+    corpus: Corpus
+    tokenizer: Tokenizer
+    model: Model
+    optimizer: Optimizer
+    schedule: Schedule
     trainer: Trainer
-    callbacks: dict[str, one_of(*CALLBACKS)]  # type: ignore[valid-type]
-    logger: dict[str, one_of(EventFiles, MetricsCSV) | bool | None]  # type: ignore[valid-type]
+    callbacks: dict[str, Callback]
+    logger: dict[str, Logger | bool | None]
     seed: Seed
     streams: Literal["separate", "global"]
     data: Data
@@ -366,21 +157,7 @@ class Train(Node):
             raise ValueError(
                 f"eval.stride={stride} skips tokens: at most data.block_size={self.data.block_size}"
             )
-        for key, n_head in heads(self.model, "model"):
-            if self.model.n_embd % n_head:
-                raise ValueError(
-                    f"model.n_embd={self.model.n_embd} is not divisible by {key}={n_head}"
-                )
         return self
-
-
-def heads(node: Any, key: str) -> list[tuple[str, int]]:
-    """Every n_head in a model's config, with its key."""
-    if isinstance(node, GPT | MultiHead):
-        return [(f"{key}.n_head", node.n_head)]
-    if isinstance(node, Stack):
-        return heads(node.layer, f"{key}.layer")
-    return heads(node.attention, f"{key}.attention") if isinstance(node, Block) else []
 
 
 class Evaluate(Node):

@@ -27,7 +27,6 @@ from lmlab.experiment import make_callbacks, make_data, make_module
 from lmlab.files import write_atomically
 from lmlab.fingerprint import check_continues, fingerprint
 from lmlab.machine import computed_on
-from lmlab.models.ngram import NGram
 from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, resolve
 from lmlab.processes import SIGNALS, Processes
@@ -301,8 +300,9 @@ def _fit(
     if trainer.is_global_zero:
         run.update(**computed_on(run.record, trainer.strategy.root_device))
         begin(curves, module, data.tokens_per_step * trainer.world_size, run.record["started"])
-    if isinstance(module.model, NGram):  # it counts: there is no gradient to descend
-        module.model.fit(data.train_tokens)
+    count = getattr(module.model, "fit", None)
+    if count is not None:  # there is no gradient to descend
+        count(data.train_tokens)
     elif settings["max_steps"]:
         trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint if start else None)
     for logger in event_files(trainer.loggers):

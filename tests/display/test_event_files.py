@@ -10,8 +10,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.hparams import api_pb2, metadata
 
+from lmlab import build
 from lmlab.display.eventfile import CurveWriter, next_number, numbered
-from lmlab.display.summaries import LINE, ending, hyperparameters, preformatted
+from lmlab.display.summaries import (
+    LINE,
+    ending,
+    hyperparameters,
+    preformatted,
+    values_of_columns,
+)
 
 TEXTS = st.text(st.sampled_from("<>&/`*_#|[]()!\\\"'$ {}=-~\n\t\r\x00\x7fab1é中") | st.characters())
 
@@ -60,12 +67,16 @@ CHOICES = [
 
 
 def test_every_choice_fills_every_column_with_one_type(composed):
-    rows = [hyperparameters(composed(f"model={model}"), "char", 1) for model in CHOICES]
+    def shown(*words: str) -> dict:
+        config = composed(*words)
+        return hyperparameters(config, "char", build.model(config, vocab_size=65))
+
+    rows = [shown(f"model={model}") for model in CHOICES]
     rows += [
-        hyperparameters(composed(f"optimizer={name}", "schedule=cosine"), "byte", 1)
+        shown("model=bigram", f"optimizer={name}", "schedule=cosine")
         for name in ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
     ]
-    rows.append(hyperparameters(composed("corpus=file", "corpus.path=a/b.txt"), "char", 1))
+    rows.append(shown("corpus=file", "corpus.path=a/b.txt"))
     types = {name: type(value) for name, value in rows[0].items()}
     for row in rows:
         assert {name: type(value) for name, value in row.items()} == types
@@ -74,6 +85,10 @@ def test_every_choice_fills_every_column_with_one_type(composed):
     heads = [by_model[model]["n_head"] for model in CHOICES]
     assert heads == [0, 0, 1, 4, 4, 4, 4, 4, 4, 0]
     assert by_model["residual"]["model"] == "ResidualBlock"
+    assert [by_model[model]["optimizer"] for model in ("ngram", "bigram")] == ["none", "AdamW"]
+    offered = values_of_columns()
+    for row in rows[:-1]:
+        assert all(row[column] in values for column, values in offered.items())
 
 
 def test_files_are_read_in_the_order_they_were_written(tmp_path):

@@ -107,10 +107,13 @@ def test_lightnings_own_loggers_write_into_the_run_directory(here, lab):
     ("words", "expected"),
     [
         (["+logger.x._target_=os.mkdir"], "logger.x._target_=os.mkdir: not a lightning"),
-        (["+logger.x._target_=mypackage.watching.Lines", "+logger.x.nonsense=1"], "'nonsense'"),
+        (
+            ["+logger.x._target_=mypackage.watching.Lines", "+logger.x.nonsense=1"],
+            "logger.x.nonsense=1",
+        ),
         (["+logger.x=true"], "x is a logger by its _target_, or null"),
-        (["+tokenizer.n_pears=3"], "'n_pears'"),
-        (["~tokenizer.n_pairs"], "'n_pairs'"),
+        (["+tokenizer.n_pears=3"], "n_pears=3; did you mean tokenizer.n_pairs?"),
+        (["~tokenizer.n_pairs"], "tokenizer.n_pairs is missing"),
     ],
 )
 def test_what_cannot_be_made_is_refused_before_anything_is(here, lab, words, expected):

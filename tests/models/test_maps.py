@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmlab.models.attention import Head, ProjectedMultiHead
+from lmlab.models.attention import Head, ProjectedMultiHead, attention_weights
 from lmlab.models.averaging import Average
 from lmlab.models.gpt import GPT, CausalSelfAttention
 from lmlab.models.maps import attention_maps
@@ -68,11 +68,51 @@ def test_rows_are_distributions_over_the_past(scaled: bool):
     assert (weights.triu(1) == 0).all()
 
 
-def test_a_model_that_gathers_nothing_has_no_maps_and_no_hook_stays():
+def test_a_model_that_gathers_nothing_has_no_maps_and_nobody_watches_on():
     own = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10))
     assert attention_maps(own, IDX) == {}
+    assert attention_maps(nn.Sequential(own, Guard()), IDX) == {}
     model = GPT(10, T, n_layer=1, n_head=1, n_embd=4)
     attention_maps(model, IDX)
     with pytest.raises(IndexError):
         attention_maps(model, IDX + 10)
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any("watch" in vars(module) for module in model.modules())
+
+
+class Guard(nn.Identity):
+    def watch(self) -> str:
+        return "over something else"
+
+
+class Turned(CausalSelfAttention):
+    """Queries and keys are turned before they meet, which only the forward pass knows."""
+
+    def forward(self, x):
+        B, T, C = x.shape
+        qkv = self.query_key_value(x).view(B, T, 3, self.n_head, C // self.n_head)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        wei = attention_weights(query.roll(1, -1), key)
+        if self.watch is not None:
+            self.watch(wei)
+        return self.projection((wei @ value).transpose(1, 2).reshape(B, T, C))
+
+
+def test_maps_are_the_weights_of_the_forward_pass_itself():
+    model = GPT(10, T, n_layer=1, n_head=2, n_embd=N_EMBD).eval()
+    turned = Turned(N_EMBD, 2, 0.0).eval()
+    turned.load_state_dict(model.blocks[0].attention.state_dict())
+    (plain,) = attention_maps(model, IDX).values()
+    model.blocks[0].attention = turned
+    (weights,) = attention_maps(model, IDX).values()
+    ((attention, x, out),) = inputs_and_outputs(model, Turned)
+    value = attention.query_key_value(x)[0, :, 2 * N_EMBD :].view(T, 2, N_EMBD // 2)
+    gathered = torch.einsum("hts,shd->thd", weights, value).reshape(T, N_EMBD)
+    torch.testing.assert_close(attention.projection(gathered), out[0])
+    assert not torch.allclose(weights, plain, atol=1e-5)
+
+
+def test_watching_changes_no_logit():
+    model = GPT(10, T, n_layer=2, n_head=2, n_embd=N_EMBD, dropout=0.1).eval()
+    before = model(IDX[None])
+    attention_maps(model, IDX)
+    assert torch.equal(model(IDX[None]), before)

@@ -98,6 +98,6 @@ class HeatMaps:
 
 
 def _label(token: str, known: set[int]) -> str:
-    """A token as it can be seen; a character that the font lacks is told by its number."""
+    """A token as it can be seen; a character that the font lacks is shown by its number."""
     letters = visible(token[:LONGEST])
     return "".join(c if ord(c) in known else f"{ord(c):x}" for c in letters)

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lmlab.bounds import CountOrZero
 from lmlab.display.loggers import event_files
 
 
@@ -21,7 +22,7 @@ class Histograms(L.Callback):
     They come from hooks on the optimizer, so that training itself has no part in this.
     """
 
-    def __init__(self, every: int = 0):
+    def __init__(self, every: CountOrZero = 0):
         """At each `every`-th evaluation; 0: never."""
         self.every = every
         self._step = 0

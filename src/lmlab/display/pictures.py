@@ -1,4 +1,4 @@
-"""Pictures of what a model has learnt: where it looks, and what a bigram expects."""
+"""Pictures of what a model has learnt: where it looks, and which token it expects after which."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmlab.bounds import Count, CountOrZero
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import event_files
-from lmlab.models.averaging import Average
-from lmlab.models.bigram import Bigram
 from lmlab.models.maps import attention_maps
 
 if TYPE_CHECKING:
@@ -23,13 +22,20 @@ CHUNK = 1 << 20  # tokens counted at a time: it bounds memory, not the result
 
 
 class Pictures(L.Callback):
-    """Draws into TensorBoard, at evaluations: where each head looks (and how averages do without)
-    in one passage, the first tokens of val; a bigram's table beside the train split's frequencies.
+    """Draws into TensorBoard at evaluations.
 
-    A model with nothing of the kind has no pictures. They draw no random numbers.
+    Of a model whose layers can be watched (`models.maps`): where each head looks in one passage,
+    the first tokens of val. Of a model with `next_token_logits()`: that table, beside how often the
+    train split has each pair. Other models have no pictures. No random numbers are drawn.
     """
 
-    def __init__(self, tokenizer: Tokenizer, every: int = 1, tokens: int = 32, pairs: int = 65):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        every: CountOrZero = 1,
+        tokens: Count = 32,
+        pairs: Count = 65,
+    ):
         """A picture at each `every`-th evaluation (0: never) of the first `tokens` tokens of val;
         tables show the `pairs` most frequent tokens, if there are more."""
         self.tokenizer, self.every, self.tokens, self.pairs = tokenizer, every, tokens, pairs
@@ -51,8 +57,9 @@ class Pictures(L.Callback):
         training = module.training
         module.eval()
         pictures = self._maps(module, data.val_tokens[: min(self.tokens, data.block_size)])
-        if isinstance(module.model, Bigram):
-            pictures["view/bigram"] = self._table(module.model, data.train_tokens)
+        if hasattr(module.model, "next_token_logits"):
+            logits = module.model.next_token_logits()
+            pictures["view/bigram"] = self._table(logits, data.train_tokens)
         module.train(training)
         return pictures
 
@@ -60,28 +67,29 @@ class Pictures(L.Callback):
         maps = attention_maps(module.model, passage.long().to(module.device))
         pictures = {}
         for n, (name, weights) in enumerate(maps.items(), 1):
-            averages = isinstance(module.model.get_submodule(name), Average)
+            layer = module.model.get_submodule(name)
             n_head = len(weights)
             if n_head not in self._canvases:
                 titles = [f"head {h}" for h in range(1, n_head + 1)] if n_head > 1 else [""]
                 self._canvases[n_head] = self._canvas(
                     passage, passage, titles, "how much it takes from each token"
                 )
-            tag = f"view/{'averages' if averages else 'attention'}/layer_{n}"
+            tag = f"view/{getattr(layer, 'pictured_as', 'attention')}/layer_{n}"
             future = torch.ones(weights.shape[1:], dtype=torch.bool).triu(1)
             seen = weights.cpu().masked_fill(future, torch.nan)
             pictures[tag] = self._canvases[n_head].draw(seen.numpy())
         return pictures
 
-    def _table(self, model: Bigram, train_tokens: Tensor) -> np.ndarray:
-        """P(next token | token) as the model has it, beside how often the train split has it."""
+    def _table(self, logits: Tensor, train_tokens: Tensor) -> np.ndarray:
+        """P(next token | token) by logits (vocab_size, vocab_size), beside how often the train
+        split has each pair."""
         if self._truth is None:
-            self._truth = frequencies(train_tokens, model.vocab_size, self.pairs)
+            self._truth = frequencies(train_tokens, len(logits), self.pairs)
         shown, truth = self._truth
         if "table" not in self._canvases:
             titles = ["the model's table, softmax of each row", "frequencies in the train split"]
             self._canvases["table"] = self._canvas(shown, shown, titles, "next token")
-        rows = model.table.weight.detach().float().cpu()[shown]
+        rows = logits.detach().float().cpu()[shown]
         table = rows.softmax(-1)[:, shown].numpy()
         return self._canvases["table"].draw(np.stack([table, truth]))
 

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from lmlab.bounds import Count, CountOrZero, NotNegative
 from lmlab.console import say
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.windows import get_batch
@@ -24,9 +25,9 @@ class Sample(L.Callback):
         tokenizer: Tokenizer,
         seed: int | None,
         prompt: str | None = None,
-        max_new_tokens: int = 200,
-        temperature: float = 1.0,
-        top_k: int | None = None,
+        max_new_tokens: CountOrZero = 200,
+        temperature: NotNegative = 1.0,
+        top_k: Count | None = None,
     ):
         """`seed=None` draws from torch's default generator, as the notebook does.
 
@@ -82,14 +83,14 @@ class NotebookCells(L.Callback):
     moves the one global stream that training goes on with.
     """
 
-    def __init__(self, seed: int, batch_size: int, new_tokens: int):
-        self.seed, self.batch_size, self.new_tokens = seed, batch_size, new_tokens
+    def __init__(self, batch_size: Count, new_tokens: CountOrZero):
+        self.batch_size, self.new_tokens = batch_size, new_tokens
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.global_step:
             return  # resumed: this was done before
         data = trainer.datamodule  # type: ignore[attr-defined]
-        source = torch.Generator().manual_seed(self.seed)
+        source = torch.Generator().manual_seed(module.about["config"]["seed"])
         idx, targets = get_batch(data.train_tokens, self.batch_size, data.block_size, source)
         with torch.no_grad():
             logits = module.model(idx.to(module.device)).cpu()

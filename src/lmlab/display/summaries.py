@@ -1,20 +1,27 @@
-"""What TensorBoard is told about a run besides its curves: hyperparameters, charts, texts."""
+"""What TensorBoard shows of a run besides its curves: hyperparameters, charts, texts."""
 
 from __future__ import annotations
 
+import functools
 import html
 import io
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lmlab.conf import conf_dir
 
 if TYPE_CHECKING:
     import numpy as np
     from tensorboard.compat.proto.summary_pb2 import Summary
+    from torch import nn
 
 # The metrics of the HParams tab: tags, of which the last value is shown. Five are ticked at first;
 # the parallel coordinates leave out a run that lacks one that is ticked (a run that was cut short
@@ -30,17 +37,7 @@ METRICS = (
 
 SHOWN_FIRST = ("model", "n_layer", "n_embd", "lr", "seed")  # of the hyperparameters
 
-KNOWN = {  # the values that can be unticked beside the table; there may be others
-    "model": (
-        *("Bigram", "Average", "Head", "MultiHead", "Block", "ResidualBlock", "PreNormBlock"),
-        *("GPT", "NGram"),
-    ),
-    "optimizer": ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "none"),
-    "schedule": ("constant", "cosine", "linear", "none"),
-    "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
-    "tokenizer": ("char", "byte", "gpt2"),
-    "corpus": ("tinyshakespeare", "shakespeare"),
-}
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
 
 # The charts of the Custom Scalars tab: by category, then chart, the tags as regular expressions.
 CHARTS = {
@@ -70,30 +67,29 @@ WHITE_SPACE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 Value = str | float
 
 
-def hyperparameters(config: dict[str, Any], tokenizer: str, n_parameters: int) -> dict[str, Value]:
+def hyperparameters(config: dict[str, Any], tokenizer: str, model: nn.Module) -> dict[str, Value]:
     """The row of a run in the HParams tab: the same columns, of the same types, for every run.
 
     TensorBoard hides runs that lack a column or hold another type in it. So what does not apply to
     a model (a bigram's heads, the learning rate of a count table) is 0, or "none" where it is text.
     """
-    model, trained = config["model"], _name(config["model"]) != "NGram"
-    optimizer = config["optimizer"] if trained else {}
-    layer = model.get("layer")
-    heads = list(_values(model, "n_head")) or [1] * ("Head" in _names(model))
+    node, is_trained = config["model"], not hasattr(model, "fit")
+    optimizer = config["optimizer"] if is_trained else {}
+    heads = [*_values(node, "n_head"), *(getattr(m, "n_head", None) for m in model.modules())]
     return {
         "name": config["name"],
-        "model": _name(layer if isinstance(layer, dict) and "_target_" in layer else model),
-        "n_layer": _number(model.get("n_layer")),
-        "n_head": _number(heads[0] if heads else None),
-        "n_embd": _number(model.get("n_embd")),
-        "dropout": _number(model.get("dropout")),
-        "parameters": float(n_parameters),
+        "model": _model(node),
+        "n_layer": _number(node.get("n_layer")),
+        "n_head": _number(next((n for n in heads if n is not None), None)),
+        "n_embd": _number(node.get("n_embd")),
+        "dropout": _number(node.get("dropout")),
+        "parameters": float(sum(p.numel() for p in model.parameters())),
         "block_size": float(config["data"]["block_size"]),
         "batch_size": float(config["data"]["batch_size"]),
-        "optimizer": _name(optimizer) if trained else "none",
+        "optimizer": _name(optimizer) if is_trained else "none",
         "lr": _number(optimizer.get("lr")),
         "weight_decay": _number(optimizer.get("weight_decay")),
-        "schedule": _name(config["schedule"]) if trained else "none",
+        "schedule": _name(config["schedule"]) if is_trained else "none",
         "max_steps": float(config["trainer"]["max_steps"]),
         "precision": str(config["trainer"]["precision"]),
         "seed": float(config["seed"]),
@@ -106,8 +102,10 @@ def _name(node: dict[str, Any]) -> str:
     return str(node["_target_"]).rpartition(".")[2]
 
 
-def _names(node: dict[str, Any]) -> list[str]:
-    return [str(target).rpartition(".")[2] for target in _values(node, "_target_")]
+def _model(node: dict[str, Any]) -> str:
+    """A model by the name of its class; a stack of layers by that of the layer."""
+    layer = node.get("layer")
+    return _name(layer if isinstance(layer, dict) and "_target_" in layer else node)
 
 
 def _values(node: Any, key: str) -> Iterator[Any]:
@@ -127,6 +125,30 @@ def _corpus(node: dict[str, Any]) -> str:
     return Path(node["path"]).name if _name(node) == "from_files" else _name(node)
 
 
+@functools.cache
+def values_of_columns() -> dict[str, list[str]]:
+    """By column of text, the values that can be unticked beside the table, as conf/ offers them.
+
+    There may be others: a file of one's own, or a class that is in no YAML of conf/.
+    """
+
+    def offered(group: str) -> list[dict[str, Any]]:
+        paths = sorted((conf_dir() / group).glob("*.yaml"))
+        return [yaml.safe_load(path.read_text()) for path in paths]
+
+    def distinct(names: Iterable[str], *more: str) -> list[str]:
+        return [*dict.fromkeys([*names, *more])]
+
+    return {
+        "model": distinct(map(_model, offered("model"))),
+        "optimizer": distinct(map(_name, offered("optimizer")), "none"),
+        "schedule": distinct(map(_name, offered("schedule")), "none"),
+        "precision": [*PRECISIONS],
+        "tokenizer": distinct(resolve_name(t["_target_"]).kind for t in offered("tokenizer")),
+        "corpus": distinct(map(_name, (c for c in offered("corpus") if c.get("path") != "???"))),
+    }
+
+
 def opening(module: Any, started: str) -> list[Summary]:
     """What is known of a run before its first step; `started` is an ISO time."""
     from lightning.pytorch.utilities.model_summary import summarize
@@ -134,7 +156,7 @@ def opening(module: Any, started: str) -> list[Summary]:
     from torch.utils.tensorboard.summary import custom_scalars
 
     config, tokenizer = module.about["config"], module.about["tokenizer"]["kind"]
-    row = hyperparameters(config, tokenizer, sum(p.numel() for p in module.model.parameters()))
+    row = hyperparameters(config, tokenizer, module.model)
     began = datetime.fromisoformat(started).timestamp()
     return [
         _columns(row),
@@ -147,7 +169,8 @@ def opening(module: Any, started: str) -> list[Summary]:
 
 
 def _columns(row: dict[str, Value]) -> Summary:
-    """The columns of the HParams tab: they depend on no run, for any may be the one it goes by."""
+    """The columns of the HParams tab: the same for every run, since any may be the one whose
+    columns TensorBoard takes."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     experiment = api_pb2.Experiment()
@@ -156,7 +179,10 @@ def _columns(row: dict[str, Value]) -> Summary:
         info = experiment.hparam_infos.add(name=name, differs=name in SHOWN_FIRST)
         if isinstance(value, str):
             info.type = api_pb2.DATA_TYPE_STRING
-            info.domain_discrete.extend(KNOWN.get(name, ()))  # may be unticked; the rest is shown
+            # What stands here may be unticked; the rest is always shown.
+            offered = values_of_columns().get(name, [])
+            own = [value] if offered and value not in offered else []
+            info.domain_discrete.extend([*offered, *own])
         else:
             info.type = api_pb2.DATA_TYPE_FLOAT64
             info.domain_interval.min_value, info.domain_interval.max_value = 0.0, sys.float_info.max
@@ -192,8 +218,6 @@ def _hparams(tag: str, content: Any) -> Summary:
 
 
 def _yaml(config: dict[str, Any]) -> str:
-    import yaml
-
     shown = {key: value for key, value in config.items() if key not in NOT_SHOWN}
     return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
 

@@ -1,11 +1,17 @@
 """Self-attention, written out: each token gathers from its past what it looks for."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmlab.bounds import Count, Divides
 from lmlab.errors import LabError
+from lmlab.models.maps import Watch
 from lmlab.models.memory import Past
+
+Heads = Annotated[Count, Divides("n_embd")]  # how many heads share n_embd
 
 
 def attention_weights(query: Tensor, key: Tensor, scaled: bool = True) -> Tensor:
@@ -35,8 +41,10 @@ class Head(nn.Module):
     """
 
     past: Past | None = None
+    watch: Watch | None = None
+    n_head = 1
 
-    def __init__(self, n_embd: int, head_size: int | None = None, scaled: bool = True):
+    def __init__(self, n_embd: Count, head_size: Count | None = None, scaled: bool = True):
         """`head_size` is n_embd unless given; `scaled=False` is the notebook's version 4."""
         super().__init__()
         head_size = n_embd if head_size is None else head_size
@@ -51,13 +59,17 @@ class Head(nn.Module):
         if self.past is not None:
             key, value = self.past.extend(key, value)
         wei = attention_weights(query, key, self.scaled)
+        if self.watch is not None:
+            self.watch(wei[:, None])
         return wei @ value  # (B, T, T) @ (B, T, hs) -> (B, T, hs)
 
 
 class MultiHead(nn.Module):
     """Several small heads side by side: several questions asked of the past at once."""
 
-    def __init__(self, n_embd: int, n_head: int):
+    positionwise = True  # but for its heads
+
+    def __init__(self, n_embd: Count, n_head: Heads):
         super().__init__()
         head_size = size_of_heads(n_embd, n_head)
         self.heads = nn.ModuleList(Head(n_embd, head_size) for _ in range(n_head))
@@ -70,7 +82,9 @@ class MultiHead(nn.Module):
 class ProjectedMultiHead(MultiHead):
     """Multi-head attention whose heads' findings are mixed before they join the residual stream."""
 
-    def __init__(self, n_embd: int, n_head: int):
+    positionwise = True
+
+    def __init__(self, n_embd: Count, n_head: Heads):
         super().__init__(n_embd, n_head)
         self.projection = nn.Linear(n_embd, n_embd)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmlab.models.maps import Watch
 from lmlab.models.memory import Past
 
 
@@ -22,10 +23,14 @@ def average_by_loop(x: Tensor) -> Tensor:
 
 def average_by_matmul(x: Tensor) -> Tensor:
     """Version 2: a (T, T) lower triangle of ones, each row made to sum to 1, times (B, T, C)."""
+    return equal_weights(x) @ x
+
+
+def equal_weights(x: Tensor) -> Tensor:
+    """(T, T) for x (B, T, C): row t takes equally from positions 0 to t."""
     T = x.shape[1]
     wei = torch.tril(torch.ones(T, T, dtype=x.dtype, device=x.device))
-    wei = wei / wei.sum(1, keepdim=True)
-    return wei @ x
+    return wei / wei.sum(1, keepdim=True)
 
 
 def average_by_softmax(x: Tensor) -> Tensor:
@@ -42,6 +47,8 @@ class Average(nn.Module):
     """Averaging as a layer: what attention would be if every token were as interesting."""
 
     past: Past | None = None
+    watch: Watch | None = None
+    pictured_as = "averages"
 
     def __init__(self, n_embd: int):
         """`n_embd` is not needed; it is taken so that this fits wherever a layer does."""
@@ -49,7 +56,10 @@ class Average(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, n_embd) -> (B, T, n_embd)."""
-        if self.past is None:
-            return average_by_matmul(x)
-        (everything,) = self.past.extend(x)
-        return average_by_matmul(everything)[:, -x.shape[1] :]
+        n_new = x.shape[1]
+        if self.past is not None:
+            (x,) = self.past.extend(x)
+        wei = equal_weights(x)
+        if self.watch is not None:
+            self.watch(wei[None, None].expand(len(x), -1, -1, -1))
+        return (wei @ x)[:, -n_new:]

@@ -12,6 +12,10 @@ class Bigram(nn.Module):
         self.sees = 1  # how many of the last tokens decide the next
         self.table = nn.Embedding(vocab_size, vocab_size)
 
+    def next_token_logits(self) -> Tensor:
+        """(vocab_size, vocab_size): row i has the logits of what follows token i."""
+        return self.table.weight
+
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) -> logits (B, T, vocab_size)."""
         return self.table(idx)

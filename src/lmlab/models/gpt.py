@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmlab.models.attention import size_of_heads
+from lmlab.bounds import BelowOne, Count
+from lmlab.models.attention import Heads, attention_weights, size_of_heads
+from lmlab.models.maps import Watch
 from lmlab.models.memory import Past, causal_mask
 
 
@@ -37,6 +39,7 @@ class CausalSelfAttention(nn.Module):
     """All heads in one go, by torch's fused attention where that is the fastest."""
 
     past: Past | None = None
+    watch: Watch | None = None
 
     def __init__(self, n_embd: int, n_head: int, dropout: float):
         super().__init__()
@@ -52,12 +55,16 @@ class CausalSelfAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_head, T, head_size)
         if self.past is not None:
             key, value = self.past.extend(key, value)
+        if self.watch is not None:  # the fused kernel never writes its weights down
+            self.watch(attention_weights(query, key))
         out = attend(query, key, value, self.dropout if self.training else 0.0)
         return self.projection(out.transpose(1, 2).reshape(B, T, C))
 
 
 class Block(nn.Module):
     """A `transformer.PreNormBlock` with dropout, and everything else as GPT has it."""
+
+    positionwise = True  # but for its attention
 
     def __init__(self, n_embd: int, n_head: int, dropout: float):
         super().__init__()
@@ -89,10 +96,10 @@ class GPT(nn.Module):
         self,
         vocab_size: int,
         block_size: int,
-        n_layer: int,
-        n_head: int,
-        n_embd: int,
-        dropout: float = 0.0,
+        n_layer: Count,
+        n_head: Heads,
+        n_embd: Count,
+        dropout: BelowOne = 0.0,
     ):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
@@ -108,8 +115,8 @@ class GPT(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 continue  # the norms' gains stay at 1
-            # What joins the residual stream is scaled down, lest its variance grow with depth.
-            # (feed_forward.2 is the second of its two linear layers.)
+            # What joins the residual stream is scaled down, so that its variance does not grow
+            # with depth. (feed_forward.2 is the second of its two linear layers.)
             into_stream = name.endswith(("projection.weight", "feed_forward.2.weight"))
             nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layer) if into_stream else 0.02)
 

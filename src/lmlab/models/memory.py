@@ -1,8 +1,16 @@
 """What a model keeps of the tokens it has read, so that the next one costs one position's work.
 
-Without it every new token is paid for with a pass over all that came before. A module that mixes
-positions declares `past: Past | None = None`; while that is set, it is given the new positions
-alone, adds what it needs of them (attention: their keys and values) and works with all it has.
+Without it every new token is paid for with a pass over all that came before. A class says for
+itself that its forward may be given the new positions alone, in one of two ways:
+
+- It mixes positions and declares `past: Past | None = None`. While that is set, it adds to it what
+  it needs of the new positions (attention: their keys and values) and works with all there is.
+- It declares `positionwise = True`: whatever it does itself, it does to each position alike and
+  alone. Its submodules speak for themselves.
+
+Either covers the modules of torch.nn that the class uses, if these hold no others (but for
+Sequential and its like). A model with any other module that says neither is always given all
+positions.
 """
 
 from __future__ import annotations
@@ -11,21 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-# These treat each position alike and alone, so there is nothing for them to keep.
-POSITIONWISE = {
-    kind.forward
-    for kind in (
-        nn.Linear,
-        nn.LayerNorm,
-        nn.Embedding,
-        nn.Dropout,
-        nn.ReLU,
-        nn.GELU,
-        nn.Sequential,
-        nn.ModuleList,
-    )
-}
 
 
 class Past:
@@ -57,13 +50,15 @@ class Memory:
     """What a whole model has read. `with memory:` it goes on from there; outside it is as ever."""
 
     def __init__(self, model: nn.Module):
-        self.pasts = [(m, Past()) for m in model.modules() if hasattr(type(m), "past")]
+        self.pasts = [(m, Past()) for m in model.modules() if declares(type(m), "past")]
 
     @staticmethod
     def of(model: nn.Module) -> Memory | None:
         """An empty one; None if any part of the model might look back without a `past`."""
-        known = all(_is_known(type(module)) for module in model.modules())
-        return Memory(model) if known and not hasattr(model, "sees") else None
+        able = _says_so(type(model)) and all(
+            _says_so(type(module)) or _is_torchs(module) for module in model.modules()
+        )
+        return Memory(model) if able and not hasattr(model, "sees") else None
 
     def __enter__(self) -> None:
         for module, past in self.pasts:
@@ -79,7 +74,29 @@ def causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
     return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
 
 
-def _is_known(kind: type[nn.Module]) -> bool:
-    """Whether what a module does to positions is known: it is ours or torch's, or says so."""
-    ours = kind.forward.__module__.startswith("lmlab.models.")
-    return ours or kind.forward in POSITIONWISE or hasattr(kind, "past")
+def declares(kind: type[nn.Module], name: str) -> bool:
+    """Whether a class has an attribute that is None until it is needed, such as `past = None`."""
+    return getattr(kind, name, ...) is None
+
+
+def _says_so(kind: type[nn.Module]) -> bool:
+    """Whether a class says that its forward may be given new positions alone.
+
+    What a class says of its own forward does not hold for that of a subclass.
+    """
+    ancestors = kind.__mro__
+    own = next(i for i, ancestor in enumerate(ancestors) if "forward" in vars(ancestor))
+    return any(
+        vars(a).get("past", ...) is None or vars(a).get("positionwise") is True
+        for a in ancestors[: own + 1]
+    )
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    """Whether a module is a simple one of torch.nn, or one of its containers.
+
+    Not those that are built of others and mix positions, such as nn.TransformerEncoderLayer.
+    """
+    container = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+    simple = container or not any(True for _ in module.children())
+    return simple and type(module).forward.__module__.startswith("torch.nn.")

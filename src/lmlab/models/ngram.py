@@ -25,15 +25,17 @@ Heafield et al., "Scalable modified Kneser-Ney language model estimation", ACL 2
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
 from lmlab.errors import LabError
 
 ORDERS = range(1, 7)
+Order = Annotated[int, Field(ge=1, le=6)]
 CHUNK = 1 << 20  # positions numbered at a time while fitting: it bounds memory, not the result
 
 
@@ -107,7 +109,7 @@ class NGram(nn.Module):
     uniform: torch.Tensor  # (vocab_size,)
     tables: Sequence[CountTable]  # an nn.ModuleList, for orders 1 to `order`
 
-    def __init__(self, vocab_size: int, block_size: int, order: int = 5) -> None:
+    def __init__(self, vocab_size: int, block_size: int, order: Order = 5) -> None:
         super().__init__()
         if order not in ORDERS:
             raise LabError(

@@ -5,13 +5,16 @@ layer it is given, so each is a config: conf/model/multi_head.yaml and its neigh
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from lmlab.bounds import Count, Given
 from lmlab.models.memory import Past
 
-Layer = Callable[..., nn.Module]  # called with n_embd=..., makes a module (B, T, C) -> (B, T, C)
+# Called with n_embd=..., it makes a module (B, T, C) -> (B, T, C).
+Layer = Annotated[Callable[..., nn.Module], Given("n_embd")]
 
 
 class Stack(nn.Module):
@@ -19,7 +22,9 @@ class Stack(nn.Module):
 
     past: Past | None = None  # counts positions
 
-    def __init__(self, vocab_size: int, block_size: int, n_embd: int, n_layer: int, layer: Layer):
+    def __init__(
+        self, vocab_size: int, block_size: int, n_embd: Count, n_layer: Count, layer: Layer
+    ):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
@@ -53,6 +58,8 @@ class WideFeedForward(nn.Sequential):
 class Block(nn.Module):
     """Communication, then computation; each replaces what came in."""
 
+    positionwise = True  # but for what its attention does
+
     def __init__(self, n_embd: int, attention: Layer, feed_forward: Layer):
         super().__init__()
         self.attention = attention(n_embd=n_embd)
@@ -66,6 +73,8 @@ class Block(nn.Module):
 class ResidualBlock(Block):
     """Each adds to what came in, so gradients reach the first layer undimmed (He et al. 2015)."""
 
+    positionwise = True
+
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, n_embd) -> (B, T, n_embd)."""
         x = x + self.attention(x)
@@ -74,6 +83,8 @@ class ResidualBlock(Block):
 
 class PreNormBlock(Block):
     """Each works on a normalised copy of what came in (Xiong et al. 2020)."""
+
+    positionwise = True
 
     def __init__(self, n_embd: int, attention: Layer, feed_forward: Layer):
         super().__init__(n_embd, attention, feed_forward)

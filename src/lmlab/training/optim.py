@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from lmlab.bounds import CountOrZero, Fraction
+
 MakeOptimizer = Callable[..., Optimizer]  # a torch.optim class with everything but its parameters
 Schedule = Callable[[int, int], float]  # (step, max_steps) -> factor on the learning rate
 
@@ -26,12 +28,14 @@ def configure(model: nn.Module, make: MakeOptimizer) -> Optimizer:
     return make([group for group in groups if group["params"]])
 
 
-def constant(step: int, max_steps: int, warmup_steps: int = 0) -> float:
+def constant(step: int, max_steps: int, warmup_steps: CountOrZero = 0) -> float:
     """Full rate from the first step, or after a straight warm-up."""
     return _warmup(step, warmup_steps)
 
 
-def cosine(step: int, max_steps: int, warmup_steps: int = 0, final: float = 0.0) -> float:
+def cosine(
+    step: int, max_steps: int, warmup_steps: CountOrZero = 0, final: Fraction = 0.0
+) -> float:
     """Warm-up, then half a cosine that ends at `final` (Loshchilov & Hutter 2017).
 
     As in nanoGPT, `final` would be the rate of the step after the last: no step is taken at 0.
@@ -43,7 +47,11 @@ def cosine(step: int, max_steps: int, warmup_steps: int = 0, final: float = 0.0)
 
 
 def linear(
-    step: int, max_steps: int, warmup_steps: int = 0, warmdown: float = 0.5, final: float = 0.0
+    step: int,
+    max_steps: int,
+    warmup_steps: CountOrZero = 0,
+    warmdown: Fraction = 0.5,
+    final: Fraction = 0.0,
 ) -> float:
     """Warm-up, a plateau, and a straight line to `final` over the last `warmdown` of all steps.
 
