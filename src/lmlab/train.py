@@ -19,7 +19,8 @@ from lmlab import build, preflight, processes
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
-from lmlab.display.loggers import begin, end, event_files, loggers
+from lmlab.display.from_config import loggers
+from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
 from lmlab.experiment import make_callbacks, make_data, make_module
@@ -127,7 +128,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
                     on_loss=lambda error: _record_failure(run, error),
                 )
                 resume_step = None if start is None else start.step
-                curves.extend(make(run.path, resume_step) for make in make_loggers)
+                curves.extend(make_loggers(run, resume_step))
                 _fit(config, data, module, callbacks, run, start, curves)
         except BaseException:
             with suppress(LabError):  # the directory may be gone
@@ -211,7 +212,7 @@ def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
         crew.ready(problem)
         run, start = Run(told.path), told.start
         resume_step = None if start is None else start.step
-        curves = [make(run.path, resume_step) for make in make_loggers]
+        curves = list(make_loggers(run, resume_step))
         with crew.together():
             _fit(config, data, module, callbacks, run, start, curves)
 
