@@ -246,3 +246,26 @@ def test_a_missing_extra_is_named_before_anything_is_made(here, lab, monkeypatch
     assert (status, out) == (2, "")
     assert err == f'error: logger.{extra} needs an extra: pip install "lmlab[{extra}]"\n'
     assert not Path("outputs").exists()
+
+
+@pytest.mark.slow
+def test_jobs_that_begin_at_once_share_a_new_database(tmp_path):
+    begin = "from pathlib import Path; from lmlab.display.trackers import MLflow; import sys;"
+    begin += "logger = MLflow(Path(sys.argv[1])); logger.log_metrics({'a': 1.0}, 1);"
+    begin += "logger.end('done')"
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", begin, str(tmp_path / name)], stderr=subprocess.PIPE
+        )
+        for name in ("one", "two")
+    ]
+    assert [(job.communicate(timeout=200)[1], job.returncode) for job in jobs] == [(b"", 0)] * 2
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "lmlab"]
+    found = client.search_runs([experiment.experiment_id])
+    assert {(run.info.run_name, run.info.status) for run in found} == {
+        ("one", "FINISHED"),
+        ("two", "FINISHED"),
+    }

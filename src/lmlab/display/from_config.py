@@ -1,4 +1,4 @@
-"""The loggers of a config: ours, and those of others, which can neither end nor lose a training."""
+"""The loggers of a config: our own, and those of others, whose errors never end a training."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def loggers(config: dict[str, Any]) -> MakeLoggers:
 
 
 def _maker(node: dict[str, Any], name: str, about: dict[str, Any]) -> MakeLogger:
-    """What makes one logger, or says why it cannot.
+    """What makes one logger, or None where its constructor fails.
 
     A constructor that names `folder` (or Lightning's `save_dir`) or `resume_step` is given them,
     unless its node does. One that names `run_id`, `id` or `experiment_key` is of a tracker that has
@@ -76,7 +76,7 @@ def _maker(node: dict[str, Any], name: str, about: dict[str, Any]) -> MakeLogger
     def make(run: Run, resume_step: int | None) -> Logger | None:
         known = {"folder": run.path, "save_dir": run.path, "resume_step": resume_step}
         arguments = {name: known.get(name) for name in given}
-        if made.func in OURS.values():  # where these cannot write, checkpoints cannot be written
+        if made.func in OURS.values():
             return build.part(node, key, Logger, **arguments)
         tracked = run.record.get("trackers", {}).get(name)
         if tracked is not None and run_id in free:
@@ -116,33 +116,30 @@ def _log_config(logger: Logger, about: dict[str, Any]) -> None:
 
 
 class _Spare:
-    """Keeps a logger's errors from the training. The first is said; the next most often repeat it.
+    """Keeps a logger's errors away from the training; the first of them is printed.
 
-    The two loggers of our own are not spared: where a run's curves cannot be written, its
-    checkpoints cannot either.
+    Our own two loggers may end a training: where they cannot write, checkpoints cannot be written.
     """
 
     def __init__(self, key: str):
-        self.key, self.said = key, False
+        self.key, self.printed = key, False
 
     @contextmanager
     def training(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if self.said:
+            if self.printed:
                 return
-            self.said = True
+            self.printed = True
             first_line = (str(error).splitlines() or [""])[0]
-            what = first_line if isinstance(error, LabError) else self._named(error, first_line)
-            say(f"{what}; training goes on without it")
+            if not isinstance(error, LabError):  # which names the key itself
+                first_line = f"{self.key}: {type(error).__name__}: {first_line}"
+            say(f"{first_line}; training goes on without it")
             log.warning("%s failed", self.key, exc_info=error)
 
-    def _named(self, error: Exception, first_line: str) -> str:
-        return f"{self.key}: {type(error).__name__}: {first_line}"
-
     def wrap(self, logger: Logger) -> None:
-        """Spare the training the errors of all that is called while it runs."""
+        """Do so for everything that is called while training."""
 
         def spared(call: Callable[..., Any]) -> Callable[..., Any]:
             @wraps(call)

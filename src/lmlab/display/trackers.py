@@ -17,9 +17,11 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
@@ -27,7 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-# Without these the libraries print, or send reports on themselves. Who sets them is obeyed.
+# Without these the libraries print, or send reports about themselves. A value that is set stays.
 QUIET = {
     "WANDB_SILENT": "true",
     "WANDB_ERROR_REPORTING": "false",
@@ -145,13 +147,15 @@ class MLflow(MLFlowLogger):
 
         if "MLFLOW_LOGGING_LEVEL" not in os.environ:
             logging.getLogger("mlflow").setLevel(logging.WARNING)
-        super().__init__(
-            experiment_name=experiment_name,
-            run_name=run_name or folder.name,
-            tracking_uri=tracking_uri or f"sqlite:///{(folder.parent / 'mlflow.db').as_posix()}",
-            run_id=run_id,
-            **more,
-        )
+        tracking_uri = tracking_uri or f"sqlite:///{(folder.parent / 'mlflow.db').as_posix()}"
+        with _alone_in(tracking_uri):
+            super().__init__(
+                experiment_name=experiment_name,
+                run_name=run_name or folder.name,
+                tracking_uri=tracking_uri,
+                run_id=run_id,
+                **more,
+            )
         self._rows = Rows()
         self._last: dict[str, int] = {}  # by metric: the step up to which MLflow has it
 
@@ -212,6 +216,19 @@ class MLflow(MLFlowLogger):
         """Hand over what is left, and say how the run ended."""
         self.save()
         self.experiment.set_terminated(str(self.run_id), IN_MLFLOW.get(status, "KILLED"))
+
+
+@contextmanager
+def _alone_in(tracking_uri: str) -> Iterator[None]:
+    """Keep other processes from making the tables of an SQLite file while this one does: of several
+    jobs that begin at once MLflow lets all but one fail."""
+    path = Path(tracking_uri.removeprefix("sqlite:///"))
+    if not tracking_uri.startswith("sqlite:///"):
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        yield
 
 
 def _be_quiet() -> None:
