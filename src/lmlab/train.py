@@ -30,7 +30,7 @@ from lmlab.machine import computed_on
 from lmlab.models.ngram import NGram
 from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, resolve
-from lmlab.processes import SIGNALS, Processes
+from lmlab.processes import Processes
 from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run
 from lmlab.training.branch import check_parent, first_checkpoint
 from lmlab.training.callbacks import (
@@ -119,7 +119,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
         curves: list[Logger] = []
         try:
             with _outcome_recorded(run), crew.together():
-                crew.tell(
+                crew.broadcast(
                     Told(
                         run.path.absolute(),
                         start and Start(start.step, start.checkpoint),
@@ -132,7 +132,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes) -> Ru
                 _fit(config, data, module, callbacks, run, start, curves)
         except BaseException:
             with suppress(LabError):  # the directory may be gone
-                end(curves, run.told.get("status", "failed"))
+                end(curves, run.unchecked_record.get("status", "failed"))
             raise
     return run
 
@@ -195,7 +195,7 @@ def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
     console.quiet = True
     stop = Stop()
     with stop.listening():
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a helper is started without them
+        processes.unblock_signals()
         problem: Exception | None = None
         try:
             run = Run.open(config["run"]) if config["run"] else None
@@ -204,7 +204,7 @@ def _help_to_train(config: dict[str, Any], crew: Processes) -> None:
             callbacks, make_loggers = make_callbacks(config, text), loggers(config)
         except Exception as error:
             problem = error  # the others are told once they are there
-        told: Told | None = crew.hear()
+        told: Told | None = crew.receive()
         if told is None:
             return  # done already
         if problem is None and text.sha256 != told.corpus_sha256:

@@ -244,7 +244,7 @@ def read(folders: Iterable[Path]) -> tuple[list[Row], list[str]]:
         for path in _run_dirs(folder):
             run = Run(path)
             try:
-                rows[path.resolve()] = Row(run, run.status, run.told)
+                rows[path.resolve()] = Row(run, run.status, run.unchecked_record)
             except LabError as error:
                 unreadable.append(" ".join(str(error).split()))
     by_start = sorted(rows.values(), key=lambda r: (str(r.record.get("started")), str(r.path)))
