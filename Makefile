@@ -45,11 +45,15 @@ bench-docs: # the last results into docs/performance.md
 board: $(READY) # TensorBoard on every run; ctrl-c ends it
 	@$(BIN)/python scripts/board.py $(ARGS)
 
+# torch stays as it is locked: to move it, write its new version into requirements.lock first. pip is
+# given that exact version and no range, since a range may bring a build for CUDA, of gigabytes.
 lock: # pin what pyproject.toml allows, for the oldest Python that is supported
 	python3.11 -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet torch==2.13.0 pip-tools
+	grep '^torch==' requirements.lock > .venv-lock/torch.txt
+	.venv-lock/bin/pip install --quiet --requirement .venv-lock/torch.txt pip-tools
 	.venv-lock/bin/pip-compile --quiet --upgrade --strip-extras --no-header --no-annotate \
-		--extra bpe --extra dev --extra slurm --extra sweep \
+		--extra bpe --extra dev --extra mlflow --extra slurm --extra sweep --extra wandb \
+		--constraint .venv-lock/torch.txt \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe \
 		--output-file requirements.lock pyproject.toml
 	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock # the plain version: CPU or GPU build as pip finds it

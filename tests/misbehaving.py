@@ -5,9 +5,12 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import Logger
 
 from lmlab.models.bigram import Bigram
 
@@ -62,3 +65,51 @@ class Away(L.Callback):
         path = Path(trainer.default_root_dir)
         if trainer.global_step == self.step and path.exists():
             path.rename("moved") if self.how == "move" else shutil.rmtree(path)
+
+
+class At(L.Callback):
+    """At the end of a step, once: sends this process a signal, or raises if there is none."""
+
+    def __init__(self, step: int, done: str, signum: int | None = None):
+        self.step, self.done, self.signum = step, Path(done), signum  # a file that is made
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step != self.step or self.done.exists():
+            return
+        self.done.touch()
+        if self.signum is None:
+            raise RuntimeError("out of luck")
+        if self.signum == signal.SIGKILL:
+            time.sleep(1.5)  # W&B writes to disk once a second
+        os.kill(os.getpid(), self.signum)
+
+
+class Unreachable(Logger):
+    """A logger whose constructor raises."""
+
+    name = version = "unreachable"
+
+    def __init__(self, folder: Path):
+        raise ConnectionError("nobody there\nand more lines")
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+class Shelf(Unreachable):
+    """Somebody's tracker: a file for each of its runs, which it numbers itself."""
+
+    def __init__(self, folder: Path, experiment_key: str | None = None):
+        if experiment_key is None:
+            experiment_key = f"shelf-{len(list(folder.glob('shelf-*')))}"
+        self.version = experiment_key
+        self.file = folder / experiment_key
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        with self.file.open("a") as file:
+            file.write(f"{step} {sorted(metrics)}\n")
+
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        with self.file.open("a") as file:
+            file.write(f"config {params['model']['_target_']}\n")

@@ -61,7 +61,7 @@ def _filled(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
 @functools.cache
 def _defaults() -> dict[str, Any]:
     """What conf/ says of the keys that belong to no part with a `_target_`."""
-    defaults = yaml.safe_load((conf_dir() / "train.yaml").read_text())
+    defaults = yaml.safe_load((conf_dir() / "train.yaml").read_text("utf-8"))
     del defaults["defaults"], defaults["name"]  # a name follows from the command
-    trainer = yaml.safe_load((conf_dir() / "trainer" / "auto.yaml").read_text())
+    trainer = yaml.safe_load((conf_dir() / "trainer" / "auto.yaml").read_text("utf-8"))
     return {**defaults, "trainer": trainer, "sweep": None}

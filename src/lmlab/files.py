@@ -31,18 +31,29 @@ def atomic_file(path: Path, parents: bool = False) -> Iterator[BinaryIO]:
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
-        # "x" leaves the permissions to the umask, which tempfile does not.
-        with temporary.open("xb") as file:
-            try:
+        try:
+            # "x" leaves the permissions to the umask, which tempfile does not.
+            with temporary.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
+            _replace(temporary, path)  # once it is closed: Windows moves no open file
+        except BaseException:
+            with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-                raise
+            raise
     except OSError as error:
         raise LabError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Put a file in the place of another; Windows refuses while somebody reads that one."""
+    for seconds in (0.01, 0.1, 1.0) if os.name == "nt" else ():
+        with suppress(PermissionError):
+            temporary.replace(path)
+            return
+        time.sleep(seconds)
+    temporary.replace(path)
 
 
 def write_atomically(path: Path, content: bytes | memoryview, parents: bool = False) -> None:
@@ -84,5 +95,5 @@ def check_regular(path: Path) -> None:
         ValueError: if it is a pipe, a device, a socket or a folder.
     """
     if not path.is_file():
-        path.stat()  # says what is wrong if there is nothing
+        path.stat()  # raises, with the reason, if there is nothing
         raise ValueError("it is no regular file")

@@ -36,8 +36,8 @@ def _processor() -> str:
             asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
             said = subprocess.run(asked, capture_output=True, text=True, timeout=5).stdout.strip()
         else:
-            found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+            found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text("utf-8"))
             said = found[1].strip() if found else ""
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         said = ""
     return said or platform.processor() or platform.machine()

@@ -4,7 +4,7 @@ Lightning knows how many there are and which one this is, however they are start
 torchrun, by a command on each node, or here. Those that nobody else starts are started here, and
 not by Lightning: it would repeat the command that was typed, which may be a whole sweep. A helping
 process is given the config of the one run that it is for. The first process of all makes the run
-directory, and tells the others of it once all have met.
+directory, and sends its path to the others once all have met.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
     """Lightning's Trainer for a config, with settings of our own besides.
 
     Raises:
-        LabError: if it cannot be. What Lightning says of its settings is the user's to know.
+        LabError: with Lightning's own message, if it refuses the settings.
     """
     from lmlab import preflight
 
@@ -79,7 +79,7 @@ def check_started_once(settings: Mapping[str, Any]) -> None:
 
 
 class Processes:
-    """Those that train one run; used as a context, at whose end they part."""
+    """Those that train one run: a context manager, at whose end the others are gone."""
 
     def __init__(self, config: dict[str, Any]):
         """Ask Lightning, which starts nothing yet.
@@ -153,16 +153,16 @@ class Processes:
                     self._meet()
                     self.strategy.broadcast(LabError(f"process 0: {error}") if failed else None)
         finally:
-            self._part(patience=0.0 if isinstance(error, Exception) else 60.0)
+            self._leave(patience=0.0 if isinstance(error, Exception) else 60.0)
 
-    def tell(self, what: Any, on_loss: Callable[[LabError], None]) -> None:
-        """The first process: meet the others, tell them `what`, and wait until all are ready.
+    def broadcast(self, what: Any, on_loss: Callable[[LabError], None]) -> None:
+        """The first process: meet the others, send them `what`, and wait until all are ready.
 
         Where a helper is lost later and this process does not notice, `on_loss` is called, and this
         process ends.
 
         Raises:
-            LabError: if one of them is not.
+            LabError: if one of them cannot get ready.
         """
         if self.world_size == 1:
             return
@@ -171,17 +171,17 @@ class Processes:
         self.strategy.broadcast(what)
         self.ready(None)
 
-    def hear(self) -> Any:
-        """The others: what the first process tells; None if there is nothing to be done.
+    def receive(self) -> Any:
+        """The others: what the first process sends; None if there is nothing to do.
 
         Raises:
-            LabError: if that has failed.
+            LabError: if the first process has failed.
         """
         self._meet()
-        told = self.strategy.broadcast(None)
-        if isinstance(told, LabError):
-            raise told
-        return told
+        received = self.strategy.broadcast(None)
+        if isinstance(received, LabError):
+            raise received
+        return received
 
     def ready(self, problem: Exception | None) -> None:
         """Wait until all are ready. `problem` is why this one is not.
@@ -196,9 +196,9 @@ class Processes:
         torch.distributed.all_gather_object(problems, mine)
         if problem is not None:
             raise problem
-        for rank, said in enumerate(problems):
-            if said is not None:
-                raise LabError(f"process {rank} of {self.world_size}: {said}")
+        for rank, of_another in enumerate(problems):
+            if of_another is not None:
+                raise LabError(f"process {rank} of {self.world_size}: {of_another}")
 
     def _meet(self) -> None:
         self._met = True
@@ -211,9 +211,9 @@ class Processes:
             with _mortal() if self.outside else _undisturbed():
                 self.strategy.setup_environment()
         except RuntimeError as error:
-            said = str(error).splitlines()[0]
+            first_line = str(error).splitlines()[0]
             raise LabError(
-                f"{self.world_size} processes did not meet at {address}: {said}"
+                f"{self.world_size} processes did not meet at {address}: {first_line}"
             ) from error
 
     def _start_helpers(self) -> None:
@@ -228,8 +228,8 @@ class Processes:
         modules = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
         script = "from lmlab.processes import help_to_train; help_to_train()"
         for local_rank in range(1, self._n_here):
-            # What a helper is asked to do comes by its standard input. That this stays open tells
-            # it that we live.
+            # A helper reads its config from its standard input. While that stays open, this
+            # process lives.
             with _undisturbed():  # a signal waits until the helper can take it
                 helper = subprocess.Popen(
                     [sys.executable, "-P", "-c", script],
@@ -269,7 +269,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """If this process fails because another has, say so."""
+        """Where this process fails because another has, raise the other's failure."""
         try:
             yield
         except RuntimeError as error:  # torch's, in a collective
@@ -277,7 +277,7 @@ class Processes:
                 raise lost from error
             raise
 
-    def _part(self, patience: float) -> None:
+    def _leave(self, patience: float) -> None:
         """Leave nothing behind; helpers that do not end within `patience` seconds are ended."""
         import torch
 
@@ -310,7 +310,7 @@ def help_to_train() -> None:
     config = pickle.load(sys.stdin.buffer)
 
     def end_with_the_first() -> None:
-        os.read(sys.stdin.fileno(), 1)  # nothing more is written, so this is its end
+        os.read(sys.stdin.fileno(), 1)  # nothing more is written: it returns at the end
         os._exit(1)
 
     threading.Thread(target=end_with_the_first, daemon=True).start()
@@ -320,9 +320,9 @@ def help_to_train() -> None:
     try:
         train(config)
     except (Interrupted, Pruned):
-        pass  # the first process says so
+        pass  # the first process prints it
     except LabError as error:
-        # What fails everywhere is said by the first process, which then ends this one.
+        # What fails in all of them is printed by the first process, which then ends this one.
         time.sleep(2)
         print(f"error: process {os.environ['LOCAL_RANK']}: {error}", file=sys.stderr)
         sys.exit(2)
@@ -330,7 +330,10 @@ def help_to_train() -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Signals wait until the end of this; a process that is started in it goes on so."""
+    """Signals wait until the end of this. In a process that is started in it they go on waiting."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which sends a process no signals
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -338,9 +341,15 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def unblock_signals() -> None:
+    """Let the signals through again that `_undisturbed` holds back where a helper is started."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 @contextmanager
 def _mortal() -> Iterator[None]:
-    """Signals end this process at once: while it waits in torch, no handler in Python is run."""
+    """Signals end this process at once: while it waits in torch, Python runs no handler of ours."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -120,6 +120,10 @@ def _are_numbers(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_number, value.values()))
 
 
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str | int) for v in value.values())
+
+
 def _is_time(value: Any) -> bool:
     try:
         return isinstance(value, str) and bool(datetime.fromisoformat(value).timestamp())
@@ -135,6 +139,7 @@ FIELDS = {
     "seconds": (_is_seconds, "a number of seconds"),
     "started": (_is_time, "an ISO time"),
     "corpus_sha256": (_is_text, "a sha256"),
+    "trackers": (_are_ids, "ids by name"),
 }
 
 

@@ -6,24 +6,24 @@ checkpoints/    the newest few, by step, and best.ckpt
 metrics.csv     and TensorBoard's event files: the curves
 projector/      its token embeddings, for TensorBoard
 sample.txt      the last text it made
-train.log       what was said
+train.log       what was printed, and warnings
 tokenizer.json  of a run that began from another's checkpoint: its parent's
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 import yaml
@@ -38,6 +38,7 @@ from lmlab.records import Dumper, check_record, read_config, read_record, read_s
 RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
 SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
 TOKENIZER = "tokenizer.json"
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file, to Windows
 
 
 class Run:
@@ -101,7 +102,7 @@ class Run:
         )
 
     def go_on(self, config: dict[str, Any], **asked: Any) -> None:
-        """Keep the config that it goes on with; one that was killed as it began begins again."""
+        """Keep the config that the run goes on with; one that has no record yet begins again."""
         if not self.record:
             self.begin(config, **asked)
         else:
@@ -150,7 +151,7 @@ class Run:
         return found.get(False) or found.get(True)
 
     def store(self, config: dict[str, Any]) -> None:
-        """Keep the config that the run goes by; how it was asked for is not part of it."""
+        """Write the config, without the keys that only say how the run was started."""
         config = {**config, "run": None, "resume": None, "dry_run": False, "sweep": None}
         text = yaml.dump(config, Dumper=Dumper, sort_keys=False)
         write_atomically(self.path / CONFIG, text.encode())
@@ -162,15 +163,15 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What run.json says, its types checked; empty before it is first written."""
-        record = self.told
+        """What run.json holds, its types checked; empty before it is first written."""
+        record = self.unchecked_record
         if record:
             check_record(record, self.path / RECORD)
         return record
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What run.json says, whatever it holds: enough to be shown."""
+    def unchecked_record(self) -> dict[str, Any]:
+        """What run.json holds, of any type: enough to be shown."""
         return read_record(self.path / RECORD)
 
     def update(self, **fields: Any) -> None:
@@ -231,14 +232,14 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training in this directory; a crash lets go of it.
+        """Keep other processes from training in this directory. A killed process lets go of it.
 
         Raises:
             LabError: if another process has it, or it cannot be written.
         """
         lock = filelock.FileLock(self.path / LOCK)
         try:
-            lock.acquire(timeout=0.5)  # who only looks (is_locked) has it for a moment
+            lock.acquire(timeout=0.5)  # is_locked has it for a moment
         except filelock.Timeout:
             raise LabError(f"run={self.path} is being trained by another process") from None
         except OSError as error:
@@ -260,37 +261,37 @@ class Run:
             return False
         try:
             with lock.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # what filelock waits for
+                # Closing the file lets go of it. Another process that looks has it for a moment.
+                return not any(_try_to_lock(file) for _ in range(3))
         except FileNotFoundError:
             return False
-        except BlockingIOError:
-            return True
-        return False
 
     @property
     def status(self) -> str:
         """How it stands: done, failed, pruned, interrupted, running, or killed.
 
-        `killed` is a run whose record says running though no process trains in its directory.
+        `killed` is a run whose record has `running` though no process trains in its directory.
         """
-        said = self.told.get("status")
-        if said == "running" and not self.is_locked():
-            said = self.told.get("status")  # it may have ended between the two looks
-            return "killed" if said == "running" else str(said)
-        return str(said)
+        status = self.unchecked_record.get("status")
+        if status == "running" and not self.is_locked():
+            status = self.unchecked_record.get("status")  # it may have ended in the meantime
+            return "killed" if status == "running" else str(status)
+        return str(status)
 
 
 def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
     """A directory's name for one job of a sweep: what is swept, and what makes it unique."""
-    # Four digits of a number tell it apart well enough; the fingerprint has them all.
+    # Four digits of a number are enough to know it by; the fingerprint has them all.
     short = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in sorted(swept.items())}
-    telling = ",".join(f"{key}={value}" for key, value in short.items())
-    return f"{path_name(telling) or 'job'}-{config_fingerprint[:8]}"
+    values = ",".join(f"{key}={value}" for key, value in short.items())
+    return f"{path_name(values) or 'job'}-{config_fingerprint[:8]}"
 
 
 def path_name(text: str) -> str:
     """`text` as a file's name on any file system: plain characters, and never too many."""
     name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", text).strip("-.")
+    if DEVICE.fullmatch(name):
+        name = f"_{name}"
     if len(name) > 120:
         name = f"{name[:111]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return name
@@ -306,6 +307,13 @@ def _make(path: Path, exist_ok: bool) -> bool:
     except OSError as error:
         raise LabError(f"cannot keep a run at {path}: {error.strerror}") from error
     return True
+
+
+def _try_to_lock(file: BinaryIO) -> bool:
+    taken = filelock.lock_descriptor(file.fileno(), blocking=False)
+    if not taken:
+        time.sleep(0.001)
+    return taken
 
 
 def _versions() -> dict[str, str]:
@@ -327,7 +335,8 @@ def _git_commit() -> str | None:
         described = subprocess.run(
             [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=5,
         )
         tracked = subprocess.run(
@@ -335,5 +344,5 @@ def _git_commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    # An installed copy may lie inside somebody else's repository, whose commit says nothing.
+    # An installed copy may be inside somebody else's repository, whose commit is not ours.
     return described.stdout.strip() or None if tracked.returncode == 0 else None

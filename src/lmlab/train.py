@@ -20,7 +20,8 @@ from lmlab import build, preflight, processes
 from lmlab.console import command, log, logged_to, quiet_libraries, say, shown_on
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
-from lmlab.display.loggers import begin, end, event_files, loggers
+from lmlab.display.from_config import loggers
+from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
 from lmlab.experiment import make_callbacks, make_data, make_module
@@ -29,7 +30,7 @@ from lmlab.fingerprint import check_continues, fingerprint
 from lmlab.machine import computed_on
 from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, resolve
-from lmlab.processes import SIGNALS, Processes
+from lmlab.processes import Processes
 from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run
 from lmlab.streams import own_default_generators
 from lmlab.training.branch import check_parent, first_checkpoint
@@ -129,7 +130,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
         curves: list[Logger] = []
         try:
             with _outcome_recorded(run), crew.together():
-                crew.tell(
+                crew.broadcast(
                     SharedRun(
                         run.path.absolute(),
                         start and Start(start.step, start.checkpoint),
@@ -138,11 +139,11 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
                     on_loss=lambda error: _record_failure(run, error),
                 )
                 resume_step = None if start is None else start.step
-                curves.extend(make(run.path, resume_step) for make in make_loggers)
+                curves.extend(make_loggers(run, resume_step))
                 _fit(config, data, module, callbacks, run, start, curves)
         except BaseException:
             with suppress(LabError):  # the directory may be gone
-                end(curves, run.told.get("status", "failed"))
+                end(curves, run.unchecked_record.get("status", "failed"))
             raise
     return run
 
@@ -203,7 +204,7 @@ def _start(run: Run, module: LanguageModule) -> Start:
 def _help_to_train(config: dict[str, Any], crew: Processes, stop: Stop) -> None:
     """Train as one of several processes: the first sees to the directory, and says what is said."""
     with stop.listening():
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a helper is started without them
+        processes.unblock_signals()
         problem: Exception | None = None
         try:
             run = Run.open(config["run"]) if config["run"] else None
@@ -212,7 +213,7 @@ def _help_to_train(config: dict[str, Any], crew: Processes, stop: Stop) -> None:
             callbacks, make_loggers = make_callbacks(config, text), loggers(config)
         except Exception as error:
             problem = error  # reported once the others are there
-        shared: SharedRun | None = crew.hear()
+        shared: SharedRun | None = crew.receive()
         if shared is None:
             return  # done already
         if problem is None and text.sha256 != shared.corpus_sha256:
@@ -220,7 +221,7 @@ def _help_to_train(config: dict[str, Any], crew: Processes, stop: Stop) -> None:
         crew.ready(problem)
         run, start = Run(shared.path), shared.start
         resume_step = None if start is None else start.step
-        curves = [make(run.path, resume_step) for make in make_loggers]
+        curves = list(make_loggers(run, resume_step))
         with crew.together():
             _fit(config, data, module, callbacks, run, start, curves)
 

@@ -51,9 +51,10 @@ def _used_by_us() -> float:
 def _used_by_all() -> float:
     """Seconds of processor time since the machine started, over all processors."""
     try:
-        line = STAT.read_text().partition("\n")[0]
-    except OSError:
+        line = STAT.read_text("ascii").partition("\n")[0]
+        ticks = os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
         return 0.0
     # cpu user nice system idle iowait irq softirq …; what guests took is in user already.
     user, nice, system, _idle, _iowait, irq, softirq = map(int, line.split()[1:8])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq) / ticks

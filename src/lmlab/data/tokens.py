@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -146,4 +147,6 @@ def _crc32_of(about: dict[str, Any]) -> int:
 def _state(path: Path) -> list[int]:
     """What changes when a file is written to, copied or replaced; setting its times changes it."""
     stat = path.stat()
-    return [stat.st_ino, stat.st_size, stat.st_ctime_ns]
+    # On Windows ctime is when the file was made.
+    changed = stat.st_mtime_ns if os.name == "nt" else stat.st_ctime_ns
+    return [stat.st_ino, stat.st_size, changed]

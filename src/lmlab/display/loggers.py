@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import io
 import math
 import time
-from collections.abc import Callable, Mapping
-from functools import partial, wraps
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from lmlab import build
-from lmlab.console import log, say
-from lmlab.data.tokenizer import class_name
+from lmlab.console import log
 from lmlab.display import summaries
 from lmlab.display.eventfile import PREFIX, CurveWriter, EventFile, next_number, numbered
 from lmlab.errors import LabError
@@ -43,13 +39,13 @@ class EventFiles(TensorBoardLogger):
     `train/seconds`, the time that training took to each evaluation, evaluations included; and
     `vs_tokens/…`, the losses by tokens seen instead of steps.
 
-    What is known before the first step, and what is known after the last, have files of their own:
-    TensorBoard goes by the first hyperparameters and the first end that it finds in a run, so a run
+    What is known before the first step and what is known after the last have files of their own:
+    TensorBoard shows the first hyperparameters and the first end that it finds in a run, so a run
     that goes on deletes these two files and writes them again.
     """
 
     def __init__(self, folder: Path, resume_step: int | None = None):
-        """`resume_step` is where a run goes on; what it wrote after that is forgotten."""
+        """`resume_step` is where a run goes on; what it wrote after that is not shown any more."""
         # An empty name and version make the run directory the folder for everything.
         super().__init__(folder, name="", version="", default_hp_metric=False)
         self.folder, self.resume_step = folder, resume_step
@@ -61,8 +57,8 @@ class EventFiles(TensorBoardLogger):
     @rank_zero_experiment
     def experiment(self) -> SummaryWriter:
         if self._experiment is None:
-            # TensorBoard heeds purge_step from the second that it sees on: the first it takes for
-            # the beginning.
+            # TensorBoard drops nothing at the first purge_step that it meets: it takes that for the
+            # beginning. So there is one from the start.
             purge_step = 0 if self.resume_step is None else self.resume_step + 1
             self._number = next_number(self.folder)
             path = numbered(self.folder, self._number)
@@ -71,22 +67,22 @@ class EventFiles(TensorBoardLogger):
 
     @rank_zero_only
     def begin(self, summaries: list[Summary], tokens_per_step: int) -> None:
-        """Write what is known before the first step, and take up what was known at resume_step."""
+        """Write what is known before the first step, and go on from what stood at resume_step."""
         for suffix in (BEGIN, END):
             for path in self.folder.glob(f"{PREFIX}*{suffix}"):
                 path.unlink()
         self._tokens_per_step, self._began = tokens_per_step, time.monotonic()
         self._write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
         if self.resume_step is not None:
-            self._take_up(self.resume_step)
+            self._go_on_from(self.resume_step)
 
-    def _take_up(self, resume_step: int) -> None:
+    def _go_on_from(self, resume_step: int) -> None:
         curves = _curves(self.folder, resume_step)
         self._best = min((loss for _, _, loss in curves.get("val/loss", [])), default=math.inf)
         self._seconds = max((value for *_, value in curves.get("train/seconds", [])), default=0.0)
         for tag in BY_TOKENS:
             for wall_time, step, loss in curves.get(tag, []):
-                # To TensorBoard's purge tokens are steps: it kept but those up to resume_step.
+                # TensorBoard's purge takes tokens for steps: it kept only those up to resume_step.
                 if step * self._tokens_per_step > resume_step:
                     self._by_tokens(tag, loss, step, wall_time)
 
@@ -122,14 +118,14 @@ class EventFiles(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Without the hparams.yaml that Lightning leaves beside our config.yaml."""
+        """Flush, without the hparams.yaml that Lightning leaves beside our config.yaml."""
         self.experiment.flush()
 
     @rank_zero_only
     def begin_end(self) -> None:
-        """What is logged after training goes into the end's file.
+        """Write what is logged from here on into the file of the end.
 
-        Its steps are those of the last checkpoint, so a resumed run could not purge it by step.
+        Its step is that of the last checkpoint, so a resumed run could not purge it by step.
         """
         self.experiment.close()
         self.experiment.path = self._end
@@ -169,7 +165,7 @@ def _curves(folder: Path, last_step: int) -> Curves:
 
 
 class MetricsCSV(Logger):
-    """metrics.csv: a row for each step that has anything to say, a column for each metric.
+    """metrics.csv: a row for each step that has metrics, a column for each metric.
 
     Unlike Lightning's CSVLogger it goes on with the file of a resumed run, and never leaves one
     half-written.
@@ -230,87 +226,24 @@ class MetricsCSV(Logger):
         self.save()
 
 
-MakeLogger = Callable[[Path, int | None], Logger]
-
-OURS = {"tensorboard": EventFiles, "csv": MetricsCSV}  # what true stands for, in older configs
-CALLS = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize")  # while training
-
-
-def loggers(config: dict[str, Any]) -> list[MakeLogger]:
-    """The loggers of a config, to be made for a run directory and the step where it goes on.
-
-    Raises:
-        LabError: if one is no logger, or does not take its arguments.
-    """
-    return [
-        _maker(node if isinstance(node, dict) else {"_target_": class_name(OURS[name])}, name)
-        for name, node in config["logger"].items()
-        if node is not None and node is not False
-    ]
-
-
-def _maker(node: dict[str, Any], name: str) -> MakeLogger:
-    """What makes one logger. A constructor that names `folder` (or Lightning's `save_dir`) or
-    `resume_step` is given them, unless its node does."""
-    key = f"logger.{name}"
-    made: partial[Logger] = build.part({**node, "_partial_": True}, key, Logger)
-    takes = inspect.signature(made.func).parameters
-    given = {*takes} & {"folder", "save_dir", "resume_step"} - made.keywords.keys()
-    try:
-        inspect.signature(made.func).bind(**made.keywords, **dict.fromkeys(given))
-    except TypeError as error:
-        raise LabError(f"{key}: {node['_target_']} cannot be made: {error}") from error
-
-    def make(folder: Path, resume_step: int | None) -> Logger:
-        more = {"folder": folder, "save_dir": folder, "resume_step": resume_step}
-        logger = build.part(node, key, Logger, **{name: more[name] for name in given})
-        if type(logger) not in OURS.values():
-            _spare_training(logger, key)
-        return logger
-
-    return make
-
-
-def _spare_training(logger: Logger, key: str) -> None:
-    """Let no error of somebody's logger end a training; the first is told.
-
-    Ours may: where a run's own curves cannot be written, its checkpoints cannot either.
-    """
-    told = False
-
-    def spared(call: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(call)
-        def tried(*args: Any, **kwargs: Any) -> Any:
-            nonlocal told
-            try:
-                return call(*args, **kwargs)
-            except Exception as error:
-                if not told:
-                    told = True
-                    say(f"{key}: {type(error).__name__}: {error}; training goes on without it")
-                    log.warning("%s failed", key, exc_info=error)
-
-        return tried
-
-    for name in CALLS:
-        setattr(logger, name, spared(getattr(logger, name)))
-
-
 def event_files(loggers: list[Logger]) -> list[EventFiles]:
     """Those of some loggers that write for TensorBoard."""
     return [logger for logger in loggers if isinstance(logger, EventFiles)]
 
 
 def begin(loggers: list[Logger], module: Any, tokens_per_step: int, started: str) -> None:
-    """Tell TensorBoard what is known of a run, `started` at an ISO time, before its first step."""
+    """Write what TensorBoard shows of a run before its first step; `started` is an ISO time."""
     for logger in event_files(loggers):
         logger.begin(summaries.opening(module, started), tokens_per_step)
 
 
 def end(loggers: list[Logger], status: str) -> None:
-    """Tell TensorBoard how a run ended."""
-    for logger in event_files(loggers):
+    """Call `end` of the loggers that have it, with how the run ended: done, pruned, interrupted or
+    failed."""
+    for logger in loggers:
+        if not hasattr(logger, "end"):
+            continue
         try:
             logger.end(status)
         except OSError as error:  # a full disk, which the run itself has reported or outlived
-            log.warning("TensorBoard is not told how this run ended: %s", error)
+            log.warning("the curves lack how this run ended: %s", error)

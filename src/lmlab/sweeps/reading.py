@@ -105,7 +105,9 @@ def read(folders: Iterable[Path]) -> tuple[list[FoundRun], list[str]]:
         for path in _run_dirs(folder):
             run = Run(path)
             try:
-                found[path.resolve()] = FoundRun(path, run.status, run.told, _config(run))
+                found[path.resolve()] = FoundRun(
+                    path, run.status, run.unchecked_record, _config(run)
+                )
             except LabError as error:
                 unreadable.append(" ".join(str(error).split()))
     by_start = sorted(found.values(), key=lambda run: (str(run.record.get("started")), run.path))

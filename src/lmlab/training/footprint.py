@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,14 @@ def check_fits(config: dict[str, Any], vocab_size: int) -> None:
 
 
 def memory_bytes() -> int:
-    """The memory of this machine, or of the container that this process is in."""
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """The memory of this machine, or of the container that this process is in; without end where
+    Python cannot find out (Windows)."""
     try:
-        return min(physical, int(CGROUP_LIMIT.read_text()))
+        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        physical = sys.maxsize
+    try:
+        return min(physical, int(CGROUP_LIMIT.read_text("ascii")))
     except (OSError, ValueError):
         return physical
 
