@@ -16,6 +16,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -206,6 +207,15 @@ class AdamW(Adam):
     TARGET = "torch.optim.AdamW"
 
 
+class Muon(Optimizer):
+    TARGET = "torch.optim.Muon"
+    momentum: BelowOne
+    nesterov: bool = True
+    ns_steps: Annotated[int, Field(ge=1, lt=100)] = 5
+    eps: Positive = 1e-7
+    adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = None
+
+
 class Constant(Target):
     TARGET = "lmlab.training.optim.constant"
     warmup_steps: CountOrZero
@@ -220,6 +230,54 @@ class Linear(Constant):
     TARGET = "lmlab.training.optim.linear"
     warmdown: Fraction
     final: Fraction
+
+
+# --- rules: other optimizers for some parameters ---------------------------------------------
+
+OPTIMIZERS = (SGD, Adagrad, RMSprop, Adam, AdamW, Muon)
+SCHEDULES = (Constant, Cosine, Linear)
+
+
+class Rule(Node):
+    """What a rule says beside its optimizer's own keys."""
+
+    params: Text | Annotated[list[Text], Field(min_length=1)]
+    schedule: one_of(*SCHEDULES) | None = None  # type: ignore[valid-type]
+
+
+class Retuned(Rule):
+    """A rule without a `_target_`: the optimizer itself, with these numbers in place of its own.
+
+    One that an optimizer does not take is refused by its constructor.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    lr: Positive = 1.0
+    weight_decay: NotNegative = 0.0
+    betas: Betas = Field(default_factory=list)
+    eps: Positive = 1.0
+    alpha: BelowOne = 0.0
+    momentum: BelowOne = 0.0
+    nesterov: bool = False
+    fused: bool | None = None
+
+
+def _also(more: type[Node]) -> list[type[Target]]:
+    """The schema of each optimizer, with the keys of `more` besides."""
+    bases: list[Any] = [(more, schema) for schema in OPTIMIZERS]
+    return [create_model(f"{more.__name__}{b[1].__name__}", __base__=b) for b in bases]
+
+
+AnyRule: Any = Annotated[
+    Annotated[one_of(*_also(Rule)), Tag("made")] | Annotated[Retuned, Tag("retuned")],
+    Discriminator(lambda x: "made" if isinstance(x, dict) and "_target_" in x else "retuned"),
+]
+
+
+class Ruled(Node):
+    """What an optimizer may have beside its own keys: others for some of the parameters."""
+
+    rules: dict[Text, AnyRule | None] | None = None
 
 
 # --- callbacks, loggers --------------------------------------------------------------------------
@@ -332,8 +390,8 @@ class Train(Node):
     corpus: one_of(TinyShakespeare, Shakespeare, Files)  # type: ignore[valid-type]
     tokenizer: one_of(Char, Byte, GPT2BPE)  # type: ignore[valid-type]
     model: one_of(Bigram, NGram, Stack, GPT)  # type: ignore[valid-type]
-    optimizer: one_of(SGD, Adagrad, RMSprop, Adam, AdamW)  # type: ignore[valid-type]
-    schedule: one_of(Constant, Cosine, Linear)  # type: ignore[valid-type]
+    optimizer: one_of(*_also(Ruled))  # type: ignore[valid-type]
+    schedule: one_of(*SCHEDULES)  # type: ignore[valid-type]
     trainer: Trainer
     callbacks: dict[str, one_of(*CALLBACKS)]  # type: ignore[valid-type]
     logger: dict[str, one_of(EventFiles, MetricsCSV) | bool | None]  # type: ignore[valid-type]

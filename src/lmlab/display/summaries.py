@@ -35,7 +35,7 @@ KNOWN = {  # the values that can be unticked beside the table; there may be othe
         *("Bigram", "Average", "Head", "MultiHead", "Block", "ResidualBlock", "PreNormBlock"),
         *("GPT", "NGram"),
     ),
-    "optimizer": ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "none"),
+    "optimizer": ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Muon + AdamW", "none"),
     "schedule": ("constant", "cosine", "linear", "none"),
     "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
     "tokenizer": ("char", "byte", "gpt2"),
@@ -50,7 +50,7 @@ CHARTS = {
         "generalisation gap: val/loss - train/loss_eval": ["Multiline", [r"^val/loss_gap$"]],
     },
     "learning rate and throughput": {
-        "learning rate": ["Multiline", [r"^train/lr$"]],
+        "learning rate": ["Multiline", [r"^train/lr(/.+)?$"]],
         "tokens per second": ["Multiline", [r"^train/tokens_per_second$"]],
     },
 }
@@ -90,7 +90,7 @@ def hyperparameters(config: dict[str, Any], tokenizer: str, n_parameters: int) -
         "parameters": float(n_parameters),
         "block_size": float(config["data"]["block_size"]),
         "batch_size": float(config["data"]["batch_size"]),
-        "optimizer": _name(optimizer) if trained else "none",
+        "optimizer": _optimizer(optimizer) if trained else "none",
         "lr": _number(optimizer.get("lr")),
         "weight_decay": _number(optimizer.get("weight_decay")),
         "schedule": _name(config["schedule"]) if trained else "none",
@@ -100,6 +100,12 @@ def hyperparameters(config: dict[str, Any], tokenizer: str, n_parameters: int) -
         "tokenizer": tokenizer,
         "corpus": _corpus(config["corpus"]),
     }
+
+
+def _optimizer(node: dict[str, Any]) -> str:
+    """`AdamW`, or with rules `Muon + AdamW`: those of the rules, then the one of the rest."""
+    rules = [rule for rule in (node.get("rules") or {}).values() if rule and "_target_" in rule]
+    return " + ".join(dict.fromkeys(map(_name, [*rules, node])))
 
 
 def _name(node: dict[str, Any]) -> str:
