@@ -63,8 +63,9 @@ def test_every_choice_fills_every_column_with_one_type(composed):
     rows = [hyperparameters(composed(f"model={model}"), "char", 1) for model in CHOICES]
     rows += [
         hyperparameters(composed(f"optimizer={name}", "schedule=cosine"), "byte", 1)
-        for name in ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
+        for name in ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "muon")
     ]
+    assert rows[-1]["optimizer"] == "Muon + AdamW"
     rows.append(hyperparameters(composed("corpus=file", "corpus.path=a/b.txt"), "char", 1))
     types = {name: type(value) for name, value in rows[0].items()}
     for row in rows:
