@@ -42,9 +42,11 @@ class CombinedOptimizer(Optimizer):
         self._hand_out()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Only to be built: which of its optimizers a later group would belong to, nothing says."""
+        """Refused once it is built: nothing says which of its optimizers would step a new group."""
         if "optimizers" in self.__dict__:
-            raise NotImplementedError("parameters are matched to optimizer.rules once, at first")
+            raise NotImplementedError(
+                "parameters are matched to optimizer.rules before the first step"
+            )
         super().add_param_group(param_group)
 
     def step(self, closure: Any = None) -> Any:

@@ -75,9 +75,8 @@ class LanguageModule(L.LightningModule):
         self.last_loss = math.nan  # of the last optimizer step's batch
         self.tokens_per_second = math.nan
         self._since_log: list[float] = []
-        self._unread: list[
-            tuple[int, Tensor, list[dict[str, float]]]
-        ] = []  # first step, losses, rates
+        # First step, losses, and of each step its rates by tag.
+        self._unread: list[tuple[int, Tensor, list[dict[str, float]]]] = []
         self._clock = self._last_read = 0.0
         # States to go on from, one for each process, until training does.
         self._random: list[dict[str, Any]] | None = None

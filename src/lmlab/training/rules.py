@@ -131,6 +131,8 @@ def assign(model: nn.Module, rules: Mapping[str, Rule]) -> dict[str, list[nn.Par
     Raises:
         LabError: for a rule that matches or takes nothing, and for rules that leave nothing.
     """
+    if not rules:
+        return {REST: [p for p in model.parameters() if p.requires_grad]}
     names, roles = names_of(model), roles_of(model)
     matched = {
         name: _matched(f"optimizer.rules.{name}.params", rule.params, names, roles, model)
@@ -146,7 +148,7 @@ def assign(model: nn.Module, rules: Mapping[str, Rule]) -> dict[str, list[nn.Par
                 f"optimizer.rules.{name}: rules above it take all that its params match; put it "
                 f"before them, or leave it out by optimizer.rules.{name}=null"
             )
-    if rules and not taken[REST]:
+    if not taken[REST]:
         raise LabError(
             "optimizer.rules: they take every parameter, so optimizer itself has none; make the "
             "last rule the optimizer, or let it take fewer"
