@@ -118,18 +118,21 @@ def model(config: dict[str, Any], vocab_size: int) -> nn.Module:
     made = part(config["model"], "model", nn.Module, vocab_size=vocab_size, block_size=block_size)
     if not hasattr(made, "block_size"):  # sampling asks how many tokens it may see
         made.block_size = block_size
+    if not hasattr(made, "vocab_size"):  # rules of optimizers ask which weight makes the logits
+        made.vocab_size = vocab_size
     return made
 
 
-def optimizer(config: dict[str, Any]) -> partial[Any]:
-    """The optimizer of a config, still to be given parameters."""
+def optimizer(config: dict[str, Any], key: str = "optimizer") -> partial[Any]:
+    """The optimizer of a config, still to be given parameters; `key` is where it stands."""
     from torch.optim import Optimizer
 
-    return part({**config["optimizer"], "_partial_": True}, "optimizer", Optimizer)
+    node = {name: value for name, value in config["optimizer"].items() if name != "rules"}
+    return part({**node, "_partial_": True}, key, Optimizer)
 
 
-def schedule(config: dict[str, Any]) -> partial[float]:
+def schedule(config: dict[str, Any], key: str = "schedule") -> partial[float]:
     """The learning-rate schedule of a config: (step, max_steps) -> multiplier."""
-    deferred = part({**config["schedule"], "_partial_": True}, "schedule", float)
+    deferred = part({**config["schedule"], "_partial_": True}, key, float)
     # Hydra's own partial goes through its list of forbidden targets at every call: 0.2 ms a step.
     return partial(deferred.func, *deferred.args, **deferred.keywords)

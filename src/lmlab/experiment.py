@@ -15,6 +15,8 @@ from lmlab.data.tokens import TokenizedCorpus
 from lmlab.signatures import signature
 from lmlab.streams import derive, generator
 from lmlab.training.module import LanguageModule
+from lmlab.training.optim import check as check_optimizer
+from lmlab.training.rules import rules_of
 from lmlab.training.stopping import Stop
 
 # Lightning calls these hooks of a callback once for each batch of training, or within it.
@@ -79,11 +81,14 @@ def make_module(
     model = build.model(config, text.tokenizer.vocab_size)
     if config["trainer"]["compile"]:
         model.compile()  # in place, so that the weights keep their names
+    make_optimizer, rules = build.optimizer(config), rules_of(config)
+    check_optimizer(model, make_optimizer, rules)
     return LanguageModule(
         model,
-        build.optimizer(config),
+        make_optimizer,
         build.schedule(config),
         text.tokenizer.characters_per_token(),
+        rules=rules,
         max_steps=config["trainer"]["max_steps"],
         accumulate=config["trainer"]["accumulate_grad_batches"],
         clip_norm=config["trainer"]["gradient_clip_val"],

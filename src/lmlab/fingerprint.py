@@ -58,6 +58,14 @@ def determining(config: dict[str, Any]) -> dict[str, Any]:
     }
     if found.get("schedule._target_") in NOW_OTHERWISE:
         found["schedule.ends"] = "after the last step"
+    optimizer = config.get("optimizer")
+    rules = optimizer.get("rules") if isinstance(optimizer, dict) else None
+    rules = rules if isinstance(rules, dict) else {}
+    for name in (name for name, rule in rules.items() if rule is None):
+        del found[f"optimizer.rules.{name}"]  # it is turned off
+    found.pop("optimizer.rules", None)  # none at all
+    if on := [name for name, rule in rules.items() if rule is not None]:
+        found["optimizer.rules"] = on  # the first that matches wins, and keys have no order
     return found
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
 from rich.table import Table
+from torch import nn
 
 from lmlab import build, preflight
 from lmlab.console import console, quiet_libraries
@@ -16,7 +18,15 @@ from lmlab.parents import resolve
 from lmlab.processes import Processes
 from lmlab.runs import Run
 from lmlab.train import tokenizer_of_parent
+from lmlab.training.combined import CombinedOptimizer
 from lmlab.training.footprint import footprint
+from lmlab.training.optim import configure, groups_by_rule
+from lmlab.training.rules import REST, names_of, rules_of
+
+NAMES = 2  # of parameters that a row of the rules has room for
+RULE_COLUMNS = (
+    *("rule", "optimizer", "lr", "decay", "schedule", "tensors", "parameters", "names"),
+)
 
 
 def plan(config: dict[str, Any]) -> None:
@@ -68,8 +78,48 @@ def plan(config: dict[str, Any]) -> None:
     ):
         table.add_row(*row)
     console.print(table, soft_wrap=True)
+    if n_parameters:
+        console.print()
+        rows = [RULE_COLUMNS, *_rules(config, size.model)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for cells in rows:  # a table of rich's would cut off names where a terminal is narrow
+            line = "  ".join(map(str.ljust, cells, widths))
+            console.print(line.rstrip(), markup=False)
     for remark in preflight.remarks(config):
         console.print(remark, markup=False)
+
+
+def _rules(config: dict[str, Any], model: nn.Module) -> list[tuple[str, ...]]:
+    """Which optimizer takes which parameters: those that decay and those that do not, apart."""
+    optimizer = configure(model, build.optimizer(config), rules_of(config))
+    several = isinstance(optimizer, CombinedOptimizer)
+    names = {parameter: called[0] for parameter, called in names_of(model).items()}
+    nodes = {REST: config["optimizer"], **(config["optimizer"].get("rules") or {})}
+    return [
+        (
+            name if several else "all",
+            _last(nodes[name].get("_target_", config["optimizer"]["_target_"])),
+            f"{group['lr']:g}",
+            f"{group['weight_decay']:g}" if "weight_decay" in group else "-",
+            _last((nodes[name].get("schedule") or config["schedule"])["_target_"]),
+            f"{len(group['params']):,}",
+            f"{sum(p.numel() for p in group['params']):,}",
+            _shortened([names[p] for p in group["params"]]),
+        )
+        for name, groups in groups_by_rule(optimizer).items()
+        for group in groups
+    ]
+
+
+def _last(target: str) -> str:
+    return target.rpartition(".")[2]
+
+
+def _shortened(names: list[str]) -> str:
+    """Names of parameters with * for what is numbered, each once; those that have room."""
+    patterns = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))
+    said = ", ".join(patterns[:NAMES])
+    return f"{said} and {len(patterns) - NAMES} more" if len(patterns) > NAMES else said
 
 
 def _where(config: dict[str, Any]) -> str:

@@ -6,13 +6,15 @@ types, bounds and defaults that stand there; `targets.py` reads them. The other 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     field_validator,
     model_validator,
 )
@@ -50,8 +52,56 @@ OF_OPTIMIZERS = {
 Corpus = Annotated[dict[str, Any], Target("corpus")]
 Tokenizer = Annotated[dict[str, Any], Target("tokenizer", method="fit", positional=1)]
 Model = Annotated[dict[str, Any], Target("model", given=frozenset({"vocab_size", "block_size"}))]
-Optimizer = Annotated[dict[str, Any], Target("optimizer", positional=1, bounds=OF_OPTIMIZERS)]
 Schedule = Annotated[dict[str, Any], Target("schedule", positional=2)]
+
+
+class SameOptimizer(Node):
+    """A rule without a `_target_`: the optimizer itself, with these numbers in place of its own.
+
+    An argument that it does not take is refused when it is made.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    params: Text | Annotated[list[Text], Field(min_length=1)]
+    schedule: Schedule | None = None
+    lr: Positive = 1.0
+    weight_decay: NotNegative = 0.0
+    betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = Field([0.9, 0.999])
+    eps: Positive = 1.0
+    alpha: BelowOne = 0.0
+    momentum: BelowOne = 0.0
+    nesterov: bool = False
+    fused: bool | None = None
+
+
+OTHER_OPTIMIZER = Target(
+    "optimizer.rules",
+    positional=1,
+    bounds=OF_OPTIMIZERS,
+    more={
+        "params": SameOptimizer.model_fields["params"].annotation,
+        "schedule": NotRequired[Schedule | None],
+    },
+)
+
+
+def check_rule(node: Any) -> Any:
+    """The optimizer of some parameters: another one, or the same with other numbers."""
+    if isinstance(node, Mapping) and "_target_" in node:
+        return OTHER_OPTIMIZER.check(node)
+    return SameOptimizer.model_validate(node)
+
+
+Rule = Annotated[Any, PlainValidator(check_rule)]
+Optimizer = Annotated[
+    dict[str, Any],
+    Target(
+        "optimizer",
+        positional=1,
+        bounds=OF_OPTIMIZERS,
+        more={"rules": NotRequired[dict[Text, Rule | None] | None]},
+    ),
+]
 Callback = Annotated[dict[str, Any], Target("callbacks", offered=frozenset({"tokenizer", "seed"}))]
 Logger = Annotated[
     dict[str, Any], Target("logger", offered=frozenset({"folder", "save_dir", "resume_step"}))

@@ -76,6 +76,8 @@ def test_every_choice_fills_every_column_with_one_type(composed):
         shown("model=bigram", f"optimizer={name}", "schedule=cosine")
         for name in ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
     ]
+    rows.append(shown("model=head", "optimizer=muon"))
+    assert rows[-1]["optimizer"] == "Muon + AdamW"
     rows.append(shown("corpus=file", "corpus.path=a/b.txt"))
     types = {name: type(value) for name, value in rows[0].items()}
     for row in rows:

@@ -16,6 +16,7 @@ from lmlab.config import check
 from lmlab.models.bigram import Bigram
 from lmlab.models.gpt import GPT
 from lmlab.training.optim import configure, constant, cosine, linear
+from lmlab.training.rules import rules_of
 
 
 def options(group: str) -> list[str]:
@@ -59,8 +60,8 @@ def test_a_model_of_matrices_alone_has_one_group():
 def test_every_optimizer_takes_a_step_that_lowers_the_loss(option):
     torch.manual_seed(0)
     model, target = nn.Linear(4, 3), torch.randn(3, 4)
-    make = build.optimizer(composed(f"optimizer={option}"))
-    optimizer = configure(model, make)
+    config = composed(f"optimizer={option}")
+    optimizer = configure(model, build.optimizer(config), rules_of(config))
 
     def quadratic_loss() -> torch.Tensor:
         return (model.weight - target).square().sum() + (model.bias - 1).square().sum()

@@ -95,7 +95,15 @@ def fitted(composed, path, *words: str, plugins=()) -> list[torch.Tensor]:
     return [p.detach() for p in module.model.parameters()]
 
 
-@pytest.mark.parametrize("optimizer", [["optimizer=sgd"], ["optimizer=adamw", "optimizer.lr=0.01"]])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        ["optimizer=sgd"],
+        ["optimizer=adamw", "optimizer.lr=0.01"],
+        ["optimizer=sgd", "+optimizer@optimizer.rules.a=adamw", "+optimizer.rules.a.params=*y*"],
+    ],
+    ids=["sgd", "adamw", "both"],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_scaled_gradients_are_clipped_by_their_real_size(composed, tinyshakespeare_path, optimizer):
     exact = fitted(composed, tinyshakespeare_path, *optimizer)

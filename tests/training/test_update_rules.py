@@ -3,7 +3,8 @@
 Each rule starts at p and yields p after each step. Read in order they are a story: SGD goes
 downhill; momentum keeps some of the speed it has; Adagrad gives each parameter a rate of its own,
 smaller the more it was moved; RMSprop forgets, lest that rate go to zero; Adam does both, momentum
-and RMSprop's rate; and AdamW takes weight decay out of all that averaging.
+and RMSprop's rate; and AdamW takes weight decay out of all that averaging. Muon sees a matrix, not
+numbers side by side: it moves it equally far in each of its directions.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from torch import Tensor
 from lmlab import build, schema
 from lmlab.cli import conf_dir
 from lmlab.config import check
+from lmlab.training.rules import rules_of
 
 Gradient = Callable[[Tensor], Tensor]
 
@@ -87,6 +89,40 @@ def adamw(
     return _adam(p, gradient, lr, betas, eps, decay_in_gradient=0.0, decay_apart=weight_decay)
 
 
+def muon(
+    p: Tensor,
+    gradient: Gradient,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    adjust_lr_fn: str,
+) -> Iterator[Tensor]:
+    """The momentum of a matrix, with all its singular values made about 1 (Jordan et al. 2024)."""
+    rows, columns = p.shape
+    scale = {
+        "original": max(1, rows / columns) ** 0.5,
+        "match_rms_adamw": 0.2 * max(rows, columns) ** 0.5,
+    }[adjust_lr_fn]
+    mean = torch.zeros_like(p)
+    while True:
+        g = gradient(p)
+        mean = momentum * mean + (1 - momentum) * g
+        update = momentum * mean + (1 - momentum) * g if nesterov else mean
+        p = p - lr * weight_decay * p - lr * scale * newton_schulz(update)
+        yield p
+
+
+def newton_schulz(m: Tensor) -> Tensor:
+    """m with singular values between about 0.7 and 1.2, by five steps of a polynomial of m."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = m / m.norm()
+    for _ in range(5):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x
+
+
 def _adam(p, gradient, lr, betas, eps, decay_in_gradient, decay_apart):
     beta1, beta2 = betas
     mean = squared = torch.zeros_like(p)
@@ -108,7 +144,9 @@ RULES = {
     "rmsprop": rmsprop,
     "adam": adam,
     "adamw": adamw,
+    "muon": muon,
 }
+BY_ELEMENT = [option for option in RULES if option != "muon"]
 
 
 def optimizer_config(option: str, *overrides: str) -> dict[str, Any]:
@@ -147,8 +185,8 @@ def test_every_option_is_a_rule_written_out_here():
 @pytest.mark.parametrize(
     ("option", "overrides"),
     [
-        *((option, []) for option in RULES),
-        *((option, ["optimizer.weight_decay=0.3"]) for option in RULES),
+        *((option, []) for option in BY_ELEMENT),
+        *((option, ["optimizer.weight_decay=0.3"]) for option in BY_ELEMENT),
         ("momentum", ["optimizer.nesterov=true"]),
         ("rmsprop", ["optimizer.momentum=0.9"]),
         ("adam", ["optimizer.betas=[0.5,0.6]", "optimizer.eps=0.1"]),
@@ -160,6 +198,28 @@ def test_torch_takes_the_steps_of_the_written_out_rule(option, overrides):
     rule = RULES[option](START, valley, **settings_of(config))
     for ours, theirs in islice(zip(rule, steps_of_torch(config), strict=False), 30):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["nesterov=false"], ["weight_decay=0.3"], ["adjust_lr_fn=match_rms_adamw"]]
+)
+@pytest.mark.parametrize("shape", [(2, 2), (5, 2), (3, 7)])
+def test_torch_takes_the_steps_of_muon_up_to_the_bfloat16_it_computes_in(overrides, shape):
+    overrides = [f"optimizer.rules.matrices.{word}" for word in ["lr=0.02", *overrides]]
+    config = optimizer_config("muon", *overrides)
+    rule, settings = rules_of(config)["matrices"], dict(config["optimizer"]["rules"]["matrices"])
+    for key in ("_target_", "params", "schedule"):
+        del settings[key]
+    generator = torch.Generator().manual_seed(1)
+    start, *gradients = torch.randn((9, *shape), generator=generator)
+    p = torch.nn.Parameter(start.clone())
+    optimizer = rule.make([p])
+    given = iter(gradients)
+    ours = muon(start, lambda _: next(given), **settings)
+    for step, (gradient, expected) in enumerate(zip(gradients, ours, strict=False), 1):
+        p.grad = gradient
+        optimizer.step()
+        torch.testing.assert_close(p.detach(), expected, rtol=0, atol=0.04 * settings["lr"] * step)
 
 
 @pytest.mark.parametrize("option", ["adagrad", "adam", "adamw"])

@@ -47,7 +47,7 @@ CHARTS = {
         "generalisation gap: val/loss - train/loss_eval": ["Multiline", [r"^val/loss_gap$"]],
     },
     "learning rate and throughput": {
-        "learning rate": ["Multiline", [r"^train/lr$"]],
+        "learning rate": ["Multiline", [r"^train/lr(/.+)?$"]],
         "tokens per second": ["Multiline", [r"^train/tokens_per_second$"]],
     },
 }
@@ -86,7 +86,7 @@ def hyperparameters(config: dict[str, Any], tokenizer: str, model: nn.Module) ->
         "parameters": float(sum(p.numel() for p in model.parameters())),
         "block_size": float(config["data"]["block_size"]),
         "batch_size": float(config["data"]["batch_size"]),
-        "optimizer": _name(optimizer) if is_trained else "none",
+        "optimizer": _optimizer(optimizer) if is_trained else "none",
         "lr": _number(optimizer.get("lr")),
         "weight_decay": _number(optimizer.get("weight_decay")),
         "schedule": _name(config["schedule"]) if is_trained else "none",
@@ -96,6 +96,12 @@ def hyperparameters(config: dict[str, Any], tokenizer: str, model: nn.Module) ->
         "tokenizer": tokenizer,
         "corpus": _corpus(config["corpus"]),
     }
+
+
+def _optimizer(node: dict[str, Any]) -> str:
+    """`AdamW`, or with rules `Muon + AdamW`: those of the rules, then the one of the rest."""
+    rules = [rule for rule in (node.get("rules") or {}).values() if rule and "_target_" in rule]
+    return " + ".join(dict.fromkeys(map(_name, [*rules, node])))
 
 
 def _name(node: dict[str, Any]) -> str:
@@ -141,7 +147,7 @@ def values_of_columns() -> dict[str, list[str]]:
 
     return {
         "model": distinct(map(_model, offered("model"))),
-        "optimizer": distinct(map(_name, offered("optimizer")), "none"),
+        "optimizer": distinct(map(_optimizer, offered("optimizer")), "none"),
         "schedule": distinct(map(_name, offered("schedule")), "none"),
         "precision": [*PRECISIONS],
         "tokenizer": distinct(resolve_name(t["_target_"]).kind for t in offered("tokenizer")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -79,15 +80,22 @@ def first_checkpoint(
 
 def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
     """The state of the new run's optimizer: its own groups, with what the parent's gathered."""
-    new = configure(module.model, module.make_optimizer).state_dict()
-    for group in new["param_groups"]:
-        group["initial_lr"] = group["lr"]
+    new = configure(module.model, module.make_optimizer, module.rules).state_dict()
     before, now = parent["config"]["optimizer"], module.about["config"]["optimizer"]
     (old,) = parent["optimizer_states"]
-    same_rule = all(before.get(k) == now.get(k) for k in (before | now).keys() - TUNED)
     members = [[group["params"] for group in state["param_groups"]] for state in (old, new)]
-    if same_rule and members[0] == members[1]:
+    if _what_gathers(before) == _what_gathers(now) and members[0] == members[1]:
         new["state"] = old["state"]
     else:
         say("from: the optimizer is another one and begins afresh")
     return new
+
+
+def _what_gathers(optimizer: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What decides which state an optimizer gathers of which parameters, its rules in order."""
+    found = {
+        key: value
+        for key, value in leaves(optimizer)
+        if key.rpartition(".")[2] not in TUNED and not re.match(r"rules\.[^.]+\.schedule", key)
+    }
+    return found, list(optimizer.get("rules") or {})

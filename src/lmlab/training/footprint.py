@@ -15,6 +15,7 @@ from torch import nn
 from lmlab import build
 from lmlab.errors import LabError
 from lmlab.training.optim import configure
+from lmlab.training.rules import rules_of
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, in bytes, or "max"
 SMALL = 1 / 16  # weights below this part of memory fit, whatever the optimizer keeps beside them
@@ -103,7 +104,7 @@ def _optimizer_bytes(model: nn.Module, config: dict[str, Any]) -> int:
     """What the optimizer keeps, found by letting it take a step on shapes alone."""
     if not any(p.requires_grad for p in model.parameters()):
         return 0
-    optimizer = configure(model, build.optimizer(config))
+    optimizer = configure(model, build.optimizer(config), rules_of(config))
     for group in optimizer.param_groups:
         group["fused"] = None
         for parameter in group["params"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -23,7 +24,8 @@ from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.windows import shift
 from lmlab.errors import LabError
 from lmlab.streams import default_states, set_default_states
-from lmlab.training.optim import MakeOptimizer, Schedule, configure
+from lmlab.training.optim import configure, groups_by_rule
+from lmlab.training.rules import REST, MakeOptimizer, Rule, Schedule
 from lmlab.training.stopping import Interrupted, Stop
 
 # The hooks that Lightning calls within a step of manual optimisation.
@@ -45,6 +47,7 @@ class LanguageModule(L.LightningModule):
         schedule: Schedule,
         characters_per_token: np.ndarray,
         *,
+        rules: Mapping[str, Rule] | None = None,
         max_steps: int,
         accumulate: int = 1,
         clip_norm: float | None = None,
@@ -53,13 +56,15 @@ class LanguageModule(L.LightningModule):
         about: dict[str, Any] | None = None,
         stop: Stop | None = None,
     ):
-        """`dropout_seed` makes the default stream dropout's own (None: it stays as it is);
+        """What `rules` match has optimizers of its own;
+        `dropout_seed` makes the default stream dropout's own (None: it stays as it is);
         `about` is plain data that travels in every checkpoint: the config and the tokenizer;
         `stop` is asked between steps."""
         super().__init__()
         self.automatic_optimization = False
         self.model = model
         self.make_optimizer, self.schedule, self.max_steps = make_optimizer, schedule, max_steps
+        self.rules = rules or {}
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
         self.dropout_seed = dropout_seed
         self.about, self.stop = about or {}, Stop() if stop is None else stop
@@ -71,7 +76,8 @@ class LanguageModule(L.LightningModule):
         self.last_loss = math.nan  # of the last optimizer step's batch
         self.tokens_per_second = math.nan
         self._since_log: list[float] = []
-        self._unread: list[tuple[int, Tensor, list[float]]] = []  # first step, losses, rates
+        # First step, losses, and of each step its rates by tag.
+        self._unread: list[tuple[int, Tensor, list[dict[str, float]]]] = []
         self._clock = self._last_read = 0.0
         # States to go on from, one for each process, until training does.
         self._random: list[dict[str, Any]] | None = None
@@ -83,12 +89,12 @@ class LanguageModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         make = self.make_optimizer
         scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if scales and self.clip_norm is not None and getattr(make, "keywords", {}).get("fused"):
-            # A fused optimizer unscales the gradients itself, too late to clip them.
+        fused = getattr(make, "keywords", {}).get("fused")
+        if scales and self.clip_norm is not None and fused and not self.rules:
+            # A fused optimizer unscales the gradients itself, too late to clip them. (One of
+            # several does not.)
             make = partial(make, fused=False)
-        optimizer = configure(self.model, make)
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]  # the schedule multiplies it
+        optimizer = configure(self.model, make, self.rules)
         if self.clip_norm is not None:
             # Right before the step, since a gradient scaler (16-mixed) unscales at its beginning.
             optimizer.register_step_pre_hook(self._clip)
@@ -118,9 +124,9 @@ class LanguageModule(L.LightningModule):
         share = torch.full((), 1 / n, device=windows.device)  # of a micro-batch in its step
         # Contiguous for the whole chunk at once; a step then takes views.
         idx, targets = (ids.contiguous() for ids in shift(windows))
-        first = self.global_step
+        first, rated = self.global_step, self._rated(optimizer)
         losses: list[Tensor] = []
-        rates: list[float] = []
+        rates: list[dict[str, float]] = []
         for i, (x, y) in enumerate(zip(idx.unbind(), targets.flatten(1).unbind(), strict=True), 1):
             logits = self.model(x)  # (B, T, vocab_size)
             loss = F.cross_entropy(logits.flatten(0, 1).float(), y)
@@ -129,10 +135,11 @@ class LanguageModule(L.LightningModule):
             losses.append(loss.detach())
             if i % n:
                 continue
-            factor = self.schedule(first + len(rates), self.max_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
-            rates.append(optimizer.param_groups[0]["lr"])
+            for _, groups, schedule in rated:
+                factor = schedule(first + len(rates), self.max_steps)
+                for group in groups:
+                    group["lr"] = group["initial_lr"] * factor
+            rates.append({tag: groups[0]["lr"] for tag, groups, _ in rated})
             update()  # clips first: see configure_optimizers
             for parameter in parameters:
                 parameter.grad = None
@@ -144,6 +151,18 @@ class LanguageModule(L.LightningModule):
         if direct:
             self._count_steps(len(rates))
         self._keep_losses(first, losses, rates)
+
+    def _rated(
+        self, optimizer: torch.optim.Optimizer
+    ) -> list[tuple[str, list[dict[str, Any]], Schedule]]:
+        """Of each rule, the optimizer itself first: the tag of its rate, its parameter groups, and
+        its schedule. (Loading a state puts new groups in place.)"""
+        found = []
+        for name, groups in groups_by_rule(optimizer).items():
+            tag = "train/lr" if name == REST else f"train/lr/{name}"
+            own = None if name == REST else self.rules[name].schedule
+            found.append((tag, groups, own or self.schedule))
+        return found
 
     def _nobody_between(self) -> bool:
         """Whether Lightning's way around `backward` and `step` would be a detour.
@@ -178,7 +197,7 @@ class LanguageModule(L.LightningModule):
             return nullcontext()
         return strategy.block_backward_sync()
 
-    def _keep_losses(self, first: int, losses: list[Tensor], rates: list[float]) -> None:
+    def _keep_losses(self, first: int, losses: list[Tensor], rates: list[dict[str, float]]) -> None:
         """Keep the losses of the steps after `first` on the device until they are due.
 
         Reading them waits for the device: once for all steps, not once a step, and on a GPU no more
@@ -208,7 +227,7 @@ class LanguageModule(L.LightningModule):
         data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return data.tokens_per_step * self.trainer.world_size
 
-    def _record(self, first: int, losses: list[float], rates: list[float]) -> None:
+    def _record(self, first: int, losses: list[float], rates: list[dict[str, float]]) -> None:
         """Keep the mean loss of each step's batches, and log what is due."""
         n, last_loss = self.accumulate, self.last_loss
         for i, rate in enumerate(rates):
@@ -216,13 +235,13 @@ class LanguageModule(L.LightningModule):
             if not math.isfinite(loss):
                 raise LabError(
                     f"the loss became {loss} at step {step} (last finite loss "
-                    f"{last_loss:.4f}, learning rate {rate:.3g}); {self.what_to_try()}"
+                    f"{last_loss:.4f}, learning rate {rate['train/lr']:.3g}); {self.what_to_try()}"
                 )
             self._since_log.append(loss)
             if step % self.log_every == 0:
                 mean = sum(self._since_log) / len(self._since_log)
                 self._since_log.clear()
-                self.write({"train/loss": mean, "train/lr": rate}, step)
+                self.write({"train/loss": mean, **rate}, step)
             last_loss = loss
         self.last_loss = last_loss
 
