@@ -25,6 +25,7 @@ from lmlab.errors import LabError
 from lmlab.streams import default_states, set_default_states
 from lmlab.training.optim import MakeOptimizer, Schedule, configure
 from lmlab.training.stopping import Interrupted, Stop
+from lmlab.training.together import Group
 
 # The hooks that Lightning calls within a step of manual optimisation.
 AROUND_A_STEP = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
@@ -52,10 +53,11 @@ class LanguageModule(L.LightningModule):
         dropout_seed: int | None = None,
         about: dict[str, Any] | None = None,
         stop: Stop | None = None,
+        group: Group | None = None,
     ):
         """`dropout_seed` makes the default stream dropout's own (None: it stays as it is);
         `about` is plain data that travels in every checkpoint: the config and the tokenizer;
-        `stop` is asked between steps."""
+        `stop` is asked between steps; `group` takes the steps of several models together."""
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -63,6 +65,7 @@ class LanguageModule(L.LightningModule):
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
         self.dropout_seed = dropout_seed
         self.about, self.stop = about or {}, Stop() if stop is None else stop
+        self.group = group
         self.characters: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
         self.losses: dict[str, MeanMetric] = {}  # by metric: nats per token
@@ -109,6 +112,12 @@ class LanguageModule(L.LightningModule):
 
     def training_step(self, windows: Tensor, batch_idx: int) -> None:
         """As many optimizer steps as `windows` (steps * accumulate, B, T + 1) hold."""
+        if self.group is not None:
+            first = self.global_step
+            losses, rates = self.group.take_steps(self, windows)
+            self._count_steps(len(rates))
+            self._keep_losses(first, losses, rates)
+            return
         optimizer: Any = self.optimizers()
         backward, update = self.manual_backward, optimizer.step
         direct = self._nobody_between()

@@ -1,0 +1,128 @@
+"""Models that take their steps together: each is what it is alone, up to rounding."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comparing import assert_same_run, checkpoint, curves
+
+from lmlab.runs import Run
+from lmlab.streams import own_default_generators
+from lmlab.train import train
+from lmlab.training.stopping import Stop
+from lmlab.training.together import Group
+
+GPT = ("model=gpt", "model.n_layer=2", "model.n_head=2", "model.n_embd=16")
+RULES = {
+    "sgd": ("optimizer=sgd",),
+    "momentum": ("optimizer=momentum",),
+    "nesterov": ("optimizer=momentum", "optimizer.nesterov=true"),
+    "adagrad": ("optimizer=adagrad",),
+    "rmsprop": ("optimizer=rmsprop",),
+    "rmsprop with momentum": ("optimizer=rmsprop", "optimizer.momentum=0.5"),
+    "adam": ("optimizer=adam", "optimizer.weight_decay=0.1"),
+    "adamw": ("optimizer=adamw",),
+}
+MODELS = ("bigram", "bag_of_words", "head", "multi_head", "feed_forward", "residual", "layer_norm")
+
+
+@pytest.fixture
+def small(composed, tinyshakespeare_path, tmp_path):
+    def make(name: str, *words: str) -> dict[str, Any]:
+        return composed(
+            f"corpus.path={tinyshakespeare_path}",
+            "data.val_fraction=0.01",
+            "data.batch_size=4",
+            "data.block_size=8",
+            "trainer.max_steps=24",
+            "eval.every=12",
+            "eval.iters=2",
+            "trainer.log_every_n_steps=4",
+            "callbacks.sample.max_new_tokens=8",
+            "callbacks.pictures.every=0",
+            *words,
+            f"run_dir={tmp_path / name}",
+        )
+
+    return make
+
+
+def together(configs: list[dict[str, Any]], stop: Stop | None = None) -> list[Run]:
+    group = Group(len(configs), stop or Stop())
+
+    def member(config: dict[str, Any]) -> None:
+        with own_default_generators(), group.joined():
+            train(config, stop=group.stop, group=group)
+
+    threads = [threading.Thread(target=member, args=(config,)) for config in configs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    return [Run(Path(config["run_dir"])) for config in configs]
+
+
+def alone(config: dict[str, Any]) -> Run:
+    run = train({**config, "run_dir": f"{config['run_dir']}-alone"})
+    assert run is not None
+    return run
+
+
+def check_close(run: Run, other: Run) -> None:
+    """Equal up to rounding in what is computed; in everything else equal."""
+    left, right = checkpoint(run), checkpoint(other)
+    assert left.keys() == right.keys()
+    assert left["global_step"] == right["global_step"]
+    assert left["TextDataModule"]["generator"].equal(right["TextDataModule"]["generator"])
+    torch.testing.assert_close(left["state_dict"], right["state_dict"], rtol=1e-3, atol=1e-4)
+    mine, theirs = left["optimizer_states"][0], right["optimizer_states"][0]
+    assert mine["param_groups"] == theirs["param_groups"]
+    torch.testing.assert_close(mine["state"], theirs["state"], rtol=1e-2, atol=1e-4)
+    assert run.record["status"] == other.record["status"] == "done"
+    assert run.record["metrics"] == pytest.approx(other.record["metrics"], abs=2e-4)
+    for row, its_row in zip(curves(run), curves(other), strict=True):
+        assert row.keys() == its_row.keys()
+        assert row["step"] == its_row["step"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_update_rule_is_the_one_of_torch(small, rule):
+    words = ("model=head", *RULES[rule])
+    configs = [
+        small("one", *words, "seed=1"),
+        small("two", *words, "seed=2", "optimizer.lr=0.01"),
+        small("three", *words, "seed=1", "trainer.gradient_clip_val=0.1", "schedule=cosine"),
+    ]
+    runs = together(configs)
+    for run, config in zip(runs, configs, strict=True):
+        check_close(run, alone(config))
+    assert [run.record["trained_with"] for run in runs] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("model", [*MODELS, "gpt"])
+def test_each_rung_can_be_trained_together(small, model):
+    words = GPT if model == "gpt" else (f"model={model}",)
+    configs = [small(f"{seed}", *words, f"seed={seed}") for seed in (1, 2)]
+    for run, config in zip(together(configs), configs, strict=True):
+        check_close(run, alone(config))
+
+
+def test_a_member_does_not_depend_on_the_others(small):
+    words = (*GPT, "trainer.accumulate_grad_batches=2")
+    one = small("one", *words, "seed=1")
+    (run,) = together([one])
+    again = {**one, "run_dir": f"{one['run_dir']}-again"}
+    others = [small(f"{n}", *words, f"seed={n}", "optimizer.lr=0.02") for n in (2, 3, 4)]
+    same, *_ = together([again, *others])
+    assert_same_run(run, same)
+
+
+def test_a_member_that_diverges_fails_alone(small):
+    words = ("model=head",)
+    good = small("good", *words, "seed=1")
+    bad = small("bad", *words, "seed=2", "optimizer=adamw", "optimizer.lr=1e38")
+    run, failed = together([good, bad])
+    assert failed.record["status"] == "failed"
+    check_close(run, alone(good))
