@@ -16,9 +16,9 @@ from lmlab.display.pictures import Pictures
 from lmlab.display.projector import Projector
 from lmlab.display.samples import NotebookCells, Sample
 from lmlab.streams import derive, generator
+from lmlab.training.group import Group
 from lmlab.training.module import LanguageModule
 from lmlab.training.stopping import Stop
-from lmlab.training.together import Group
 
 WINDOWS_TOGETHER = 1 << 28  # bytes of the windows that a group takes at once
 

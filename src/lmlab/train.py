@@ -41,10 +41,10 @@ from lmlab.training.callbacks import (
     OwnSignals,
     Recorder,
 )
+from lmlab.training.group import Group
 from lmlab.training.module import LanguageModule
 from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
-from lmlab.training.together import Group
 
 
 def train(

@@ -23,9 +23,9 @@ from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.windows import shift
 from lmlab.errors import LabError
 from lmlab.streams import default_states, set_default_states
+from lmlab.training.group import Group
 from lmlab.training.optim import MakeOptimizer, Schedule, configure
 from lmlab.training.stopping import Interrupted, Stop
-from lmlab.training.together import Group
 
 # The hooks that Lightning calls within a step of manual optimisation.
 AROUND_A_STEP = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")

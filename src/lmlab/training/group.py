@@ -154,11 +154,10 @@ class Stack:
         for r, (row, optimizer) in enumerate(zip(self.rows, self.optimizers, strict=True)):
             for i, (p, values) in enumerate(zip(row, self._cut(self.weights[r]), strict=True)):
                 p.data = values
-                state = optimizer.state[p]
                 if self.rule.counts_steps:
-                    state.setdefault("step", torch.zeros((), dtype=torch.float32))
+                    optimizer.state[p].setdefault("step", torch.zeros((), dtype=torch.float32))
                 for name, rows in self.state.items():
-                    state[name] = self._cut(rows[r])[i]
+                    optimizer.state[p][name] = self._cut(rows[r])[i]
 
     def _cut(self, row: Tensor) -> list[Tensor]:
         pieces = zip(row.split(self.sizes), self.shapes, strict=True)
@@ -253,7 +252,7 @@ def _flat(tensors: list[Tensor]) -> Tensor:
 
 
 def _state_of(optimizer: torch.optim.Optimizer, parameter: Tensor, name: str) -> Tensor:
-    found = optimizer.state[parameter].get(name)
+    found = optimizer.state.get(parameter, {}).get(name)
     return torch.zeros_like(parameter) if found is None else found
 
 
