@@ -49,8 +49,8 @@ def small(composed, tinyshakespeare_path, tmp_path):
     return make
 
 
-def together(configs: list[dict[str, Any]], stop: Stop | None = None) -> list[Run]:
-    group = Group(len(configs), stop or Stop())
+def together(configs: list[dict[str, Any]], memory: int | None = None) -> list[Run]:
+    group = Group(len(configs), Stop(), memory=memory)
 
     def member(config: dict[str, Any]) -> None:
         with own_default_generators(), group.joined():
@@ -117,6 +117,14 @@ def test_a_member_does_not_depend_on_the_others(small):
     others = [small(f"{n}", *words, f"seed={n}", "optimizer.lr=0.02") for n in (2, 3, 4)]
     same, *_ = together([again, *others])
     assert_same_run(run, same)
+
+
+def test_what_does_not_fit_into_memory_is_computed_in_pieces(small):
+    configs = [small(f"{seed}", "model=head", f"seed={seed}") for seed in (1, 2, 3)]
+    whole = together(configs)
+    again = [{**config, "run_dir": f"{config['run_dir']}-again"} for config in configs]
+    for run, other in zip(together(again, memory=1), whole, strict=True):
+        assert_same_run(other, run)
 
 
 def test_a_member_that_diverges_fails_alone(small):

@@ -82,7 +82,7 @@ def run_together(
 def _key(job: DictConfig) -> tuple[str, str | None]:
     """What jobs of one group have in common; or why this job is trained alone."""
     HydraConfig.instance().set_config(job)  # for ${hydra:…}
-    task = OmegaConf.masked_copy(job, [key for key in job if key != "hydra"])
+    task = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
     try:
         config = check(task, schema.Train)
     except LabError:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,10 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lmlab.data.datamodule import free_memory
 from lmlab.data.windows import shift
 from lmlab.streams import turn_given_up
+from lmlab.training.footprint import memory_bytes
 from lmlab.training.row_rules import ROW_RULES, RowRule
 from lmlab.training.stopping import Stop
 
@@ -45,29 +48,44 @@ class Request:
     error: BaseException | None = None
 
 
+_membership: ContextVar[object] = ContextVar("membership", default=None)
+
+
 class Group:
     """Models that are trained together; each in a thread that has `joined`."""
 
     def __init__(
-        self, n_members: int, stop: Stop, on_steps: Callable[[int, int], None] | None = None
+        self,
+        n_members: int,
+        stop: Stop,
+        on_steps: Callable[[int, int], None] | None = None,
+        memory: int | None = None,
     ):
         """`n_members` will join; `on_steps(step, n)` is called when n models have taken steps;
-        `stop` is asked between steps."""
+        `stop` is asked between steps; `memory` is how many bytes a computation may take (None: half
+        of what there is): if all do not fit, they are computed in several pieces."""
         self.n_members, self.stop = n_members, stop
-        self._on_steps = on_steps
-        self._left_in = n_members
+        self._on_steps, self._memory = on_steps, memory
+        self._left: set[object] = set()
         self._waiting: list[Request] = []
-        self._stack: Stack | None = None
+        self._stacks: list[Stack] = []
+        self._bytes_each: int | None = None
 
     @contextmanager
     def joined(self) -> Iterator[None]:
         """The whole life of a member, whether it takes steps or not. It must have the turn at the
         end: see `streams.own_default_generators`."""
+        before = _membership.set(object())
         try:
             yield
         finally:
-            self._left_in -= 1
-            self._compute_if_all_wait()
+            self.leave()
+            _membership.reset(before)
+
+    def leave(self) -> None:
+        """Wait for this thread's steps no more."""
+        self._left.add(_membership.get())
+        self._compute_if_all_wait()
 
     def take_steps(self, module: LanguageModule, windows: Tensor) -> Steps:
         """As `LanguageModule.take_steps`, once all other members have handed in theirs or left."""
@@ -83,30 +101,63 @@ class Group:
         return request.steps
 
     def _compute_if_all_wait(self) -> None:
-        if not self._waiting or len(self._waiting) < self._left_in:
+        if not self._waiting or len(self._waiting) < self.n_members - len(self._left):
             return
         requests, self._waiting = self._waiting, []
         by_shape: dict[Any, list[Request]] = {}
         for request in requests:  # of runs that were stopped at different steps, some take fewer
             by_shape.setdefault(request.windows.shape, []).append(request)
+        before, self._stacks = self._stacks, []
         for alike in by_shape.values():
             try:
-                self._compute(alike)
+                most = self._most(alike[0])
+                for start in range(0, len(alike), most):
+                    self._compute(alike[start : start + most], before)
             except BaseException as error:
                 for request in alike:
                     request.error = error
         for request in requests:
             request.done.set()
 
-    def _compute(self, requests: list[Request]) -> None:
+    def _compute(self, requests: list[Request], stacks: list[Stack]) -> None:
         modules = [request.module for request in requests]
-        if self._stack is None or self._stack.modules != modules:
-            self._stack = Stack(modules)
-        steps = self._stack.take_steps([request.windows for request in requests], self.stop)
+        stack = next((stack for stack in stacks if stack.modules == modules), None)
+        if stack is None:
+            stack = Stack(modules)
+        self._stacks.append(stack)
+        steps = stack.take_steps([request.windows for request in requests], self.stop)
         for request, its_steps in zip(requests, steps, strict=True):
             request.steps = its_steps
         if self._on_steps is not None:
             self._on_steps(requests[0].first + len(steps[0][1]), len(requests))
+
+    def _most(self, request: Request) -> int:
+        """How many models like this one fit into memory at once."""
+        if self._memory is None:
+            device = request.windows.device
+            free = memory_bytes() if device.type == "cpu" else free_memory(device)
+            self._memory = free // 2
+        if self._bytes_each is None:
+            self._bytes_each = bytes_of_a_step(request.module, request.windows[0])
+        return max(1, self._memory // self._bytes_each)
+
+
+def bytes_of_a_step(module: LanguageModule, windows: Tensor) -> int:
+    """About how much memory a step with windows (B, T + 1) takes of a model trained together."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    idx, _ = shift(windows)
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with sdpa_kernel(SDPBackend.MATH), hooks:
+        logits = module.model.forward(idx)
+    weights = sum(p.numel() * p.element_size() for p in module.model.parameters())
+    n_states = 2  # of Adam, which keeps the most
+    # Gradients of what is kept, the logits thrice; gradients in pieces and whole, and a few more.
+    return 2 * sum(kept.values()) + 3 * logits.nbytes + (n_states + 6) * weights
 
 
 class Stack:
@@ -247,7 +298,7 @@ class Stack:
                     optimizer.state[p]["step"] += len(rates)
 
 
-def _flat(tensors: list[Tensor]) -> Tensor:
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
