@@ -88,10 +88,20 @@ def own_default_generators() -> Iterator[None]:
             _turns.give_up()
 
 
+@contextmanager
+def turn_given_up() -> Iterator[None]:
+    """Within, the runs of other threads have their turn; only who has it can give it up."""
+    mine = default_states()
+    _turns.give_up()
+    try:
+        yield
+    finally:
+        _turns.take()
+        set_default_states(mine)
+
+
 def let_others() -> None:
     """Let the runs of other threads have their turn, if any waits."""
     if _turns.wanted and _has_turn.get():
-        mine = default_states()
-        _turns.give_up()
-        _turns.take()
-        set_default_states(mine)
+        with turn_given_up():
+            pass

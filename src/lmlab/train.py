@@ -41,6 +41,7 @@ from lmlab.training.callbacks import (
     OwnSignals,
     Recorder,
 )
+from lmlab.training.group import Group
 from lmlab.training.module import LanguageModule
 from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
@@ -53,6 +54,7 @@ def train(
     *,
     stop: Stop | None = None,
     console: Console | None = None,
+    group: Group | None = None,
 ) -> Run | None:
     """Train what a checked config says, and return the run: its directory holds all there is.
 
@@ -66,7 +68,8 @@ def train(
     What a run needs of its process it has for itself, so runs may follow each other in one process,
     or go on beside each other in threads, and each computes what it would alone. `stop` can be
     asked to end it (in the main thread signals do); `console` is where it says what it does (None:
-    the process's). torch's default generators are afterwards as they were.
+    the process's); a `group` takes its steps together with other runs. torch's default generators
+    are afterwards as they were.
 
     Raises:
         LabError: for anything the user can put right. Before the run directory is made, as far as
@@ -81,10 +84,16 @@ def train(
             with shown_on(Console(quiet=True)):
                 _help_to_train(config, crew, stop)
             return None
-        return _train(config, {"swept": swept, "choices": choices}, crew, stop)
+        return _train(config, {"swept": swept, "choices": choices}, crew, stop, group)
 
 
-def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop: Stop) -> Run:
+def _train(
+    config: dict[str, Any],
+    asked: dict[str, Any],
+    crew: Processes,
+    stop: Stop,
+    group: Group | None,
+) -> Run:
     """The part of the first process."""
     run = _run_to_continue(config)
     if run is not None:
@@ -99,9 +108,9 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
     text = build.tokens(config, tokenizer_of_parent(config, run, parent))
     if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
         raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
-    data = make_data(config, text)
+    data = make_data(config, text, group)
     preflight.check(config, data.vocab_size)
-    module = make_module(config, text, stop)
+    module = make_module(config, text, stop, group)
     preflight.check_logits(
         module.model, config["model"]["_target_"], data.vocab_size, data.block_size
     )
@@ -125,6 +134,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
             corpus_sha256=text.sha256,
             code=code_of(config),
             parameters=sum(p.numel() for p in module.model.parameters()),
+            **({} if group is None else {"trained_with": group.n_members - 1}),
         )
         _introduce(config, data, module, run, start)
         curves: list[Logger] = []

@@ -181,7 +181,7 @@ class FullEval:
                 yield EvalBatch(self.metric, windows[:1], torch.zeros_like(counted[:1]))
 
 
-def _free_memory(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
     """Bytes; a cautious guess where the device does not say."""
     try:
         return torch.accelerator.get_memory_info(device)[0]
@@ -325,7 +325,7 @@ class TextDataModule(L.LightningDataModule):
         if self._on_gpu is None:
             # CUDA gathers few of the unsigned types.
             dtype = torch.uint8 if self.tokens.dtype == torch.uint8 else torch.int32
-            fits = len(self.tokens) * dtype.itemsize <= _free_memory(device) // 4
+            fits = len(self.tokens) * dtype.itemsize <= free_memory(device) // 4
             self._on_gpu = self.tokens.to(device, dtype) if fits else self.tokens
         n_train = len(self.train_tokens)
         return self._on_gpu[:n_train], self._on_gpu[n_train:]

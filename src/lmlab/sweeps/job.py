@@ -26,6 +26,7 @@ from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import config_of, resolve
 from lmlab.processes import check_started_once
 from lmlab.runs import CONFIG, LOG, Run, job_name
+from lmlab.sweeps.grouping import current_group
 from lmlab.sweeps.journal import Entry, Result
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ def run_job(
     """
     check_started_once(cfg.get("trainer") or {})
     entry = Entry.of(sweep_dir, cfg.sweep.job) if cfg.sweep.job else None
-    elsewhere = entry is not None and not entry.journal.is_ours  # who launched prints for all
-    with shown_on(Console(quiet=True) if elsewhere else None):
+    elsewhere = entry is not None and not entry.journal.is_ours
+    quiet = elsewhere or current_group.get() is not None  # who launched prints for all
+    with shown_on(Console(quiet=True) if quiet else None):
         if entry is not None and cfg.sweep.fail_fast and entry.journal.has_failed():
             return _ended(entry, Result(None, None, "skipped"))
         plain, problem = _plain(cfg), None
@@ -136,8 +138,9 @@ def _train(run: Run, config: dict[str, Any], **asked: Any) -> bool:
         from lmlab.train import train
         from lmlab.training.stopping import Pruned
 
+        group = current_group.get()
         with suppress(Pruned):  # the record says so
-            train(config, **asked)
+            train(config, **asked, group=group, stop=None if group is None else group.stop)
         return True
 
 

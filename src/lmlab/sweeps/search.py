@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from lmlab.sweeps.study import MakeSampler, SharedStudy
 
 
+TRIALS_TOGETHER = 8  # by the launcher that has a `size`: more of them learn less from each other
+
+
 class Sampler(Custom):
     seed: Seed | None = None
 
@@ -170,8 +173,10 @@ def _plan(settings: dict[str, Any], space: Space) -> tuple[int, MakeSampler]:
 
 
 def _n_jobs(settings: dict[str, Any], config: DictConfig) -> int:
-    """How many trials to launch at once: as said, or as many as the launcher says it runs."""
-    n_jobs = settings["n_jobs"] or config.hydra.launcher.get("n_jobs") or 1
+    """How many trials to launch at once: as configured, or as many as the launcher runs."""
+    launcher = config.hydra.launcher
+    together = TRIALS_TOGETHER if "size" in launcher else 1
+    n_jobs = settings["n_jobs"] or launcher.get("n_jobs") or together
     return n_jobs if n_jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + n_jobs)
 
 

@@ -24,9 +24,12 @@ from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.windows import shift
 from lmlab.errors import LabError
 from lmlab.streams import default_states, set_default_states
+from lmlab.training.group import Group
 from lmlab.training.optim import configure, groups_by_rule
 from lmlab.training.rules import REST, MakeOptimizer, Rule, Schedule
 from lmlab.training.stopping import Interrupted, Stop
+
+Rates = dict[str, float]  # by tag: train/lr, and train/lr/<rule> of each rule
 
 # The hooks that Lightning calls within a step of manual optimisation.
 AROUND_A_STEP = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
@@ -55,11 +58,12 @@ class LanguageModule(L.LightningModule):
         dropout_seed: int | None = None,
         about: dict[str, Any] | None = None,
         stop: Stop | None = None,
+        group: Group | None = None,
     ):
         """What `rules` match has optimizers of its own;
         `dropout_seed` makes the default stream dropout's own (None: it stays as it is);
         `about` is plain data that travels in every checkpoint: the config and the tokenizer;
-        `stop` is asked between steps."""
+        `stop` is asked between steps; `group` takes the steps of several models together."""
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -68,6 +72,7 @@ class LanguageModule(L.LightningModule):
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
         self.dropout_seed = dropout_seed
         self.about, self.stop = about or {}, Stop() if stop is None else stop
+        self.group = group
         self.characters: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
         self.losses: dict[str, MeanMetric] = {}  # by metric: nats per token
@@ -115,6 +120,15 @@ class LanguageModule(L.LightningModule):
 
     def training_step(self, windows: Tensor, batch_idx: int) -> None:
         """As many optimizer steps as `windows` (steps * accumulate, B, T + 1) hold."""
+        first = self.global_step
+        if self.group is None:
+            losses, rates = self.take_steps(windows)
+        else:
+            losses, rates = self.group.take_steps(self, windows)
+        self._keep_losses(first, losses, rates)
+
+    def take_steps(self, windows: Tensor) -> tuple[list[Tensor], list[Rates]]:
+        """The loss of each micro-batch, and the rates of each step."""
         optimizer: Any = self.optimizers()
         backward, update = self.manual_backward, optimizer.step
         direct = self._nobody_between()
@@ -126,7 +140,7 @@ class LanguageModule(L.LightningModule):
         idx, targets = (ids.contiguous() for ids in shift(windows))
         first, rated = self.global_step, self._rated(optimizer)
         losses: list[Tensor] = []
-        rates: list[dict[str, float]] = []
+        rates: list[Rates] = []
         for i, (x, y) in enumerate(zip(idx.unbind(), targets.flatten(1).unbind(), strict=True), 1):
             logits = self.model(x)  # (B, T, vocab_size)
             loss = F.cross_entropy(logits.flatten(0, 1).float(), y)
@@ -149,8 +163,8 @@ class LanguageModule(L.LightningModule):
             if self.stop and self.trainer.world_size == 1:
                 break  # what is left of the windows is drawn again when the run goes on
         if direct:
-            self._count_steps(len(rates))
-        self._keep_losses(first, losses, rates)
+            self.count_steps(len(rates))
+        return losses, rates
 
     def _rated(
         self, optimizer: torch.optim.Optimizer
@@ -183,7 +197,7 @@ class LanguageModule(L.LightningModule):
             )
         )
 
-    def _count_steps(self, n: int) -> None:
+    def count_steps(self, n: int) -> None:
         """Count steps that Lightning did not see. Its global_step is this count, and nothing
         public sets it."""
         total = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
@@ -197,7 +211,7 @@ class LanguageModule(L.LightningModule):
             return nullcontext()
         return strategy.block_backward_sync()
 
-    def _keep_losses(self, first: int, losses: list[Tensor], rates: list[dict[str, float]]) -> None:
+    def _keep_losses(self, first: int, losses: list[Tensor], rates: list[Rates]) -> None:
         """Keep the losses of the steps after `first` on the device until they are due.
 
         Reading them waits for the device: once for all steps, not once a step, and on a GPU no more
@@ -227,7 +241,7 @@ class LanguageModule(L.LightningModule):
         data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return data.tokens_per_step * self.trainer.world_size
 
-    def _record(self, first: int, losses: list[float], rates: list[dict[str, float]]) -> None:
+    def _record(self, first: int, losses: list[float], rates: list[Rates]) -> None:
         """Keep the mean loss of each step's batches, and log what is due."""
         n, last_loss = self.accumulate, self.last_loss
         for i, rate in enumerate(rates):

@@ -1,0 +1,106 @@
+"""Sweeps whose jobs are trained together: which go together, and that each stays a run."""
+
+import pytest
+from sweeps.conftest import ended, records
+from sweeps.test_sweep import begun, numbers, only_sweep
+
+from lmlab.sweeps.grouping import RULES, why_alone
+
+TOGETHER = "hydra/launcher=together"
+
+
+def test_the_rules_are_those_that_can_be_computed():
+    from lmlab.training.row_rules import ROW_RULES
+
+    assert {f"torch.optim.{rule.__name__}" for rule in ROW_RULES} == set(RULES)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ((), None),
+        (("model=gpt",), None),
+        (("model=gpt", "model.dropout=0.1"), "dropout"),
+        (("model=ngram",), "no steps"),
+        (("trainer.max_steps=0",), "no steps"),
+        (("streams=global",), "streams=global"),
+        (("trainer=fast",), "trainer.precision=bf16-mixed"),
+        (("trainer.compile=true",), "trainer.compile=true"),
+        (("optimizer=muon",), "optimizer.rules"),
+        (("trainer.devices=2",), "trainer.devices=2"),
+        (("trainer.devices=auto",), "trainer.devices=auto"),
+        (("optimizer=momentum", "optimizer.nesterov=true"), None),
+    ],
+)
+def test_why_a_run_is_trained_alone(composed, words, reason):
+    found = why_alone(composed("model=bigram", *words))
+    assert (found is None) if reason is None else (reason in str(found))
+
+
+def test_it_says_what_it_groups_and_why_the_rest_stands_alone(lab, text, tmp_path):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
+    words += ["trainer.max_steps=8", "eval.every=4", "callbacks.pictures.every=0"]
+    words += ["model=bigram,ngram,head", "optimizer.lr=0.1,0.01", "data.batch_size=4,8"]
+    status, out, err = lab("train", *words, TOGETHER)
+    assert (status, err) == (0, "")
+    assert out.count("together    2 jobs: Bigram with AdamW, 8 steps") == 2
+    assert out.count("together    2 jobs: Head with AdamW, 8 steps") == 2
+    assert "alone       4 jobs: it takes no steps" in out
+    found = records(only_sweep(tmp_path))
+    assert {record["status"] for record in found.values()} == {"done"}
+    assert [record.get("trained_with") for record in found.values()].count(1) == 8
+    assert [record.get("trained_with") for record in found.values()].count(None) == 4
+
+
+def test_a_sweep_may_be_begun_by_one_launcher_and_finished_by_another(lab, text, tmp_path):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
+    words += ["trainer.max_steps=8", "eval.every=4", "model=head", "callbacks.pictures.every=0"]
+    seeds, basic = "seed=1,2,3,4", "hydra/launcher=basic"
+    for name, first, then in (("a", basic, TOGETHER), ("b", TOGETHER, basic)):
+        assert lab("train", *words, f"sweep.name={name}", "seed=1,2", first)[0] == 0
+        before = begun(records(tmp_path / "outputs/sweeps" / name))
+        status, out, err = lab("train", *words, f"sweep.name={name}", seeds, then)
+        assert (status, err) == (0, "")
+        assert "4/4 done (2 before)" in out
+        assert before.items() <= begun(records(tmp_path / "outputs/sweeps" / name)).items()
+    a, b = (numbers(records(tmp_path / "outputs/sweeps" / name)) for name in "ab")
+    assert a == {name: pytest.approx(values, abs=1e-4) for name, values in b.items()}
+
+
+def test_a_trained_run_is_evaluated_sampled_and_made_longer_like_any_other(lab, text, tmp_path):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
+    words += ["trainer.max_steps=8", "eval.every=4", "model=head", "seed=1,2"]
+    assert lab("train", *words, TOGETHER)[0] == 0
+    folder = only_sweep(tmp_path)
+    for name, record in records(folder).items():
+        run = f"run={folder / name}"
+        status, out, err = lab("evaluate", run)
+        assert (status, err) == (0, "")
+        assert f"{record['metrics']['val/loss_full']:.4f} nats" in out
+        assert lab("generate", run, "max_new_tokens=4")[0] == 0
+        assert lab("train", run)[0] == 0
+        assert lab("train", f"from={folder / name}", "trainer.max_steps=12")[0] == 0
+
+
+def test_one_bad_job_of_a_group_fails_alone(lab, text, tmp_path):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
+    words += ["trainer.max_steps=8", "eval.every=4", "model=head", "optimizer.lr=1e-3,1e38"]
+    status, _, err = lab("train", *words, TOGETHER)
+    assert status == 2
+    assert "error: 1 of 2 jobs failed" in err
+    found = records(only_sweep(tmp_path)).values()
+    statuses = {record["swept"]["optimizer.lr"]: record["status"] for record in found}
+    assert statuses == {1e-3: "done", 1e38: "failed"}
+
+
+def test_trials_of_a_study_are_trained_together_and_pruned_ones_leave(sweep, tmp_path):
+    words = ["hydra/sweeper=optuna", "model=bigram", TOGETHER, "sweep.name=a"]
+    words += ["optimizer.lr=tag(log, interval(1e-7, 1e-1))", "hydra/sweeper/pruner=median"]
+    words += ["hydra.sweeper.pruner.n_startup_trials=2", "hydra.sweeper.n_trials=8"]
+    said = ended(sweep(*words, "trainer.max_steps=40", "hydra.sweeper.n_jobs=4"))
+    assert said.count("together    4 jobs") == 2
+    found = records(tmp_path / "outputs/sweeps/a")
+    assert len(found) == 8
+    statuses = [record["status"] for record in found.values()]
+    assert statuses.count("done") + statuses.count("pruned") == 8
+    assert "pruned" in statuses
