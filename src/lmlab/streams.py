@@ -44,19 +44,22 @@ class Turns:
     """A lock that goes to whoever has waited for it longest."""
 
     def __init__(self) -> None:
-        self._queue: deque[object] = deque()  # who has the turn, then who waits
-        self._changed = threading.Condition()
+        self._queue: deque[threading.Event] = deque()  # who has the turn, then who waits
+        self._lock = threading.Lock()
 
     def take(self) -> None:
-        me = object()
-        with self._changed:
-            self._queue.append(me)
-            self._changed.wait_for(lambda: self._queue[0] is me)
+        mine = threading.Event()
+        with self._lock:
+            self._queue.append(mine)
+            if self._queue[0] is mine:
+                return
+        mine.wait()
 
     def give_up(self) -> None:
-        with self._changed:
+        with self._lock:
             self._queue.popleft()
-            self._changed.notify_all()
+            if self._queue:
+                self._queue[0].set()  # one thread is woken, not all
 
     @property
     def wanted(self) -> bool:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 PREFIX = "events.out.tfevents."
 
 
 class Records:
-    """What is written to one event file, appended to if it is there already."""
+    """What is written to one event file, appended to if it is there already.
+
+    A record is a length, its checksum, the data, their checksum. TensorBoard's own writer computes
+    the checksums in Python, which takes longer than drawing a picture.
+    """
 
     def __init__(self, path: Path):
         self.path, self._file = path, path.open("ab")
-        self._records = RecordWriter(self._file)
         if not self._file.tell():
             self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def add_event(self, event: Event) -> None:
-        self._records.write(event.SerializeToString())
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        self._file.write(length + _checksum(length) + data + _checksum(data))
 
     def get_logdir(self) -> str:
         return str(self.path.parent)
@@ -33,6 +39,13 @@ class Records:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _checksum(data: bytes) -> bytes:
+    """CRC-32C, masked as TFRecord has it (tensorflow/core/lib/hash/crc32c.h)."""
+    crc = google_crc32c.value(data)
+    rotated = (crc >> 15 | crc << 17) & 0xFFFFFFFF
+    return struct.pack("<I", (rotated + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 class EventFile(FileWriter):

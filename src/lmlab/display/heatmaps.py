@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,9 @@ class HeatMaps:
     picture is a copy of that with its cells filled in.
     """
 
-    def __init__(self, rows: list[str], columns: list[str], titles: list[str], across: str):
+    def __init__(
+        self, rows: Sequence[str], columns: Sequence[str], titles: Sequence[str], across: str
+    ):
         """`rows` and `columns` are tokens, `across` says what a column is to its row."""
         many = max(len(rows), len(columns)) > MANY
         cell, letter, size = (SMALL_CELL, SMALL_LETTER, 5) if many else (CELL, LETTER, 7)

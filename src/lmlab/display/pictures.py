@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -39,7 +40,6 @@ class Pictures(L.Callback):
         """A picture at each `every`-th evaluation (0: never) of the first `tokens` tokens of val;
         tables show the `pairs` most frequent tokens, if there are more."""
         self.tokenizer, self.every, self.tokens, self.pairs = tokenizer, every, tokens, pairs
-        self._canvases: dict[Any, HeatMaps] = {}
         self._truth: tuple[Tensor, np.ndarray] | None = None
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -68,16 +68,13 @@ class Pictures(L.Callback):
         pictures = {}
         for n, (name, weights) in enumerate(maps.items(), 1):
             layer = module.model.get_submodule(name)
-            n_head = len(weights)
-            if n_head not in self._canvases:
-                titles = [f"head {h}" for h in range(1, n_head + 1)] if n_head > 1 else [""]
-                self._canvases[n_head] = self._canvas(
-                    passage, passage, titles, "how much it takes from each token"
-                )
+            n_head, labels = len(weights), self._labels(passage)
+            titles = tuple(f"head {h}" for h in range(1, n_head + 1)) if n_head > 1 else ("",)
+            maps_of_layer = canvas(labels, labels, titles, "how much it takes from each token")
             tag = f"view/{getattr(layer, 'pictured_as', 'attention')}/layer_{n}"
             future = torch.ones(weights.shape[1:], dtype=torch.bool).triu(1)
             seen = weights.cpu().masked_fill(future, torch.nan)
-            pictures[tag] = self._canvases[n_head].draw(seen.numpy())
+            pictures[tag] = maps_of_layer.draw(seen.numpy())
         return pictures
 
     def _table(self, logits: Tensor, train_tokens: Tensor) -> np.ndarray:
@@ -86,20 +83,24 @@ class Pictures(L.Callback):
         if self._truth is None:
             self._truth = frequencies(train_tokens, len(logits), self.pairs)
         shown, truth = self._truth
-        if "table" not in self._canvases:
-            titles = ["the model's table, softmax of each row", "frequencies in the train split"]
-            self._canvases["table"] = self._canvas(shown, shown, titles, "next token")
+        labels = self._labels(shown)
+        titles = ("the model's table, softmax of each row", "frequencies in the train split")
         rows = logits.detach().float().cpu()[shown]
         table = rows.softmax(-1)[:, shown].numpy()
-        return self._canvases["table"].draw(np.stack([table, truth]))
+        return canvas(labels, labels, titles, "next token").draw(np.stack([table, truth]))
 
-    def _canvas(self, rows: Tensor, columns: Tensor, titles: list[str], across: str) -> HeatMaps:
-        from lmlab.display.heatmaps import HeatMaps  # matplotlib: only once something is drawn
+    def _labels(self, ids: Tensor) -> tuple[str, ...]:
+        return tuple(self.tokenizer.decode([token]) for token in ids.tolist())
 
-        def labels(ids: Tensor) -> list[str]:
-            return [self.tokenizer.decode([token]) for token in ids.tolist()]
 
-        return HeatMaps(labels(rows), labels(columns), titles, across)
+@functools.lru_cache(maxsize=32)
+def canvas(
+    rows: tuple[str, ...], columns: tuple[str, ...], titles: tuple[str, ...], across: str
+) -> HeatMaps:
+    """Axes and labels, which take matplotlib long: drawn once for all pictures and runs alike."""
+    from lmlab.display.heatmaps import HeatMaps  # matplotlib: only once something is drawn
+
+    return HeatMaps(rows, columns, titles, across)
 
 
 def frequencies(tokens: Tensor, vocab_size: int, most: int) -> tuple[Tensor, np.ndarray]:
