@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup train test test-slow test-gpu lint bench bench-docs board lock clean
+.PHONY: setup train sweep test test-slow test-gpu lint bench bench-docs board lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -20,6 +20,9 @@ $(READY): requirements.lock pyproject.toml
 
 train: $(READY) # a small GPT on tinyshakespeare
 	@$(BIN)/python scripts/train.py experiment=quickstart
+
+sweep: $(READY) # 27 small models and their leaderboard; make board shows them
+	@$(BIN)/python scripts/train.py sweep=first
 
 test: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
