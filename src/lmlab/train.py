@@ -134,7 +134,6 @@ def _train(
             corpus_sha256=text.sha256,
             code=code_of(config),
             parameters=sum(p.numel() for p in module.model.parameters()),
-            **({} if group is None else {"trained_with": group.n_members - 1}),
         )
         _introduce(config, data, module, run, start)
         curves: list[Logger] = []
@@ -151,6 +150,8 @@ def _train(
                 resume_step = None if start is None else start.step
                 curves.extend(make_loggers(run, resume_step))
                 _fit(config, data, module, callbacks, run, start, curves)
+                if group is not None:
+                    run.update(trained_with=group.n_others)
         except BaseException:
             with suppress(LabError):  # the directory may be gone
                 end(curves, run.unchecked_record.get("status", "failed"))

@@ -113,7 +113,7 @@ def test_failures_are_said_at_once_and_fail_fast_begins_nothing_more(lab, text, 
     words += ["trainer.max_steps=4", "model=gpt", "model.n_embd=16", "model.n_head=3,2"]
     status, out, err = lab("train", *words, "sweep.fail_fast=true")
     assert status == 2
-    assert "model.n_embd=16 is not divisible by model.n_head=3" in out
+    assert "model.n_head=3: model.n_embd=16 is not divisible by it" in out
     assert err == "error: 1 of 2 jobs failed, 1 not begun; the same command tries again\n"
     (record,) = records(only_sweep(tmp_path)).values()
     assert record["status"] == "failed"

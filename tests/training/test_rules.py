@@ -177,7 +177,7 @@ NEVER = [
     (["+optimizer.rules.a={params:readout,_target_:os.mkdir}"], "rules.a._target_=os.mkdir: not a"),
     (["optimizer.rules.matrices.schedule={_target_:os.mkdir}"], "schedule._target_=os.mkdir: not"),
     (["optimizer.rules.matrices._target_=nosuch.Muon", "~optimizer.rules.matrices.params"],
-     "optimizer.rules.matrices.params=None: give embeddings, readout, matrices, vectors, names"),
+     "optimizer.rules.matrices.params is missing"),
 ]  # fmt: skip
 
 

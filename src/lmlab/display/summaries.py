@@ -140,7 +140,7 @@ def values_of_columns() -> dict[str, list[str]]:
 
     def offered(group: str) -> list[dict[str, Any]]:
         paths = sorted((conf_dir() / group).glob("*.yaml"))
-        return [yaml.safe_load(path.read_text()) for path in paths]
+        return [yaml.safe_load(path.read_text("utf-8")) for path in paths]
 
     def distinct(names: Iterable[str], *more: str) -> list[str]:
         return [*dict.fromkeys([*names, *more])]

@@ -70,7 +70,7 @@ class Group:
         self._on_steps, self._memory = on_steps, memory
         self._left: set[object] = set()
         self._waiting: list[Request] = []
-        self._stacks: list[Stack] = []
+        self._stacks: list[Rows] = []
         self._bytes_each: int | None = None
         self._why_not: str | None = None  # "": nothing keeps them from being computed together
 
@@ -84,6 +84,11 @@ class Group:
         finally:
             self.leave()
             _membership.reset(before)
+
+    @property
+    def n_others(self) -> int:
+        """How many runs each one's steps were computed with; 0 if they had to be taken alone."""
+        return 0 if self._why_not else self.n_members - 1
 
     def leave(self) -> None:
         """Wait for this thread's steps no more."""
@@ -133,11 +138,11 @@ class Group:
         for request in requests:
             request.done.set()
 
-    def _compute(self, requests: list[Request], stacks: list[Stack]) -> None:
+    def _compute(self, requests: list[Request], stacks: list[Rows]) -> None:
         modules = [request.module for request in requests]
         stack = next((stack for stack in stacks if stack.modules == modules), None)
         if stack is None:
-            stack = Stack(modules)
+            stack = Rows(modules)
         self._stacks.append(stack)
         steps = stack.take_steps([request.windows for request in requests], self.stop)
         for request, its_steps in zip(requests, steps, strict=True):
@@ -208,7 +213,7 @@ def bytes_of_a_step(module: LanguageModule, windows: Tensor) -> int:
     return 2 * sum(kept.values()) + 3 * logits.nbytes + (n_states + 6) * weights
 
 
-class Stack:
+class Rows:
     """Models of one shape, each a row: `weights` (R, P), and as much for each state of the rule."""
 
     def __init__(self, modules: list[LanguageModule]):
