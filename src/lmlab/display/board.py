@@ -11,14 +11,14 @@ from lmlab.errors import LabError
 
 FLAGS = (
     "--host=localhost",
-    # Of a longer series it shows as many points, drawn at random; left to itself 1,000 of a curve,
-    # 10 images and 10 texts.
+    # TensorBoard keeps so many points of a series, and drops others at random. Its defaults are
+    # 1,000 points of a curve, 10 images and 10 texts.
     "--samples_per_plugin=scalars=10000,images=100,text=100,histograms=100",
-    # Only its reader in Python, which does without the fast one that is not made for every machine,
-    # needs to be told that a run may write to more than its newest file.
+    # A run may write to more than its newest file. Only TensorBoard's reader in Python needs this
+    # flag; it is used where the fast reader is not available.
     "--reload_multifile=true",
 )
-LOSSES = "?smoothing=0&tagFilter=loss#timeseries"  # by default it smooths away what an eval found
+LOSSES = "?smoothing=0&tagFilter=loss#timeseries"  # the default smoothing hides what an evaluation found
 
 
 def main() -> None:

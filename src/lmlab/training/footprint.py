@@ -1,4 +1,4 @@
-"""How much memory a config asks for, told from shapes alone: before it is asked for."""
+"""How much memory a config needs, computed from shapes alone, before any is allocated."""
 
 from __future__ import annotations
 

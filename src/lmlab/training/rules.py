@@ -80,7 +80,7 @@ def names_of(model: nn.Module) -> dict[nn.Parameter, list[str]]:
 
 
 def roles_of(model: nn.Module) -> dict[nn.Parameter, set[str]]:
-    """The roles of every parameter that is trained, told from the model's structure.
+    """The roles of every parameter that is trained, derived from the model's structure.
 
     - embeddings: weights of `nn.Embedding`;
     - readout: the 2-D weight with `model.vocab_size` rows that is no embedding;
