@@ -18,7 +18,8 @@ FLAGS = (
     # flag; it is used where the fast reader is not available.
     "--reload_multifile=true",
 )
-LOSSES = "?smoothing=0&tagFilter=loss#timeseries"  # the default smoothing hides what an evaluation found
+# By default it smooths, which hides what an evaluation found.
+LOSSES = "?smoothing=0&tagFilter=loss#timeseries"
 
 
 def main() -> None:
