@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import settings
+from small import TINY
 
 from lmlab import cli, schema
 from lmlab.conf import conf_dir
@@ -105,21 +106,11 @@ def composed() -> Compose:
 def experiment(composed: Compose, tinyshakespeare_path: Path, tmp_path: Path) -> Experiment:
     """experiment("model=head", …): a run on tinyshakespeare, small unless told otherwise."""
 
+    corpus = f"corpus.path={tinyshakespeare_path}"
+
     def run(*overrides: str) -> "Run":
-        small = [
-            f"corpus.path={tinyshakespeare_path}",
-            f"output_dir={tmp_path}",
-            "data.batch_size=4",
-            "data.block_size=8",
-            "trainer.max_steps=24",
-            "eval.every=12",
-            "eval.iters=2",
-            "trainer.log_every_n_steps=4",
-            "callbacks.sample.max_new_tokens=8",
-        ]
-        # The full pass over val takes most of a tiny run's time: leave a small val split.
         from lmlab.train import train  # torch takes seconds
 
-        return train(composed(*small, "data.val_fraction=0.01", *overrides))
+        return train(composed(corpus, f"output_dir={tmp_path}", *TINY, *overrides))
 
     return run

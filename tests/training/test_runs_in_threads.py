@@ -11,6 +11,7 @@ import pytest
 import torch
 from comparing import assert_same_run
 from rich.console import Console
+from small import TINY
 
 from lmlab.runs import Run
 from lmlab.streams import Turns
@@ -27,16 +28,7 @@ JOBS = {  # they draw from torch's default generator in each step, and the steps
 
 @pytest.fixture
 def configs(composed, tinyshakespeare_path, tmp_path) -> dict[str, dict[str, Any]]:
-    small = (
-        f"corpus.path={tinyshakespeare_path}",
-        "data.val_fraction=0.01",
-        "data.batch_size=4",
-        "data.block_size=8",
-        "trainer.max_steps=24",
-        "eval.every=6",
-        "eval.iters=2",
-        "callbacks.sample.max_new_tokens=8",
-    )
+    small = (f"corpus.path={tinyshakespeare_path}", *TINY, "eval.every=6")
     return {
         name: composed(*small, *words, f"run_dir={tmp_path / name}") for name, words in JOBS.items()
     }

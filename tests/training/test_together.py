@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import assert_same_run, checkpoint, curves
+from small import TINY
 from torch import Tensor
 
 from lmlab.models.bigram import Bigram
@@ -32,21 +33,11 @@ MODELS = ("bigram", "bag_of_words", "head", "multi_head", "feed_forward", "resid
 
 @pytest.fixture
 def small(composed, tinyshakespeare_path, tmp_path):
+    corpus = f"corpus.path={tinyshakespeare_path}"
+
     def make(name: str, *words: str) -> dict[str, Any]:
-        return composed(
-            f"corpus.path={tinyshakespeare_path}",
-            "data.val_fraction=0.01",
-            "data.batch_size=4",
-            "data.block_size=8",
-            "trainer.max_steps=24",
-            "eval.every=12",
-            "eval.iters=2",
-            "trainer.log_every_n_steps=4",
-            "callbacks.sample.max_new_tokens=8",
-            "callbacks.pictures.every=0",
-            *words,
-            f"run_dir={tmp_path / name}",
-        )
+        run_dir = f"run_dir={tmp_path / name}"
+        return composed(corpus, *TINY, "callbacks.pictures.every=0", *words, run_dir)
 
     return make
 

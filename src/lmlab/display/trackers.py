@@ -57,7 +57,28 @@ class Rows:
         self._rows.clear()
 
 
-class WandB(WandbLogger):
+class AtSave:
+    """What both have in common: metrics wait for `save`."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._rows = Rows()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._rows.add(metrics, step)
+
+    def save(self) -> None:
+        """Hand over what waits."""
+        raise NotImplementedError
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        """Lightning calls this after every loop; only `end` is the end of a run."""
+        self.save()
+
+
+class WandB(AtSave, WandbLogger):
     """A run of Weights & Biases (extra `wandb`), offline unless `mode` says otherwise.
 
     Its files are in `wandb/` of the run directory. W&B's own step is the optimizer step, so that
@@ -92,11 +113,7 @@ class WandB(WandbLogger):
             settings=settings,
             **more,
         )
-        self._rows, self._next = Rows(), 0 if resume_step is None else resume_step + 1
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._rows.add(metrics, step)
+        self._next = 0 if resume_step is None else resume_step + 1
 
     @rank_zero_only
     def save(self) -> None:
@@ -109,11 +126,6 @@ class WandB(WandbLogger):
         self._rows.clear()
 
     @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Lightning calls this after every loop; only `end` is the end of a run."""
-        self.save()
-
-    @rank_zero_only
     def end(self, status: str) -> None:
         """Close the run, and W&B's own process with it unless another run needs that."""
         import wandb
@@ -124,7 +136,7 @@ class WandB(WandbLogger):
             wandb.teardown()
 
 
-class MLflow(MLFlowLogger):
+class MLflow(AtSave, MLFlowLogger):
     """A run of MLflow (extra `mlflow`), in the SQLite file `mlflow.db` beside the run's directory
     unless `tracking_uri` says otherwise.
 
@@ -156,7 +168,6 @@ class MLflow(MLFlowLogger):
                 run_id=run_id,
                 **more,
             )
-        self._rows = Rows()
         self._last: dict[str, int] = {}  # by metric: the step up to which MLflow has it
 
     @property
@@ -189,10 +200,6 @@ class MLflow(MLFlowLogger):
                     raise
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._rows.add(metrics, step)
-
-    @rank_zero_only
     def save(self) -> None:
         from mlflow.entities import Metric
 
@@ -205,11 +212,6 @@ class MLflow(MLFlowLogger):
         for i in range(0, len(metrics), LARGEST_BATCH):
             self.experiment.log_batch(str(self.run_id), metrics[i : i + LARGEST_BATCH])
         self._rows.clear()
-
-    @rank_zero_only
-    def finalize(self, status: str = "success") -> None:
-        """Lightning calls this after every loop; only `end` is the end of a run."""
-        self.save()
 
     @rank_zero_only
     def end(self, status: str) -> None:

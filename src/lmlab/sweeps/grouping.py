@@ -121,7 +121,9 @@ def why_alone(config: dict[str, Any]) -> str | None:
         for name, node in config["callbacks"].items()
         if not node["_target_"].startswith("lmlab.")
     ]
-    return f"callbacks.{foreign[0]} may look into its steps" if foreign else None
+    return (
+        f"callbacks.{foreign[0]} is not the lab's, and may look into its steps" if foreign else None
+    )
 
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
