@@ -6,7 +6,8 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
 
 class GridSweeper(BasicSweeper):
@@ -20,6 +21,14 @@ class GridSweeper(BasicSweeper):
     ):
         super().__init__(max_batch_size=None)
         self.params, self.grids = params or {}, grids or [{}]
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from lmlab.sweeps.composing import RememberingLoader
+
+        hydra_context.config_loader = RememberingLoader(hydra_context.config_loader)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
         from lmlab.sweeps.launching import finish, folder_of, launch

@@ -20,6 +20,9 @@ class OptunaSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        from lmlab.sweeps.composing import RememberingLoader
+
+        hydra_context.config_loader = RememberingLoader(hydra_context.config_loader)
         self.hydra_context, self.config = hydra_context, config
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config

@@ -14,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from PIL import Image
 
 from lmlab.display.summaries import visible
 
@@ -23,7 +24,11 @@ SMALL_CELL, SMALL_LETTER = 9, 4  # of 5 points, where there are many
 MANY = 40
 LONGEST = 8  # letters of a label; the rest is cut off
 
-COLOURS = colormaps["YlGnBu"].with_extremes(bad="0.92")  # grey is what cannot be
+# A picture has 256 colours, since a pixel of one byte is encoded in a seventh of the time: those of
+# the cells, grey for what cannot be, and the shades of the letters.
+LEVELS = 192
+COLOURS = colormaps["YlGnBu"].resampled(LEVELS)
+CANNOT_BE, PAPER = (235, 235, 235), (255, 255, 255)
 # On a straight scale a row that spreads its weight over 30 tokens looks as empty as none at all.
 SCALE = PowerNorm(0.4, vmin=0, vmax=1)
 TICKS = (0, 0.01, 0.05, 0.2, 0.5, 1)
@@ -87,17 +92,31 @@ class HeatMaps:
         key.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=7)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        self._empty = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        self._empty = _indexed(np.asarray(canvas.buffer_rgba())[..., :3])
 
-    def draw(self, maps: np.ndarray) -> np.ndarray:
+    def draw(self, maps: np.ndarray) -> Image.Image:
         """The picture of maps (n, rows, columns), each value in [0, 1] or NaN where there can be
-        none: (height, width, 3) in uint8."""
-        picture = self._empty.copy()
-        coloured = COLOURS(SCALE(np.ma.masked_invalid(maps)), bytes=True)[..., :3]
-        for (y, x), cells in zip(self._corners, coloured, strict=True):
-            pixels = cells.repeat(self._cell, axis=0).repeat(self._cell, axis=1)
-            picture[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+        none."""
+        pixels = np.array(self._empty)
+        levels = np.floor(np.ma.filled(SCALE(np.ma.masked_invalid(maps)), 0.0) * LEVELS)
+        levels = np.where(np.isnan(maps), LEVELS, levels.clip(max=LEVELS - 1)).astype(np.uint8)
+        for (y, x), cells in zip(self._corners, levels, strict=True):
+            large = cells.repeat(self._cell, axis=0).repeat(self._cell, axis=1)
+            pixels[y : y + large.shape[0], x : x + large.shape[1]] = large
+        picture = Image.fromarray(pixels, "P")
+        picture.putpalette(self._empty.getpalette() or [])
         return picture
+
+
+def _indexed(pixels: np.ndarray) -> Image.Image:
+    """Pixels (height, width, 3) by their place in a palette that begins with the cells' colours."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    of_cells = COLOURS(np.arange(LEVELS), bytes=True)[:, :3].tolist()
+    first = [part for colour in (*of_cells, CANNOT_BE, PAPER) for part in colour]
+    others = picture.quantize(256 - len(first) // 3).getpalette() or []
+    like = Image.new("P", (1, 1))
+    like.putpalette(first + others)
+    return picture.quantize(palette=like, dither=Image.Dither.NONE)
 
 
 def _label(token: str, known: set[int]) -> str:

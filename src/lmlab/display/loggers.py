@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,6 +21,7 @@ from lmlab.errors import LabError
 from lmlab.files import check_regular, write_atomically
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from tensorboard.compat.proto.summary_pb2 import Summary
     from torch.utils.tensorboard import SummaryWriter
 
@@ -112,9 +112,9 @@ class EventFiles(TensorBoardLogger):
         self.experiment._get_file_writer().add_summary(summaries.text(tag, text), step)
 
     @rank_zero_only
-    def log_image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """A picture (height, width, 3) in uint8."""
-        self.experiment._get_file_writer().add_summary(summaries.image(tag, image), step)
+    def log_image(self, tag: str, picture: Image, step: int) -> None:
+        """A picture of Pillow's."""
+        self.experiment._get_file_writer().add_summary(summaries.image(tag, picture), step)
 
     @rank_zero_only
     def save(self) -> None:

@@ -16,6 +16,8 @@ from lmlab.display.loggers import event_files
 from lmlab.models.maps import attention_maps
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from lmlab.display.heatmaps import HeatMaps
 
 
@@ -52,8 +54,8 @@ class Pictures(L.Callback):
             for tag, picture in self.draw(module, data).items():
                 logger.log_image(tag, picture, step)
 
-    def draw(self, module: Any, data: Any) -> dict[str, np.ndarray]:
-        """The pictures of a model as it is, (height, width, 3) in uint8, by tag."""
+    def draw(self, module: Any, data: Any) -> dict[str, Image]:
+        """The pictures of a model as it is, by tag."""
         training = module.training
         module.eval()
         pictures = self._maps(module, data.val_tokens[: min(self.tokens, data.block_size)])
@@ -63,7 +65,7 @@ class Pictures(L.Callback):
         module.train(training)
         return pictures
 
-    def _maps(self, module: Any, passage: Tensor) -> dict[str, np.ndarray]:
+    def _maps(self, module: Any, passage: Tensor) -> dict[str, Image]:
         maps = attention_maps(module.model, passage.long().to(module.device))
         pictures = {}
         for n, (name, weights) in enumerate(maps.items(), 1):
@@ -77,7 +79,7 @@ class Pictures(L.Callback):
             pictures[tag] = maps_of_layer.draw(seen.numpy())
         return pictures
 
-    def _table(self, logits: Tensor, train_tokens: Tensor) -> np.ndarray:
+    def _table(self, logits: Tensor, train_tokens: Tensor) -> Image:
         """P(next token | token) by logits (vocab_size, vocab_size), beside how often the train
         split has each pair."""
         if self._truth is None:

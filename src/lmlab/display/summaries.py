@@ -19,7 +19,7 @@ import yaml
 from lmlab.conf import conf_dir
 
 if TYPE_CHECKING:
-    import numpy as np
+    from PIL.Image import Image
     from tensorboard.compat.proto.summary_pb2 import Summary
     from torch import nn
 
@@ -260,15 +260,16 @@ def visible(token: str) -> str:
     return "".join(WHITE_SPACE.get(c, c if c.isprintable() else f"{ord(c):x}") for c in token)
 
 
-def image(tag: str, pixels: np.ndarray) -> Summary:
-    """A picture (height, width, 3) in uint8; torch's `add_image` takes several times as long."""
-    from PIL import Image
+def image(tag: str, picture: Image) -> Summary:
+    """A picture; torch's `add_image` takes several times as long."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     png = io.BytesIO()
-    Image.fromarray(pixels).save(png, "PNG", compress_level=3)
-    height, width, _ = pixels.shape
+    picture.save(png, "PNG", compress_level=3)
     encoded = Summary.Image(
-        height=height, width=width, colorspace=3, encoded_image_string=png.getvalue()
+        height=picture.height,
+        width=picture.width,
+        colorspace=3,
+        encoded_image_string=png.getvalue(),
     )
     return Summary(value=[Summary.Value(tag=tag, image=encoded)])

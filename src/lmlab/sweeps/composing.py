@@ -1,0 +1,72 @@
+"""Composing the configs of a sweep's jobs.
+
+Most of Hydra's work is to find, read and merge files, and that is the same for all jobs with the
+same options of the same groups: it is done once for all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from uuid import uuid4
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+MOST = 64  # composed configs that are kept
+
+# By sweep, and what was composed. Of the process, since a worker is sent the loader with every job.
+_composed: dict[tuple[str | None, ...], DictConfig] = {}
+
+
+class RememberingLoader(ConfigLoaderImpl):
+    """Hydra's loader, which keeps what it has composed of groups and lets the values follow."""
+
+    def __init__(self, loader: ConfigLoader):
+        super().__init__(loader.get_search_path())
+        self._sweep = uuid4().hex  # the next sweep of this process reads the files again
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """As Hydra's, which also composes groups first and then sets values in their order."""
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        if run_mode is not RunMode.RUN or any(o.is_sweep_override() for o in parsed):
+            return super().load_configuration(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+        values = [override for override in parsed if self._is_value(override)]
+        groups = [str(o.input_line) for o in parsed if o not in values]
+        key = (self._sweep, config_name, *groups)
+        if key not in _composed:
+            while len(_composed) >= MOST:
+                del _composed[next(iter(_composed))]
+            _composed[key] = super().load_configuration(
+                config_name, groups, run_mode, from_shell, validate_sweep_overrides
+            )
+        config = copy.deepcopy(_composed[key])
+        self._apply_overrides_to_config(values, config)
+        of_task = [override for override in parsed if not override.is_hydra_override()]
+        with open_dict(config.hydra):
+            config.hydra.overrides.task = [override.input_line for override in of_task]
+            config.hydra.overrides.hydra = [
+                override.input_line for override in parsed if override.is_hydra_override()
+            ]
+            about = config.hydra.job.config.override_dirname
+            config.hydra.job.override_dirname = get_overrides_dirname(
+                of_task, about.exclude_keys, about.item_sep, about.kv_sep
+            )
+        return config
+
+    def _is_value(self, override: Override) -> bool:
+        """Whether it sets a value, which no file is chosen by."""
+        is_group = self.repository.group_exists(override.key_or_group)
+        return not (is_group or override.is_hydra_override() or override.package)
