@@ -59,12 +59,11 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    full = data.full_dataloader()
-    trainer.validate(module, full, verbose=False)
+    trainer.validate(module, data.full_dataloader(), verbose=False)
     say(f"{trained.path} (step {trained.step})")
     say(
         f"val/loss_full  {module.metrics['val/loss_full']:.4f} nats per token, over "
-        f"{len(data.val_tokens) - 1:,} tokens, windows of {data.block_size} every {full.stride}"
+        f"{len(data.val_tokens) - 1:,} tokens, windows of {data.block_size} every {data.stride}"
     )
     say(f"val/bpc        {module.metrics['val/bpc']:.4f} bits per character")
     return module.metrics

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lmlab.data.datamodule import FullEval, RandomEval, TextDataModule, TrainBatches
+from lmlab.data.datamodule import (
+    EvalBatch,
+    EvalLoader,
+    FullEval,
+    RandomEval,
+    TextDataModule,
+    TrainBatches,
+)
 from lmlab.data.windows import get_batch
 from lmlab.errors import LabError
 from lmlab.streams import generator
@@ -61,8 +69,10 @@ def test_a_split_too_short_for_a_window_is_refused(val_fraction: float, split: s
 
 def test_a_split_of_a_single_window_is_enough() -> None:
     data = TextDataModule(IDS, 256, batch_size=2, block_size=9, val_fraction=0.1)
-    assert [batch.windows.tolist() for batch in data.full_dataloader()] == [[[*range(90, 100)]]]
-    assert next(iter(data.val_dataloader())).windows.tolist() == [[*range(90, 100)]] * 2 * 50
+    (only,), *others = data.full_dataloader()
+    assert only.windows.tolist() == [[*range(90, 100)]]
+    assert not others
+    assert next(iter(data.val_dataloader().evals)).windows.tolist() == [[*range(90, 100)]] * 2 * 50
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -163,7 +173,7 @@ def module_with(**changes: Any) -> TextDataModule:
 
 
 def test_random_evaluation_looks_at_the_same_windows_each_time() -> None:
-    evaluation = module_with().val_dataloader()
+    evaluation = module_with().val_dataloader().evals
     assert isinstance(evaluation, RandomEval)
     first, again = list(evaluation), list(evaluation)
     assert len(evaluation) == len(first) == 2
@@ -196,9 +206,24 @@ def test_random_evaluation_takes_iters_batches_of_each_split_however_many_at_a_t
             assert torch.equal(some[:, :-1], get_batch(tokens, batch_size, block_size, source)[0])
 
 
+@given(n_windows=st.integers(1, 40))
+def test_lightning_gets_all_evaluations_several_at_a_time(n_windows: int) -> None:
+    evals = FullEval("val/loss", torch.arange(8 * n_windows + 1), 8, 8, vocab_size=1 << 30)
+    loader = EvalLoader(evals)
+    batches = list(loader)
+    assert len(batches) == len(loader) <= len(evals) == n_windows
+    assert [len(batch) for batch in batches[:-1]] == [16] * (len(batches) - 1)
+    assert all(map(_same, chain(*batches), evals))
+
+
+def _same(one: EvalBatch, other: EvalBatch) -> bool:
+    return one.metric == other.metric and torch.equal(one.windows, other.windows)
+
+
 def test_random_evaluation_depends_on_the_seed_alone() -> None:
     def starts(**changes: Any) -> list[list[int]]:
-        return [batch.windows[:, 0].tolist() for batch in module_with(**changes).val_dataloader()]
+        evals = module_with(**changes).val_dataloader().evals
+        return [batch.windows[:, 0].tolist() for batch in evals]
 
     assert starts() == starts(generator=seeded(1)) == starts(steps_per_batch=9)
     assert starts() != starts(seed=12)
@@ -216,11 +241,12 @@ def test_evaluation_moves_no_other_generator(protocol: str) -> None:
 
 def test_the_full_protocol_is_chosen_by_name() -> None:
     data = module_with(eval_protocol="full")
-    during, after = data.val_dataloader(), data.full_dataloader()
+    during, after = data.val_dataloader().evals, data.full_dataloader().evals
     assert isinstance(during, FullEval)
+    assert isinstance(after, FullEval)
     assert (during.metric, after.metric) == ("val/loss", "val/loss_full")
     assert during.stride == 5
-    assert module_with(stride=2).full_dataloader().stride == 2
+    assert module_with(stride=2).stride == 2
     assert torch.equal(during.tokens, data.val_tokens)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -16,10 +17,11 @@ from lmlab.data.windows import draw_starts, draw_windows, full_pass
 from lmlab.errors import LabError
 from lmlab.streams import generator
 
-# Evaluated at a time, whatever the batch size of training: enough that the Trainer's loop does not
-# show, and few enough that what a layer hands to the next is still in the cache.
+# Evaluated at a time, whatever the batch size of training: few enough that what a layer hands to
+# the next is still in the cache.
 EVAL_TOKENS = 1 << 12
 EVAL_LOGITS = 1 << 22  # 16 MB of float32: a limit for large vocabularies
+EVALS_PER_BATCH = 16  # for Lightning, whose loop costs as much as evaluating a small model
 
 
 class EvalBatch(NamedTuple):
@@ -181,6 +183,21 @@ class FullEval:
                 yield EvalBatch(self.metric, windows[:1], torch.zeros_like(counted[:1]))
 
 
+@dataclass
+class EvalLoader:
+    """Several EvalBatches at a time."""
+
+    evals: RandomEval | FullEval
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.evals) / EVALS_PER_BATCH)
+
+    def __iter__(self) -> Iterator[list[EvalBatch]]:
+        rest = iter(self.evals)
+        while batch := list(islice(rest, EVALS_PER_BATCH)):
+            yield batch
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes; a cautious guess where the device does not say."""
     try:
@@ -295,26 +312,20 @@ class TextDataModule(L.LightningDataModule):
         )
         return self.stream
 
-    def val_dataloader(self) -> RandomEval | FullEval:
+    def val_dataloader(self) -> EvalLoader:
         """What an evaluation during training looks at."""
         if self.eval_protocol == "full":
             return self.full_dataloader("val/loss")
         train, val = self._splits()
         splits = {"val/loss": val, "train/loss_eval": train}
-        return RandomEval(
-            splits,
-            self.batch_size,
-            self.block_size,
-            self.eval_iters,
-            self.vocab_size,
-            self.seed,
-            *self._share(),
-        )
+        shape = self.batch_size, self.block_size, self.eval_iters, self.vocab_size
+        return EvalLoader(RandomEval(splits, *shape, self.seed, *self._share()))
 
-    def full_dataloader(self, metric: str = "val/loss_full") -> FullEval:
+    def full_dataloader(self, metric: str = "val/loss_full") -> EvalLoader:
         """One deterministic pass over val."""
         _, val = self._splits()
-        return FullEval(metric, val, self.block_size, self.stride, self.vocab_size, *self._share())
+        shape = self.block_size, self.stride, self.vocab_size
+        return EvalLoader(FullEval(metric, val, *shape, *self._share()))
 
     def _splits(self) -> tuple[Tensor, Tensor]:
         """Both splits where their windows are to be gathered: in a GPU's memory, if they take

@@ -57,22 +57,20 @@ def run_job(
     with shown_on(Console(quiet=True) if quiet else None):
         if entry is not None and cfg.sweep.fail_fast and entry.journal.has_failed():
             return _ended(entry, Result(None, None, "skipped"))
-        plain, problem = _plain(cfg), None
+        config, problem = _checked(cfg)  # a problem is a failure of this job, once it has begun
         if cfg["from"] is not None:
             try:
-                cfg = config_of(cfg, overrides)
-                plain = resolve(_plain(cfg))
-                cfg["from"] = plain["from"]
+                config, problem = _checked(config_of(cfg, overrides))
+                config = resolve(config)
             except LabError as error:
-                problem = error  # a failure of this job, once it has begun
-        run = Run(Path(cfg.run_dir or sweep_dir / job_name(swept, _identity(plain))))
+                problem = error
+        run = Run(Path(cfg.run_dir or sweep_dir / job_name(swept, _identity(config))))
         if entry is not None:
             entry.add("running", run=str(run.path))
         try:
             if problem is not None:
                 raise problem
-            cfg.run_dir, cfg.resume = str(run.path), "auto"
-            config = check(cfg, schema.Train)
+            config = {**config, "run_dir": str(run.path), "resume": "auto"}
             if config["dry_run"]:
                 from lmlab.plan import plan
 
@@ -86,7 +84,7 @@ def run_job(
             reason = (
                 str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
             )
-            _keep_failure(run, plain, swept, error, reason)
+            _keep_failure(run, config, swept, error, reason)
             if entry is None:  # a sweeper that is not ours, and prints no failures
                 say(f"failed  {run.path.name}  {reason}  (log: {run.path / LOG})")
             return _ended(entry, Result(None, str(run.path), "failed", reason), trained=True)
@@ -160,18 +158,18 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config for a name: as it is checked, or as it is, if it is not valid."""
+def _checked(cfg: DictConfig) -> tuple[dict[str, Any], LabError | None]:
+    """The config as it is checked; or as it is, for a name, and why it was refused."""
     try:
-        return check(cfg, schema.Train)
-    except LabError:
-        pass
+        return check(cfg, schema.Train), None
+    except LabError as error:
+        problem = error
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException:
         plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return {str(key): value for key, value in plain.items()}, problem
 
 
 def _keep_failure(

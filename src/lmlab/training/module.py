@@ -264,11 +264,15 @@ class LanguageModule(L.LightningModule):
         clip = "" if self.clip_norm else " or trainer.gradient_clip_val=1.0"
         return f"try a smaller optimizer.lr{clip}; the last good checkpoint is kept"
 
-    def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: list[EvalBatch], batch_idx: int) -> None:
         alone = self.trainer.world_size == 1  # several cannot agree here, and go on to the end
-        if self.stop and alone and self.trainer.state.fn == "validate":
-            # After training: its last checkpoint stands, and the evaluation can be done again.
-            raise Interrupted(self.stop.signum or signal.SIGTERM, self.global_step)
+        for part in batch:
+            if self.stop and alone and self.trainer.state.fn == "validate":
+                # After training: its last checkpoint stands, and this can be done again.
+                raise Interrupted(self.stop.signum or signal.SIGTERM, self.global_step)
+            self._evaluate(part)
+
+    def _evaluate(self, batch: EvalBatch) -> None:
         idx, targets = shift(batch.windows)
         logits = self.model(idx)
         nll = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
