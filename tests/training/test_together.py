@@ -74,6 +74,7 @@ def check_close(run: Run, other: Run) -> None:
     assert mine["param_groups"] == theirs["param_groups"]
     torch.testing.assert_close(mine["state"], theirs["state"], rtol=1e-2, atol=1e-4)
     assert run.record["status"] == other.record["status"] == "done"
+    assert run.sample == other.sample
     assert run.record["metrics"] == pytest.approx(other.record["metrics"], abs=2e-4)
     for row, its_row in zip(curves(run), curves(other), strict=True):
         assert row.keys() == its_row.keys()
@@ -97,6 +98,8 @@ def test_each_update_rule_is_the_one_of_torch(small, rule):
 @pytest.mark.parametrize("model", [*MODELS, "gpt"])
 def test_each_rung_can_be_trained_together(small, model):
     words = GPT if model == "gpt" else (f"model={model}",)
+    # A small rate: Adam makes whole steps of gradients that are nothing but rounding.
+    words = (*words, "optimizer.lr=0.0003")
     configs = [small(f"{seed}", *words, f"seed={seed}") for seed in (1, 2)]
     for run, config in zip(together(configs), configs, strict=True):
         check_close(run, alone(config))

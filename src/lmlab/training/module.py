@@ -127,8 +127,8 @@ class LanguageModule(L.LightningModule):
             losses, rates = self.group.take_steps(self, windows)
         self._keep_losses(first, losses, rates)
 
-    def take_steps(self, windows: Tensor) -> tuple[list[Tensor], list[Rates]]:
-        """The loss of each micro-batch, and the rates of each step."""
+    def take_steps(self, windows: Tensor) -> tuple[Tensor, list[Rates]]:
+        """The loss of each micro-batch (n,), and the rates of each step."""
         optimizer: Any = self.optimizers()
         backward, update = self.manual_backward, optimizer.step
         direct = self._nobody_between()
@@ -164,7 +164,7 @@ class LanguageModule(L.LightningModule):
                 break  # what is left of the windows is drawn again when the run goes on
         if direct:
             self.count_steps(len(rates))
-        return losses, rates
+        return torch.stack(losses), rates
 
     def _rated(
         self, optimizer: torch.optim.Optimizer
@@ -211,13 +211,13 @@ class LanguageModule(L.LightningModule):
             return nullcontext()
         return strategy.block_backward_sync()
 
-    def _keep_losses(self, first: int, losses: list[Tensor], rates: list[Rates]) -> None:
+    def _keep_losses(self, first: int, losses: Tensor, rates: list[Rates]) -> None:
         """Keep the losses of the steps after `first` on the device until they are due.
 
         Reading them waits for the device: once for all steps, not once a step, and on a GPU no more
         often than a person looks.
         """
-        mean = self.trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")  # of processes
+        mean = self.trainer.strategy.reduce(losses, reduce_op="mean")  # of processes
         self._unread.append((first, mean, rates))
         data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         step = first + len(rates)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Numbers = Mapping[str, Tensor]  # of an optimizer: (R, 1); weight_decay (R, P)
+Numbers = Mapping[str, Tensor]  # of an optimizer: (R, 1); weight_decay (R, P), if there is any
 State = Mapping[str, Tensor]  # (R, P), by torch's names
 
 
@@ -32,7 +32,8 @@ class RowRule:
 
 def _coupled(weights: Tensor, gradient: Tensor, numbers: Numbers) -> Tensor:
     """The gradient with L2 regularisation."""
-    return gradient.addcmul(weights, numbers["weight_decay"])
+    decay = numbers.get("weight_decay")
+    return gradient if decay is None else gradient.addcmul(weights, decay)
 
 
 def sgd(weights: Tensor, gradient: Tensor, state: State, n: Numbers, step: Tensor) -> None:
@@ -70,7 +71,8 @@ def adam(weights: Tensor, gradient: Tensor, state: State, n: Numbers, step: Tens
 
 
 def adamw(weights: Tensor, gradient: Tensor, state: State, n: Numbers, step: Tensor) -> None:
-    weights.mul_(1 - n["lr"] * n["weight_decay"])
+    if "weight_decay" in n:
+        weights.mul_(1 - n["lr"] * n["weight_decay"])
     _adam(weights, gradient, state, n, step)
 
 
