@@ -15,10 +15,12 @@ from lmlab.display.loggers import event_files
 from lmlab.errors import LabError
 from lmlab.generation import generate
 from lmlab.streams import generator
+from lmlab.training.ema import EMA
 
 
 class Sample(L.Callback):
-    """Text made at every evaluation, from a stream of random numbers of its own."""
+    """Text made at every evaluation, from a stream of random numbers of its own; by averaged
+    weights, too, where there are any."""
 
     def __init__(
         self,
@@ -55,8 +57,14 @@ class Sample(L.Callback):
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         self.text = self.make(module)
+        texts = {"sample": self.text}
+        for ema in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(ema, EMA):
+                with ema.applied(module.model):
+                    texts["sample_ema"] = self.make(module)
         for logger in event_files(trainer.loggers):
-            logger.log_text("sample", self.text, trainer.global_step)
+            for tag, text in texts.items():
+                logger.log_text(tag, text, trainer.global_step)
 
     def make(self, module: Any) -> str:
         """A sample, prompt not included; the same for the same weights and seed."""
