@@ -110,6 +110,7 @@ class Muon(Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Checked, and with a type for the iterations where none is given."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for p in group["params"]:
@@ -125,6 +126,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of every matrix that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
