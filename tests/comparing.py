@@ -56,6 +56,7 @@ def assert_same_run(whole: Run, other: Run) -> None:
         assert same(left[part], right[part]), part
     assert same(left["TextDataModule"], right["TextDataModule"])
     assert same(left["callbacks"], right["callbacks"])
+    assert same(left.get("ema"), right.get("ema"))
     assert whole.record["metrics"] == other.record["metrics"]
     assert whole.record["best"] == other.record["best"]
     assert whole.record["status"] == other.record["status"] == "done"

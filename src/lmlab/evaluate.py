@@ -60,7 +60,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         enable_checkpointing=False,
     )
     trainer.validate(module, data.full_dataloader(), verbose=False)
-    say(f"{trained.path} (step {trained.step})")
+    averaged = ", averaged weights" if config["checkpoint"] == "ema" else ""
+    say(f"{trained.path} (step {trained.step}{averaged})")
     say(
         f"val/loss_full  {module.metrics['val/loss_full']:.4f} nats per token, over "
         f"{len(data.val_tokens) - 1:,} tokens, windows of {data.block_size} every {data.stride}"

@@ -214,13 +214,13 @@ class Run:
             path.unlink()
 
     def checkpoint(self, which: str) -> Path:
-        """The path of checkpoint `last` or `best`, or of any other given as a path.
+        """The path of checkpoint `last` (`ema` is in it), `best`, or any other given as a path.
 
         Raises:
             LabError: if there is none.
         """
         newest = self.checkpoints()
-        if which == "last":
+        if which in ("last", "ema"):
             path = newest[0] if newest else self.step_checkpoint(0)
         else:
             path = self.best if which == "best" else Path(which).expanduser()

@@ -27,6 +27,7 @@ def test_the_rules_are_those_that_can_be_computed():
         (("trainer=fast",), "trainer.precision=bf16-mixed"),
         (("trainer.compile=true",), "trainer.compile=true"),
         (("optimizer=muon",), "optimizer.rules"),
+        (("callbacks=ema",), "callbacks.ema sees every step"),
         (("trainer.devices=2",), "trainer.devices=2"),
         (("trainer.devices=auto",), "trainer.devices=auto"),
         (("optimizer=momentum", "optimizer.nesterov=true"), None),

@@ -86,8 +86,12 @@ def kill_and_resume(config: dict[str, Any], whole: Run, kills: int, seed: int) -
 
 @pytest.mark.parametrize(
     "overrides",
-    [GPT, ["model=layer_norm", "trainer.precision=bf16-mixed", "trainer.max_steps=40"]],
-    ids=["gpt", "bf16"],
+    [
+        GPT,
+        ["model=layer_norm", "trainer.precision=bf16-mixed", "trainer.max_steps=40"],
+        [*GPT, "optimizer=muon", "optimizer.rules.matrices.beta2=0.95", "callbacks=ema"],
+    ],
+    ids=["gpt", "bf16", "muon and ema"],
 )
 def test_killed_run_ends_as_if_it_never_was(experiment, overrides, tmp_path):
     whole = experiment(*overrides, f"output_dir={tmp_path / 'whole'}")

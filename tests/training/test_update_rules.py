@@ -97,27 +97,43 @@ def muon(
     nesterov: bool,
     weight_decay: float,
     adjust_lr_fn: str,
+    ns_steps: int,
+    momentum_warmup_steps: int,
+    momentum_start: float,
+    beta2: float | None,
+    cautious: bool,
+    parts: int,
 ) -> Iterator[Tensor]:
     """The momentum of a matrix, with all its singular values made about 1 (Jordan et al. 2024)."""
-    rows, columns = p.shape
+    rows, columns = p.shape[0] // parts, p.shape[1]
     scale = {
         "original": max(1, rows / columns) ** 0.5,
         "match_rms_adamw": 0.2 * max(rows, columns) ** 0.5,
     }[adjust_lr_fn]
-    mean = torch.zeros_like(p)
+    mean, row_squares = torch.zeros_like(p), torch.zeros(len(p), 1, dtype=p.dtype)
+    t = 0
     while True:
         g = gradient(p)
-        mean = momentum * mean + (1 - momentum) * g
-        update = momentum * mean + (1 - momentum) * g if nesterov else mean
-        p = p - lr * weight_decay * p - lr * scale * newton_schulz(update)
+        grown = min(1, t / momentum_warmup_steps) if momentum_warmup_steps else 1
+        beta = momentum_start + (momentum - momentum_start) * grown
+        t += 1
+        mean = beta * mean + (1 - beta) * g
+        update = beta * mean + (1 - beta) * g if nesterov else mean
+        update = torch.cat([newton_schulz(part, ns_steps) for part in update.split(rows)])
+        if beta2 is not None:  # NorMuon (Li et al. 2025)
+            row_squares = beta2 * row_squares + (1 - beta2) * (update**2).mean(1, keepdim=True)
+            evened = update / row_squares.sqrt()
+            update = evened * update.norm() / evened.norm()
+        decaying = p * (update * p >= 0) if cautious else p
+        p = p - lr * weight_decay * decaying - lr * scale * update
         yield p
 
 
-def newton_schulz(m: Tensor) -> Tensor:
-    """m with singular values between about 0.7 and 1.2, by five steps of a polynomial of m."""
+def newton_schulz(m: Tensor, steps: int) -> Tensor:
+    """m with singular values between about 0.7 and 1.2, by steps of a polynomial of m."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = m / m.norm()
-    for _ in range(5):
+    for _ in range(steps):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
     return x
@@ -201,14 +217,38 @@ def test_torch_takes_the_steps_of_the_written_out_rule(option, overrides):
 
 
 @pytest.mark.parametrize(
-    "overrides", [[], ["nesterov=false"], ["weight_decay=0.3"], ["adjust_lr_fn=match_rms_adamw"]]
+    "overrides",
+    [
+        [],
+        ["nesterov=false"],
+        ["weight_decay=0.3"],
+        ["adjust_lr_fn=match_rms_adamw"],
+        ["ns_steps=3"],
+        ["momentum_warmup_steps=5"],
+        ["beta2=0.9"],
+        ["weight_decay=0.3", "cautious=true"],
+        ["weight_decay=0.3", "cautious=true", "beta2=0.9", "momentum_warmup_steps=5"],
+    ],
+    ids=",".join,
 )
 @pytest.mark.parametrize("shape", [(2, 2), (5, 2), (3, 7)])
-def test_torch_takes_the_steps_of_muon_up_to_the_bfloat16_it_computes_in(overrides, shape):
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-4), ("bfloat16", 0.04)])
+def test_muon_takes_the_steps_of_the_written_out_rule(overrides, shape, dtype, rounding):
+    follow_muon([f"dtype={dtype}", *overrides], shape, rounding)
+
+
+def test_muon_takes_a_matrix_in_parts():
+    for shape in ((6, 2), (6, 5), (3, 2)):
+        follow_muon(["dtype=float32", "parts=3", "weight_decay=0.3"], shape, 1e-4)
+        follow_muon(["dtype=float32", "parts=3", "beta2=0.9"], shape, 1e-4)
+
+
+def follow_muon(overrides: list[str], shape: tuple[int, int], rounding: float) -> None:
+    """Step by step; `rounding` is that of an update, whose entries are at most about 1."""
     overrides = [f"optimizer.rules.matrices.{word}" for word in ["lr=0.02", *overrides]]
     config = optimizer_config("muon", *overrides)
     rule, settings = rules_of(config)["matrices"], dict(config["optimizer"]["rules"]["matrices"])
-    for key in ("_target_", "params", "schedule"):
+    for key in ("_target_", "params", "schedule", "dtype"):
         del settings[key]
     generator = torch.Generator().manual_seed(1)
     start, *gradients = torch.randn((9, *shape), generator=generator)
@@ -219,7 +259,8 @@ def test_torch_takes_the_steps_of_muon_up_to_the_bfloat16_it_computes_in(overrid
     for step, (gradient, expected) in enumerate(zip(gradients, ours, strict=False), 1):
         p.grad = gradient
         optimizer.step()
-        torch.testing.assert_close(p.detach(), expected, rtol=0, atol=0.04 * settings["lr"] * step)
+        atol = rounding * settings["lr"] * step
+        torch.testing.assert_close(p.detach(), expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("option", ["adagrad", "adam", "adamw"])

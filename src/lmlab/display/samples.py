@@ -17,11 +17,13 @@ from lmlab.display.loggers import event_files
 from lmlab.errors import LabError
 from lmlab.generation import generate
 from lmlab.streams import generator
+from lmlab.training.ema import EMA
 from lmlab.training.rows import Rows
 
 
 class Sample(L.Callback):
-    """Text made at every evaluation, from a stream of random numbers of its own."""
+    """Text made at every evaluation, from a stream of random numbers of its own; by averaged
+    weights, too, where there are any."""
 
     def __init__(
         self,
@@ -58,8 +60,14 @@ class Sample(L.Callback):
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         self.text = self.make(module)
+        texts = {"sample": self.text}
+        for ema in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(ema, EMA):
+                with ema.applied(module.model):
+                    texts["sample_ema"] = self.make(module)
         for logger in event_files(trainer.loggers):
-            logger.log_text("sample", self.text, trainer.global_step)
+            for tag, text in texts.items():
+                logger.log_text(tag, text, trainer.global_step)
 
     def make(self, module: Any) -> str:
         """A sample, prompt not included; the same for the same weights and seed."""
@@ -88,7 +96,7 @@ class Sample(L.Callback):
 
 def _side_by_side(rows: Rows, samples: list[Sample]) -> list[list[int]]:
     """The tokens of several models that are trained together."""
-    prompts = torch.cat([sample.prompt for sample in samples])
+    prompts = torch.cat([sample.prompt for sample in samples]).to(rows.weights.device)
     seeds = [sample.seed for sample in samples if sample.seed is not None]
     sources = [generator(seed, "sample") for seed in seeds]
     columns = samples[0]._tokens(rows.side_by_side(), prompts, sources)

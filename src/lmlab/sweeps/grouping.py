@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # The optimizers of `training.row_rules`, here by name, since jobs are grouped without torch.
 RULES = tuple(f"torch.optim.{name}" for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW"))
+EVERY_STEP = ("lmlab.training.ema.EMA",)  # the lab's callbacks that see every optimizer step
 PLAIN = {"nesterov", "fused", "foreach", "capturable", "differentiable"}  # flags that do not matter
 MAY_DIFFER = (
     *NOT_IN_FINGERPRINT,
@@ -116,6 +117,9 @@ def why_alone(config: dict[str, Any]) -> str | None:
         return "trainer.compile=true"
     if trainer["devices"] not in (1, "1") or trainer["num_nodes"] != 1:
         return f"trainer.devices={trainer['devices']}: it may have several processes"
+    for name, node in config["callbacks"].items():
+        if node["_target_"] in EVERY_STEP:
+            return f"callbacks.{name} sees every step"
     foreign = [
         name
         for name, node in config["callbacks"].items()

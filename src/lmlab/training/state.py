@@ -27,6 +27,7 @@ from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.fingerprint import check_continues
 from lmlab.runs import Run
+from lmlab.training import ema
 
 NEEDED = {
     "state_dict": dict,
@@ -218,12 +219,19 @@ class Trained:
 def restore(run: Run, which: str) -> Trained:
     """The model of a run's checkpoint: `last`, `best`, or one given by path; in eval mode.
 
+    `ema` is the last one with its averaged weights.
+
     Raises:
         LabError: if there is none, or it cannot be used.
     """
-    if which == "last":
-        trained = _newest(run, lambda path, checkpoint: _restored(run, path, checkpoint))
-        if trained is not None:
+    if which in ("last", "ema"):
+        found = _newest(
+            run, lambda path, checkpoint: (_restored(run, path, checkpoint), checkpoint)
+        )
+        if found is not None:
+            trained, checkpoint = found
+            if which == "ema":
+                ema.load(trained.model, checkpoint, trained.path)
             return trained
     path = run.checkpoint(which)
     return _restored(None, path, read(path))
