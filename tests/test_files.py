@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lmlab.errors import LabError
-from lmlab.files import atomic_file, remove_unfinished, write_atomically
+from lmlab.files import atomic_file, link_or_copy, remove_unfinished, write_atomically
 
 
 def names_in(folder: Path) -> list[str]:
@@ -64,3 +64,25 @@ def test_only_what_killed_writes_leave_is_removed(tmp_path):
     remove_unfinished(tmp_path)
     assert names_in(tmp_path) == sorted([*kept, ".run.json.00000000"])
     remove_unfinished(tmp_path / "no such folder")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_outlives_the_first(tmp_path, monkeypatch, links):
+    if not links:  # as on a file system that has none
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
+    one, other = tmp_path / "one.ckpt", tmp_path / "other.ckpt"
+    for content in (b"first", b"second"):
+        write_atomically(one, content)
+        link_or_copy(one, other)
+        link_or_copy(one, other)
+        assert other.read_bytes() == content
+    write_atomically(one, b"third")
+    assert other.read_bytes() == b"second"
+    one.unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["other.ckpt"]
+    with pytest.raises(LabError, match="cannot write"):
+        link_or_copy(other, tmp_path / "nowhere" / "x.ckpt")

@@ -27,7 +27,7 @@ def atomic_file(path: Path, parents: bool = False) -> Iterator[BinaryIO]:
     Raises:
         LabError: if it cannot be written (read-only folder, full disk); nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = _temporary(path)
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +60,32 @@ def write_atomically(path: Path, content: bytes | memoryview, parents: bool = Fa
     """Put `content` at `path`: a reader finds the old file or the whole new one, never a part."""
     with atomic_file(path, parents) as file:
         file.write(content)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Put a file that is only ever replaced at `path`, too: by another name for it, or by a copy
+    where the file system has only one name for a file.
+
+    Raises:
+        LabError: if it cannot be written.
+    """
+    temporary = _temporary(path)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        write_atomically(path, source.read_bytes())
+        return
+    try:
+        _replace(temporary, path)
+    except OSError as error:
+        raise LabError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # it is still there if both were one file before
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def remove_unfinished(folder: Path, older_than: float = 0.0) -> None:

@@ -399,8 +399,8 @@ def train_on_a_disk_that_fills(config: dict[str, Any], said: Path) -> None:
 
     save = callbacks.Checkpoints.save
 
-    def save_then_fill(self, trainer, module):
-        save(self, trainer, module)
+    def save_then_fill(self, trainer, module, *best):
+        save(self, trainer, module, *best)
         size = self.run.checkpoints()[0].stat().st_size - 1000
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 

@@ -176,6 +176,7 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path = path = folder / "metrics.csv"
         self.rows: dict[int, dict[str, Any]] = {}
+        self._changed = False
         if resume_step is None or not path.exists():
             return
         try:
@@ -210,10 +211,11 @@ class MetricsCSV(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.rows.setdefault(step or 0, {}).update(metrics)
+        self._changed = True
 
     @rank_zero_only
     def save(self) -> None:
-        if not self.rows:
+        if not self._changed:
             return
         columns = sorted({key for row in self.rows.values() for key in row})
         text = io.StringIO()
@@ -221,6 +223,7 @@ class MetricsCSV(Logger):
         lines.writeheader()
         lines.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
         write_atomically(self.path, text.getvalue().encode())
+        self._changed = False
 
     def finalize(self, status: str) -> None:
         self.save()

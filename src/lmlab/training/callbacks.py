@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
+from lmlab.files import link_or_copy
 from lmlab.runs import Run
 from lmlab.streams import let_others
 from lmlab.training.stopping import Interrupted, Stop
@@ -91,17 +92,15 @@ class Checkpoints(L.Callback):
         if trainer.state.fn != "fit":
             return
         loss = module.metrics["val/loss"]
-        if loss < self.best.get("val/loss", math.inf):
+        is_best = loss < self.best.get("val/loss", math.inf)
+        if is_best:
             self.best = {"val/loss": loss, "step": trainer.global_step}
-            trainer.save_checkpoint(self.run.best)  # first: the other one says that it is there
-            if trainer.is_global_zero:
-                self.run.update(best=self.best)
-        self.save(trainer, module)
+        self.save(trainer, module, is_best)
         if agreed(trainer, bool(self.stop)):
             raise Interrupted(self.stop.signum or signal.SIGTERM, trainer.global_step)
 
-    def save(self, trainer: L.Trainer, module: Any) -> None:
-        """Write a checkpoint of this step, and let the oldest go.
+    def save(self, trainer: L.Trainer, module: Any, is_best: bool = False) -> None:
+        """Write a checkpoint of this step, as the best one too, and let the oldest go.
 
         Raises:
             LabError: if the weights are not finite: the last good checkpoint is then left alone.
@@ -114,7 +113,12 @@ class Checkpoints(L.Callback):
         module.read_losses()
         for logger in trainer.loggers:
             logger.save()  # the curves reach at least as far as the checkpoint
-        trainer.save_checkpoint(self.run.step_checkpoint(trainer.global_step))
+        path = self.run.step_checkpoint(trainer.global_step)
+        # The best one first, for the other says that it is there; they are one file of two names.
+        trainer.save_checkpoint(self.run.best if is_best else path)
+        if is_best and trainer.is_global_zero:
+            self.run.update(best=self.best)
+            link_or_copy(self.run.best, path)
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
             self.run.forget_requeued()
