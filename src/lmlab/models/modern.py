@@ -23,7 +23,6 @@ from lmlab.models.parts import (
     Bigrams,
     LayerNorm,
     Norm,
-    Rows,
     Shortcut,
     Skip,
     ValueResidual,
@@ -35,7 +34,6 @@ from lmlab.models.transformer import Layer
 
 KeyHeads = Annotated[Count, Divides("n_head")]
 SomeOfIt = Annotated[float, Field(gt=0, le=1)]
-Windows = Annotated[list[Count | None], Field(min_length=1)]
 # These weights are zero at first, so that a fresh model is what it would be without them.
 ZERO_AT_FIRST = ("bigram_embedding.table", "bigram_logits.table", "value_embedding", "gate")
 
@@ -48,9 +46,7 @@ class Shared:
     embedded: Tensor  # (B, T, C): what goes into the first layer
     turns: Tensor | None  # complex (T, n_rotated / 2): the rotation of each position
     first_value: Tensor | None = None  # (B, n_kv_head, T, head_size): of the first layer
-    outputs: list[Tensor] = field(
-        default_factory=list
-    )  # (B, T, C): of each layer, for skips
+    outputs: list[Tensor] = field(default_factory=list)  # (B, T, C): of each layer, for skips
 
 
 class Attention(nn.Module):
@@ -195,14 +191,14 @@ class Modern(nn.Module):
         qk_norm: Norm | None = None,
         feed_forward: Layer = GELU,
         n_kv_head: KeyHeads | None = None,
-        window: Count | Windows | None = None,
+        window: int | list[int | None] | None = None,
         head_gate: bool = False,
         value_residual: bool = False,
         embedding_shortcut: bool = False,
         u_net: bool = False,
         value_embeddings: bool = False,
-        bigram_embedding: Rows | None = None,
-        bigram_logits: Rows | None = None,
+        bigram_embedding: int | str | None = None,
+        bigram_logits: int | str | None = None,
         tied: bool = False,
         soft_cap: Positive | None = None,
         projection_scale: NotNegative = 1.0,
@@ -220,7 +216,7 @@ class Modern(nn.Module):
 
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(block_size, n_embd) if learned_positions else None
-        self.bigram_embedding = _bigrams(vocab_size, bigram_embedding, n_embd)
+        self.bigram_embedding = _bigrams("bigram_embedding", bigram_embedding, vocab_size, n_embd)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             Block(
@@ -248,7 +244,7 @@ class Modern(nn.Module):
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
         if tied:  # Press and Wolf 2016
             self.lm_head.weight = self.token_embedding.weight
-        self.bigram_logits = _bigrams(vocab_size, bigram_logits, vocab_size)
+        self.bigram_logits = _bigrams("bigram_logits", bigram_logits, vocab_size, vocab_size)
         self.soft_cap = soft_cap
         self._initialise(n_layer, projection_scale)
 
@@ -298,7 +294,9 @@ def _windows(window: int | list[int | None] | None, n_layer: int) -> list[int | 
     """The window of each layer."""
     pattern = window if isinstance(window, list) else [window]
     if not pattern or any(w is not None and w < 1 for w in pattern):
-        raise LabError(f"model.window={window}: give numbers of at least 1, or null for everything")
+        raise LabError(
+            f"model.window={window}: give a number of at least 1, null for everything, or a list of these"
+        )
     return [pattern[i % len(pattern)] for i in range(n_layer)]
 
 
@@ -319,5 +317,10 @@ def _n_rotated(head_size: int, fraction: float) -> int:
     return n_rotated
 
 
-def _bigrams(vocab_size: int, n_rows: Rows | None, width: int) -> Bigrams | None:
-    return None if n_rows is None else Bigrams(vocab_size, n_rows, width)
+def _bigrams(key: str, n_rows: int | str | None, vocab_size: int, width: int) -> Bigrams | None:
+    if n_rows is None:
+        return None
+    n_pairs = vocab_size**2
+    if n_rows != "all" and (isinstance(n_rows, str) or n_rows < 1):
+        raise LabError(f"model.{key}={n_rows}: give a number of rows, all ({n_pairs:,}), or null")
+    return Bigrams(vocab_size, n_pairs if isinstance(n_rows, str) else n_rows, width)

@@ -1,7 +1,7 @@
 """The parts of `modern.Modern`, each with its formula and where it comes from."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,6 @@ from lmlab.models.memory import Past
 
 # Called with size=..., it makes a module that normalises the last dimension.
 Norm = Annotated[Callable[..., nn.Module], Given("size")]
-Rows = Count | Literal["all"]
 
 # --- norms -----------------------------------------------------------------------------------
 
@@ -181,11 +180,9 @@ class Bigrams(nn.Module):
 
     past: Past | None = None  # the tokens themselves
 
-    def __init__(self, vocab_size: int, n_rows: Rows, width: int):
+    def __init__(self, vocab_size: int, n_rows: int, width: int):
         super().__init__()
-        self.vocab_size = vocab_size
-        n_pairs = vocab_size**2
-        self.n_rows = n_pairs if n_rows == "all" else min(n_rows, n_pairs)
+        self.vocab_size, self.n_rows = vocab_size, min(n_rows, vocab_size**2)
         self.table = nn.Embedding(self.n_rows, width)
 
     def forward(self, idx: Tensor) -> Tensor:
