@@ -6,6 +6,7 @@ on what pays. Formulas and sources of the smaller parts stand in `parts.py`.
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -35,7 +36,12 @@ from lmlab.models.transformer import Layer
 KeyHeads = Annotated[Count, Divides("n_head")]
 SomeOfIt = Annotated[float, Field(gt=0, le=1)]
 # These weights are zero at first, so that a fresh model is what it would be without them.
-ZERO_AT_FIRST = ("bigram_embedding.table", "bigram_logits.table", "value_embedding", "gate")
+ZERO_AT_FIRST = (
+    "bigram_embedding.table",
+    "bigram_logits.table",
+    "attention.value_embedding",
+    "attention.gate",
+)
 
 
 @dataclass
@@ -68,9 +74,9 @@ class Attention(nn.Module):
         dropout: float,
         window: int | None,
         qk_norm: Norm | None,
-        value_vocab_size: int | None,
-        value_residual: bool,
         head_gate: bool,
+        value_residual: bool,
+        value_vocab_size: int | None,
     ):
         super().__init__()
         self.head_size = size_of_heads(n_embd, n_head)
@@ -81,15 +87,13 @@ class Attention(nn.Module):
         self.projection = nn.Linear(n_embd, n_embd, bias=False)
         # Queries and keys of one length, so that no logit grows without bound (Henry et al. 2020).
         self.qk_norm = None if qk_norm is None else qk_norm(size=self.head_size)
-        # A table of each layer of what a token has to say (modded-nanogpt, Koszarsky 2024).
-        self.value_embedding = (
-            None
-            if value_vocab_size is None
-            else nn.Embedding(value_vocab_size, n_kv_head * self.head_size)
-        )
-        self.value_residual = ValueResidual() if value_residual else None
         # A head may find nothing worth handing on (Qiu et al. 2025, arXiv 2505.06708).
         self.gate = nn.Linear(n_embd, n_head, bias=False) if head_gate else None
+        self.value_residual = ValueResidual() if value_residual else None
+        # What a token has to say whatever surrounds it (modded-nanogpt, Koszarsky 2024).
+        self.value_embedding = None
+        if value_vocab_size is not None:
+            self.value_embedding = nn.Embedding(value_vocab_size, n_kv_head * self.head_size)
 
     def forward(self, x: Tensor, shared: Shared) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
@@ -218,24 +222,24 @@ class Modern(nn.Module):
         self.position_embedding = nn.Embedding(block_size, n_embd) if learned_positions else None
         self.bigram_embedding = _bigrams("bigram_embedding", bigram_embedding, vocab_size, n_embd)
         self.dropout = nn.Dropout(dropout)
+        attention = partial(
+            Attention,
+            n_embd=n_embd,
+            n_head=n_head,
+            n_kv_head=_n_kv_head(n_head, n_kv_head),
+            dropout=dropout,
+            qk_norm=qk_norm,
+            head_gate=head_gate,
+            value_vocab_size=vocab_size if value_embeddings else None,
+        )
         self.blocks = nn.ModuleList(
             Block(
                 n_embd,
-                Attention(
-                    n_embd,
-                    n_head,
-                    _n_kv_head(n_head, n_kv_head),
-                    dropout,
-                    windows[i],
-                    qk_norm,
-                    vocab_size if value_embeddings else None,
-                    value_residual and i > 0,
-                    head_gate,
-                ),
-                feed_forward(n_embd=n_embd),
-                norm,
-                dropout,
-                embedding_shortcut,
+                attention=attention(window=windows[i], value_residual=value_residual and i > 0),
+                feed_forward=feed_forward(n_embd=n_embd),
+                norm=norm,
+                dropout=dropout,
+                shortcut=embedding_shortcut,
                 skip_from=n_layer - 1 - i if u_net and n_layer - 1 - i < i else None,
             )
             for i in range(n_layer)
@@ -294,9 +298,7 @@ def _windows(window: int | list[int | None] | None, n_layer: int) -> list[int | 
     """The window of each layer."""
     pattern = window if isinstance(window, list) else [window]
     if not pattern or any(w is not None and w < 1 for w in pattern):
-        raise LabError(
-            f"model.window={window}: give a number of at least 1, null for everything, or a list of these"
-        )
+        raise LabError(f"model.window={window}: give numbers of at least 1, or null for everything")
     return [pattern[i % len(pattern)] for i in range(n_layer)]
 
 
@@ -308,11 +310,16 @@ def _n_kv_head(n_head: int, n_kv_head: int | None) -> int:
 
 def _n_rotated(head_size: int, fraction: float) -> int:
     """How many dimensions of a head are rotated; they come in pairs."""
-    n_rotated = 2 * int(head_size * fraction / 2)
-    if head_size % 2 or not 0 < n_rotated <= head_size:
+    if head_size % 2:
         raise LabError(
-            f"model.rope_fraction={fraction}: heads of {head_size} dimensions have {n_rotated} to "
-            "rotate, in pairs; give heads of an even size, and at most 1"
+            f"model.rope_base: dimensions are rotated in pairs, and n_embd / n_head = {head_size} "
+            "is odd; give an even one, or rope_base=null"
+        )
+    n_rotated = 2 * int(head_size * fraction / 2)
+    if not 0 < n_rotated <= head_size:
+        raise LabError(
+            f"model.rope_fraction={fraction}: of {head_size} dimensions of a head, {n_rotated} "
+            f"would be rotated; give from {2 / head_size:.2g} to 1"
         )
     return n_rotated
 
