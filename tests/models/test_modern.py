@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from modern_parts import DEFAULT, GAIN_FREE, PARTS, SIZE, T, V, lively, modern, random_ids
 from torch import Tensor, nn
 
+from lmlab import build
 from lmlab.errors import LabError
 from lmlab.models import parts
 from lmlab.models.attention import attention_weights
@@ -67,6 +68,18 @@ def test_it_takes_over_the_weights_of_a_gpt():
     assert not torch.equal(gpt(idx), model(idx))
     model.load_state_dict(gpt.state_dict())
     assert torch.equal(gpt(idx), model(idx))
+
+
+def test_the_default_has_the_parts_of_its_config(composed):
+    sizes = [f"model.{name}={n}" for name, n in SIZE.items()]
+    torch.manual_seed(0)
+    built = build.model(composed("model=modern", f"data.block_size={T}", *sizes), V)
+    expected, idx = modern(**DEFAULT).state_dict(), random_ids(2, T)
+    assert list(built.state_dict()) == list(expected)
+    assert all(torch.equal(weight, expected[name]) for name, weight in built.state_dict().items())
+    livened = lively()
+    built.load_state_dict(livened.state_dict())
+    assert torch.equal(built(idx), livened(idx))
 
 
 # --- norms and feed-forward ------------------------------------------------------------------
@@ -244,6 +257,18 @@ def test_maps_times_values_are_what_a_layer_hands_on():
     value = layer.query_key_value(x)[..., 24:].view(1, T, 2, 4).repeat_interleave(2, dim=2)
     gathered = torch.einsum("bhts,bshd->bthd", maps[0], value).flatten(2)
     torch.testing.assert_close(layer.projection(gathered), out)
+
+
+def test_a_token_has_a_value_of_its_own_whatever_surrounds_it():
+    x, idx = random(2, T, 16), random_ids(2, T)
+    layer, plain = attention(value_vocab_size=V, n_kv_head=2), attention(n_kv_head=2)
+    layer.load_state_dict(plain.state_dict(), strict=False)
+    query, key, value = layer.query_key_value(x).split([16, 8, 8], dim=-1)
+    value = value + layer.value_embedding.weight[idx]
+    key, value = (t.view(2, T, 2, 4).repeat_interleave(2, 2).transpose(1, 2) for t in (key, value))
+    wei = attention_weights(query.view(2, T, 4, 4).transpose(1, 2), key)
+    expected = layer.projection((wei @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(layer(x, shared(x, idx)), expected)
 
 
 # --- streams ---------------------------------------------------------------------------------
