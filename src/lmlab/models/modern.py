@@ -34,7 +34,7 @@ from lmlab.models.parts import (
 from lmlab.models.transformer import Layer
 
 KeyHeads = Annotated[Count, Divides("n_head")]
-SomeOfIt = Annotated[float, Field(gt=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 # These weights are zero at first, so that a fresh model is what it would be without them.
 ZERO_AT_FIRST = (
     "bigram_embedding.table",
@@ -58,9 +58,9 @@ class Shared:
 class Attention(nn.Module):
     """Causal self-attention; `n_head // n_kv_head` heads share each key and value.
 
-    One key and value for all heads is multi-query attention (Shazeer 2019), several are grouped-
-    query attention (Ainslie et al. 2023). With a `window` a position sees itself and the
-    `window - 1` before it (Longformer, Beltagy et al. 2020; Mistral 7B, Jiang et al. 2023).
+    One key and value for all heads is multi-query attention (Shazeer 2019, arXiv 1911.02150), several
+    are grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245). With a `window` a position sees itself and the
+    `window - 1` before it (Longformer, Beltagy et al. 2020, arXiv 2004.05150).
     """
 
     past: Past | None = None
@@ -85,12 +85,13 @@ class Attention(nn.Module):
         n_heads = n_head + 2 * n_kv_head
         self.query_key_value = nn.Linear(n_embd, n_heads * self.head_size, bias=False)
         self.projection = nn.Linear(n_embd, n_embd, bias=False)
-        # Queries and keys of one length, so that no logit grows without bound (Henry et al. 2020).
+        # Queries and keys of one length: no affinity grows without bound (Henry et al. 2020, arXiv
+        # 2010.04245). They are not rotated yet; for an RMSNorm that makes no difference.
         self.qk_norm = None if qk_norm is None else qk_norm(size=self.head_size)
         # A head may find nothing worth handing on (Qiu et al. 2025, arXiv 2505.06708).
         self.gate = nn.Linear(n_embd, n_head, bias=False) if head_gate else None
         self.value_residual = ValueResidual() if value_residual else None
-        # What a token has to say whatever surrounds it (modded-nanogpt, Koszarsky 2024).
+        # What a token has to say whatever surrounds it (modded-nanogpt, 2024).
         self.value_embedding = None
         if value_vocab_size is not None:
             self.value_embedding = nn.Embedding(value_vocab_size, n_kv_head * self.head_size)
@@ -190,7 +191,7 @@ class Modern(nn.Module):
         dropout: BelowOne = 0.0,
         learned_positions: bool = True,
         rope_base: Positive | None = None,
-        rope_fraction: SomeOfIt = 1.0,
+        rope_fraction: PositiveFraction = 1.0,
         norm: Norm = LayerNorm,
         qk_norm: Norm | None = None,
         feed_forward: Layer = GELU,
@@ -246,7 +247,7 @@ class Modern(nn.Module):
         )
         self.final_norm = norm(size=n_embd)
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
-        if tied:  # Press and Wolf 2016
+        if tied:  # Press and Wolf 2016, arXiv 1608.05859
             self.lm_head.weight = self.token_embedding.weight
         self.bigram_logits = _bigrams("bigram_logits", bigram_logits, vocab_size, vocab_size)
         self.soft_cap = soft_cap
@@ -254,7 +255,7 @@ class Modern(nn.Module):
 
     def _initialise(self, n_layer: int, projection_scale: float) -> None:
         """GPT-2's, but that what joins the stream is scaled once more; with 0 each block begins as
-        the identity (Zhang et al. 2019, "Fixup initialization"; modded-nanogpt)."""
+        the identity (Fixup, Zhang et al. 2019, arXiv 1901.09321)."""
         into_stream = 0.02 / math.sqrt(2 * n_layer) * projection_scale
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
