@@ -58,9 +58,10 @@ class Shared:
 class Attention(nn.Module):
     """Causal self-attention; `n_head // n_kv_head` heads share each key and value.
 
-    One key and value for all heads is multi-query attention (Shazeer 2019, arXiv 1911.02150), several
-    are grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245). With a `window` a position sees itself and the
-    `window - 1` before it (Longformer, Beltagy et al. 2020, arXiv 2004.05150).
+    One key and value for all heads is multi-query attention (Shazeer 2019, arXiv 1911.02150),
+    several are grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245). With a `window` a
+    position sees itself and the `window - 1` before it (Longformer, Beltagy et al. 2020, arXiv
+    2004.05150).
     """
 
     past: Past | None = None

@@ -96,9 +96,9 @@ class Gated(nn.Module):
 def turns(positions: Tensor, n_rotated: int, base: float) -> Tensor:
     """How far each pair of dimensions is turned at each position: (T,) -> complex (T, n_rotated/2).
 
-    Pair i turns by base^(-2i/n_rotated) radians a position (RoPE, Su et al. 2021, arXiv 2104.09864):
-    the first pairs tell neighbours apart, the last ones turn so slowly that they tell far from
-    near.
+    Pair i turns by base^(-2i/n_rotated) radians a position: the first pairs tell neighbours apart,
+    the last ones turn so slowly that they tell far from near (RoPE, Su et al. 2021, arXiv
+    2104.09864).
     """
     steps = torch.arange(0, n_rotated, 2, device=positions.device)
     angles = positions[:, None] * base ** (-steps / n_rotated)
@@ -123,8 +123,7 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 
 
 class ValueResidual(nn.Module):
-    """(1 - λ) v + λ v₁, where v₁ are the values of the first layer (Zhou et al. 2024, arXiv
-    2410.17897)."""
+    """(1 - λ) v + λ v₁, where v₁ are the values of the first layer (arXiv 2410.17897)."""
 
     positionwise = True
 
@@ -174,11 +173,12 @@ class Skip(nn.Module):
 
 
 class Bigrams(nn.Module):
-    """A row of numbers for each pair of a token and the one before it, all zero at first.
+    """A row of numbers for each pair of a token and the one before it.
 
     With as many rows as there are pairs each has its own. With fewer, pairs share them by a
     multiplicative hash (Knuth, The Art of Computer Programming 3, section 6.4), as n-grams do in
-    fastText (Joulin et al. 2016, arXiv 1607.01759). The first token of a text has none before it, and no row.
+    fastText (Joulin et al. 2016, arXiv 1607.01759). The first token of a text has none before it,
+    and no row.
     """
 
     past: Past | None = None  # the tokens themselves
@@ -202,5 +202,8 @@ class Bigrams(nn.Module):
 
 
 def soft_capped(logits: Tensor, cap: float) -> Tensor:
-    """Logits between -cap and cap: cap * tanh(logits / cap), in float32 (Gemma 2, arXiv 2408.00118)."""
+    """Logits between -cap and cap: cap * tanh(logits / cap), (Gemma 2, arXiv 2408.00118).
+
+    They come in float32, which the loss needs anyway.
+    """
     return cap * torch.tanh(logits.float() / cap)
