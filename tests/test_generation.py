@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from modern_parts import PARTS, T, choices, lively
 from torch import nn
 
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer
@@ -16,7 +17,7 @@ from lmlab.models.attention import Head, MultiHead, ProjectedMultiHead
 from lmlab.models.averaging import Average
 from lmlab.models.bigram import Bigram
 from lmlab.models.gpt import GPT
-from lmlab.models.memory import Past
+from lmlab.models.memory import Memory, Past
 from lmlab.models.ngram import NGram
 from lmlab.models.transformer import Block, FeedForward, PreNormBlock, Stack, WideFeedForward
 
@@ -286,14 +287,19 @@ def ladder() -> dict[str, nn.Module]:
 LADDER = ladder()
 
 
-def recomputed(model: nn.Module, idx: torch.Tensor, n: int, seeds: list[int]) -> torch.Tensor:
-    """One sequence and one token at a time, all of it anew: the definition."""
+def recomputed(
+    model: nn.Module, idx: torch.Tensor, n: int, seeds: list[int], sees: int | None = BLOCK
+) -> torch.Tensor:
+    """One sequence and one token at a time, all of it anew: the definition.
+
+    `sees` is how many of the last tokens count; None: all.
+    """
     rows = []
     for row, seed in zip(idx, seeds, strict=True):
         whole, source = row[None], seeded(seed)
         for _ in range(n):
             with torch.no_grad():
-                probs = model(whole[:, -BLOCK:])[:, -1].softmax(-1)
+                probs = model(whole if sees is None else whole[:, -sees:])[:, -1].softmax(-1)
             whole = torch.cat([whole, torch.multinomial(probs, 1, generator=source)], dim=1)
         rows.append(whole[:, -n:])
     return torch.cat(rows)
@@ -414,3 +420,83 @@ def test_a_model_is_as_ever_between_two_tokens():
     for _ in range(3):
         next(tokens)
         assert torch.equal(model(idx), before)
+
+
+# --- and what its parts remember -------------------------------------------------------------
+
+
+def check_modern(model: nn.Module, idx: torch.Tensor, n: int) -> None:
+    seeds = list(range(len(idx)))
+    ours = continuation(model, idx, n, generator=[seeded(s) for s in seeds])
+    sees = None if model.endless else T
+    assert torch.equal(ours, recomputed(model, idx, n, seeds, sees))
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("prompt", [1, T - 3, T + 5])
+def test_each_part_remembers_what_it_needs(part, prompt):
+    idx = torch.randint(V, (3, prompt), generator=seeded(1))
+    check_modern(lively(**PARTS[part]), idx, T + 4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(parts=choices(), prompt=st.integers(1, 2 * T), seed=st.integers(0, 2**32))
+def test_parts_remember_together(parts, prompt, seed):
+    check_modern(lively(**parts), torch.randint(V, (2, prompt), generator=seeded(seed)), T + 2)
+
+
+ENDLESS = {"window": [3, 5], "bigram_embedding": "all", "value_residual": True, "u_net": True}
+
+
+@pytest.mark.parametrize("rope_base", [None, 100.0])
+@pytest.mark.parametrize("prompt", [1, T, 3 * T + 2])
+def test_where_all_windows_end_generation_does_not(rope_base, prompt):
+    """It is the same model, whatever it has been given before, read over all of the text."""
+    model, seen = lively(**ENDLESS, rope_base=rope_base), []
+    idx = torch.randint(V, (2, prompt), generator=seeded(1))
+    with model.register_forward_hook(lambda module, args, logits: seen.append(args[0].shape[1])):
+        ours = continuation(model, idx, 4 * T, generator=[seeded(s) for s in range(2)])
+    pieces = [T] * (prompt // T) + [prompt % T] * (prompt % T > 0)
+    assert seen == [*pieces, *[1] * (4 * T - 1)]  # each token is read once
+    assert torch.equal(ours, recomputed(model, idx, 4 * T, [0, 1], sees=None))
+
+
+def test_only_what_the_windows_reach_is_kept():
+    model = lively(**ENDLESS)
+    memory = Memory.of(model)
+    for token in torch.randint(V, (500, 2, 1), generator=seeded(1)):
+        with memory, torch.no_grad():
+            model(token)
+    held = [kept.shape[-2] for _, past in memory.pasts for kept in past.kept]
+    assert len(held) == 2 * 3 + 1  # keys and values of three layers, and the tokens for pairs
+    assert max(held) == 16
+
+
+@pytest.mark.parametrize(
+    ("parts", "endless"),
+    [
+        ({"window": 4}, True),
+        ({"window": [4, 2]}, True),
+        ({"window": [4, None]}, False),
+        ({}, False),
+        ({"window": 4, "learned_positions": True}, False),
+    ],
+)
+def test_a_model_is_endless_if_no_layer_looks_back_without_end(parts, endless):
+    assert lively(**parts).endless is endless
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pieces=st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    reach=st.one_of(st.none(), st.integers(0, 40)),
+)
+def test_a_past_gives_back_the_last_positions_in_their_order(pieces, reach):
+    past, n_read = Past(), 0
+    for n in pieces:
+        new = torch.arange(n_read, n_read + n).float()[:, None].expand(2, n, 3)
+        first = 0 if reach is None else max(0, n_read - reach)
+        n_read += n
+        (kept,) = past.extend(new, reach=reach)
+        assert kept[0, :, 0].tolist() == list(range(first, n_read))
+        assert past.length == n_read

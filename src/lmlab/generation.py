@@ -60,7 +60,8 @@ def generate(
 
     The model, which should be in eval mode, sees the last block_size tokens. Up to there a model
     that can is given only what is new (`models.memory`). Beyond, every token has another place in
-    the window and all is computed anew, as it is for models that cannot.
+    the window and all is computed anew, as it is for models that cannot. A model that is `endless`
+    goes on beyond: it reads all tokens, each once, and keeps what its own windows reach.
 
     `generator=None` is torch's default generator. With a generator for each sequence, a sequence
     does not depend on how many others are sampled beside it.
@@ -68,13 +69,15 @@ def generate(
     block_size: Any = model.block_size
     sees: Any = getattr(model, "sees", block_size)
     memory = Memory.of(model)
+    endless: bool = getattr(model, "endless", False)
     # A compiled model would be compiled anew for every length.
     forward = model if model._compiled_call_impl is None else model.forward
     n_read = 0
     for _ in range(max_new_tokens):
-        if memory is not None and idx.shape[1] <= block_size:
+        if memory is not None and (endless or idx.shape[1] <= block_size):
             with memory:
-                logits = forward(idx[:, n_read:])[:, -1]  # (B, vocab_size)
+                for new in idx[:, n_read:].split(block_size, dim=1):
+                    logits = forward(new)[:, -1]  # (B, vocab_size)
             n_read = idx.shape[1]
         else:
             logits = forward(idx[:, -sees:])[:, -1]
@@ -170,7 +173,7 @@ def _encode(trained: Trained, prompt: str | None) -> torch.Tensor:
     except LabError as error:
         raise LabError(f"prompt has {error}") from error
     block_size = trained.config["data"]["block_size"]
-    if len(ids) > block_size:
+    if len(ids) > block_size and not getattr(trained.model, "endless", False):
         console.print(
             f"the prompt is {len(ids)} tokens long, and the model sees the last {block_size}",
             style="dim",

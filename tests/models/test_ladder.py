@@ -31,9 +31,12 @@ def config(rung: str, *overrides: str) -> dict[str, Any]:
 
 
 def build_rung(rung: str, seed: int = 0) -> nn.Module:
-    """The rung at its default size, counted where it counts, in eval mode."""
+    """The rung at its default size, counted where it counts, with no weight zero, in eval mode."""
     torch.manual_seed(seed)
     model = build.model(config(rung), VOCAB_SIZE).eval()
+    for weight in model.parameters():
+        if not weight.any():  # zero at first, which hides all that stands before it
+            nn.init.normal_(weight, std=0.02)
     if hasattr(model, "fit"):
         model.fit(torch.randint(VOCAB_SIZE, (2000,)))
     return model

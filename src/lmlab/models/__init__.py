@@ -8,5 +8,6 @@ What the lab asks of a model, or of a layer, stands in its class. All of it may 
 - `watch`: pictures of where it looks (`maps.py`). `pictured_as = "averages"` calls them that.
 - `next_token_logits()`: a picture of that table, beside how often the text has each pair.
 - `sees`: how many of the last tokens decide the next. More are not handed over when sampling.
+- `endless = True`: with `past`, sampling goes on beyond block_size without reading anything twice.
 - `fit(tokens)`: it is given the train split once, in place of any training.
 """

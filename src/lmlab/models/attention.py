@@ -14,14 +14,17 @@ from lmlab.models.memory import Past
 Heads = Annotated[Count, Divides("n_embd")]  # how many heads share n_embd
 
 
-def attention_weights(query: Tensor, key: Tensor, scaled: bool = True) -> Tensor:
+def attention_weights(
+    query: Tensor, key: Tensor, scaled: bool = True, window: int | None = None
+) -> Tensor:
     """How much each position takes from each: query, key (..., T, hs) -> (..., T, T).
 
     Row t is a distribution over positions 0 to t. Where there are fewer queries than keys, they are
     those of the last positions. `scaled` divides the affinities by sqrt(hs): the
     dot product of two random vectors grows with their length, and without it the softmax of a fresh
     model is close to one-hot (Vaswani et al. 2017, section 3.2.1). The rest is version 3 of
-    averaging, with affinities that the data choose.
+    averaging, with affinities that the data choose. With a `window` a position looks at no more
+    than that many, itself among them.
     """
     n_queries, n_keys, head_size = query.shape[-2], key.shape[-2], query.shape[-1]
     wei = query @ key.transpose(-2, -1)  # (..., T, hs) @ (..., hs, T) -> (..., T, T)
@@ -29,6 +32,8 @@ def attention_weights(query: Tensor, key: Tensor, scaled: bool = True) -> Tensor
         wei = wei * head_size**-0.5
     if n_queries > 1:  # the last position has nothing ahead of it
         tril = torch.tril(torch.ones(n_queries, n_keys, device=wei.device), n_keys - n_queries)
+        if window is not None:
+            tril = tril.triu(n_keys - n_queries - window + 1)
         wei = wei.masked_fill(tril == 0, float("-inf"))  # no looking ahead
     return F.softmax(wei, dim=-1)
 

@@ -25,7 +25,8 @@ class Past:
     """Tensors (..., T, C) of one module, growing along T."""
 
     def __init__(self) -> None:
-        self.length = 0
+        self.length = 0  # positions that have been read
+        self.held = 0  # of these, how many of the last ones fill `kept`
         self.kept: list[Tensor] = []
 
     def pass_by(self, n_positions: int) -> int:
@@ -33,17 +34,25 @@ class Past:
         self.length += n_positions
         return self.length - n_positions
 
-    def extend(self, *new: Tensor) -> tuple[Tensor, ...]:
-        """Add T positions, one tensor (..., T, C) for each that is kept; returns all positions."""
-        start = self.pass_by(new[0].shape[-2])
-        if not self.kept or self.length > self.kept[0].shape[-2]:
-            room = max(16, 2 * self.length)  # doubling, so that little is ever copied again
+    def extend(self, *new: Tensor, reach: int | None = None) -> tuple[Tensor, ...]:
+        """Add T positions, one tensor (..., T, C) for each that is kept; returns all positions.
+
+        `reach` is how many positions before its own each still looks at, None: all. Only so many
+        before the new ones are returned, and those further back are let go.
+        """
+        n_new = new[0].shape[-2]
+        self.pass_by(n_new)
+        before = self.held if reach is None else min(self.held, reach)
+        if not self.kept or self.held + n_new > self.kept[0].shape[-2]:
+            room = max(16, 2 * (before + n_new))  # doubling: little is ever copied again
             old, self.kept = self.kept, [t.new_empty(*t.shape[:-2], room, t.shape[-1]) for t in new]
-            for before, now in zip(old, self.kept, strict=False):
-                now[..., :start, :] = before[..., :start, :]
+            for was, now in zip(old, self.kept, strict=False):
+                now[..., :before, :] = was[..., self.held - before : self.held, :]
+            self.held = before
+        self.held += n_new
         for kept, tensor in zip(self.kept, new, strict=True):
-            kept[..., start : self.length, :] = tensor
-        return tuple(kept[..., : self.length, :] for kept in self.kept)
+            kept[..., self.held - n_new : self.held, :] = tensor
+        return tuple(kept[..., self.held - n_new - before : self.held, :] for kept in self.kept)
 
 
 class Memory:
@@ -69,9 +78,16 @@ class Memory:
             del module.__dict__["past"]
 
 
-def causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
-    """(n_queries, n_keys), true where a query may look: the queries are the last positions."""
-    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
+def causal_mask(
+    n_queries: int, n_keys: int, device: torch.device, window: int | None = None
+) -> Tensor:
+    """(n_queries, n_keys), true where a query may look: the queries are the last positions.
+
+    With a `window` it looks at no more than that many positions, its own among them.
+    """
+    shift = n_keys - n_queries
+    mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(shift)
+    return mask if window is None else mask.triu(shift - window + 1)
 
 
 def declares(kind: type[nn.Module], name: str) -> bool:

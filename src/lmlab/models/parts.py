@@ -1,0 +1,209 @@
+"""The parts of `modern.Modern`, each with its formula and where it comes from."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmlab.bounds import Count, Given, Positive
+from lmlab.models.memory import Past
+
+# Called with size=..., it makes a module that normalises the last dimension.
+Norm = Annotated[Callable[..., nn.Module], Given("size")]
+
+# --- norms -----------------------------------------------------------------------------------
+
+
+class LayerNorm(nn.LayerNorm):
+    """(x - mean) / standard deviation * gain, without a bias (Ba et al. 2016, arXiv 1607.06450)."""
+
+    def __init__(self, size: Count, gain: bool = True):
+        super().__init__(size, elementwise_affine=gain, bias=False)
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / root of the mean square * gain (Zhang and Sennrich 2019, arXiv 1910.07467).
+
+    It is less to compute than a LayerNorm, yet on a CPU torch has no kernel of its own for it, and
+    forward and backward together take two to seven times as long.
+    """
+
+    def __init__(self, size: Count, gain: bool = True):
+        super().__init__(size, eps=1e-5, elementwise_affine=gain)
+
+
+# --- feed-forward ----------------------------------------------------------------------------
+# Each is `width` times as wide inside as outside.
+
+
+class GELU(nn.Sequential):
+    """GELU(x W) V, as GPT-2 has it (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
+
+    def __init__(self, n_embd: Count, width: Positive = 4.0):
+        super().__init__(*_two_linear(n_embd, width * n_embd, nn.GELU()))
+
+
+class ReLUSquared(nn.Sequential):
+    """ReLU(x W)² V (Primer, So et al. 2021, arXiv 2109.08668)."""
+
+    def __init__(self, n_embd: Count, width: Positive = 4.0):
+        super().__init__(*_two_linear(n_embd, width * n_embd, SquaredReLU()))
+
+
+class SwiGLU(nn.Sequential):
+    """(SiLU(x W) * x U) V (Shazeer 2020, arXiv 2002.05202).
+
+    It has three matrices and is two thirds as wide, so it has as many parameters as the others.
+    """
+
+    def __init__(self, n_embd: Count, width: Positive = 4.0):
+        super().__init__(*_two_linear(n_embd, 2 / 3 * width * n_embd, Gated(), n_inputs=2))
+
+
+def _two_linear(
+    n_embd: int, n_hidden: float, between: nn.Module, n_inputs: int = 1
+) -> list[nn.Module]:
+    n_hidden = max(1, round(n_hidden))
+    return [
+        nn.Linear(n_embd, n_inputs * n_hidden, bias=False),
+        between,
+        nn.Linear(n_hidden, n_embd, bias=False),
+    ]
+
+
+class SquaredReLU(nn.Module):
+    positionwise = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+class Gated(nn.Module):
+    """One half of x says how much of the other half goes on."""
+
+    positionwise = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = x.chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+
+# --- positions -------------------------------------------------------------------------------
+
+
+def turns(positions: Tensor, n_rotated: int, base: float) -> Tensor:
+    """How far each pair of dimensions is turned at each position: (T,) -> complex (T, n_rotated/2).
+
+    Pair i turns by base^(-2i/n_rotated) radians a position: the first pairs tell neighbours apart,
+    the last ones turn so slowly that they tell far from near (RoPE, Su et al. 2021, arXiv
+    2104.09864).
+    """
+    steps = torch.arange(0, n_rotated, 2, device=positions.device)
+    angles = positions[:, None] * base ** (-steps / n_rotated)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn the first dimensions of x (..., T, head_size), two by two; the rest stays as it is.
+
+    The dot product of a query and a key that were turned depends on how far they are apart, and not
+    on where they stand. A pair is taken as a complex number: turning it is one product, which on a
+    CPU takes a third of the time of sines and cosines written out.
+    """
+    turned, rest = x.split([2 * turns.shape[-1], x.shape[-1] - 2 * turns.shape[-1]], dim=-1)
+    pairs = torch.view_as_complex(turned.float().unflatten(-1, (-1, 2)))
+    turned = torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+
+
+# --- streams ---------------------------------------------------------------------------------
+# Each has learned numbers of its own for each layer.
+
+
+class ValueResidual(nn.Module):
+    """(1 - λ) v + λ v₁, where v₁ are the values of the first layer (arXiv 2410.17897)."""
+
+    positionwise = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.5]))
+
+    def forward(self, value: Tensor, first: Tensor) -> Tensor:
+        return value.lerp(first, self.weight[0].to(value.dtype))
+
+
+class Shortcut(nn.Module):
+    """λ x + μ x₀, where x₀ is what went into the first layer (modded-nanogpt, Jordan et al. 2024).
+
+    It begins with λ = 1 and μ = 0, as if it were not there.
+    """
+
+    positionwise = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 0.0]))
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        return self.weight[0] * x + self.weight[1] * embedded
+
+
+class Skip(nn.Module):
+    """x + w y, where y is the output of an earlier layer, by its number.
+
+    In a U-Net that layer is as far from the start as this one is from the end (Ronneberger et al.
+    2015, arXiv 1505.04597; in a language model: modded-nanogpt).
+    """
+
+    positionwise = True
+
+    def __init__(self, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight = nn.Parameter(torch.tensor([1.0]))
+
+    def forward(self, x: Tensor, outputs: list[Tensor]) -> Tensor:
+        return x + self.weight[0] * outputs[self.layer]
+
+
+# --- tables of tokens ------------------------------------------------------------------------
+
+
+class Bigrams(nn.Module):
+    """A row of numbers for each pair of a token and the one before it.
+
+    With as many rows as there are pairs each has its own. With fewer, pairs share them by a
+    multiplicative hash (Knuth, The Art of Computer Programming 3, section 6.4), as n-grams do in
+    fastText (Joulin et al. 2016, arXiv 1607.01759). The first token of a text has none before it,
+    and no row.
+    """
+
+    past: Past | None = None  # the tokens themselves
+
+    def __init__(self, vocab_size: int, n_rows: int, width: int):
+        super().__init__()
+        self.vocab_size, self.n_rows = vocab_size, min(n_rows, vocab_size**2)
+        self.table = nn.Embedding(self.n_rows, width)
+
+    def forward(self, idx: Tensor) -> Tensor:
+        """idx (B, T) -> (B, T, width)."""
+        T = idx.shape[1]
+        if self.past is not None:
+            (tokens,) = self.past.extend(idx[..., None], reach=1)
+            idx = tokens[..., 0]
+        pairs = idx[:, :-1] * self.vocab_size + idx[:, 1:]
+        if self.n_rows < self.vocab_size**2:
+            pairs = ((pairs * 2654435761 & 0xFFFFFFFF) * self.n_rows) >> 32  # 2³² / golden ratio
+        rows = self.table(pairs)
+        return F.pad(rows, (0, 0, T - rows.shape[1], 0))
+
+
+def soft_capped(logits: Tensor, cap: float) -> Tensor:
+    """Logits between -cap and cap: cap * tanh(logits / cap), (Gemma 2, arXiv 2408.00118).
+
+    They come in float32, which the loss needs anyway.
+    """
+    return cap * torch.tanh(logits.float() / cap)
