@@ -18,6 +18,10 @@ from lmlab.training.group import Group
 from lmlab.training.stopping import Stop
 
 GPT = ("model=gpt", "model.n_layer=2", "model.n_head=2", "model.n_embd=16")
+MODERN = (
+    *("model=modern", *GPT[1:], "model.tied=true", "model.value_residual=true", "model.u_net=true"),
+    *("model.bigram_logits=all", "model.window=[4,null]"),
+)
 RULES = {  # each with a small rate: a large one makes much of how a sum is rounded
     "sgd": ("optimizer=sgd", "optimizer.lr=0.01"),
     "momentum": ("optimizer=momentum", "optimizer.lr=0.01"),
@@ -95,9 +99,9 @@ def test_each_update_rule_is_the_one_of_torch(small, rule):
     assert [run.record["trained_with"] for run in runs] == [2, 2, 2]
 
 
-@pytest.mark.parametrize("model", [*MODELS, "gpt"])
+@pytest.mark.parametrize("model", [*MODELS, "gpt", "modern"])
 def test_each_rung_can_be_trained_together(small, model):
-    words = GPT if model == "gpt" else (f"model={model}",)
+    words = {"gpt": GPT, "modern": MODERN}.get(model, (f"model={model}",))
     # A small rate: Adam makes whole steps of gradients that are nothing but rounding.
     words = (*words, "optimizer.lr=0.0003")
     configs = [small(f"{seed}", *words, f"seed={seed}") for seed in (1, 2)]

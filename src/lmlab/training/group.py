@@ -204,7 +204,7 @@ def why_not(model: nn.Module, windows: Tensor) -> str | None:
             if not all(map(torch.equal, *map(_all_states, (before, default_states())))):
                 return "draws random numbers while it is trained"
             twice = [torch.stack([p, p]) for p in model.parameters()]
-            shell = copy.deepcopy(model).to("meta")
+            shell = copy.deepcopy(model)
 
             def forward(weights: list[Tensor]) -> Tensor:
                 return functional_call(shell, dict(zip(names, weights, strict=True)), (idx,))

@@ -92,8 +92,8 @@ class Rows:
         self._hand_out()
         self.numbers = self._numbers()
         self.initial_rates = [o.param_groups[0]["initial_lr"] for o in self.optimizers]
-        # On the meta device: its weights are given at each call.
-        self.shell = copy.deepcopy(modules[0].model).to("meta")
+        # A copy, since calling it with the weights of all changes it for the time of the call.
+        self.shell = copy.deepcopy(modules[0].model)
         self.stacked = [
             columns.view(len(modules), *shape).detach().requires_grad_()
             for columns, shape in zip(self.weights.split(self.sizes, 1), self.shapes, strict=True)
