@@ -15,9 +15,9 @@ from omegaconf import DictConfig, open_dict
 class TogetherLauncher(Launcher):
     """Which jobs go together, and why the others do not: `lmlab.sweeps.grouping`."""
 
-    def __init__(self, size: int):
-        """`size` is how many jobs go together at most."""
-        self.size = size
+    def __init__(self, size: int, n_jobs: int = 1):
+        """`size` is how many jobs go together at most, `n_jobs` how many processes train them."""
+        self.size, self.n_jobs = size, n_jobs
         self.config: Any = None
         self.context: Any = None
         self.task: Any = None
@@ -30,7 +30,7 @@ class TogetherLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from lmlab.sweeps.grouping import run_together
+        from lmlab.sweeps.workers import run_together
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -42,7 +42,7 @@ class TogetherLauncher(Launcher):
             jobs.append(job)
         of_the_sweep = HydraConfig.instance().cfg
         try:
-            return run_together(jobs, self._run, self.size)
+            return run_together(jobs, self._run, self.size, self.n_jobs)
         finally:
             HydraConfig.instance().cfg = of_the_sweep  # threads end in any order
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)

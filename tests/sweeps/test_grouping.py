@@ -1,12 +1,15 @@
 """Sweeps whose jobs are trained together: which go together, and that each stays a run."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sweeps.conftest import ended, records
 from sweeps.test_sweep import begun, numbers, only_sweep
 
-from lmlab.sweeps.grouping import RULES, why_alone
+from lmlab.sweeps.grouping import RULES, _cut, why_alone
 
 TOGETHER = "hydra/launcher=together"
+TOGETHER_HERE = (TOGETHER, "hydra.launcher.n_jobs=1")
 
 
 def test_the_rules_are_those_that_can_be_computed():
@@ -53,6 +56,35 @@ def test_it_says_what_it_groups_and_why_the_rest_stands_alone(lab, text, tmp_pat
     assert [record.get("trained_with") for record in found.values()].count(None) == 4
 
 
+@given(n=st.integers(1, 60), size=st.integers(1, 70), n_pieces=st.integers(1, 9))
+def test_a_group_is_cut_evenly(n, size, n_pieces):
+    members = list(range(n))
+    pieces = _cut(members, size, n_pieces)
+    lengths = [len(piece) for piece in pieces]
+    assert [i for piece in pieces for i in piece] == members
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+    assert min(lengths) > 1 or n == 1 or size <= 2 or n < 4
+    assert len(pieces) <= max(n_pieces, -(-n // size))
+
+
+def test_several_processes_train_what_one_trains(lab, text, tmp_path):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
+    words += ["trainer.max_steps=8", "eval.every=4", "model=head,ngram", "seed=range(1,6)"]
+    found = {}
+    for n_jobs in (1, 3):
+        there = [f"sweep.name=of{n_jobs}", TOGETHER, f"hydra.launcher.n_jobs={n_jobs}"]
+        status, _, err = lab("train", *words, *there)
+        assert (status, err) == (0, "")
+        found[n_jobs] = records(tmp_path / f"outputs/sweeps/of{n_jobs}")
+        trained_with = [record.get("trained_with") for record in found[n_jobs].values()]
+        others = sorted(n for n in trained_with if n is not None)
+        assert others == ([4] * 5 if n_jobs == 1 else [1, 1, 2, 2, 2])
+    assert numbers(found[3]) == {
+        name: pytest.approx(values, abs=1e-4) for name, values in numbers(found[1]).items()
+    }
+
+
 def test_a_sweep_may_be_begun_by_one_launcher_and_finished_by_another(lab, text, tmp_path):
     words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
     words += ["trainer.max_steps=8", "eval.every=4", "model=head", "callbacks.pictures.every=0"]
@@ -95,7 +127,7 @@ def test_one_bad_job_of_a_group_fails_alone(lab, text, tmp_path):
 
 
 def test_trials_of_a_study_are_trained_together_and_pruned_ones_leave(sweep, tmp_path):
-    words = ["hydra/sweeper=optuna", "model=bigram", TOGETHER, "sweep.name=a"]
+    words = ["hydra/sweeper=optuna", "model=bigram", *TOGETHER_HERE, "sweep.name=a"]
     words += ["optimizer.lr=tag(log, interval(1e-7, 1e-1))", "hydra/sweeper/pruner=median"]
     words += ["hydra.sweeper.pruner.n_startup_trials=2", "hydra.sweeper.n_trials=8"]
     said = ended(sweep(*words, "trainer.max_steps=40", "hydra.sweeper.n_jobs=4"))

@@ -46,8 +46,8 @@ def small(composed, tinyshakespeare_path, tmp_path):
     return make
 
 
-def together(configs: list[dict[str, Any]], memory: int | None = None) -> list[Run]:
-    group = Group(len(configs), Stop(), memory=memory)
+def together(configs: list[dict[str, Any]], share: float = 0.5) -> list[Run]:
+    group = Group(len(configs), Stop(), share=share)
 
     def member(config: dict[str, Any]) -> None:
         with own_default_generators(), group.joined():
@@ -123,7 +123,7 @@ def test_what_does_not_fit_into_memory_is_computed_in_pieces(small):
     configs = [small(f"{seed}", "model=head", f"seed={seed}") for seed in (1, 2, 3)]
     whole = together(configs)
     again = [{**config, "run_dir": f"{config['run_dir']}-again"} for config in configs]
-    for run, other in zip(together(again, memory=1), whole, strict=True):
+    for run, other in zip(together(again, share=0.0), whole, strict=True):
         assert_same_run(other, run)
 
 

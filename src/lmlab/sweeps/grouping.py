@@ -1,4 +1,4 @@
-"""Which jobs of a sweep can be trained together, and training them so, each in a thread of its own.
+"""Which jobs of a sweep can be trained together.
 
 Jobs go together if they differ only in numbers: the seed, what their optimizer and schedule are
 given, the clipping norm, how they are logged and kept. Whatever changes a shape or the sequence of
@@ -9,24 +9,20 @@ once is tried when its first step is due: see `training.group.why_not`.
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lmlab import schema
 from lmlab.config import check
-from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.fingerprint import NOT_IN_FINGERPRINT, leaves, under
 from lmlab.signatures import signature
-
-if TYPE_CHECKING:
-    from lmlab.training.group import Group
 
 # The optimizers of `training.row_rules`, here by name, since jobs are grouped without torch.
 RULES = tuple(f"torch.optim.{name}" for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW"))
@@ -41,44 +37,52 @@ MAY_DIFFER = (
     "from",
     "trainer.gradient_clip_val",
 )
-SECONDS = 10.0  # from one line about a group's progress to the next
-
-current_group: ContextVar[Group | None] = ContextVar("current_group", default=None)
-
-Return = TypeVar("Return")
 
 
-def run_together(
-    jobs: Sequence[DictConfig], run: Callable[[DictConfig], Return], size: int
-) -> list[Return]:
-    """What `run` returns for each job, a config as Hydra composes it; `size` go together at most.
+@dataclass(frozen=True)
+class Grouped:
+    """The jobs of a sweep by number: `pieces` are trained together, each by itself; `alone` are by
+    the reason for it."""
 
-    Raises:
-        BaseException: the first that a job raised, once all of its group have ended.
-    """
-    groups: dict[str, list[int]] = {}
-    alone: dict[str, list[int]] = {}  # by reason
-    for i, job in enumerate(jobs):
-        key, reason = _key(job)
-        (groups.setdefault(key, []) if reason is None else alone.setdefault(reason, [])).append(i)
-    pieces = [
-        members[start : start + size]
-        for members in groups.values()
-        for start in range(0, len(members), size)
-    ]
-    if single := [piece[0] for piece in pieces if len(piece) == 1]:
-        alone.setdefault("no other job is like it", []).extend(single)
-    pieces = [piece for piece in pieces if len(piece) > 1]
-    for piece in pieces:
-        say(f"together {len(piece):4} jobs: {_describe(jobs[piece[0]])}")
-    for reason, members in alone.items():
-        say(f"alone    {len(members):4} job{'s' * (len(members) > 1)}: {reason}")
-    returns: dict[int, Return] = {}
-    for piece in pieces:
-        returns |= _run_group({i: jobs[i] for i in piece}, run)
-    for i in sorted(i for members in alone.values() for i in members):
-        returns[i] = run(jobs[i])
-    return [returns[i] for i in range(len(jobs))]
+    pieces: list[list[int]]
+    alone: dict[str, list[int]]
+
+    @classmethod
+    def of(cls, jobs: Sequence[DictConfig], size: int, n_processes: int) -> Grouped:
+        """`jobs` are configs as Hydra composes them; `size` go together at most.
+
+        A group is cut into as many pieces as its share of all jobs keeps processes at work.
+        """
+        groups: dict[str, list[int]] = {}
+        alone: dict[str, list[int]] = {}
+        for i, job in enumerate(jobs):
+            key, reason = _key(job)
+            of_kind = alone.setdefault(reason, []) if reason else groups.setdefault(key, [])
+            of_kind.append(i)
+        pieces = [
+            piece
+            for members in groups.values()
+            for piece in _cut(members, size, ceil(n_processes * len(members) / len(jobs)))
+        ]
+        if single := [piece[0] for piece in pieces if len(piece) == 1]:
+            alone.setdefault("no other job is like it", []).extend(single)
+        return cls([piece for piece in pieces if len(piece) > 1], alone)
+
+    def lines(self, jobs: Sequence[DictConfig]) -> list[str]:
+        """What to say of them."""
+        together = [f"together {len(p):4} jobs: {_describe(jobs[p[0]])}" for p in self.pieces]
+        return together + [
+            f"alone    {len(members):4} job{'s' * (len(members) > 1)}: {reason}"
+            for reason, members in self.alone.items()
+        ]
+
+
+def _cut(members: list[int], size: int, n_pieces: int) -> list[list[int]]:
+    """In pieces of equal length, give or take one: as many as asked for, fewer where one would be
+    alone, and more where `size` asks."""
+    n_pieces = max(min(n_pieces, len(members) // 2), ceil(len(members) / size))
+    ends = [len(members) * n // n_pieces for n in range(n_pieces + 1)]
+    return [members[start:end] for start, end in pairwise(ends)]
 
 
 def _key(job: DictConfig) -> tuple[str, str | None]:
@@ -141,51 +145,3 @@ def _describe(job: DictConfig) -> str:
     layer = model.get("layer") or model
     names = [str(node["_target_"]).rpartition(".")[2] for node in (layer, optimizer)]
     return f"{names[0]} with {names[1]}, {job.trainer.max_steps:,} steps"
-
-
-def _run_group(
-    jobs: dict[int, DictConfig], run: Callable[[DictConfig], Return]
-) -> dict[int, Return]:
-    from lmlab.streams import own_default_generators
-    from lmlab.training.group import Group
-    from lmlab.training.stopping import Stop
-
-    returns: dict[int, Return] = {}
-    errors: list[BaseException] = []
-    stop = Stop()
-    group = Group(len(jobs), stop, _Progress(jobs).update)
-
-    def member(i: int, job: DictConfig) -> None:
-        with own_default_generators(), group.joined():
-            current_group.set(group)
-            try:
-                returns[i] = run(job)
-            except BaseException as error:
-                errors.append(error)
-
-    with stop.listening():
-        threads = [
-            threading.Thread(target=member, args=item, name=f"job {item[0]}")
-            for item in jobs.items()
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    if errors:
-        raise errors[0]
-    return returns
-
-
-class _Progress:
-    """A line about a group from time to time."""
-
-    def __init__(self, jobs: dict[int, DictConfig]):
-        self.max_steps = next(iter(jobs.values())).trainer.max_steps
-        self._last = time.monotonic()
-
-    def update(self, step: int, n: int) -> None:
-        now = time.monotonic()
-        if now - self._last > SECONDS:
-            self._last = now
-            say(f"         step {step:,}/{self.max_steps:,} of {n} jobs")

@@ -26,8 +26,8 @@ from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import config_of, resolve
 from lmlab.processes import check_started_once
 from lmlab.runs import CONFIG, LOG, Run, job_name
-from lmlab.sweeps.grouping import current_group
 from lmlab.sweeps.journal import Entry, Result
+from lmlab.sweeps.workers import current_group
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -62,13 +62,13 @@ class Group:
         n_members: int,
         stop: Stop,
         on_steps: Callable[[int, int], None] | None = None,
-        memory: int | None = None,
+        share: float = 0.5,
     ):
         """`n_members` will join; `on_steps(step, n)` is called when n models have taken steps;
-        `stop` is asked between steps; `memory` is how many bytes a computation may take (None: half
-        of what there is): if all do not fit, they are computed in several pieces."""
+        `stop` is asked between steps; `share` is how much of the free memory a computation may
+        take: if all do not fit, they are computed in several pieces."""
         self.n_members, self.stop = n_members, stop
-        self._on_steps, self._memory = on_steps, memory
+        self._on_steps, self._share = on_steps, share
         self._numbers = itertools.count()
         self._left: set[int] = set()
         self._waiting: list[Request] = []
@@ -182,11 +182,9 @@ class Group:
 
     def _how_many(self, module: LanguageModule, windows: Tensor) -> int:
         """How many models like this one fit into memory at once."""
-        if self._memory is None:
-            device = windows.device
-            free = memory_bytes() if device.type == "cpu" else free_memory(device)
-            self._memory = free // 2
-        return max(1, self._memory // bytes_of_a_step(module, windows))
+        device = windows.device
+        free = memory_bytes() if device.type == "cpu" else free_memory(device)
+        return max(1, int(self._share * free) // bytes_of_a_step(module, windows))
 
 
 def why_not(model: nn.Module, windows: Tensor) -> str | None:
