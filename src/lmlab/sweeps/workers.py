@@ -41,14 +41,14 @@ def run_together(
     Raises:
         BaseException: the first that a job raised, once all of its group have ended.
     """
-    n_processes = min(_n_processes(jobs, n_jobs), len(jobs))
+    n_processes = _n_processes(jobs, n_jobs)
     grouped = Grouped.of(jobs, size, n_processes)
     for line in grouped.lines(jobs):
         say(line)
     alone = sorted(i for members in grouped.alone.values() for i in members)
     pieces = [{i: jobs[i] for i in piece} for piece in [*grouped.pieces, *([i] for i in alone)]]
     returns: dict[int, Return] = {}
-    for of_piece in _run_all(pieces, run, min(n_processes, len(pieces))):
+    for of_piece in _run_all(pieces, run, n_processes):
         returns |= of_piece
     return [returns[i] for i in range(len(jobs))]
 
@@ -71,6 +71,7 @@ def _n_processes(jobs: Sequence[DictConfig], n_jobs: int) -> int:
 def _run_all(
     pieces: list[Jobs], run: Callable[[DictConfig], Return], n_processes: int
 ) -> list[dict[int, Return]]:
+    # A single job, too, has a worker: its threads, and so its last digits, do not depend on others.
     if n_processes == 1:
         return [_run_piece(piece, run, 1) for piece in pieces]
     from hydra.core.singleton import Singleton
