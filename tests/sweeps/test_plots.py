@@ -10,8 +10,9 @@ from matplotlib.image import imread
 from sweeps.made import made
 
 from lmlab.sweeps.plots import by_key, by_parameters, heat_map, pictures
-from lmlab.sweeps.scales import ceiling, ordered, wants_log
+from lmlab.sweeps.scales import ordered, wants_log
 from lmlab.sweeps.table import load
+from lmlab.sweeps.values import ceiling
 
 
 def table(folder: Path):
@@ -58,6 +59,8 @@ def test_one_diverged_run_does_not_press_the_others_flat():
     assert ceiling([2.0, 2.1, 2.5, 1e6]) == 2.5
     assert ceiling([2.0, 2.1, 2.5, 4.0]) == math.inf
     assert ceiling([2.0, 80.0]) == 2.0
+    assert ceiling([2.0, 1e9, 2e9]) == 2.0
+    assert ceiling([2.0, 6.0, 6.0, 6.0]) == math.inf
     assert ceiling([math.nan, math.inf]) == math.inf
 
 

@@ -23,6 +23,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from lmlab.runs import path_name
 from lmlab.sweeps.curves import has_curves, read_curves, shared_steps
+from lmlab.sweeps.differences import Differences
 from lmlab.sweeps.figures import (
     GREY,
     LOST,
@@ -33,11 +34,11 @@ from lmlab.sweeps.figures import (
     what_a_point_is,
     with_unit,
 )
+from lmlab.sweeps.forest import forest
 from lmlab.sweeps.leaderboard import figure as written
 from lmlab.sweeps.scales import (
     COLOURS,
     Style,
-    ceiling,
     distinct,
     log_axis,
     number_axis,
@@ -46,7 +47,7 @@ from lmlab.sweeps.scales import (
     styles_of,
 )
 from lmlab.sweeps.table import Table, representatives
-from lmlab.sweeps.values import canonical, heading, is_missing, is_number, label, shown
+from lmlab.sweeps.values import canonical, ceiling, heading, is_missing, is_number, label, shown
 
 MOST_CURVES = 12
 MOST_LINES = 10
@@ -56,7 +57,7 @@ PLAIN = Style(COLOURS[0])
 STAR: dict[str, Any] = {"color": "black", "mfc": "#F0E442", "markersize": 15, "zorder": 5}
 
 
-def pictures(table: Table) -> Iterator[tuple[str, Figure]]:
+def pictures(table: Table, comparisons: Sequence[Differences] = ()) -> Iterator[tuple[str, Figure]]:
     """Every picture that the table has enough runs for, with its file's name."""
     with mpl.rc_context(STYLE):
         for key in table.keys:
@@ -70,6 +71,9 @@ def pictures(table: Table) -> Iterator[tuple[str, Figure]]:
         curves = _curves_to_draw(table)
         if len(curves):
             yield "curves.png", loss_curves(table, curves)
+        for found in comparisons:
+            if found.tested.any():
+                yield f"difference-{path_name(found.quantity)}.png", forest(found)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -50,17 +49,6 @@ def wants_log(values: Sequence[float]) -> bool:
         return max(b - a for a, b in pairwise(at)) / (at[-1] - at[0])
 
     return widest([math.log(x) for x in points]) < widest(points)
-
-
-def ceiling(values: Iterable[float]) -> float:
-    """Where to cut an axis so that a diverged run does not press all others flat; or infinity."""
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return math.inf
-    low = min(finite)
-    usual = max(statistics.median_low(finite) - low, 0.2 * abs(low))
-    below = [value for value in finite if value <= low + 8 * usual]
-    return math.inf if len(below) == len(finite) else max(below)
 
 
 class Style(NamedTuple):
