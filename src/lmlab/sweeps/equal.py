@@ -24,7 +24,6 @@ from lmlab.sweeps.values import shown
 
 UNITS = {"s": "seconds", "steps": "steps", "tokens": "tokens"}
 SECONDS = "train/seconds"  # in the event files, at each evaluation
-TIMED = "seconds: of training to that point, evaluations included (train/seconds)"
 STRAIGHT = "between two evaluations a curve is taken to be straight"
 
 
@@ -82,7 +81,7 @@ def compare_at(
         baseline,
         least,
         lacking=f"have no evaluations around {when}",
-        remarks=[STRAIGHT, *([TIMED] if when.unit == "s" else [])],
+        remarks=_remarks(table, when.unit),
     )
 
 
@@ -98,11 +97,10 @@ def compare_to(
     curves = _curves(table, tag, unit)
     values = {run: _reached(curve[unit], curve[tag], loss) for run, curve in curves.groupby("run")}
     first = curves.groupby("run")[tag].first()
-    remarks = [STRAIGHT, *([TIMED] if unit == "s" else [])]
+    remarks = _remarks(table, unit)
     if (first <= loss).any():
-        remarks.append(
-            f"{int((first <= loss).sum())} runs were there by their first evaluation, maybe before"
-        )
+        n = int((first <= loss).sum())
+        remarks.append(f"{n} runs were there by their first evaluation, which counts")
     return differences(
         table,
         pd.Series(values, dtype="float64"),
@@ -113,6 +111,17 @@ def compare_to(
         lacking="did not reach it",
         remarks=remarks,
     )
+
+
+def _remarks(table: Table, unit: str) -> list[str]:
+    """On how the values were found."""
+    remarks = [STRAIGHT]
+    if unit == "s":
+        remarks.append("seconds: of training to that point, evaluations included (train/seconds)")
+        counted = table.runs.index[table.runs["counted"]]
+        if any(table.found[run].record.get("trained_with") for run in counted):
+            remarks.append("some runs were trained together: their seconds are those of the group")
+    return remarks
 
 
 def _reached(x: pd.Series, losses: pd.Series, loss: float) -> float:

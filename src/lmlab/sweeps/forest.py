@@ -62,7 +62,10 @@ def forest(found: Differences) -> Figure:
     ax.set_xlim(max(left, -1.1 * limit), min(right, 1.1 * limit))
     _put_figures(ax, found, places)
     base = name_of(table, found.baseline) if found.baseline is not None else "nothing"
-    put_title(ax, f"{found.quantity}, compared with {base}", _what_is_drawn(found))
+    below = _what_is_drawn(found)
+    if (np.abs(others["difference"]) > limit).any():
+        below += "; arrow: off the scale"
+    put_title(ax, f"{found.quantity}, compared with {base}", below)
     return fig
 
 
@@ -72,7 +75,7 @@ def _put_figures(ax: Axes, found: Differences, places: dict[int, int]) -> None:
     style: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "fontsize": 10, "va": "center"}
     columns = (("difference", 1.17, "right"), ("95 %", 1.21, "left"), ("p", 1.64, "right"))
     for column, x, side in columns:
-        ax.text(x, 0.75, column, ha=side, color="#555555", **style)
+        ax.text(x, 0.45, column, ha=side, color="#555555", **style)
         for setting, y in places.items():
             ax.text(x, y, texts[column][setting], ha=side, **style)
 
@@ -83,6 +86,5 @@ def _what_is_drawn(found: Differences) -> str:
         return "one seed in common: no interval can be given"
     seeds = f"{n[0]} to {n[-1]}" if len(n) > 1 else str(n[0])
     return (
-        f"mean of {seeds} seeds (dots) with its 95 % interval; hollow and grey: not told apart, "
-        f"p ≥ {LEVEL}"
+        f"mean of {seeds} seeds (dots), 95 % interval; hollow and grey: not told apart, p ≥ {LEVEL}"
     )

@@ -48,7 +48,8 @@ def notes_on_marks(found: Differences) -> list[str]:
         lines.append(f"≈: cannot be told from the best by these seeds ({test})")
     if "?" in signs:
         lines.append("?: shares fewer than two seeds with the best, so nothing can be told")
-    return lines or [f"every other setting is told from the best ({test})"]
+    lost = ", or off the scale" if (found.off_scale & ~found.told).any() else ""
+    return lines or [f"every other setting is told from the best{lost} ({test})"]
 
 
 def notes_on(found: Differences, legend: bool = True) -> list[str]:
@@ -141,11 +142,11 @@ def difference_columns(found: Differences) -> list[Column]:
 
 def figures(found: Differences) -> pd.DataFrame:
     """Value, difference, interval and corrected p as texts, by setting; empty for NaN."""
-    digits = {"steps": ",.0f", "tokens": ",.0f", "seconds": ".3f"}.get(found.unit, ".4f")
+    digits = {"steps": ",.0f", "tokens": ",.0f", "seconds": ",.3f"}.get(found.unit, ".4f")
 
     def text(number: float, sign: str = "") -> str:
-        is_large = abs(number) >= (1e9 if "0f" in digits else 1e5)
-        return f"{number:{sign}{',.4g' if is_large else digits}}"
+        size = abs(number)
+        return f"{number:{sign}{digits if size < 100 else ',.0f' if size < 1e7 else '.4g'}}"
 
     rows = []
     for _, row in found.settings.iterrows():
