@@ -27,7 +27,8 @@ def forest(found: Differences) -> Figure:
     Settings go down the page, the best on top, their figures at the right.
     """
     table, rows = found.table, found.settings
-    rows = rows[(rows["pairs"] > 0) | (rows.index == found.baseline)].head(MOST_SETTINGS)
+    rows = rows[(rows["pairs"] > 0) | (rows.index == found.baseline)]
+    n_all, rows = len(rows), rows.head(MOST_SETTINGS)
     others = rows.drop(index=found.baseline, errors="ignore")
     fig, ax = new_figure(height=1.9 + 0.42 * max(3, len(rows)))
     places = dict(zip(rows.index, range(0, -len(rows), -1), strict=True))
@@ -65,6 +66,8 @@ def forest(found: Differences) -> Figure:
     below = _what_is_drawn(found)
     if (np.abs(others["difference"]) > limit).any():
         below += "; arrow: off the scale"
+    if len(rows) < n_all:
+        below += f"; the {len(rows)} best of {n_all}"
     put_title(ax, f"{found.quantity}, compared with {base}", below)
     return fig
 
@@ -75,7 +78,8 @@ def _put_figures(ax: Axes, found: Differences, places: dict[int, int]) -> None:
     style: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "fontsize": 10, "va": "center"}
     columns = (("difference", 1.17, "right"), ("95 %", 1.21, "left"), ("p", 1.64, "right"))
     for column, x, side in columns:
-        ax.text(x, 0.45, column, ha=side, color="#555555", **style)
+        title = "p (Holm)" if column == "p" else column
+        ax.text(x, 0.45, title, ha=side, color="#555555", **style)
         for setting, y in places.items():
             ax.text(x, y, texts[column][setting], ha=side, **style)
 
