@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 
-import mpmath
 import numpy as np
 
 LEVEL = 0.05  # a difference is told from noise if p is below it; intervals cover 1 - LEVEL
@@ -41,15 +40,15 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     zero and 0 if they are not.
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    differences = a - b
-    n = len(differences)
+    n = len(a)
     if n == 0:
         return Paired(0)
     rounding = ROUNDING * max(np.abs(a).max(), np.abs(b).max())
-    mean = float(differences.mean())
-    if n == 1:
-        return Paired(1, mean)
-    deviation = float(differences.std(ddof=1))
+    with np.errstate(all="ignore"):  # what overflows is not finite, and that is looked at
+        mean = float((a - b).mean())
+        deviation = float((a - b).std(ddof=1)) if n > 1 else math.nan
+    if not math.isfinite(deviation):
+        return Paired(n, mean)
     if deviation <= rounding:
         return Paired(n, mean, 0.0, mean, mean, float(abs(mean) <= rounding), _correlation(a, b))
     error = deviation / math.sqrt(n)
@@ -60,8 +59,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     """NaN for two pairs, through which there always is a line, and where a sample does not vary."""
-    spreads = [np.ptp(values) > ROUNDING * np.abs(values).max() for values in (a, b)]
-    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 and all(spreads) else math.nan
+    varies = all(np.ptp(values) > ROUNDING * np.abs(values).max() for values in (a, b))
+    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 and varies else math.nan
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -91,6 +90,8 @@ def pairs_needed(deviation: float, size: float, level: float = LEVEL) -> int | N
     if math.isnan(deviation) or size == 0:
         return None
     ratio = deviation / abs(size)
+    if ratio > MOST_PAIRS:
+        return None
     normal = NormalDist().inv_cdf
     n: float = max(2, math.ceil(((normal(1 - level / 2) + normal(POWER)) * ratio) ** 2))
     while n <= MOST_PAIRS:  # t exceeds the normal quantile, so n is a few more than that
@@ -100,17 +101,30 @@ def pairs_needed(deviation: float, size: float, level: float = LEVEL) -> int | N
     return None
 
 
-def two_sided(t: float, freedom: float) -> float:
-    """The probability of a larger |t| by Student's distribution."""
-    x = freedom / (freedom + t * t)
-    return float(mpmath.betainc(freedom / 2, 0.5, 0, x, regularized=True))
+def two_sided(t: float, freedom: int) -> float:
+    """The probability of a larger |t| by Student's distribution, to about 15 decimals.
+
+    For whole degrees of freedom the distribution function is a finite sum (Abramowitz and Stegun,
+    Handbook of Mathematical Functions, 26.7.3 and 26.7.4).
+    """
+    angle = math.atan(abs(t) / math.sqrt(freedom))
+    cos, sin = math.cos(angle), math.sin(angle)
+    k = np.arange(2 + freedom % 2, freedom - 1, 2)
+    powers = 1 + float(np.cumprod((k - 1) / k * cos**2).sum())
+    if freedom % 2 == 0:
+        inside = sin * powers
+    elif freedom == 1:
+        inside = 2 / math.pi * angle
+    else:
+        inside = 2 / math.pi * (angle + sin * cos * powers)
+    return max(0.0, 1 - inside)
 
 
 @lru_cache(maxsize=10_000)
-def quantile(probability: float, freedom: float) -> float:
+def quantile(probability: float, freedom: int) -> float:
     """The t that Student's distribution stays below with a probability of at least 0.5.
 
-    Newton's method, from the first two terms of t in powers of 1 / freedom (Abramowitz and Stegun,
+    Newton's method, from the first two terms of t in powers of 1 / freedom (the same book,
     26.7.5). They are smaller than t, and above zero the distribution function is concave, so the
     steps approach t from below.
     """
