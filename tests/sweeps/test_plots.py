@@ -2,16 +2,20 @@
 
 import math
 import statistics
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
+from matplotlib.transforms import Bbox
 from sweeps.made import made
 
 from lmlab.sweeps.plots import by_key, by_parameters, heat_map, pictures
-from lmlab.sweeps.scales import ceiling, ordered, wants_log
+from lmlab.sweeps.scales import ordered, wants_log
 from lmlab.sweeps.table import load
+from lmlab.sweeps.values import ceiling
 
 
 def table(folder: Path):
@@ -58,6 +62,8 @@ def test_one_diverged_run_does_not_press_the_others_flat():
     assert ceiling([2.0, 2.1, 2.5, 1e6]) == 2.5
     assert ceiling([2.0, 2.1, 2.5, 4.0]) == math.inf
     assert ceiling([2.0, 80.0]) == 2.0
+    assert ceiling([2.0, 1e9, 2e9]) == 2.0
+    assert ceiling([2.0, 6.0, 6.0, 6.0]) == math.inf
     assert ceiling([math.nan, math.inf]) == math.inf
 
 
@@ -142,6 +148,55 @@ def test_loss_by_parameters_is_on_a_log_axis(tmp_path):
     (frontier,) = [line for line in axes.lines if line.get_label() == "the best up to a size"]
     assert list(frontier.get_ydata()) == [2.2, 2.0]
     assert any("5,000 tokens" in text.get_text() for text in axes.texts)
+
+
+TICKS = {
+    "a few": [1e-4, 1e-3, 1e-2],
+    "near ones": [1e-3, 1.1e-3, 1e-1],
+    "within a decade": [2.1e-3 * 1.12**i for i in range(13)],
+    "long ones": [1e-3 * 1.3**i for i in range(12)],
+    "twelve decades": [10.0**i for i in range(-6, 7)],
+    "even ones": [i / 40 for i in range(1, 41)],
+}
+
+
+@pytest.mark.parametrize("rates", TICKS.values(), ids=TICKS)
+def test_ticks_are_plain_numbers_with_room_between_them(tmp_path, rates):
+    for i, rate in enumerate(rates):
+        size = max(1, round(rate * 1e6))
+        made(tmp_path, {"optimizer.lr": rate, "seed": 1}, 2 + i / 100, parameters=size)
+    for name, figure in pictures(table(tmp_path)):
+        if name == "curves.png":
+            continue
+        FigureCanvasAgg(figure).draw()
+        (axis,) = [axes.xaxis for axes in figure.axes]
+        low, high = sorted(axis.get_view_interval())
+        ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+        labels = [tick.label1 for tick in ticks if tick.label1.get_text()]
+        assert len(labels) > 1
+        assert not any("$" in text.get_text() for text in labels)
+        boxes = [text.get_window_extent() for text in labels]
+        assert not any(Bbox.intersection(a, b) for a, b in pairwise(boxes))
+
+
+def test_a_setting_that_diverged_covers_no_curve(tmp_path):
+    for rate, height in ((0.01, 2.0), (0.1, 2.1), (1e9, 1e6)):
+        for seed in (1, 2):
+            curve = {step: height * (1 + seed / step) for step in (10, 20, 30)}
+            made(tmp_path, {"optimizer.lr": rate, "seed": seed}, height, curve=curve)
+    (axes,) = dict(pictures(table(tmp_path)))["curves.png"].axes
+    assert [line.get_label() for line in axes.lines] == ["0.01", "0.1"]
+    assert axes.get_ylim()[1] < 3
+    assert any("1 off the scale" in text.get_text() for text in axes.texts)
+
+
+def test_a_seed_that_diverged_leaves_the_others_in_sight(tmp_path):
+    for seed, loss in enumerate([2.1, 2.2, 1e9, 2.15]):
+        made(tmp_path, {"seed": seed}, loss)
+    (axes,) = dict(pictures(table(tmp_path)))["loss-by-seed.png"].axes
+    assert axes.get_ylim()[1] < 3
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    assert list(cross.get_xdata()) == [2]
 
 
 def test_every_picture_is_an_image(optimizers, tmp_path):

@@ -31,9 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _show(options: argparse.Namespace) -> None:
     from lmlab.config import nearest
     from lmlab.console import console
-    from lmlab.sweeps.leaderboard import print_table
+    from lmlab.sweeps.leaderboard import best_of_each, print_table
+    from lmlab.sweeps.questions import Questions
     from lmlab.sweeps.report import keep
     from lmlab.sweeps.table import load
+    from lmlab.sweeps.verdicts import print_differences
 
     by = options.by.split(",") if options.by else []
     folders: list[Path] = options.folders
@@ -42,9 +44,13 @@ def _show(options: argparse.Namespace) -> None:
         if key not in table.keys:
             differing = ", ".join(table.keys) or "no key, beside the seed"
             raise LabError(f"--by {key}: the runs differ in {differing}{nearest(key, table.keys)}")
+    asked = Questions.parse(table, options.baseline, options.least, options.at, options.to)
+    answers = asked.answers(best_of_each(table, by))
     print_table(table, console, ", ".join(map(str, folders)), by)
+    for i, found in enumerate(answers):
+        print_differences(found, console, legend=i == 0)
     if len(folders) == 1:
-        keep(table, folders[0], options.plots)
+        keep(table, folders[0], options.plots, asked.answers() if by else answers)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,13 +64,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="sweep.py" if sys.argv[0].endswith(".py") else "lmlab-sweep",
         description=(
             "What the runs below a folder found: a leaderboard of the keys that differ, mean ± "
-            "standard deviation over seeds, failures and their reasons. It works at any time: "
-            "while a sweep runs, when it is done, after a crash."
+            "standard deviation over seeds, which differences are more than the noise of seeds, "
+            "failures and their reasons. It works at any time: while a sweep runs, when it is "
+            "done, after a crash."
         ),
         epilog=(
             "Kept in the folder: leaderboard.md, leaderboard.csv (a row per setting), runs.csv (a "
-            "row per run), plots/, and seed-mean/, the mean curves as runs for TensorBoard. With "
-            "several folders one table over all is printed, and nothing is kept."
+            "row per run), differences.csv (a row per comparison), plots/, and seed-mean/, the "
+            "mean curves as runs for TensorBoard. With several folders one table over all is "
+            "printed, and nothing is kept."
         ),
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="outputs/sweeps/…")
@@ -75,6 +83,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--by", metavar="KEY,…", help="print only the best setting for each value of these keys"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="KEY=VALUE,…",
+        help="the setting that the others are compared with, seed by seed (default: the best)",
+    )
+    parser.add_argument(
+        "--at",
+        action="append",
+        default=[],
+        metavar="WHEN",
+        help="compare val/loss at 30s, 1000steps or 2e6tokens of training; may be repeated",
+    )
+    parser.add_argument(
+        "--to",
+        action="append",
+        default=[],
+        type=float,
+        metavar="LOSS",
+        help="compare the steps and seconds that it took to reach this val/loss; may be repeated",
+    )
+    parser.add_argument(
+        "--least",
+        type=float,
+        metavar="SIZE",
+        help="say how many seeds tell a loss difference of this size (default: of the one seen)",
     )
     parser.add_argument(
         "--no-plots", dest="plots", action="store_false", help="draw no pictures (a second less)"

@@ -1,23 +1,28 @@
-"""A table of settings to read: in a terminal, as Markdown, as CSV."""
+"""Tables of settings to read, and of their differences: in a terminal, as Markdown, as CSV."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Column as GridColumn
-from rich.table import Table as Grid
 from rich.text import Text
 
 from lmlab.runs import LOG
+from lmlab.sweeps.differences import Differences, compare
+from lmlab.sweeps.grids import (
+    MOST_ROWS,
+    Column,
+    escaped,
+    exact,
+    grid_of,
+    key_columns,
+    markdown_table,
+    natural_width,
+)
 from lmlab.sweeps.notes import notes
 from lmlab.sweeps.table import (
     BEST,
@@ -28,19 +33,16 @@ from lmlab.sweeps.table import (
     Table,
     count_by_status,
 )
-from lmlab.sweeps.values import canonical, heading, is_missing, is_number, label, shown
+from lmlab.sweeps.values import canonical
+from lmlab.sweeps.verdicts import (
+    difference_columns,
+    difference_title,
+    marks,
+    notes_on,
+    notes_on_marks,
+)
 
 ENDED_BADLY = ("failed", "killed", "interrupted")
-MOST_ROWS = 50  # in a terminal; files and pipes have all
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the leaderboard, with a cell for each setting."""
-
-    heading: str
-    is_number: bool
-    cells: list[str]
 
 
 def figure(mean: float, deviation: float = math.nan) -> str:
@@ -60,17 +62,16 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def columns(table: Table, folder: Path | None) -> list[Column]:
+def columns(table: Table, folder: Path | None, to_best: Differences) -> list[Column]:
     """What varies, what came out, and where the runs are, seen from `folder`."""
     settings = table.settings
-    found = []
-    for key in table.keys:
-        cells = [label(key, value) for value in settings[key]]
-        found.append(Column(heading(key), all(map(is_number, settings[key])), cells))
+    found = key_columns(table, settings)
     if table.varies("parameters"):
         found.append(Column("parameters", True, [_count(n) for n in settings["parameters"]]))
     for metric in dict.fromkeys((table.metric, LOSS, BEST)):
         found.append(Column(metric, True, _figures(settings, metric)))
+        if metric == table.metric and (signs := marks(to_best)):
+            found.append(Column("", False, [signs.get(place, "") for place in settings.index]))
     if settings["seconds"].notna().any():
         found.append(Column("time", True, [duration(s) for s in settings["seconds"]]))
     if table.varies("step"):
@@ -118,20 +119,22 @@ def print_table(table: Table, console: Console, title: str, by: Sequence[str] = 
     directories below the table where it is too narrow for them.
     """
     settings = best_of_each(table, by)
+    to_best = compare(table, settings)
     rows = settings[:MOST_ROWS] if console.is_terminal else settings
-    wanted, width = columns(table, None), 100_000
+    wanted, width = columns(table, None, to_best), 100_000
     directory = wanted[-1]
-    is_narrow = console.is_terminal and _width(console, _grid(wanted, rows)) > console.width
+    natural = natural_width(console, grid_of(wanted, rows))
+    is_narrow = console.is_terminal and natural > console.width
     if is_narrow:
         wanted = wanted[:-1]
     if console.is_terminal:  # texts are folded as far as need be, figures never
-        width = max(console.width, _width(console, _grid(wanted, rows, text_width=12)))
+        width = max(console.width, natural_width(console, grid_of(wanted, rows, text_width=12)))
     console.print(Text(f"{title}  {summary(table)}"))
     wide = Console(file=console.file, width=width, highlight=False)
-    wide.print(_grid(wanted, rows, best=table.best))
+    wide.print(grid_of(wanted, rows, best=table.best))
     if len(rows) < len(settings):
         console.print(Text(f"and {len(settings) - len(rows)} more, in the files"))
-    for note in notes(table):
+    for note in [*notes(table), *notes_on_marks(to_best)]:
         console.print(Text(note, style="dim"))
     if is_narrow:
         console.print(Text(f"\n{directory.heading}", style="dim"))
@@ -150,32 +153,6 @@ def best_of_each(table: Table, by: Sequence[str]) -> list[int]:
     return list(values.drop_duplicates().index if by else values.index)
 
 
-def _grid(
-    wanted: Sequence[Column],
-    settings: Iterable[int],
-    best: int | None = None,
-    text_width: int | None = None,
-) -> Grid:
-    """The leaderboard for rich; texts are folded at `text_width` characters."""
-    grid = Grid(GridColumn("#", justify="right", style="dim"), box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in wanted:
-        grid.add_column(
-            Text(column.heading),
-            justify="right" if column.is_number else "left",
-            no_wrap=column.is_number,
-            overflow="fold",
-            max_width=None if column.is_number else text_width,
-        )
-    for place, setting in enumerate(settings, 1):
-        cells = [Text(column.cells[setting - 1]) for column in wanted]
-        grid.add_row(str(place), *cells, style="bold" if setting == best else None)
-    return grid
-
-
-def _width(console: Console, grid: Grid) -> int:
-    return Measurement.get(console, console.options.update_width(100_000), grid).maximum
-
-
 def failures(table: Table, folder: Path | None) -> list[str]:
     """Each run that ended badly, with its reason and its log; each record that cannot be read."""
     bad = table.runs[table.runs["status"].isin(ENDED_BADLY)].sort_index()
@@ -188,25 +165,27 @@ def failures(table: Table, folder: Path | None) -> list[str]:
     return [*lines, *(f"unreadable  {reason}" for reason in table.unreadable)]
 
 
-def markdown(table: Table, folder: Path, title: str, pictures: Sequence[str] = ()) -> str:
-    """A page for GitHub: the leaderboard, what its figures are, failures, pictures."""
-    wanted = columns(table, folder)
-    rows = [[column.heading for column in wanted], *zip(*(c.cells for c in wanted), strict=True)]
-    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("---:" if c.is_number else "---" for c in wanted) + "|")
-    lines = [f"# {title}", "", f"{summary(table)}.", "", *lines]
-    lines += ["", *(f"- {_escaped(note)}" for note in notes(table))]
+def markdown(
+    table: Table,
+    folder: Path,
+    title: str,
+    pictures: Sequence[str] = (),
+    comparisons: Sequence[Differences] = (),
+) -> str:
+    """A page for GitHub: the leaderboard, what its figures are, differences, failures, pictures."""
+    to_best = compare(table)
+    lines = [f"# {title}", "", f"{summary(table)}.", ""]
+    lines += markdown_table(columns(table, folder, to_best))
+    lines += ["", *(f"- {escaped(note)}" for note in [*notes(table), *notes_on_marks(to_best)])]
+    for i, found in enumerate(comparisons):
+        lines += ["", f"## {escaped(difference_title(found))}", ""]
+        lines += markdown_table(difference_columns(found))
+        lines += ["", *(f"- {escaped(note)}" for note in notes_on(found, legend=i == 0))]
     if bad := failures(table, folder):
         lines += ["", "```", *bad, "```"]
     for picture in pictures:
         lines += ["", f"![{Path(picture).stem}]({picture})"]
     return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    for mark in "\\|`*<":
-        text = text.replace(mark, f"\\{mark}")
-    return text
 
 
 def settings_csv(table: Table, folder: Path) -> str:
@@ -225,14 +204,8 @@ def runs_csv(table: Table, folder: Path) -> str:
 def _csv(frame: pd.DataFrame, keys: Sequence[str], is_done: pd.Series, folder: Path) -> str:
     frame = frame.astype(dict.fromkeys(METRICS, object))
     for key in keys:
-        frame[key] = frame[key].map(_exact)
+        frame[key] = frame[key].map(exact)
     for metric in METRICS:
         frame.loc[_diverged(frame[metric], metric, is_done), metric] = "nan"
     frame["directory"] = [below(path, folder) for path in frame["directory"]]
     return frame.to_csv(index=False, lineterminator="\n")
-
-
-def _exact(value: Any) -> Any:
-    if is_missing(value):
-        return None
-    return value if isinstance(value, str | float) else shown(value)

@@ -23,6 +23,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from lmlab.runs import path_name
 from lmlab.sweeps.curves import has_curves, read_curves, shared_steps
+from lmlab.sweeps.differences import Differences
 from lmlab.sweeps.figures import (
     GREY,
     LOST,
@@ -33,11 +34,11 @@ from lmlab.sweeps.figures import (
     what_a_point_is,
     with_unit,
 )
+from lmlab.sweeps.forest import forest
 from lmlab.sweeps.leaderboard import figure as written
 from lmlab.sweeps.scales import (
     COLOURS,
     Style,
-    ceiling,
     distinct,
     log_axis,
     number_axis,
@@ -46,7 +47,7 @@ from lmlab.sweeps.scales import (
     styles_of,
 )
 from lmlab.sweeps.table import Table, representatives
-from lmlab.sweeps.values import canonical, heading, is_missing, is_number, label, shown
+from lmlab.sweeps.values import canonical, ceiling, heading, is_missing, is_number, label, shown
 
 MOST_CURVES = 12
 MOST_LINES = 10
@@ -56,7 +57,7 @@ PLAIN = Style(COLOURS[0])
 STAR: dict[str, Any] = {"color": "black", "mfc": "#F0E442", "markersize": 15, "zorder": 5}
 
 
-def pictures(table: Table) -> Iterator[tuple[str, Figure]]:
+def pictures(table: Table, comparisons: Sequence[Differences] = ()) -> Iterator[tuple[str, Figure]]:
     """Every picture that the table has enough runs for, with its file's name."""
     with mpl.rc_context(STYLE):
         for key in table.keys:
@@ -70,6 +71,9 @@ def pictures(table: Table) -> Iterator[tuple[str, Figure]]:
         curves = _curves_to_draw(table)
         if len(curves):
             yield "curves.png", loss_curves(table, curves)
+        for found in comparisons:
+            if found.tested.any():
+                yield f"difference-{path_name(found.quantity)}.png", forest(found)
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,8 @@ def _draw_points(
         text = f"best {written(loss[best], deviation[best])}"
         where: dict[str, Any] = {"xytext": (0, -20) if along_x else (-6, 11)}
         where |= {"textcoords": "offset points", "ha": "center" if along_x else "left"}
-        ax.annotate(text, (x[best], y[best]), fontsize=10, **where)
+        foot = np.nan_to_num(deviation[best]) if along_x else 0  # below the error bar
+        ax.annotate(text, (x[best], y[best] - foot), fontsize=10, **where)
     if lost.any():
         ax.errorbar([], [], fmt="x", color=GREY, markeredgewidth=2, label=LOST)
 
@@ -190,9 +195,22 @@ def by_seed(table: Table) -> Figure:
     runs = runs.loc[places(runs["seed"]).sort_values().index]
     mean, deviation = table.loss[1], table.deviation[1]
     fig, ax = new_figure()
-    ax.axhspan(mean - deviation, mean + deviation, color=COLOURS[0], alpha=0.15, lw=0)
-    ax.axhline(mean, color=COLOURS[0])
-    ax.plot(range(len(runs)), runs[table.metric], "o", color=COLOURS[1])
+    at, loss = pd.Series(range(len(runs)), runs.index), runs[table.metric]
+    is_drawn = loss <= ceiling(loss)
+    if is_drawn.all():
+        ax.axhspan(mean - deviation, mean + deviation, color=COLOURS[0], alpha=0.15, lw=0)
+        ax.axhline(mean, color=COLOURS[0])
+    ax.plot(at[is_drawn], loss[is_drawn], "o", color=COLOURS[1])
+    if not is_drawn.all():
+        style: dict[str, Any] = {"color": GREY, "markeredgewidth": 2, "label": LOST}
+        ax.plot(
+            at[~is_drawn],
+            0.985 + 0 * at[~is_drawn],
+            "x",
+            transform=ax.get_xaxis_transform(),
+            **style,
+        )
+        put_legend(ax, None)
     if len(runs) <= 20:
         ax.set_xticks(range(len(runs)), [shown(seed) for seed in runs["seed"]])
     ax.set_xlabel("seed")
@@ -248,6 +266,9 @@ def loss_curves(table: Table, curves: pd.DataFrame) -> Figure:
 
     `curves` has columns setting, run, step and val/loss.
     """
+    limits = _late_range(curves)
+    off = _never_below(curves, limits[1])
+    curves = curves[~curves["setting"].isin(off)]
     settings = table.settings.loc[curves["setting"].unique()]
     keys = [key for key in table.keys if settings[key].map(canonical).nunique() > 1]
     styles = distinct(len(settings))
@@ -272,12 +293,13 @@ def loss_curves(table: Table, curves: pd.DataFrame) -> Figure:
         line.set(label=name or None, linestyle=style.dash)
         if np.size(line.get_xdata()) == 1:
             line.set_marker(style.marker)
-    ax.set_ylim(*_late_range(curves))
+    ax.set_ylim(*limits)
     ax.set_ylabel(f"{CURVE}, nats per token")
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    n, n_all = len(settings), len(table.settings)
+    n, n_all = len(settings) + len(off), len(table.settings)
     some = f": the {n} best of {n_all}" if n < n_all else ""
-    put_title(ax, f"{CURVE} while training{some}", what_a_point_is(settings))
+    lost = f"; {len(off)} off the scale" if len(off) else ""
+    put_title(ax, f"{CURVE} while training{some}", what_a_point_is(settings) + lost)
     put_legend(ax, ", ".join(map(heading, keys)))
     return fig
 
@@ -295,6 +317,12 @@ def _late_range(curves: pd.DataFrame) -> tuple[float | None, float | None]:
     return (low - margin, high + margin) if high > low else (None, None)
 
 
+def _never_below(curves: pd.DataFrame, top: float | None) -> pd.Index:
+    """The settings with no mean in sight: their bands would only cover the others."""
+    lowest = curves.groupby(["setting", "step"])[CURVE].mean().groupby("setting").min()
+    return lowest.index[lowest > (np.inf if top is None else top)]
+
+
 def by_parameters(table: Table) -> Figure:
     """The loss against the number of parameters, on a log axis: a colour for each setting."""
     # A model of none, such as the n-gram's counts, has no place on the axis.
@@ -306,7 +334,7 @@ def by_parameters(table: Table) -> Figure:
         each = zip(names, settings.index, distinct(len(names)), strict=True)
         lines = [Line(name, pd.Index([setting]), style) for name, setting, style in each]
     fig, ax = new_figure(height=5)
-    log_axis(ax, counts=True)
+    log_axis(ax, list(settings["parameters"]), counts=True)
     _draw_points(ax, table, lines, settings["parameters"], along_x=True)
     loss = settings[table.metric].dropna()
     best = settings.loc[loss.index[loss < loss.cummin().shift(fill_value=np.inf)]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.text import Text
@@ -9,10 +10,14 @@ from rich.text import Text
 from lmlab.console import console
 from lmlab.files import atomic_file, write_atomically
 from lmlab.sweeps.curves import SEED_MEAN, write_seed_means
+from lmlab.sweeps.differences import Differences
 from lmlab.sweeps.leaderboard import markdown, print_table, runs_csv, settings_csv
+from lmlab.sweeps.questions import Questions
 from lmlab.sweeps.table import Table, load
+from lmlab.sweeps.verdicts import differences_csv
 
 LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV = "leaderboard.md", "leaderboard.csv", "runs.csv"
+DIFFERENCES_CSV = "differences.csv"
 PLOTS = "plots"
 
 
@@ -27,19 +32,27 @@ def report(folder: Path, metric: str | None = None, plots: bool = True) -> Table
     """
     table = load([folder], metric)
     print_table(table, console, str(folder))
-    keep(table, folder, plots)
+    keep(table, folder, plots, Questions(table).answers())
     return table
 
 
-def keep(table: Table, folder: Path, plots: bool = True) -> None:
-    """Write leaderboard.md, leaderboard.csv, runs.csv, plots/ and seed-mean/ into a folder."""
-    names = _write_pictures(table, folder / PLOTS) if plots else []
-    page = markdown(table, folder, folder.resolve().name, [f"{PLOTS}/{name}" for name in names])
+def keep(
+    table: Table, folder: Path, plots: bool = True, comparisons: Sequence[Differences] = ()
+) -> None:
+    """Write leaderboard.md, leaderboard.csv, runs.csv, plots/ and seed-mean/ into a folder, and
+    differences.csv, if anything was compared."""
+    names = _write_pictures(table, comparisons, folder / PLOTS) if plots else []
+    pictures = [f"{PLOTS}/{name}" for name in names]
+    page = markdown(table, folder, folder.resolve().name, pictures, comparisons)
     write_atomically(folder / LEADERBOARD_CSV, settings_csv(table, folder).encode())
     write_atomically(folder / RUNS_CSV, runs_csv(table, folder).encode())
     write_atomically(folder / LEADERBOARD, page.encode())
+    if comparisons:
+        write_atomically(folder / DIFFERENCES_CSV, differences_csv(comparisons).encode())
+    else:
+        (folder / DIFFERENCES_CSV).unlink(missing_ok=True)  # of an earlier report
     means = write_seed_means(table, folder)
-    kept = [LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV]
+    kept = [LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV, *([DIFFERENCES_CSV] if comparisons else [])]
     if names:
         kept.append(f"{PLOTS}/ ({len(names)} pictures)")
     if means is not None:
@@ -47,12 +60,12 @@ def keep(table: Table, folder: Path, plots: bool = True) -> None:
     console.print(Text(f"\nkept in {folder}: {', '.join(kept)}"))
 
 
-def _write_pictures(table: Table, folder: Path) -> list[str]:
+def _write_pictures(table: Table, comparisons: Sequence[Differences], folder: Path) -> list[str]:
     """Write the pictures, and delete those of an earlier report that are no longer drawn."""
     from lmlab.sweeps.plots import pictures
 
     names = []
-    for name, figure in pictures(table):
+    for name, figure in pictures(table, comparisons):
         with atomic_file(folder / name, parents=True) as file:
             figure.savefig(file, format="png")
         names.append(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from matplotlib.ticker import (
 
 from lmlab.sweeps.values import canonical, is_missing, is_number, shown
 
+CHARACTERS = 58  # of tick labels that fit along an axis
 # Okabe and Ito's palette for colour-blind readers, without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -52,17 +52,6 @@ def wants_log(values: Sequence[float]) -> bool:
     return widest([math.log(x) for x in points]) < widest(points)
 
 
-def ceiling(values: Iterable[float]) -> float:
-    """Where to cut an axis so that a diverged run does not press all others flat; or infinity."""
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return math.inf
-    low = min(finite)
-    usual = max(statistics.median_low(finite) - low, 0.2 * abs(low))
-    below = [value for value in finite if value <= low + 8 * usual]
-    return math.inf if len(below) == len(finite) else max(below)
-
-
 class Style(NamedTuple):
     """How a line and its points are drawn."""
 
@@ -89,21 +78,23 @@ def number_axis(ax: Axes, values: list[float], title: str) -> None:
     ax.set_xlabel(title)
     on_log = wants_log(values)
     if on_log:
-        log_axis(ax)
+        log_axis(ax, values)
     at = [math.log(x) for x in values] if on_log else values
-    room = min((b - a for a, b in pairwise(at)), default=1.0) / ((at[-1] - at[0]) or 1.0)
+    narrowest = min((b - a for a, b in pairwise(at)), default=1.0) / ((at[-1] - at[0]) or 1.0)
+    room = narrowest * CHARACTERS - max(len(shown(x)) for x in values) - 1.5
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: shown(float(x))))
-    if room > 1 / 12:
+    if room > 0 or len(values) == 1:
         ax.xaxis.set_major_locator(FixedLocator(values))
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.tick_params(axis="x", labelsize=11 if room > 1 / 8 else 9)
 
 
-def log_axis(ax: Axes, counts: bool = False) -> None:
-    """Numbers by ratio; `counts` are written 5k, 2M."""
+def log_axis(ax: Axes, values: Sequence[float], counts: bool = False) -> None:
+    """Numbers by ratio, for values in ascending order; `counts` are written 5k, 2M."""
     ax.set_xscale("log")
     ax.grid(which="minor", axis="x", visible=False)
     ax.xaxis.set_minor_formatter(NullFormatter())
+    decades = math.log10(values[-1] / values[0])
+    # Where fewer than two of these lie in sight, the locator takes other round numbers.
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3.5 else (1,)))
     if counts:
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))

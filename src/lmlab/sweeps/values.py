@@ -1,10 +1,12 @@
-"""How the values of config keys are compared and written."""
+"""How the values of config keys are compared and written, and which figures are off the scale."""
 
 from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 WIDEST = 40  # characters of a value in a terminal or a picture; the CSV files have it whole
@@ -64,3 +66,16 @@ def label(key: str, value: Any, width: int | None = WIDEST) -> str:
     if key.endswith("_target_"):
         value = str(value).rpartition(".")[2]
     return shown(value, width)
+
+
+def ceiling(values: Iterable[float]) -> float:
+    """Where to cut an axis so that a diverged run does not press all others flat; or infinity."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return math.inf
+    low = min(finite)
+    usual = max(statistics.median_low(finite) - low, 0.2 * abs(low))
+    if low > 0:
+        usual = min(usual, low)  # where most have diverged, the usual one has too
+    below = [value for value in finite if value <= low + 8 * usual]
+    return math.inf if len(below) == len(finite) else max(below)

@@ -1,0 +1,141 @@
+"""Paired measurements: Student's t-test of their difference, Holm's correction, pairs needed.
+
+Runs with one seed begin alike and see the same windows, so part of the noise is the same in both
+and drops out of their difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+
+LEVEL = 0.05  # a difference is told from noise if p is below it; intervals cover 1 - LEVEL
+POWER = 0.8
+MOST_PAIRS = 10_000
+ROUNDING = 1e-12  # differences that are smaller, relative to the values, are rounding
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The difference of two paired samples; NaN for what n pairs are too few for."""
+
+    n: int  # pairs
+    mean: float = math.nan  # of the differences
+    deviation: float = math.nan  # of the differences, n - 1
+    low: float = math.nan  # the interval that covers the true mean with 95 %
+    high: float = math.nan
+    p: float = math.nan  # two-sided
+    r: float = math.nan  # correlation of the two samples (Pearson)
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
+    """The mean of `first - second`, pair by pair, and Student's paired t-test of it.
+
+    Where all differences are equal the test has no noise to compare with: p is then 1 if they are
+    zero and 0 if they are not.
+    """
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    n = len(a)
+    if n == 0:
+        return Paired(0)
+    rounding = ROUNDING * max(np.abs(a).max(), np.abs(b).max())
+    with np.errstate(all="ignore"):  # what overflows is not finite, and that is looked at
+        mean = float((a - b).mean())
+        deviation = float((a - b).std(ddof=1)) if n > 1 else math.nan
+    if not math.isfinite(deviation):
+        return Paired(n, mean)
+    if deviation <= rounding:
+        return Paired(n, mean, 0.0, mean, mean, float(abs(mean) <= rounding), _correlation(a, b))
+    error = deviation / math.sqrt(n)
+    half = quantile(1 - LEVEL / 2, n - 1) * error
+    p = two_sided(mean / error, n - 1)
+    return Paired(n, mean, deviation, mean - half, mean + half, p, _correlation(a, b))
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """NaN for two pairs, through which there always is a line, and where a sample does not vary."""
+    varies = all(np.ptp(values) > ROUNDING * np.abs(values).max() for values in (a, b))
+    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 and varies else math.nan
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for how many there are, so that all hold together.
+
+    Sture Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of
+    Statistics 6 (1979).
+    """
+    values = np.asarray(p, dtype=float)
+    order = values.argsort(kind="stable")
+    corrected = np.empty_like(values)
+    steps = values[order] * np.arange(len(values), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected.tolist()
+
+
+def pairs_needed(deviation: float, size: float, level: float = LEVEL) -> int | None:
+    """How many pairs tell a difference of a size from none, with 80 % power.
+
+    The smallest n with n >= ((t(1 - level / 2) + t(power)) * deviation / size)^2, where t is the
+    quantile of Student's distribution with n - 1 degrees of freedom (NIST/SEMATECH e-Handbook of
+    Statistical Methods, 7.2.2.2). `deviation` is that of the differences, and no better known than
+    few pairs can tell. None: more than MOST_PAIRS.
+    """
+    if deviation == 0 and size != 0:
+        return 2
+    if math.isnan(deviation) or size == 0:
+        return None
+    ratio = deviation / abs(size)
+    if ratio > MOST_PAIRS:
+        return None
+    normal = NormalDist().inv_cdf
+    n: float = max(2, math.ceil(((normal(1 - level / 2) + normal(POWER)) * ratio) ** 2))
+    while n <= MOST_PAIRS:  # t exceeds the normal quantile, so n is a few more than that
+        if n >= ((quantile(1 - level / 2, n - 1) + quantile(POWER, n - 1)) * ratio) ** 2:
+            return int(n)
+        n += 1
+    return None
+
+
+def two_sided(t: float, freedom: int) -> float:
+    """The probability of a larger |t| by Student's distribution, to about 15 decimals.
+
+    For whole degrees of freedom the distribution function is a finite sum (Abramowitz and Stegun,
+    Handbook of Mathematical Functions, 26.7.3 and 26.7.4).
+    """
+    angle = math.atan(abs(t) / math.sqrt(freedom))
+    cos, sin = math.cos(angle), math.sin(angle)
+    k = np.arange(2 + freedom % 2, freedom - 1, 2)
+    powers = 1 + float(np.cumprod((k - 1) / k * cos**2).sum())
+    if freedom % 2 == 0:
+        inside = sin * powers
+    elif freedom == 1:
+        inside = 2 / math.pi * angle
+    else:
+        inside = 2 / math.pi * (angle + sin * cos * powers)
+    return max(0.0, 1 - inside)
+
+
+@lru_cache(maxsize=10_000)
+def quantile(probability: float, freedom: int) -> float:
+    """The t that Student's distribution stays below with a probability of at least 0.5.
+
+    Newton's method, from the first two terms of t in powers of 1 / freedom (the same book,
+    26.7.5). They are smaller than t, and above zero the distribution function is concave, so the
+    steps approach t from below.
+    """
+    half = freedom / 2
+    log_scale = math.lgamma(half + 0.5) - math.lgamma(half) - 0.5 * math.log(freedom * math.pi)
+    z = NormalDist().inv_cdf(probability)
+    t = z + (z**3 + z) / (4 * freedom)
+    for _ in range(100):
+        density = math.exp(log_scale - (half + 0.5) * math.log1p(t * t / freedom))
+        step = (two_sided(t, freedom) / 2 - (1 - probability)) / density
+        t += step
+        if abs(step) <= 1e-8 * abs(t):  # the error is squared by each step
+            break
+    return t
