@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
 LEVEL = 0.05  # a difference is told from noise if p is below it; intervals cover 1 - LEVEL
 POWER = 0.8
@@ -52,8 +52,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     if deviation <= rounding:
         return Paired(n, mean, 0.0, mean, mean, float(abs(mean) <= rounding), _correlation(a, b))
     error = deviation / math.sqrt(n)
-    half = quantile(1 - LEVEL / 2, n - 1) * error
-    p = two_sided(mean / error, n - 1)
+    half = float(stdtrit(n - 1, 1 - LEVEL / 2)) * error
+    p = float(2 * stdtr(n - 1, -abs(mean / error)))
     return Paired(n, mean, deviation, mean - half, mean + half, p, _correlation(a, b))
 
 
@@ -93,49 +93,8 @@ def pairs_needed(deviation: float, size: float, level: float = LEVEL) -> int | N
     if ratio > MOST_PAIRS:
         return None
     normal = NormalDist().inv_cdf
-    n: float = max(2, math.ceil(((normal(1 - level / 2) + normal(POWER)) * ratio) ** 2))
-    while n <= MOST_PAIRS:  # t exceeds the normal quantile, so n is a few more than that
-        if n >= ((quantile(1 - level / 2, n - 1) + quantile(POWER, n - 1)) * ratio) ** 2:
-            return int(n)
-        n += 1
+    least = max(2, math.ceil(((normal(1 - level / 2) + normal(POWER)) * ratio) ** 2))
+    for n in range(least, MOST_PAIRS + 1):  # a few more: t exceeds the normal quantile
+        if n >= ((stdtrit(n - 1, 1 - level / 2) + stdtrit(n - 1, POWER)) * ratio) ** 2:
+            return n
     return None
-
-
-def two_sided(t: float, freedom: int) -> float:
-    """The probability of a larger |t| by Student's distribution, to about 15 decimals.
-
-    For whole degrees of freedom the distribution function is a finite sum (Abramowitz and Stegun,
-    Handbook of Mathematical Functions, 26.7.3 and 26.7.4).
-    """
-    angle = math.atan(abs(t) / math.sqrt(freedom))
-    cos, sin = math.cos(angle), math.sin(angle)
-    k = np.arange(2 + freedom % 2, freedom - 1, 2)
-    powers = 1 + float(np.cumprod((k - 1) / k * cos**2).sum())
-    if freedom % 2 == 0:
-        inside = sin * powers
-    elif freedom == 1:
-        inside = 2 / math.pi * angle
-    else:
-        inside = 2 / math.pi * (angle + sin * cos * powers)
-    return max(0.0, 1 - inside)
-
-
-@lru_cache(maxsize=10_000)
-def quantile(probability: float, freedom: int) -> float:
-    """The t that Student's distribution stays below with a probability of at least 0.5.
-
-    Newton's method, from the first two terms of t in powers of 1 / freedom (the same book,
-    26.7.5). They are smaller than t, and above zero the distribution function is concave, so the
-    steps approach t from below.
-    """
-    half = freedom / 2
-    log_scale = math.lgamma(half + 0.5) - math.lgamma(half) - 0.5 * math.log(freedom * math.pi)
-    z = NormalDist().inv_cdf(probability)
-    t = z + (z**3 + z) / (4 * freedom)
-    for _ in range(100):
-        density = math.exp(log_scale - (half + 0.5) * math.log1p(t * t / freedom))
-        step = (two_sided(t, freedom) / 2 - (1 - probability)) / density
-        t += step
-        if abs(step) <= 1e-8 * abs(t):  # the error is squared by each step
-            break
-    return t
