@@ -12,6 +12,7 @@ tokenizer.json  of a run that began from another's checkpoint: its parent's
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
@@ -316,6 +317,7 @@ def _try_to_lock(file: BinaryIO) -> bool:
     return taken
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     packages = ("lmlab", "torch", "lightning", "hydra-core", "tensorboard", "numpy")
     found = {"python": platform.python_version()}
@@ -327,6 +329,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@functools.cache  # the code of a process is that of its start, whatever is checked out later
 def _git_commit() -> str | None:
     """The commit of the checkout that this code runs from, marked where files differ from it."""
     folder = Path(__file__).parent

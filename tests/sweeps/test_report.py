@@ -24,6 +24,7 @@ from lmlab.errors import LabError
 from lmlab.sweeps.command import main
 from lmlab.sweeps.curves import read_curves, shared_steps
 from lmlab.sweeps.leaderboard import duration, markdown, print_table, runs_csv, settings_csv
+from lmlab.sweeps.notes import listed
 from lmlab.sweeps.reading import FoundRun, read
 from lmlab.sweeps.report import report
 from lmlab.sweeps.table import load, tabulate
@@ -417,3 +418,18 @@ def test_no_run_that_can_be_read_is_an_error_that_says_so(tmp_path):
     (made(tmp_path, {"seed": 1}) / "run.json").write_text("{")
     with pytest.raises(LabError, match=r"holds no run; .*run\.json cannot be read"):
         report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([3, 1, 2], "1 to 3"),
+        ([2, 1], "1, 2"),
+        ([10, 1, 2, 3, 4, 7, 9], "1 to 4, 7, 9, 10"),
+        (list(range(100)), "0 to 99"),
+        (["b", 5, None], "5, b, null"),
+        ([1.5, 1, 2, 3], "1 to 3, 1.5"),
+    ],
+)
+def test_many_seeds_are_listed_in_few_words(values, text):
+    assert listed(values) == text

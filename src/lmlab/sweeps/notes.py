@@ -29,7 +29,7 @@ def notes(table: Table) -> list[str]:
     seeds = seeds[seeds.map(len) > 1]
     if len(seeds):
         are_same = len({canonical(sorted(map(shown, of_setting))) for of_setting in seeds}) == 1
-        which = f"seeds {', '.join(map(shown, seeds.iloc[0]))}" if are_same else "seeds"
+        which = f"seeds {listed(seeds.iloc[0])}" if are_same else "seeds"
         lines.append(f"±: mean and standard deviation (n - 1) over the {which} that are done")
     done = table.runs[table.runs["status"] == "done"]
     if repeated := len(done) - len(counted):
@@ -44,6 +44,21 @@ def notes(table: Table) -> list[str]:
     if amounts:
         lines.append(f"each run: {', '.join(amounts)} of training")
     return lines
+
+
+def listed(values: Sequence[Any]) -> str:
+    """Values in order; three whole numbers or more that follow each other as `1 to 64`."""
+    numbers = sorted(v for v in values if isinstance(v, int))
+    parts: list[list[Any]] = []
+    for value in [*numbers, *sorted((v for v in values if not isinstance(v, int)), key=shown)]:
+        if parts and isinstance(value, int) and value == parts[-1][-1] + 1:
+            parts[-1].append(value)
+        else:
+            parts.append([value])
+    return ", ".join(
+        f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(shown, part))
+        for part in parts
+    )
 
 
 def _machines(runs: Sequence[FoundRun]) -> list[str]:

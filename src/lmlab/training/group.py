@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 Task = Callable[[Rows, list[Any]], list[Any]]
 
+# Parameters times tokens of a step. Beyond, a step of one model keeps a processor busy with
+# arithmetic, and is faster with the fused attention, which cannot be computed for several at once.
+LARGE = 1 << 25
+
 
 @dataclass(eq=False)
 class Request:
@@ -195,6 +199,9 @@ def why_not(model: nn.Module, windows: Tensor) -> str | None:
     if any(True for _ in model.buffers()):
         return "has buffers, which a step may change"
     idx, _ = shift(windows)
+    n_parameters = sum(p.numel() for p in model.parameters())
+    if windows.device.type == "cpu" and n_parameters * idx.numel() > LARGE:
+        return "is large enough to keep a processor busy by itself"
     before, names = default_states(), [name for name, _ in model.named_parameters()]
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
