@@ -4,10 +4,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from boards import Sweep
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+
+from lmlab.sweeps.report import report
 
 pytestmark = pytest.mark.xdist_group("board")
 
@@ -132,3 +135,17 @@ def test_hostile_sample_is_text_on_the_page(page: Page, link: str, sweep: Sweep)
     made = (sweep.runs["hostile"].path / "sample.txt").read_text(errors="replace")
     visible = [c for c in made if c.isprintable() and c != " "]
     assert [c for c in sample.inner_text() if c in visible] == visible
+
+
+@pytest.mark.parametrize("width", [390, 1600])
+def test_the_report_of_a_sweep_is_as_wide_as_the_screen(
+    page: Page, sweep: Sweep, tmp_path: Path, width: int
+):
+    report(shutil.copytree(sweep.folder / "sweeps" / "mixed", tmp_path / "mixed"))
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto((tmp_path / "mixed" / "report.html").as_uri())
+    expect(page.get_by_role("table").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    loaded = "[...document.images].every((image) => image.complete && image.naturalWidth > 0)"
+    assert page.evaluate(loaded)
+    assert page.locator("img").count() > 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comparing import NOISY, checkpoint, curves, same, weights
+from comparing import NOISY, checkpoint, curves, same, tensorboard, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -187,3 +187,17 @@ def test_byte_and_gpt2_runs_report_bits_per_character(experiment, tmp_path):
     # Nats per byte times bytes per character, in bits; the text repeats, so val has its ratio.
     expected = found["val/loss_full"] * (n_bytes / n_chars) / math.log(2)
     assert found["val/bpc"] == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(("steps", "every"), [(24, 10), (7, 10)])
+def test_the_last_evaluation_is_one_too_wherever_the_end_falls(experiment, steps, every):
+    run = experiment("model=bigram", f"eval.every={every}", f"trainer.max_steps={steps}")
+    shown, record = tensorboard(run), run.record
+    at = [*range(every, steps, every), steps]
+    for tag in ("val/loss", "val/loss_best", "sample", "view/bigram"):
+        assert [step for step, _ in shown[tag]] == at
+    assert record["best"]["step"] == steps  # so early, the loss falls
+    assert record["best"]["val/loss"] == record["metrics"]["val/loss"]
+    assert shown["val/loss_best"][-1][1] == pytest.approx(record["best"]["val/loss"])
+    assert same(torch.load(run.best)["state_dict"], weights(run))
+    assert f"step {steps:>{len(str(steps))}}/{steps}" in (run.path / "train.log").read_text()

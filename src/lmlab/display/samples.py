@@ -17,6 +17,7 @@ from lmlab.display.loggers import event_files
 from lmlab.errors import LabError
 from lmlab.generation import generate
 from lmlab.streams import generator
+from lmlab.training.callbacks import of_training
 from lmlab.training.ema import EMA
 from lmlab.training.rows import Rows
 
@@ -57,7 +58,7 @@ class Sample(L.Callback):
         self.text = state_dict["text"]
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+        if not of_training(trainer, module) or not trainer.is_global_zero:
             return
         self.text = self.make(module)
         texts = {"sample": self.text}

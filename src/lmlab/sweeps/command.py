@@ -69,10 +69,10 @@ def _parser() -> argparse.ArgumentParser:
             "done, after a crash."
         ),
         epilog=(
-            "Kept in the folder: leaderboard.md, leaderboard.csv (a row per setting), runs.csv (a "
-            "row per run), differences.csv (a row per comparison), plots/, and seed-mean/, the "
-            "mean curves as runs for TensorBoard. With several folders one table over all is "
-            "printed, and nothing is kept."
+            "Kept in the folder: report.html, leaderboard.md, leaderboard.csv (a row per setting), "
+            "runs.csv (a row per run), differences.csv (a row per comparison), plots/, and "
+            "seed-mean/, the mean curves as runs for TensorBoard. With several folders one table "
+            "over all is printed, and nothing is kept."
         ),
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="outputs/sweeps/…")

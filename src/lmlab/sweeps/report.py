@@ -12,11 +12,13 @@ from lmlab.files import atomic_file, write_atomically
 from lmlab.sweeps.curves import SEED_MEAN, write_seed_means
 from lmlab.sweeps.differences import Differences
 from lmlab.sweeps.leaderboard import markdown, print_table, runs_csv, settings_csv
+from lmlab.sweeps.page import page
 from lmlab.sweeps.questions import Questions
 from lmlab.sweeps.table import Table, load
 from lmlab.sweeps.verdicts import differences_csv
 
 LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV = "leaderboard.md", "leaderboard.csv", "runs.csv"
+PAGE = "report.html"
 DIFFERENCES_CSV = "differences.csv"
 PLOTS = "plots"
 
@@ -39,20 +41,27 @@ def report(folder: Path, metric: str | None = None, plots: bool = True) -> Table
 def keep(
     table: Table, folder: Path, plots: bool = True, comparisons: Sequence[Differences] = ()
 ) -> None:
-    """Write leaderboard.md, leaderboard.csv, runs.csv, plots/ and seed-mean/ into a folder, and
-    differences.csv, if anything was compared."""
+    """Write report.html, leaderboard.md, leaderboard.csv, runs.csv, plots/ and seed-mean/ into a
+    folder, and differences.csv, if anything was compared."""
     names = _write_pictures(table, comparisons, folder / PLOTS) if plots else []
     pictures = [f"{PLOTS}/{name}" for name in names]
-    page = markdown(table, folder, folder.resolve().name, pictures, comparisons)
+    about = table, folder, folder.resolve().name, pictures, comparisons
     write_atomically(folder / LEADERBOARD_CSV, settings_csv(table, folder).encode())
     write_atomically(folder / RUNS_CSV, runs_csv(table, folder).encode())
-    write_atomically(folder / LEADERBOARD, page.encode())
+    write_atomically(folder / LEADERBOARD, markdown(*about).encode())
+    write_atomically(folder / PAGE, page(*about).encode())
     if comparisons:
         write_atomically(folder / DIFFERENCES_CSV, differences_csv(comparisons).encode())
     else:
         (folder / DIFFERENCES_CSV).unlink(missing_ok=True)  # of an earlier report
     means = write_seed_means(table, folder)
-    kept = [LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV, *([DIFFERENCES_CSV] if comparisons else [])]
+    kept = [
+        PAGE,
+        LEADERBOARD,
+        LEADERBOARD_CSV,
+        RUNS_CSV,
+        *([DIFFERENCES_CSV] if comparisons else []),
+    ]
     if names:
         kept.append(f"{PLOTS}/ ({len(names)} pictures)")
     if means is not None:

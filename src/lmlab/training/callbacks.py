@@ -89,7 +89,7 @@ class Checkpoints(L.Callback):
             raise Interrupted(self.stop.signum or signal.SIGTERM, step)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        if trainer.state.fn != "fit":
+        if not of_training(trainer, module):
             return
         loss = module.metrics["val/loss"]
         is_best = loss < self.best.get("val/loss", math.inf)
@@ -187,7 +187,7 @@ class Bar(L.Callback):
         self.progress.update(self.task, completed=trainer.global_step, said=said, refresh=due)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        if trainer.state.fn != "fit":
+        if not of_training(trainer, module):
             return
         loss = module.metrics["val/loss"]
         self.val_loss = f" val {loss:.4f}"
@@ -204,6 +204,14 @@ class Bar(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
         self.progress.stop()
+
+
+def of_training(trainer: L.Trainer, module: Any) -> bool:
+    """Whether an evaluation shows how training goes: each one but the full pass behind the end.
+
+    A model that takes no steps has none.
+    """
+    return trainer.global_step > 0 and "val/loss" in module.metrics
 
 
 def module_data(trainer: L.Trainer) -> TextDataModule:
