@@ -15,7 +15,7 @@ from lmlab.command_line import CommandLine, one_line
 from lmlab.conf import conf_dir
 from lmlab.errors import LabError
 from lmlab.training.stopping import Interrupted
-from lmlab.waiting import Neighbours, wait_for_threads_beside
+from lmlab.waiting import waiting
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -199,7 +199,8 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    name, neighbours = entry.__name__, Neighbours()
+    name = entry.__name__
+    waiting.look()  # what others do while this is set up tells how its threads should wait
     explained = (LabError, HydraException, OmegaConfBaseException)
     shows_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
@@ -218,7 +219,6 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
 
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> Any:
-        wait_for_threads_beside(neighbours)
         try:
             return task(cfg, line.given, line.swept)
         except Interrupted as stopped:

@@ -14,6 +14,7 @@ from lmlab.sources import source_file
 from lmlab.training.module import LanguageModule
 from lmlab.training.optim import constant
 from lmlab.training.state import restore
+from lmlab.waiting import waiting
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, float]:
@@ -24,6 +25,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             would leave tokens out.
     """
     quiet_libraries()
+    waiting.settle()
     run = Run.open(config["run"])
     trained = restore(run, config["checkpoint"])
     block_size = trained.config["data"]["block_size"]

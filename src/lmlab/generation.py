@@ -16,6 +16,7 @@ from lmlab.errors import LabError
 from lmlab.models.memory import Memory
 from lmlab.runs import Run
 from lmlab.training.state import Trained, restore
+from lmlab.waiting import waiting
 
 AT_A_TIME = 64  # samples made beside each other
 
@@ -118,6 +119,7 @@ def write(config: dict[str, Any]) -> list[str]:
         LabError: if there is no such run or checkpoint, or the prompt cannot be encoded.
     """
     quiet_libraries()
+    waiting.settle()
     trained = restore(Run.open(config["run"]), config["checkpoint"])
     prompt = _encode(trained, config["prompt"])
     seeds = range(config["seed"], config["seed"] + config["samples"])

@@ -37,6 +37,7 @@ from lmlab.training.branch import check_parent, first_checkpoint
 from lmlab.training.callbacks import (
     Bar,
     Checkpoints,
+    Neighbourly,
     OthersTurns,
     OwnSignals,
     Recorder,
@@ -45,6 +46,7 @@ from lmlab.training.group import Group
 from lmlab.training.module import LanguageModule
 from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
+from lmlab.waiting import waiting
 
 
 def train(
@@ -77,6 +79,7 @@ def train(
         Interrupted: if a signal asked to stop; everything is on disk.
     """
     quiet_libraries()
+    waiting.settle()
     config = resolve(config)
     stop = Stop() if stop is None else stop
     with shown_on(console), own_default_generators(), Processes(config) as crew:
@@ -298,7 +301,7 @@ def _fit(
             *callbacks,
             *(Bar(), recorder),
             *([build.part(trial, "sweep.trial", L.Callback)] if trial else []),
-            *(keeper, OwnSignals(module.stop), OthersTurns()),
+            *(keeper, OwnSignals(module.stop), OthersTurns(), Neighbourly()),
         ],
         logger=curves,
         plugins=[AtomicCheckpointIO(start)],

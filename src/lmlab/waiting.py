@@ -1,4 +1,4 @@
-"""How threads wait for each other, which has to be settled before torch is imported.
+"""How threads wait for each other, decided again and again while a process lives.
 
 Threads of GNU OpenMP that wait keep their processor busy for milliseconds, ready to go on. With the
 machine to themselves that is right: there are hundreds of short waits to a small model's step, and
@@ -9,11 +9,13 @@ is a thread that waits for their processor.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 STAT = Path("/proc/stat")
 CROWDED = 0.5  # processors that others keep busy
+SHORTEST = 0.5  # seconds; a shorter look tells little, since times are counted in hundredths
 
 
 class Neighbours:
@@ -25,22 +27,81 @@ class Neighbours:
     def __init__(self) -> None:
         self._begin = time.monotonic(), _used_by_all(), _used_by_us()
 
+    @property
+    def seconds(self) -> float:
+        """How long that is ago."""
+        return time.monotonic() - self._begin[0]
+
     def busy(self) -> float:
         """How many processors they kept busy; 0 where that cannot be known (not on Linux)."""
-        began, all_before, ours_before = self._begin
-        elapsed = time.monotonic() - began
+        _, all_before, ours_before = self._begin
+        elapsed = self.seconds
         others = (_used_by_all() - all_before) - (_used_by_us() - ours_before)
         return max(0.0, others / elapsed) if elapsed else 0.0
 
 
-def wait_for_threads_beside(neighbours: Neighbours) -> None:
-    """Let waiting threads sleep soon if others need the processors; else leave torch as it comes.
+class SecondPool:
+    """Makes waiting threads sleep soon, while it lives.
 
-    A GOMP_SPINCOUNT or OMP_WAIT_POLICY of the user's own stays.
+    Where a process has more threads of GNU OpenMP than there are processors, they spin no longer
+    than a thousand rounds (libgomp: `gomp_throttled_spin_count_var`). A thread that has once
+    computed something in parallel has a set of them of its own, as long as it lives. These sleep.
     """
-    settled = os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
-    if not settled and neighbours.busy() > CROWDED:
-        os.environ["GOMP_SPINCOUNT"] = "1000"
+
+    def __init__(self) -> None:
+        ready, self._over = threading.Event(), threading.Event()
+
+        def live() -> None:
+            import torch
+
+            torch.ones(1 << 17).add_(1)
+            ready.set()
+            self._over.wait()
+
+        self.thread = threading.Thread(target=live, name="second pool", daemon=True)
+        self.thread.start()
+        ready.wait()
+
+    def end(self) -> None:
+        self._over.set()
+        self.thread.join()
+
+
+class Waiting:
+    """How the threads of this process wait."""
+
+    def __init__(self) -> None:
+        self.pool: SecondPool | None = None
+        self._neighbours, self._lock = Neighbours(), threading.Lock()
+
+    def look(self) -> None:
+        """Count from now on what others do."""
+        self._neighbours = Neighbours()
+
+    def settle(self) -> None:
+        """Let waiting threads sleep soon if others needed the processors since the last time; else
+        leave torch as it comes. Results do not depend on it.
+
+        A GOMP_SPINCOUNT or OMP_WAIT_POLICY of the user's own stays.
+        """
+        if os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+            return
+        with self._lock:
+            if self._neighbours.seconds < SHORTEST:
+                return
+            is_crowded = self._neighbours.busy() > CROWDED
+            self.look()
+            if is_crowded and self.pool is None and _has_threads():
+                self.pool = SecondPool()
+            elif not is_crowded and self.pool is not None:
+                self.pool.end()
+                self.pool = None
+
+
+def _has_threads() -> bool:
+    import torch
+
+    return torch.get_num_threads() > 1
 
 
 def _used_by_us() -> float:
@@ -58,3 +119,6 @@ def _used_by_all() -> float:
     # cpu user nice system idle iowait irq softirq …; what guests took is in user already.
     user, nice, system, _idle, _iowait, irq, softirq = map(int, line.split()[1:8])
     return (user + nice + system + irq + softirq) / ticks
+
+
+waiting = Waiting()  # of the process

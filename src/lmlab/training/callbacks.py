@@ -18,6 +18,7 @@ from lmlab.files import link_or_copy
 from lmlab.runs import Run
 from lmlab.streams import let_others
 from lmlab.training.stopping import Interrupted, Stop
+from lmlab.waiting import waiting
 
 
 class Recorder(L.Callback):
@@ -156,6 +157,13 @@ class OthersTurns(L.Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         self.on_train_batch_end(trainer, module)
+
+
+class Neighbourly(L.Callback):
+    """Looks at each evaluation whether others need the processors."""
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        waiting.settle()
 
 
 class Bar(L.Callback):
