@@ -8,7 +8,7 @@ import pytest
 import torch
 from comparing import assert_same_run, checkpoint, curves
 from small import TINY
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmlab.models.bigram import Bigram
 from lmlab.runs import Run
@@ -151,6 +151,17 @@ class Branches(Bigram):
         return super().forward(idx) * (2 if self.table.weight.sum() > 1e9 else 1)
 
 
+class Frozen(Bigram):
+    """Weights of its own in each run, which no step changes."""
+
+    def __init__(self, vocab_size: int, block_size: int):
+        super().__init__(vocab_size, block_size)
+        self.offset = nn.Parameter(torch.randn(vocab_size), requires_grad=False)
+
+    def forward(self, idx: Tensor) -> Tensor:
+        return super().forward(idx) + self.offset
+
+
 class Doubles(Bigram):
     """Nothing that could not be computed for several runs."""
 
@@ -160,7 +171,12 @@ class Doubles(Bigram):
 
 @pytest.mark.parametrize(
     ("model", "why"),
-    [(Draws, "draws random numbers"), (Branches, "cannot be computed"), (Doubles, None)],
+    [
+        (Draws, "draws random numbers"),
+        (Branches, "cannot be computed"),
+        (Frozen, "has weights that are not trained"),
+        (Doubles, None),
+    ],
 )
 def test_a_model_of_ones_own_is_trained_with_others_if_it_can_be(small, model, why):
     model_words = ("model=bigram", f"model._target_={__name__}.{model.__name__}")
@@ -172,3 +188,11 @@ def test_a_model_of_ones_own_is_trained_with_others_if_it_can_be(small, model, w
             assert_same_run(run, alone(config))
     logs = [(Path(config["run_dir"]) / "train.log").read_text() for config in configs]
     assert any(f"alone: {model.__name__} {why}" in log for log in logs) == (why is not None)
+
+
+def test_large_models_keep_a_processor_busy_by_themselves(small, monkeypatch):
+    monkeypatch.setattr("lmlab.training.group.LARGE", 1)
+    configs = [small(f"{seed}", "model=head", f"seed={seed}") for seed in (1, 2)]
+    for run, config in zip(together(configs), configs, strict=True):
+        assert_same_run(run, alone(config))
+        assert run.record["trained_with"] == 0

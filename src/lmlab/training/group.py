@@ -198,6 +198,8 @@ def why_not(model: nn.Module, windows: Tensor) -> str | None:
     """
     if any(True for _ in model.buffers()):
         return "has buffers, which a step may change"
+    if not all(p.requires_grad for p in model.parameters()):
+        return "has weights that are not trained"
     idx, _ = shift(windows)
     n_parameters = sum(p.numel() for p in model.parameters())
     if windows.device.type == "cpu" and n_parameters * idx.numel() > LARGE:
