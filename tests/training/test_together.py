@@ -1,6 +1,7 @@
 """Models that take their steps together: each is what it is alone, up to rounding."""
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from comparing import assert_same_run, checkpoint, curves
 from small import TINY
 from torch import Tensor, nn
 
+from lmlab.errors import LabError
 from lmlab.models.bigram import Bigram
 from lmlab.runs import Run
 from lmlab.streams import own_default_generators
@@ -50,7 +52,7 @@ def together(configs: list[dict[str, Any]], share: float = 0.5) -> list[Run]:
     group = Group(len(configs), Stop(), share=share)
 
     def member(config: dict[str, Any]) -> None:
-        with own_default_generators(), group.joined():
+        with own_default_generators(), group.joined(), suppress(LabError):  # the record has it
             train(config, stop=group.stop, group=group)
 
     threads = [threading.Thread(target=member, args=(config,)) for config in configs]

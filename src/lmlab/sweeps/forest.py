@@ -51,7 +51,7 @@ def forest(found: Differences) -> Figure:
 
     values = table.settings.loc[rows.index, table.keys].itertuples(index=False, name=None)
     names = [
-        ", ".join(label(*pair, 24) for pair in zip(table.keys, v, strict=True)) for v in values
+        ", ".join(label(*pair, 32) for pair in zip(table.keys, v, strict=True)) for v in values
     ]
     ax.set_yticks(list(places.values()), names)
     ax.set_ylim(0.3 - len(rows), 0.7)
