@@ -115,6 +115,34 @@ def test_a_trained_run_is_evaluated_sampled_and_made_longer_like_any_other(lab, 
         assert lab("train", f"from={folder / name}", "trainer.max_steps=12")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("size=0", "give a whole number of at least 1"),
+        ("size=many", "give a whole number of at least 1"),
+        ("n_jobs=0", "give a number of processes, or -1"),
+        ("n_jobs=-2", "give a number of processes, or -1"),
+        ("n_jobs=many", "give a number of processes, or -1"),
+    ],
+)
+def test_numbers_of_no_use_are_refused_in_one_line(lab, text, tmp_path, word, said):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "seed=1,2"]
+    status, _, err = lab("train", *words, TOGETHER, f"hydra.launcher.{word}")
+    assert status == 2
+    assert err.startswith(f"error: hydra.launcher.{word}: {said}")
+    assert err.count("\n") == 1
+    assert not records(only_sweep(tmp_path))
+
+
+def test_a_dry_run_says_what_each_job_would_do(lab, text, tmp_path):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "model=bigram,head"]
+    status, out, err = lab("train", *words, TOGETHER, "hydra.launcher.n_jobs=2", "dry_run=true")
+    assert (status, err) == (0, "")
+    assert out.index("Bigram, ") < out.index("Stack, ")
+    assert "2/2" not in out
+    assert "2 planned" in out
+
+
 def test_one_bad_job_of_a_group_fails_alone(lab, text, tmp_path):
     words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
     words += ["trainer.max_steps=8", "eval.every=4", "model=head", "optimizer.lr=1e-3,1e38"]

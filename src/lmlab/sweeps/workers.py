@@ -11,9 +11,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lmlab.console import say
+from lmlab.errors import LabError
 from lmlab.sweeps.grouping import Grouped
 
 if TYPE_CHECKING:
@@ -39,8 +40,11 @@ def run_together(
     on a GPU).
 
     Raises:
+        LabError: if `size` or `n_jobs` is no number of jobs or processes.
         BaseException: the first that a job raised, once all of its group have ended.
     """
+    if not isinstance(size, int) or size < 1:
+        raise LabError(f"hydra.launcher.size={size}: give a whole number of at least 1")
     n_processes = _n_processes(jobs, n_jobs)
     grouped = Grouped.of(jobs, size, n_processes)
     for line in grouped.lines(jobs):
@@ -54,14 +58,22 @@ def run_together(
 
 
 def _n_processes(jobs: Sequence[DictConfig], n_jobs: int) -> int:
-    if n_jobs > 0:
-        return n_jobs
-    if importlib.util.find_spec("joblib") is None:  # of the extra `sweep`
+    if not isinstance(n_jobs, int) or n_jobs < -1 or n_jobs == 0:
+        raise LabError(
+            f"hydra.launcher.n_jobs={n_jobs}: give a number of processes, or -1 for one for each "
+            "processor"
+        )
+    if any(job.get("dry_run") for job in jobs):  # what would happen is said here, in order
         return 1
+    has_joblib = importlib.util.find_spec("joblib") is not None
+    if n_jobs > 1 and not has_joblib:
+        raise LabError(f'hydra.launcher.n_jobs={n_jobs} needs an extra: pip install "lmlab[sweep]"')
+    if n_jobs > 0 or not has_joblib:
+        return max(n_jobs, 1)
     import joblib
 
-    n = joblib.cpu_count()
-    if n > 1 and any(job.trainer.accelerator != "cpu" for job in jobs):
+    n: int = joblib.cpu_count()
+    if n > 1 and any(OmegaConf.select(job, "trainer.accelerator") != "cpu" for job in jobs):
         import torch
 
         return 1 if torch.accelerator.is_available() else n
