@@ -19,7 +19,7 @@ from lmlab import schema
 from lmlab.cli import conf_dir
 from lmlab.config import check
 from lmlab.runs import Run
-from lmlab.train import train
+from lmlab.training_run import train
 
 SMALL = (
     *("trainer.accelerator=cpu", "data.batch_size=4", "data.block_size=8", "eval.iters=2"),
@@ -75,6 +75,8 @@ class Board:
         self.process = subprocess.Popen(self.command, stdout=pipe, stderr=pipe, text=True)
         assert self.process.stdout
         said = self.process.stdout.readline()
+        if not said:
+            raise AssertionError(self.process.communicate(timeout=20)[1])
         assert said.startswith("open http://localhost:"), said
         link = said.split()[1]
         deadline = time.monotonic() + 60

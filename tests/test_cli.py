@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from small import SMALL
 
 from lmlab import cli, schema
-from lmlab import train as training
+from lmlab import training_run as training
 from lmlab.config import check
 from lmlab.fingerprint import fingerprint
 

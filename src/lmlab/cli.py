@@ -77,7 +77,7 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> float | N
 
         plan(config)
         return None
-    from lmlab.train import train
+    from lmlab.training_run import train
 
     run = train(config, choices=chosen())
     if run is None:

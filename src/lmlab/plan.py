@@ -17,11 +17,11 @@ from lmlab.fingerprint import check_continues, fingerprint
 from lmlab.parents import resolve
 from lmlab.processes import Processes
 from lmlab.runs import Run
-from lmlab.train import tokenizer_of_parent
 from lmlab.training.combined import CombinedOptimizer
 from lmlab.training.footprint import footprint
 from lmlab.training.optim import configure, groups_by_rule
 from lmlab.training.rules import REST, names_of, rules_of
+from lmlab.training_run import tokenizer_of_parent
 
 NAMES = 2  # of parameters that a row of the rules has room for
 RULE_COLUMNS = (

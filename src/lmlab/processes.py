@@ -315,7 +315,7 @@ def help_to_train() -> None:
 
     threading.Thread(target=end_with_the_first, daemon=True).start()
     console.quiet = True
-    from lmlab.train import train
+    from lmlab.training_run import train
 
     try:
         train(config)

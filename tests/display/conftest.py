@@ -8,7 +8,7 @@ from boards import Board, Breaks, Own, Sweep, begin
 from small import cut
 
 from lmlab.runs import Run
-from lmlab.train import train
+from lmlab.training_run import train
 
 HOSTILE = (
     "<script>alert('&amp;')</script>\n\n```\n# *_|<b>x</b> [a](javascript:b) $\\frac12$ {{c}}\n"

@@ -12,8 +12,8 @@ from small import cut
 from lmlab.errors import LabError
 from lmlab.fingerprint import fingerprint
 from lmlab.runs import Run
-from lmlab.train import train
 from lmlab.training.state import read
+from lmlab.training_run import train
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 

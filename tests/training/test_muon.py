@@ -14,10 +14,10 @@ from small import cut
 from torch import Tensor, nn
 
 from lmlab.errors import LabError
-from lmlab.train import train
 from lmlab.training.muon import Muon, orthogonalise
 from lmlab.training.optim import configure
 from lmlab.training.rules import Rule
+from lmlab.training_run import train
 
 SHAPES = [(4, 4), (12, 4), (4, 4), (4, 16), (12, 4), (5, 3), (4, 4)]
 EVERYTHING: dict[str, Any] = {

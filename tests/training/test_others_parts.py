@@ -11,7 +11,7 @@ from torch import nn
 from lmlab import build
 from lmlab.experiment import make_data, make_module
 from lmlab.models.bigram import Bigram
-from lmlab.train import train
+from lmlab.training_run import train
 
 EMA = "{_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"
 

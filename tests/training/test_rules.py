@@ -22,11 +22,11 @@ from lmlab.conf import conf_dir
 from lmlab.config import check
 from lmlab.errors import LabError
 from lmlab.fingerprint import determining, fingerprint
-from lmlab.train import train
 from lmlab.training.combined import CombinedOptimizer
 from lmlab.training.footprint import footprint
 from lmlab.training.optim import configure, groups_by_rule
 from lmlab.training.rules import REST, ROLES, Rule, assign, names_of, roles_of, rules_of
+from lmlab.training_run import train
 
 MODELS = [
     *("bigram", "bag_of_words", "head", "multi_head", "feed_forward", "blocks_without_residual"),

@@ -15,8 +15,8 @@ from small import TINY
 
 from lmlab.runs import Run
 from lmlab.streams import Turns
-from lmlab.train import train
 from lmlab.training.stopping import Interrupted, Stop
+from lmlab.training_run import train
 
 GPT = ("model=gpt", "model.n_layer=1", "model.n_head=2", "model.n_embd=8", "model.dropout=0.3")
 JOBS = {  # they draw from torch's default generator in each step, and the steps take turns

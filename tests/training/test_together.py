@@ -15,9 +15,9 @@ from lmlab.errors import LabError
 from lmlab.models.bigram import Bigram
 from lmlab.runs import Run
 from lmlab.streams import own_default_generators
-from lmlab.train import train
 from lmlab.training.group import Group
 from lmlab.training.stopping import Stop
+from lmlab.training_run import train
 
 GPT = ("model=gpt", "model.n_layer=2", "model.n_head=2", "model.n_embd=16")
 MODERN = (

@@ -13,8 +13,8 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.runs import Run
-from lmlab.train import train
 from lmlab.training.state import read, restore
+from lmlab.training_run import train
 
 
 def optimizer_state(run: Run) -> list:

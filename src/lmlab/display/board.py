@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 import threading
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
+from typing import Any
 
 from lmlab.errors import LabError
 
@@ -45,13 +48,40 @@ def start(folder: Path, *flags: str) -> str:
     Raises:
         LabError: if the folder is not there, or TensorBoard refuses a flag or the port.
     """
-    from tensorboard.program import TensorBoard, TensorBoardServerException
+    from tensorboard.program import TensorBoard, TensorBoardServerException, with_port_scanning
 
     if not folder.is_dir():
         raise LabError(f"{folder}: no such folder of runs; train one first")
-    board = TensorBoard()
+    board = TensorBoard(server_class=with_port_scanning(server()))
     board.configure(["tensorboard", f"--logdir={folder}", *FLAGS, *flags])
     try:
-        return f"{board.launch()}{LOSSES}"
+        # It would tell of its fast reader, and of each port that is taken.
+        with redirect_stderr(io.StringIO()):
+            return f"{board.launch()}{LOSSES}"
     except TensorBoardServerException as error:
         raise LabError(f"TensorBoard does not start: {error}") from error
+
+
+def server() -> type:
+    """TensorBoard's server, which says that a port is taken instead of leaving the process.
+
+    It asks first whether something answers at the port. Where nothing answers and the port is taken
+    all the same, since another board is just about to begin there, werkzeug exits.
+    """
+    from tensorboard.program import (
+        TensorBoardPortInUseError,
+        TensorBoardServerException,
+        WerkzeugServer,
+    )
+
+    class Server(WerkzeugServer):
+        def __init__(self, wsgi_app: Any, flags: Any):
+            try:
+                super().__init__(wsgi_app, flags)
+            except SystemExit as left:
+                cause = left.__context__
+                taken = isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
+                kind = TensorBoardPortInUseError if taken else TensorBoardServerException
+                raise kind(f"port {flags.port}: {cause}") from cause
+
+    return Server

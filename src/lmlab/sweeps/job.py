@@ -133,8 +133,8 @@ def _train(run: Run, config: dict[str, Any], **asked: Any) -> bool:
     with _alone(run.path):
         if _is_finished(run, config):
             return False
-        from lmlab.train import train
         from lmlab.training.stopping import Pruned
+        from lmlab.training_run import train
 
         group = current_group.get()
         with suppress(Pruned):  # the record says so

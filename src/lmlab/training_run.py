@@ -1,4 +1,4 @@
-"""`scripts/train.py`: one config in, one run directory out."""
+"""A training run: one config in, one run directory out."""
 
 from __future__ import annotations
 
