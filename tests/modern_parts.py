@@ -45,12 +45,15 @@ PARTS: dict[str, dict[str, Any]] = {
     "bigram logits": {"bigram_logits": "all"},
     "tied": {"tied": True},
     "no cap": {"soft_cap": None},
+    "counts": {"counts_order": 3, "counts_folds": 2},
 }
 
 
 def modern(**given: Any) -> Modern:
     torch.manual_seed(0)
-    return Modern(V, T, **{**SIZE, **given})
+    model = Modern(V, T, **{**SIZE, **given})
+    model.prepare(random_ids(300, seed=2))
+    return model
 
 
 def lively(**given: Any) -> Modern:

@@ -114,6 +114,7 @@ def _train(
     data = make_data(config, text, group)
     preflight.check(config, data.vocab_size)
     module = make_module(config, text, stop, group)
+    prepare(module, data)
     preflight.check_logits(
         module.model, config["model"]["_target_"], data.vocab_size, data.block_size
     )
@@ -194,6 +195,12 @@ def tokenizer_of_parent(
     return Tokenizer.from_json(parent["tokenizer"])
 
 
+def prepare(module: LanguageModule, data: TextDataModule) -> None:
+    """Show the train split to a model that wants to see it before its first step."""
+    if (look := getattr(module.model, "prepare", None)) is not None:
+        look(data.train_tokens)
+
+
 def _max_steps(config: dict[str, Any]) -> int:
     return config["trainer"]["max_steps"]
 
@@ -224,6 +231,7 @@ def _help_to_train(config: dict[str, Any], crew: Processes, stop: Stop) -> None:
             run = Run.open(config["run"]) if config["run"] else None
             text = build.tokens(config, tokenizer_of_parent(config, run))
             data, module = make_data(config, text), make_module(config, text, stop)
+            prepare(module, data)
             callbacks, make_loggers = make_callbacks(config, text), loggers(config)
         except Exception as error:
             problem = error  # reported once the others are there

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from lmlab.bounds import BelowOne, Count, Divides, NotNegative, Positive
 from lmlab.errors import LabError
 from lmlab.models.attention import Heads, attention_weights, size_of_heads
+from lmlab.models.counts import Counts
 from lmlab.models.gpt import attend
 from lmlab.models.maps import Watch
 from lmlab.models.memory import Past
+from lmlab.models.ngram import Order
 from lmlab.models.parts import (
     GELU,
     Bigrams,
@@ -39,6 +41,7 @@ PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 ZERO_AT_FIRST = (
     "bigram_embedding.table",
     "bigram_logits.table",
+    "counts.likely",
     "attention.value_embedding",
     "attention.gate",
 )
@@ -208,6 +211,8 @@ class Modern(nn.Module):
         tied: bool = False,
         soft_cap: Positive | None = None,
         projection_scale: NotNegative = 1.0,
+        counts_order: Order | None = None,
+        counts_folds: Count = 10,
     ):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
@@ -252,6 +257,9 @@ class Modern(nn.Module):
             self.lm_head.weight = self.token_embedding.weight
         self.bigram_logits = _bigrams("bigram_logits", bigram_logits, vocab_size, vocab_size)
         self.soft_cap = soft_cap
+        self.counts = None
+        if counts_order is not None:
+            self.counts = Counts(vocab_size, block_size, n_embd, counts_order, counts_folds)
         self._initialise(n_layer, projection_scale)
 
     def _initialise(self, n_layer: int, projection_scale: float) -> None:
@@ -268,6 +276,11 @@ class Modern(nn.Module):
             else:
                 nn.init.normal_(parameter, std=0.02)
 
+    def prepare(self, train_tokens: Tensor) -> None:
+        """Count, if there are counts to start from; called before the first step."""
+        if self.counts is not None:
+            self.counts.ngram.fit(train_tokens)
+
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) -> logits (B, T, vocab_size); T up to block_size if positions are learned."""
         positions = torch.arange(idx.shape[1], device=idx.device)
@@ -279,6 +292,9 @@ class Modern(nn.Module):
             x = x + self.position_embedding(positions)
         if self.bigram_embedding is not None:
             x = x + self.bigram_embedding(idx)
+        if self.counts is not None:
+            log_probs = self.counts.ngram(idx)
+            x = x + self.counts.embed(log_probs)
         x = self.dropout(x)
 
         rotation = None
@@ -290,10 +306,13 @@ class Modern(nn.Module):
             if self.u_net:
                 shared.outputs.append(x)
 
-        logits = self.lm_head(self.final_norm(x))
+        x = self.final_norm(x)
+        logits = self.lm_head(x)
         if self.bigram_logits is not None:
             logits = logits + self.bigram_logits(idx)
-        return logits if self.soft_cap is None else soft_capped(logits, self.soft_cap)
+        if self.soft_cap is not None:
+            logits = soft_capped(logits, self.soft_cap)
+        return logits if self.counts is None else logits + self.counts.weighted(x, log_probs)
 
 
 def _windows(window: int | list[int | None] | None, n_layer: int) -> list[int | None]:

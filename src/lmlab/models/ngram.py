@@ -24,7 +24,10 @@ empirical study of smoothing techniques for language modeling", Computer Speech 
 Heafield et al., "Scalable modified Kneser-Ney language model estimation", ACL 2013.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -68,22 +71,31 @@ class CountTable(nn.Module):
         ids = torch.searchsorted(self.keys, keys)
         return torch.where(torch.searchsorted(self.keys, keys, right=True) > ids, ids, -1)
 
-    def rows(self, values: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
+    def rows(
+        self, values: torch.Tensor, contexts: torch.Tensor, columns: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """What each context has in `values`, a column of this table, for each next token.
 
         contexts holds ids from the order below, of any shape (...); the result is (..., vocab_size)
-        in float32. The context -1 has a row of zeros.
+        in float32. The context -1 has a row of zeros. `values` may be several columns (F, n), and
+        `columns` (...) say which one is asked for each context.
         """
+        several = values if values.dim() == 2 else values[None]
+        asked = contexts if columns is None else contexts * len(several) + columns
         # Many positions share a context: spread each row out once.
-        distinct, which = torch.unique(contexts, return_inverse=True)
-        start = torch.searchsorted(self.keys, distinct * self.vocab_size)
-        length = torch.searchsorted(self.keys, (distinct + 1) * self.vocab_size) - start
+        distinct, which = torch.unique(asked, return_inverse=True)
+        context = distinct if columns is None else distinct.div(len(several), rounding_mode="floor")
+        start = torch.searchsorted(self.keys, context * self.vocab_size)
+        length = torch.searchsorted(self.keys, (context + 1) * self.vocab_size) - start
         row = torch.repeat_interleave(length)
         # The place of each entry in the table: its row's start, and its place within the row.
         place = torch.arange(len(row), device=row.device) - (length.cumsum(0) - length)[row]
         entry = start[row] + place
+        found = (
+            several[0, entry] if columns is None else several[distinct[row] % len(several), entry]
+        )
         rows = values.new_zeros((len(distinct), self.vocab_size), dtype=torch.float32)
-        rows[row, self.keys[entry] % self.vocab_size] = values[entry].float()
+        rows[row, self.keys[entry] % self.vocab_size] = found.float()
         return rows[which]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
@@ -130,38 +142,18 @@ class NGram(nn.Module):
         tokens is one-dimensional, of any integer type, and may be a memory map. Takes some
         25 bytes of memory a token. Raises LabError for an id outside the vocabulary.
         """
-        if isinstance(tokens, torch.Tensor):
-            tokens = tokens.cpu().numpy()
-        vocab_size = self.vocab_size
-        if len(tokens) and not (tokens.min() >= 0 and tokens.max() < vocab_size):
-            raise LabError(
-                f"model.vocab_size={vocab_size} does not cover the corpus, whose ids run from "
-                f"{tokens.min()} to {tokens.max()}: give at least {int(tokens.max()) + 1}"
-            )
-        # ids[i]: the id of the gram that starts at position i. Before the first order it is the
-        # empty gram everywhere. Each order makes it one token longer, in place.
-        ids = np.zeros(len(tokens), dtype=np.int64)
-        counted: list[list[np.ndarray]] = []  # for each order its keys, counts and adjusted counts
-        suffix = np.zeros(1, dtype=np.int64)  # for each gram the id of all but its first token
-        for k in range(1, self.order + 1):
-            ids = ids[: len(tokens[k - 1 :])]
-            ids *= vocab_size
-            ids += tokens[k - 1 :].astype(np.int64)
-            keys, counts = np.unique(ids, return_counts=True)
-            for i in range(0, len(ids), CHUNK):
-                ids[i : i + CHUNK] = np.searchsorted(keys, ids[i : i + CHUNK])
-            # A gram's suffix is its prefix's suffix and the same last token.
-            prefix, last = np.divmod(keys, vocab_size)
-            if k == 1:
-                suffix = np.zeros(len(keys), dtype=np.int64)  # the empty gram
-            else:
-                below = counted[-1]
-                suffix = np.searchsorted(below[0], suffix[prefix] * vocab_size + last)
-                # Each distinct gram is one different token before its suffix.
-                below[2] = np.bincount(suffix, minlength=len(below[0]))
-            counted.append([keys, counts, counts.copy()])
-        for table, columns in zip(self.tables, counted, strict=True):
-            table.fill(*columns)
+        below, found = None, grams_of(tokens, self.vocab_size, self.order)
+        for table, grams in zip(self.tables, found, strict=True):
+            self.take(table, below, grams)
+            below = table
+
+    def take(self, table: CountTable, below: CountTable | None, grams: Grams) -> None:
+        """Fill the table of the next order; `below` is that of the order before it."""
+        table.fill(grams.keys, grams.counts, grams.counts.copy())
+        if below is not None:
+            # Each distinct gram is one different token before its suffix.
+            adjusted = np.bincount(grams.suffix, minlength=len(below.keys))
+            below.adjusted = torch.from_numpy(adjusted).to(below.keys.device)
 
     def forward(self, idx: torch.Tensor) -> torch.Tensor:
         """idx (B, T) int64 -> log-probabilities of each next token (B, T, vocab_size), in nats.
@@ -169,20 +161,78 @@ class NGram(nn.Module):
         Row t sees idx[:, : t + 1] and no more than its last order - 1 tokens; at the start of a
         window the lower orders answer. The softmax of the result is the distribution itself.
         """
+        return self.interpolate(idx, [(table.counts, table.adjusted) for table in self.tables])
+
+    def interpolate(
+        self,
+        idx: torch.Tensor,
+        values: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        columns: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The same from other counts and adjusted counts of the same grams, of each order a pair.
+
+        They may be several columns (F, n) each; `columns` (B, T + 1) say which is asked for idx and
+        for the token after it.
+        """
         B, T = idx.shape
         # probs[:, t]: what follows the first t tokens. t = 0 is dropped at the end.
         probs = self.uniform.repeat(B, T + 1, 1)  # (B, T + 1, V)
         # The id of the k - 1 tokens before each t >= k - 1; at first, of no tokens.
         context = torch.zeros((B, T + 1), dtype=torch.int64, device=idx.device)
-        for k, table in enumerate(self.tables, start=1):
-            counts = table.rows(table.adjusted, context)  # (B, T + 2 - k, V)
+        for k, (table, (counts, adjusted)) in enumerate(zip(self.tables, values, strict=True), 1):
+            which = None if columns is None else columns[:, k - 1 :]
+            rows = table.rows(adjusted, context, which)  # (B, T + 2 - k, V)
             # The first is a context of all the window holds: no longer one has been asked.
-            counts[:, :1] = table.rows(table.counts, context[:, :1])
-            total = counts.sum(-1, keepdim=True)
+            first = None if which is None else which[:, :1]
+            rows[:, :1] = table.rows(counts, context[:, :1], first)
+            total = rows.sum(-1, keepdim=True)
             # Of a context not seen (total 0), all is left to the order below.
-            types = (counts > 0).sum(-1, keepdim=True).clamp(min=1)
+            types = (rows > 0).sum(-1, keepdim=True).clamp(min=1)
             # (counts + types * probs) / (total + types), in place.
-            probs[:, k - 1 :].mul_(types).add_(counts).div_(total + types)
+            probs[:, k - 1 :].mul_(types).add_(rows).div_(total + types)
             # One token longer: the context one position earlier, and the token since.
             context = table.find(context[:, :-1] * self.vocab_size + idx[:, k - 1 :])
         return probs[:, 1:].log()
+
+
+@dataclass(frozen=True)
+class Grams:
+    """The grams of one order, as they stand in a text."""
+
+    ids: np.ndarray  # (positions,): of the gram that starts there; the next order overwrites it
+    keys: np.ndarray  # (n,) ascending
+    counts: np.ndarray  # (n,)
+    suffix: np.ndarray  # (n,): the id, one order below, of all but its first token
+
+
+def grams_of(tokens: torch.Tensor | np.ndarray, vocab_size: int, order: int) -> Iterator[Grams]:
+    """The grams of a text (n,), of each order from 1 on.
+
+    Raises:
+        LabError: for an id outside the vocabulary.
+    """
+    if isinstance(tokens, torch.Tensor):
+        tokens = tokens.cpu().numpy()
+    if len(tokens) and not (tokens.min() >= 0 and tokens.max() < vocab_size):
+        raise LabError(
+            f"model.vocab_size={vocab_size} does not cover the corpus, whose ids run from "
+            f"{tokens.min()} to {tokens.max()}: give at least {int(tokens.max()) + 1}"
+        )
+    # ids[i]: the id of the gram that starts at position i. Before the first order it is the empty
+    # gram everywhere. Each order makes it one token longer, in place.
+    ids = np.zeros(len(tokens), dtype=np.int64)
+    below = suffix = np.zeros(1, dtype=np.int64)
+    for k in range(1, order + 1):
+        ids = ids[: len(tokens[k - 1 :])]
+        ids *= vocab_size
+        ids += tokens[k - 1 :].astype(np.int64)
+        keys, counts = np.unique(ids, return_counts=True)
+        for i in range(0, len(ids), CHUNK):
+            ids[i : i + CHUNK] = np.searchsorted(keys, ids[i : i + CHUNK])
+        if k == 1:
+            suffix = np.zeros(len(keys), dtype=np.int64)  # the empty gram
+        else:  # a gram's suffix is its prefix's suffix and the same last token
+            prefix, last = np.divmod(keys, vocab_size)
+            suffix = np.searchsorted(below, suffix[prefix] * vocab_size + last)
+        yield Grams(ids, keys, counts, suffix)
+        below = keys
