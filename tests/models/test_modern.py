@@ -63,6 +63,21 @@ def test_with_every_part_off_it_is_gpt_to_the_last_bit(dropout):
         assert torch.equal(one.grad, other.grad)
 
 
+def test_attention_may_have_a_dropout_of_its_own():
+    def trained(**given: float) -> Tensor:
+        model, idx = lively(**given).train(), random_ids(2, T)
+        torch.manual_seed(3)
+        return model(idx)
+
+    plain = trained()
+    assert torch.equal(trained(dropout=0.3), trained(dropout=0.3, attention_dropout=0.3))
+    for one in ({"dropout": 0.3, "attention_dropout": 0.0}, {"attention_dropout": 0.3}):
+        assert not torch.equal(trained(**one), plain)
+    model = lively(dropout=0.3, attention_dropout=0.0).train()
+    assert [block.attention.dropout for block in model.blocks] == [0.0] * 3
+    assert [block.dropout.p for block in model.blocks] == [0.3] * 3
+
+
 def test_it_takes_over_the_weights_of_a_gpt():
     gpt, model, idx = GPT(V, T, **SIZE), modern(), random_ids(2, T)
     assert not torch.equal(gpt(idx), model(idx))

@@ -213,6 +213,7 @@ class Modern(nn.Module):
         projection_scale: NotNegative = 1.0,
         counts_order: Order | None = None,
         counts_folds: Count = 10,
+        attention_dropout: BelowOne | None = None,
     ):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
@@ -234,7 +235,7 @@ class Modern(nn.Module):
             n_embd=n_embd,
             n_head=n_head,
             n_kv_head=_n_kv_head(n_head, n_kv_head),
-            dropout=dropout,
+            dropout=dropout if attention_dropout is None else attention_dropout,
             qk_norm=qk_norm,
             head_gate=head_gate,
             value_vocab_size=vocab_size if value_embeddings else None,
