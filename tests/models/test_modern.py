@@ -43,11 +43,10 @@ def shared(x: Tensor, idx: Tensor | None = None, **given: Any) -> Shared:
 # --- with every part off ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_with_every_part_off_it_is_gpt_to_the_last_bit(dropout):
+def test_with_every_part_off_it_is_gpt_to_the_last_bit():
     torch.manual_seed(0)
-    gpt = GPT(V, T, **SIZE, dropout=dropout)
-    model = modern(dropout=dropout)
+    gpt = GPT(V, T, **SIZE)
+    model = modern()
     theirs, ours = gpt.state_dict(), model.state_dict()
     assert list(theirs) == list(ours)
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)  # drawn alike
@@ -55,7 +54,6 @@ def test_with_every_part_off_it_is_gpt_to_the_last_bit(dropout):
     idx, logits = random_ids(2, T), []
     for one in (gpt, model):
         nn.init.normal_(one.lm_head.weight, generator=torch.Generator().manual_seed(2))
-        torch.manual_seed(3)  # dropout's
         logits.append(one(idx))
         logits[-1].square().mean().backward()
     assert torch.equal(*logits)
@@ -75,7 +73,35 @@ def test_attention_may_have_a_dropout_of_its_own():
         assert not torch.equal(trained(**one), plain)
     model = lively(dropout=0.3, attention_dropout=0.0).train()
     assert [block.attention.dropout for block in model.blocks] == [0.0] * 3
-    assert [block.dropout.p for block in model.blocks] == [0.3] * 3
+    assert [block.dropout.n_dropped for block in model.blocks] == [77] * 3
+
+
+@pytest.mark.parametrize("p", [0.0, 0.004, 0.25, 0.5, 0.9])
+def test_dropout_keeps_the_mean_and_drops_as_much_as_it_says(p):
+    torch.manual_seed(1)
+    x = torch.full((101, 1001), 3.0, requires_grad=True)
+    dropout = parts.Dropout(p)
+    y = dropout(x)
+    kept = y != 0
+    p = round(256 * p) / 256
+    assert abs(1 - kept.float().mean() - p) < 5 * math.sqrt(p * (1 - p) / x.numel()) + 1e-9
+    torch.testing.assert_close(y[kept], torch.full((int(kept.sum()),), 3 / (1 - p)))
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach() / 3)
+    for dim in (0, 1):  # neighbours know nothing of each other
+        both = kept.narrow(dim, 1, kept.shape[dim] - 1) & kept.narrow(dim, 0, kept.shape[dim] - 1)
+        assert abs(both.float().mean() - (1 - p) ** 2) < 0.01
+    assert dropout.eval()(x) is x
+    assert dropout.train()(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_dropout_follows_the_default_generator():
+    x, dropout, drawn = torch.ones(7, 13), parts.Dropout(0.5), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(dropout(x))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
 
 
 def test_it_takes_over_the_weights_of_a_gpt():

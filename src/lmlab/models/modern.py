@@ -24,6 +24,7 @@ from lmlab.models.ngram import Order
 from lmlab.models.parts import (
     GELU,
     Bigrams,
+    Dropout,
     LayerNorm,
     Norm,
     Shortcut,
@@ -163,7 +164,7 @@ class Block(nn.Module):
         self.attention = attention
         self.feed_forward_norm = norm(size=n_embd)
         self.feed_forward = feed_forward
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, shared: Shared) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
@@ -229,7 +230,7 @@ class Modern(nn.Module):
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(block_size, n_embd) if learned_positions else None
         self.bigram_embedding = _bigrams("bigram_embedding", bigram_embedding, vocab_size, n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         attention = partial(
             Attention,
             n_embd=n_embd,
