@@ -11,6 +11,7 @@ from lmlab.runs import Run
 from lmlab.training.state import newest_whole
 
 NOISY = ("train/tokens_per_second", "train/seconds")  # the metrics that a clock decides
+BY_SECONDS = ("vs_milliseconds/train/loss_eval", "vs_milliseconds/val/loss")
 
 
 def checkpoint(run: Run) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def tensorboard(run: Run) -> dict[str, list[tuple[int, Any]]]:
     return {
         tag: [(e.step, make_ndarray(e.tensor_proto).tolist()) for e in events.Tensors(tag)]
         for tag in events.Tags()["tensors"]
-        if tag not in NOISY
+        if tag not in (*NOISY, *BY_SECONDS)
     }
 
 

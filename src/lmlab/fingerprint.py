@@ -25,6 +25,7 @@ NOT_IN_FINGERPRINT = (
     "callbacks.histograms",
     "checkpoint",
     "data.steps_per_batch",
+    "eval.at_start",
     "trainer.accelerator",
     "trainer.strategy",
     "trainer.log_every_n_steps",

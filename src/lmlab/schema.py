@@ -122,6 +122,7 @@ class Eval(Node):
     protocol: Literal["random", "full"]
     iters: Count
     stride: Count | None
+    at_start: bool = True  # older runs do not say
 
 
 class Checkpoint(Node):

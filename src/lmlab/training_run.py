@@ -21,7 +21,7 @@ from lmlab.console import command, log, logged_to, quiet_libraries, say, shown_o
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.from_config import loggers
-from lmlab.display.loggers import begin, end, event_files
+from lmlab.display.loggers import Step, begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
 from lmlab.experiment import make_callbacks, make_data, make_module
@@ -42,6 +42,7 @@ from lmlab.training.callbacks import (
     OwnSignals,
     Recorder,
 )
+from lmlab.training.flops import flops_per_token
 from lmlab.training.group import Group
 from lmlab.training.module import LanguageModule
 from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
@@ -151,7 +152,7 @@ def _train(
                     ),
                     on_loss=lambda error: _record_failure(run, error),
                 )
-                resume_step = None if start is None else start.step
+                resume_step = start.step if start is not None and start.checkpoint else None
                 curves.extend(make_loggers(run, resume_step))
                 _fit(config, data, module, callbacks, run, start, curves)
                 if group is not None:
@@ -242,7 +243,7 @@ def _help_to_train(config: dict[str, Any], crew: Processes, stop: Stop) -> None:
             problem = LabError("the corpus differs from the one that the first process has")
         crew.ready(problem)
         run, start = Run(shared.path), shared.start
-        resume_step = None if start is None else start.step
+        resume_step = start.step if start is not None and start.checkpoint else None
         curves = list(make_loggers(run, resume_step))
         with crew.together():
             _fit(config, data, module, callbacks, run, start, curves)
@@ -294,15 +295,20 @@ def _fit(
     """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
     settings = config["trainer"]
     tokens_per_step = data.batch_size * data.block_size * settings["accumulate_grad_batches"]
-    recorder = Recorder(run, tokens_per_step)
+    per_token = flops_per_token(config, data.vocab_size)
+    flops_per_step = None if per_token is None else per_token * tokens_per_step
+    recorder = Recorder(run, tokens_per_step, flops_per_step)
     keeper = Checkpoints(run, module.stop, **config["checkpoint"])
     trial = (config.get("sweep") or {}).get("trial")
+    fresh = start is None or start.checkpoint is None
+    separate = config["streams"] == "separate"
     trainer = processes.trainer(
         config,
         max_steps=settings["max_steps"],
         val_check_interval=data.batches_per_eval,
         check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
-        num_sanity_val_steps=0,
+        # An evaluation before the first step. On one global stream it would draw from it.
+        num_sanity_val_steps=-1 if config["eval"]["at_start"] and fresh and separate else 0,
         # What is kept, once all else is done; a report to a trial comes before, so that none is
         # missing where training goes on from a checkpoint.
         callbacks=[
@@ -322,7 +328,9 @@ def _fit(
     )
     if trainer.is_global_zero:
         run.update(**computed_on(run.record, trainer.strategy.root_device))
-        begin(curves, module, data.tokens_per_step * trainer.world_size, run.record["started"])
+        n = trainer.world_size
+        a_step = Step(data.tokens_per_step * n, flops_per_step and flops_per_step * n)
+        begin(curves, module, a_step, run.record["started"])
     count = getattr(module.model, "fit", None)
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)

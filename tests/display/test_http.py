@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import yaml
 from boards import Board, Sweep, begin, get
+from comparing import BY_SECONDS, NOISY
 from PIL import Image
 
 from lmlab.display.summaries import CHARTS, METRICS
+from lmlab.training.flops import flops_per_token
 
 pytestmark = pytest.mark.xdist_group("board")
 
@@ -98,8 +100,10 @@ def test_resumed_run_is_one_clean_curve(link: str, sweep: Sweep, tmp_path):
         assert get(link, "plugin/scalars/tags")[RESUMED].keys() == tags.keys()
         for tag in tags:
             whole, resumed = scalars(other, "whole", tag), scalars(link, RESUMED, tag)
-            if tag in ("train/seconds", "train/tokens_per_second"):  # a clock decides
+            if tag in NOISY:
                 whole, resumed = ([step for step, _ in curve] for curve in (whole, resumed))
+            elif tag in BY_SECONDS:
+                whole, resumed = ([loss for _, loss in curve] for curve in (whole, resumed))
             assert resumed == whole, tag
         seconds = [value for _, value in scalars(link, RESUMED, "train/seconds")]
         assert seconds == sorted(seconds)
@@ -107,15 +111,28 @@ def test_resumed_run_is_one_clean_curve(link: str, sweep: Sweep, tmp_path):
             assert len(text(link, RESUMED, tag)) == len(text(other, "whole", tag))
 
 
-def test_train_and_val_share_their_steps_and_their_tokens(link: str):
+def test_train_and_val_share_their_steps_and_their_tokens(link: str, sweep: Sweep):
     steps = {
         tag: [step for step, _ in scalars(link, GPT, tag)] for tag in ("val/loss", "train/loss")
     }
-    assert steps == {"val/loss": [8, 16, 24], "train/loss": [4, 8, 12, 16, 20, 24]}
+    assert steps == {"val/loss": [0, 8, 16, 24], "train/loss": [0, 4, 8, 12, 16, 20, 24]}
     for tag, at in steps.items():
         by_tokens = scalars(link, GPT, f"vs_tokens/{tag}")
         assert by_tokens == [(32 * step, loss) for step, loss in scalars(link, GPT, tag)]
         assert len(by_tokens) == len(at)
+    flops = dict(scalars(link, GPT, "train/flops"))
+    per_token = flops_per_token(sweep.runs[GPT].config, 65)
+    assert list(flops) == steps["val/loss"]
+    for tag in ("val/loss", "train/loss_eval"):
+        losses = scalars(link, GPT, tag)
+        assert scalars(link, GPT, f"vs_flops/{tag}") == [
+            (round(32 * step * per_token), loss) for step, loss in losses
+        ]
+        by_seconds = scalars(link, GPT, f"vs_milliseconds/{tag}")
+        assert [loss for _, loss in by_seconds] == [loss for _, loss in losses]
+        assert [at for at, _ in by_seconds] == sorted(at for at, _ in by_seconds)
+    for step, count in flops.items():
+        assert count == pytest.approx(32 * step * per_token, rel=1e-6)
     gap = dict(scalars(link, GPT, "val/loss_gap"))
     train = dict(scalars(link, GPT, "train/loss_eval"))
     for step, loss in scalars(link, GPT, "val/loss"):
@@ -125,8 +142,11 @@ def test_train_and_val_share_their_steps_and_their_tokens(link: str):
 def test_tags_are_few_and_losses_come_first(link: str):
     of_head = get(link, "plugin/scalars/tags")[HEAD]
     assert sorted(of_head) == [
-        *("train/loss", "train/loss_eval", "train/lr", "train/seconds", "train/tokens_per_second"),
+        *("train/flops", "train/loss", "train/loss_eval", "train/lr", "train/seconds"),
+        "train/tokens_per_second",
         *("val/bpc", "val/bpc_full", "val/loss", "val/loss_best", "val/loss_full", "val/loss_gap"),
+        *("vs_flops/train/loss_eval", "vs_flops/val/loss"),
+        *("vs_milliseconds/train/loss_eval", "vs_milliseconds/val/loss"),
         *("vs_tokens/train/loss", "vs_tokens/val/loss"),
     ]
 

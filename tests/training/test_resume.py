@@ -449,3 +449,13 @@ def kill_group(child: subprocess.Popen) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(experiment):
+    """Its evaluation before the first step has been written already."""
+    whole, other = (experiment("model=head") for _ in range(2))
+    for path in other.checkpoints():
+        path.unlink()
+    other.best.unlink()
+    other.update(status="running", step=0)
+    assert_same_run(whole, train({**other.config, "run": str(other.path)}))

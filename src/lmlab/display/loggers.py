@@ -6,9 +6,9 @@ import csv
 import io
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
@@ -26,8 +26,18 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 BY_TOKENS = {"train/loss", "val/loss"}  # shown by tokens seen as well
+BY_COST = {"train/loss_eval", "val/loss"}  # of evaluations: by seconds and operations as well
+MOST_STEPS = 2**63 - 1  # that an event may have
 
 Curves = dict[str, list[tuple[float, int, float]]]  # by tag: wall time, step, value
+
+
+class Step(NamedTuple):
+    """What an optimizer step costs, in all processes together."""
+
+    tokens: int
+    flops: float | None  # None: nobody knows
+
 
 BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are named
 
@@ -35,9 +45,11 @@ BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its e
 class EventFiles(TensorBoardLogger):
     """Lightning's logger, which also writes what follows from the metrics that it is given:
 
-    `val/loss_best`, the lowest val/loss so far; `val/loss_gap`, val/loss - train/loss_eval;
-    `train/seconds`, the time that training took to each evaluation, evaluations included; and
-    `vs_tokens/…`, the losses by tokens seen instead of steps.
+    `val/loss_best`, the lowest val/loss of training so far; `val/loss_gap`, val/loss minus
+    train/loss_eval; `train/seconds` and `train/flops`, the time that training took to each
+    evaluation, evaluations included, and its floating-point operations; and the losses by tokens
+    seen, by milliseconds and by operations instead of steps, as `vs_tokens/…`, `vs_milliseconds/…`
+    and `vs_flops/…`. (In place of a step TensorBoard takes whole numbers alone.)
 
     What is known before the first step and what is known after the last have files of their own:
     TensorBoard shows the first hyperparameters and the first end that it finds in a run, so a run
@@ -51,7 +63,7 @@ class EventFiles(TensorBoardLogger):
         self.folder, self.resume_step = folder, resume_step
         self._number = 0
         self._best, self._seconds = math.inf, 0.0
-        self._began, self._tokens_per_step = time.monotonic(), 0
+        self._began, self._a_step = time.monotonic(), Step(0, None)
 
     @property
     @rank_zero_experiment
@@ -66,45 +78,60 @@ class EventFiles(TensorBoardLogger):
         return self._experiment
 
     @rank_zero_only
-    def begin(self, summaries: list[Summary], tokens_per_step: int) -> None:
+    def begin(self, summaries: list[Summary], a_step: Step) -> None:
         """Write what is known before the first step, and go on from what stood at resume_step."""
-        for suffix in (BEGIN, END):
+        # With no checkpoint to go on from, an earlier start left nothing that is not done again.
+        for suffix in ("",) if self.resume_step is None else (BEGIN, END):
             for path in self.folder.glob(f"{PREFIX}*{suffix}"):
                 path.unlink()
-        self._tokens_per_step, self._began = tokens_per_step, time.monotonic()
+        self._a_step, self._began = a_step, time.monotonic()
         self._write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
         if self.resume_step is not None:
             self._go_on_from(self.resume_step)
 
     def _go_on_from(self, resume_step: int) -> None:
         curves = _curves(self.folder, resume_step)
-        self._best = min((loss for _, _, loss in curves.get("val/loss", [])), default=math.inf)
+        losses = [loss for _, step, loss in curves.get("val/loss", []) if step]
+        self._best = min(losses, default=math.inf)
         self._seconds = max((value for *_, value in curves.get("train/seconds", [])), default=0.0)
-        for tag in BY_TOKENS:
-            for wall_time, step, loss in curves.get(tag, []):
-                # TensorBoard's purge takes tokens for steps: it kept only those up to resume_step.
-                if step * self._tokens_per_step > resume_step:
-                    self._by_tokens(tag, loss, step, wall_time)
+        seconds = {step: value for _, step, value in curves.get("train/seconds", [])}
+        for tag, curve in curves.items():
+            for wall_time, step, loss in curve:
+                for name, place in self._places(tag, step, seconds.get(step)):
+                    # TensorBoard's purge takes tokens for steps: it kept those up to resume_step.
+                    if place > resume_step:
+                        self.experiment.add_scalar(name, loss, place, wall_time)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics(metrics, step)
-        step, more = step or 0, {}
+        step, more, seconds = step or 0, {}, None
         if "val/loss" in metrics:
-            self._best = min(self._best, metrics["val/loss"])
-            more["val/loss_best"] = self._best
-            more["train/seconds"] = self._seconds + time.monotonic() - self._began
+            more["val/loss_best"] = min(self._best, metrics["val/loss"])
+            if step:  # what a fresh model has is not the best of training
+                self._best = more["val/loss_best"]
+            more["train/seconds"] = seconds = self._seconds + time.monotonic() - self._began
+            if self._a_step.flops:
+                more["train/flops"] = step * self._a_step.flops
             if "train/loss_eval" in metrics:
                 more["val/loss_gap"] = metrics["val/loss"] - metrics["train/loss_eval"]
-                if step == 0:  # a model that takes no steps: it has no other loss on train
+                if step == 0:  # there is no other loss on train yet
                     more["train/loss"] = metrics["train/loss_eval"]
         super().log_metrics(more, step)
-        for tag in BY_TOKENS & metrics.keys():
-            self._by_tokens(tag, metrics[tag], step)
+        for tag, loss in {**metrics, **more}.items():
+            for name, place in self._places(tag, step, seconds):
+                self.experiment.add_scalar(name, loss, place)
 
-    def _by_tokens(self, tag: str, loss: float, step: int, wall_time: float | None = None) -> None:
-        tokens = step * self._tokens_per_step
-        self.experiment.add_scalar(f"vs_tokens/{tag}", loss, tokens, wall_time)
+    def _places(self, tag: str, step: int, seconds: float | None) -> Iterator[tuple[str, int]]:
+        """Where a loss is shown besides at its step: tags, and what they have in place of steps."""
+        if tag in BY_TOKENS:
+            yield f"vs_tokens/{tag}", step * self._a_step.tokens
+        if tag not in BY_COST:
+            return
+        if seconds is not None:
+            yield f"vs_milliseconds/{tag}", round(1000 * seconds)
+        if self._a_step.flops and (flops := round(step * self._a_step.flops)) <= MOST_STEPS:
+            yield f"vs_flops/{tag}", flops
 
     @rank_zero_only
     def log_text(self, tag: str, text: str, step: int) -> None:
@@ -159,7 +186,7 @@ def _curves(folder: Path, last_step: int) -> Curves:
             for point in events.Scalars(tag)
             if point.step <= last_step
         ]
-        for tag in ("train/loss", "val/loss", "train/seconds")
+        for tag in sorted(BY_TOKENS | BY_COST | {"train/seconds"})
         if tag in events.Tags()["scalars"]
     }
 
@@ -234,10 +261,10 @@ def event_files(loggers: list[Logger]) -> list[EventFiles]:
     return [logger for logger in loggers if isinstance(logger, EventFiles)]
 
 
-def begin(loggers: list[Logger], module: Any, tokens_per_step: int, started: str) -> None:
+def begin(loggers: list[Logger], module: Any, a_step: Step, started: str) -> None:
     """Write what TensorBoard shows of a run before its first step; `started` is an ISO time."""
     for logger in event_files(loggers):
-        logger.begin(summaries.opening(module, started), tokens_per_step)
+        logger.begin(summaries.opening(module, started), a_step)
 
 
 def end(loggers: list[Logger], status: str) -> None:

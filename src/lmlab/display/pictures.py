@@ -48,6 +48,8 @@ class Pictures(L.Callback):
         if not self.every or "val/loss" not in module.metrics or not trainer.is_global_zero:
             return
         data, step = trainer.datamodule, trainer.global_step  # type: ignore[attr-defined]
+        if trainer.sanity_checking:  # before the first step
+            return
         if trainer.state.fn == "fit" and step // data.eval_every % self.every:
             return
         for logger in event_files(trainer.loggers):

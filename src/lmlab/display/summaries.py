@@ -44,6 +44,8 @@ CHARTS = {
     "loss": {
         "train and val loss by step": ["Multiline", [r"^train/loss$", r"^val/loss$"]],
         "train and val loss by tokens seen": ["Multiline", [r"^vs_tokens/(train|val)/loss$"]],
+        "val loss by milliseconds": ["Multiline", [r"^vs_milliseconds/val/loss$"]],
+        "val loss by floating-point operations": ["Multiline", [r"^vs_flops/val/loss$"]],
         "generalisation gap: val/loss - train/loss_eval": ["Multiline", [r"^val/loss_gap$"]],
     },
     "learning rate and throughput": {

@@ -78,6 +78,8 @@ class CrossFitted(NGram):
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) int64 -> log-probabilities of each next token (B, T, vocab_size), in nats."""
         T = idx.shape[1]
+        if idx.is_meta:  # shapes alone: there is nothing to look up
+            return self.uniform.log().expand(*idx.shape, -1)
         if self.past is not None:
             (tokens,) = self.past.extend(idx[..., None], reach=self.sees)
             return super().forward(tokens[..., 0])[:, -T:]

@@ -94,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="WHEN",
-        help="compare val/loss at 30s, 1000steps or 2e6tokens of training; may be repeated",
+        help="compare val/loss at 30s, 1000steps, 2e6tokens or 1e12flops of training; "
+        "may be repeated",
     )
     parser.add_argument(
         "--to",
@@ -102,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=float,
         metavar="LOSS",
-        help="compare the steps and seconds that it took to reach this val/loss; may be repeated",
+        help="compare the steps, seconds and FLOPs that it took to reach this val/loss; "
+        "may be repeated",
     )
     parser.add_argument(
         "--least",

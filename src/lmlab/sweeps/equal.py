@@ -1,7 +1,7 @@
-"""Runs at equal time, steps or tokens, and what each took to reach a loss: points on their curves.
+"""Runs at equal time, steps, tokens or compute, and what each took to reach a loss.
 
-Between two evaluations a curve is taken to be straight; before the first and behind the last there
-is nothing.
+These are points on their curves. Between two evaluations a curve is taken to be straight; before
+the first and behind the last there is nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lmlab.sweeps.differences import Differences, differences
 from lmlab.sweeps.table import BPC, METRICS, Table
 from lmlab.sweeps.values import shown
 
-UNITS = {"s": "seconds", "steps": "steps", "tokens": "tokens"}
+UNITS = {"s": "seconds", "steps": "steps", "tokens": "tokens", "flops": "FLOPs"}
 SECONDS = "train/seconds"  # in the event files, at each evaluation
 STRAIGHT = "between two evaluations a curve is taken to be straight"
 
@@ -38,7 +38,7 @@ class At(NamedTuple):
 
 
 def parse_at(text: str) -> At:
-    """`30s`, `1000steps`, `2e6tokens`.
+    """`30s`, `1000steps`, `2e6tokens`, `1e12flops`.
 
     Raises:
         LabError: if it is none of these.
@@ -49,7 +49,9 @@ def parse_at(text: str) -> At:
     except (TypeError, ValueError):
         amount, unit = math.nan, ""
     if unit not in UNITS or not 0 <= amount < math.inf:
-        raise LabError(f"--at {text}: a number and its unit, 30s, 1000steps or 2e6tokens")
+        raise LabError(
+            f"--at {text}: a number and its unit, 30s, 1000steps, 2e6tokens or 1e12flops"
+        )
     return At(amount, unit)
 
 
@@ -116,6 +118,8 @@ def compare_to(
 def _remarks(table: Table, unit: str) -> list[str]:
     """On how the values were found."""
     remarks = [STRAIGHT]
+    if unit == "flops":
+        remarks.append("FLOPs: of products of matrices, forward and backward (train/flops)")
     if unit == "s":
         remarks.append("seconds: of training to that point, evaluations included (train/seconds)")
         counted = table.runs.index[table.runs["counted"]]
@@ -142,8 +146,8 @@ def _curves(table: Table, tag: str, unit: str) -> pd.DataFrame:
     curves = read_curves(runs, [tag]).dropna(subset=[tag])
     if unit == "steps":
         curves[unit] = curves["step"]
-    elif unit == "tokens":
-        per_step = runs["tokens"].astype("float64") / runs["step"].astype("float64")
+    elif unit in ("tokens", "flops"):
+        per_step = runs[unit].astype("float64") / runs["step"].astype("float64")
         curves[unit] = curves["step"] * curves["run"].map(per_step)
     else:
         times = [

@@ -37,8 +37,12 @@ def notes(table: Table) -> list[str]:
     lines += [EDITED[key] for key in table.keys if key in EDITED]
     lines += _machines([run for run in table.found if run.status == "done"])
     amounts = [
-        f"{done[quantity].iloc[0]:,} {heading}"
-        for quantity, heading in (("step", "steps"), ("tokens", "tokens"))
+        f"{done[quantity].iloc[0]:{digits}} {heading}"
+        for quantity, heading, digits in (
+            ("step", "steps", ","),
+            ("tokens", "tokens", ","),
+            ("flops", "FLOPs", ".3g"),
+        )
         if len(done) and done[quantity].notna().all() and not table.varies(quantity)
     ]
     if amounts:

@@ -36,7 +36,7 @@ class Pruning(L.Callback):
         self.due = agreed(trainer, mine)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        if trainer.state.fn != "fit":
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         if self.trial is not None:
             self.trial.report(module.metrics["val/loss"], trainer.global_step)

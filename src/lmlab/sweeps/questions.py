@@ -51,6 +51,9 @@ class Questions:
         for when in self.at:
             found.append(compare_at(self.table, when, settings, self.baseline, self.least))
         for loss in self.to:
-            for unit in ("steps", "s"):
+            units = ["steps", "s"]
+            if self.table.runs["flops"].gt(0).any():
+                units.append("flops")
+            for unit in units:
                 found.append(compare_to(self.table, loss, unit, settings, self.baseline))
         return found

@@ -74,6 +74,7 @@ class FoundRun:
             "step": _whole(self.record.get("step")),
             "parameters": _whole(self.record.get("parameters")),
             "tokens": _whole(self.record.get("tokens")),
+            "flops": _number(self.record.get("flops")),
             "status": self.status,
             "error": self.error,
             "directory": str(self.path),

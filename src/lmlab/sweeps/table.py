@@ -35,9 +35,9 @@ METRICS = {
     BPC: Metric("bits per character", "{full}"),
     BEST: Metric("nats per token", "lowest of a run's evaluations, {evals}"),
 }
-QUANTITIES = ["seconds", "step", "parameters", "tokens"]
+QUANTITIES = ["seconds", "step", "parameters", "tokens", "flops"]
 DTYPES = {
-    **dict.fromkeys([*METRICS, "seconds"], "float64"),
+    **dict.fromkeys([*METRICS, "seconds", "flops"], "float64"),
     **dict.fromkeys(["step", "parameters", "tokens"], "Int64"),
 }
 RUN_COLUMNS = ["seed", *METRICS, *QUANTITIES, "status", "error", "directory"]
@@ -62,6 +62,8 @@ def runs_frame(folder: Path | str) -> pd.DataFrame:
     - step: optimizer steps so far
     - parameters: of the model
     - tokens: seen in training
+    - flops: floating-point operations of training, counted in products of matrices; NaN where
+      nobody knows
     - status: done, running, interrupted, pruned, failed or killed
     - error: why it is not done, on one line
     - directory: the run directory

@@ -142,7 +142,9 @@ def difference_columns(found: Differences) -> list[Column]:
 
 def figures(found: Differences) -> pd.DataFrame:
     """Value, difference, interval and corrected p as texts, by setting; empty for NaN."""
-    digits = {"steps": ",.0f", "tokens": ",.0f", "seconds": ",.3f"}.get(found.unit, ".4f")
+    digits = {"steps": ",.0f", "tokens": ",.0f", "FLOPs": ",.0f", "seconds": ",.3f"}.get(
+        found.unit, ".4f"
+    )
 
     def text(number: float, sign: str = "") -> str:
         size = abs(number)

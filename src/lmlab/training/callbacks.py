@@ -24,8 +24,9 @@ from lmlab.waiting import waiting
 class Recorder(L.Callback):
     """Keeps run.json up to date at every evaluation."""
 
-    def __init__(self, run: Run, tokens_per_step: int):
-        self.run, self.tokens_per_step = run, tokens_per_step
+    def __init__(self, run: Run, tokens_per_step: int, flops_per_step: float | None = None):
+        """Both are of one process; None: nobody knows how many operations a step takes."""
+        self.run, self.tokens_per_step, self.flops_per_step = run, tokens_per_step, flops_per_step
         self.metrics: dict[str, float] = {}
         self.step: int | None = None  # of the last evaluation
         self._before, self._began = run.record.get("seconds", 0.0), time.monotonic()
@@ -44,9 +45,12 @@ class Recorder(L.Callback):
             self.metrics["train/loss_last"] = module.last_loss
         speed = self.metrics.pop("train/tokens_per_second", None)
         if trainer.is_global_zero:
+            n_steps = trainer.global_step * trainer.world_size  # of one process
+            if self.flops_per_step is not None:
+                self.run.update(flops=round(n_steps * self.flops_per_step))
             self.run.update(
                 step=trainer.global_step,
-                tokens=trainer.global_step * self.tokens_per_step * trainer.world_size,
+                tokens=n_steps * self.tokens_per_step,
                 metrics=self.metrics,
                 seconds=round(self._before + time.monotonic() - self._began, 3),
                 tokens_per_second=speed,
@@ -195,6 +199,10 @@ class Bar(L.Callback):
         self.progress.update(self.task, completed=trainer.global_step, said=said, refresh=due)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        if trainer.sanity_checking and trainer.is_global_zero:
+            width = len(str(trainer.max_steps))
+            loss = module.metrics["val/loss"]
+            say(f"step {0:>{width}}/{trainer.max_steps}  val/loss {loss:.4f} before training")
         if not of_training(trainer, module):
             return
         loss = module.metrics["val/loss"]
