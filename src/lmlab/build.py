@@ -76,12 +76,7 @@ def _makes(target: str, kind: type) -> bool:
 def may_draw(model: dict[str, Any]) -> bool:
     """Whether a model's config may stand for one that draws random numbers in its forward pass."""
     ours = all(target.startswith("lmlab.models.") for _, target in _targets(model, "model"))
-    return not ours or bool(dropouts(model))
-
-
-def dropouts(model: dict[str, Any]) -> dict[str, float]:
-    """The dropouts of a model's config that are not zero, by key."""
-    return {key: p for key, p in model.items() if key.endswith("dropout") and p}
+    return not ours or any(p for key, p in model.items() if key.endswith("dropout"))
 
 
 def tokens(config: dict[str, Any], fitted: Tokenizer | None = None) -> TokenizedCorpus:

@@ -290,7 +290,7 @@ ERRORS = [
     (["--baseline", "modle=a"], "--baseline modle=a: the settings differ in model; did you mean"),
     (["--baseline", "a"], "the settings differ in model"),
     (["--baseline", "model=z"], "no setting has model=z; model is one of a, c, b, d"),
-    (["--at", "30"], "--at 30: a number and its unit, 30s, 1000steps or 2e6tokens"),
+    (["--at", "30"], "--at 30: a number and its unit, 30s, 1000steps, 2e6tokens or 1e12flops"),
     (["--at", "1.5.2s"], "--at 1.5.2s: a number and its unit"),
     (["--at", "3hours"], "--at 3hours: a number and its unit"),
     (["--to", "nan"], "--to nan: a loss"),

@@ -1,9 +1,14 @@
 """Operations of a step: the counter's beside a formula, and what is done without one."""
 
+import time
+
 import pytest
 import torch
+from comparing import tensorboard
 
+from lmlab.errors import LabError
 from lmlab.training.flops import flops_per_token
+from lmlab.training.mfu import peak
 
 GPT = {"n_layer": 3, "n_head": 4, "n_embd": 32}
 PARTS = {
@@ -83,3 +88,23 @@ def test_runs_and_sweeps_know_their_operations(experiment):
     assert run.record["flops"] == 24 * 2 * 4 * 8 * per_token
     assert experiment("model=bigram").record["flops"] == 0
     assert "flops" not in experiment("model=ngram").record
+
+
+def test_utilisation_is_a_part_of_the_peak(experiment):
+    run = experiment("model=head", "callbacks=mfu")
+    events = tensorboard(run)["train/mfu"]
+    assert [step for step, _ in events] == [12, 24]
+    assert all(0 < part < 1 for _, part in events)
+
+
+def test_the_peak_is_what_a_product_of_matrices_reaches():
+    found = peak(torch.device("cpu"), torch.float32)
+    left = torch.ones(64, 64)
+    begin = time.perf_counter()
+    left @ left
+    assert found > 2 * 64**3 / (time.perf_counter() - begin) / 100
+
+
+def test_without_products_there_is_no_utilisation(experiment):
+    with pytest.raises(LabError, match="Bigram multiplies no matrices"):
+        experiment("model=bigram", "callbacks=mfu")

@@ -18,7 +18,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lmlab import build, schema
+from lmlab import schema
 from lmlab.config import check
 from lmlab.errors import LabError
 from lmlab.fingerprint import NOT_IN_FINGERPRINT, leaves, under
@@ -106,8 +106,9 @@ def why_alone(config: dict[str, Any]) -> str | None:
         return "dry_run=true"
     if config["streams"] == "global":
         return "streams=global is one stream for all"
-    for key, value in build.dropouts(model).items():
-        return f"model.{key}={value}: each would need random numbers of its own"
+    for key, value in model.items():
+        if key.endswith("dropout") and value:
+            return f"model.{key}={value}: each would need random numbers of its own"
     if any(rule is not None for rule in (optimizer.get("rules") or {}).values()):
         return "optimizer.rules: several optimizers are not computed for several runs at once"
     if optimizer["_target_"] not in RULES:
