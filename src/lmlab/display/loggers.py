@@ -16,7 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmlab.console import log
 from lmlab.display import summaries
-from lmlab.display.eventfile import PREFIX, CurveWriter, EventFile, next_number, numbered
+from lmlab.display.eventfile import BEGIN, END, PREFIX, next_number, numbered, write
+from lmlab.display.writers import CurveWriter
 from lmlab.errors import LabError
 from lmlab.files import check_regular, write_atomically
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 BY_TOKENS = {"train/loss", "val/loss"}  # shown by tokens seen as well
 
 Curves = dict[str, list[tuple[float, int, float]]]  # by tag: wall time, step, value
-
-BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are named
 
 
 class EventFiles(TensorBoardLogger):
@@ -72,7 +71,7 @@ class EventFiles(TensorBoardLogger):
             for path in self.folder.glob(f"{PREFIX}*{suffix}"):
                 path.unlink()
         self._tokens_per_step, self._began = tokens_per_step, time.monotonic()
-        self._write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
+        write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
         if self.resume_step is not None:
             self._go_on_from(self.resume_step)
 
@@ -135,17 +134,11 @@ class EventFiles(TensorBoardLogger):
         """Write how the run ended, if it began."""
         if self._experiment is not None:
             self.experiment.close()
-            self._write(self._end, [summaries.ending(status)])
+            write(self._end, [summaries.ending(status)])
 
     @property
     def _end(self) -> Path:
         return numbered(self.folder, self._number, END)
-
-    def _write(self, path: Path, summaries: list[Summary]) -> None:
-        file = EventFile(path)
-        for summary in summaries:
-            file.add_summary(summary, 0)
-        file.close()
 
 
 def _curves(folder: Path, last_step: int) -> Curves:
