@@ -1,12 +1,10 @@
-"""`make board`: TensorBoard on every run, with a link that opens on the losses as they are."""
+"""TensorBoard on a folder of runs, with a link that opens on the losses as they are."""
 
 from __future__ import annotations
 
 import errno
 import io
-import sys
-import threading
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +21,6 @@ FLAGS = (
 )
 # By default it smooths, which hides what an evaluation found.
 LOSSES = "?smoothing=0&tagFilter=loss#timeseries"
-
-
-def main() -> None:
-    """lmlab-board: `lmlab-board [folder of runs] [flags of TensorBoard's]`."""
-    words = sys.argv[1:]
-    folder = words.pop(0) if words and not words[0].startswith("-") else "outputs"
-    if "--help" in words or "-h" in words:
-        print(main.__doc__)
-        return
-    try:
-        link = start(Path(folder), *words)
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(f"open {link}   (ctrl-c ends it)", flush=True)
-    with suppress(KeyboardInterrupt):
-        threading.Event().wait()
 
 
 def start(folder: Path, *flags: str) -> str:

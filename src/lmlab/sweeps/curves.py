@@ -88,7 +88,7 @@ def write_seed_means(table: Table, folder: Path) -> Path | None:
     counted = table.runs[table.runs["counted"]]
     counted = counted[counted["setting"].map(table.settings["n"]) > 1]
     means = _means(read_curves(counted, AVERAGED))
-    names = _names(table, counted["setting"].unique())
+    names = names_of_settings(table, counted["setting"].unique())
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{SEED_MEAN}.") as temporary:
             for setting, name in names.items():
@@ -116,7 +116,7 @@ def _means(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _names(table: Table, settings: Iterable[int]) -> dict[int, str]:
+def names_of_settings(table: Table, settings: Iterable[int]) -> dict[int, str]:
     """A folder's name for each setting, all different: `model=head,lr=0.1`."""
     names: dict[int, str] = {}
     short = short_keys(map(heading, table.keys))
