@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from lmlab.display.board import start
+from lmlab.display.board import MOST_TICKED, count, start
 from lmlab.errors import LabError
 
 
@@ -28,6 +28,10 @@ def main() -> None:
                 selection = stack.enter_context(Selection(folder, options.top))
                 folder = selection.links
                 print(selection.summary)
+            elif (n := count(folder)) > MOST_TICKED:
+                print(
+                    f"{n} runs: above {MOST_TICKED} TensorBoard ticks none; --top 10 shows the best"
+                )
             link = start(folder, *flags)
         except LabError as error:
             print(f"error: {error}", file=sys.stderr)

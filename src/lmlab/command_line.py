@@ -140,7 +140,8 @@ class CommandLine:
         before = Path(self._fixed_value("output_dir") or "outputs") / "sweeps" / whole
         if len(whole) <= LONGEST_NAME or before.is_dir():
             return whole
-        keys = dict.fromkeys(key.rpartition(".")[2] for key in varied)
+        telling = [key for key in varied if key != "seed"] or varied
+        keys = dict.fromkeys(key.rpartition(".")[2] for key in telling)
         experiments = [word.partition("=")[2] for word in fixed if word.startswith("experiment=")]
         short = path_name(",".join([*named, *keys, *experiments])) or "sweep"
         digits = hashlib.sha256(text.encode()).hexdigest()[:6]

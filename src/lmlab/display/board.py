@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from lmlab.display.eventfile import PREFIX
 from lmlab.errors import LabError
 
 FLAGS = (
@@ -19,6 +21,7 @@ FLAGS = (
     # flag; it is used where the fast reader is not available.
     "--reload_multifile=true",
 )
+MOST_TICKED = 40  # above that it opens with no run ticked
 # By default it smooths, which hides what an evaluation found.
 LOSSES = "?smoothing=0&tagFilter=loss#timeseries"
 
@@ -41,6 +44,11 @@ def start(folder: Path, *flags: str) -> str:
             return f"{board.launch()}{LOSSES}"
     except TensorBoardServerException as error:
         raise LabError(f"TensorBoard does not start: {error}") from error
+
+
+def count(folder: Path) -> int:
+    """How many runs TensorBoard finds below a folder; mean curves are runs to it."""
+    return sum(any(name.startswith(PREFIX) for name in files) for _, _, files in os.walk(folder))
 
 
 def server() -> type:

@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from lmlab.display.board import MOST_TICKED
 from lmlab.errors import LabError
 from lmlab.sweeps.curves import SEED_MEAN, names_of_settings
 from lmlab.sweeps.table import BEST, Table, load
 
-MOST = 40  # TensorBoard ticks no run at all where there are more
 SECONDS = 20.0  # between two looks at which runs are the best
 
 
@@ -68,7 +68,7 @@ class Selection:
         runs = table.runs.sort_values([table.metric, BEST], kind="stable")
         best = [Path(path).resolve() for path in runs["directory"][: self.top]]
         means = self._means(table)
-        shown = means[: max(MOST - len(best), 0)]
+        shown = means[: max(MOST_TICKED - len(best), 0)]
         summary = f"the best {len(best)} of {len(runs)} runs by {table.metric}"
         if means:
             of = "" if len(shown) == len(means) else f" of {len(means)}"
