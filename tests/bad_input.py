@@ -20,6 +20,32 @@ TRAIN: list[Row] = [
     (["modle=gpt"], ["modle", "did you mean model?"]),
     (["optimizer=adamW"], ["optimizer=adamW", "did you mean adamw?"]),
     (["experiment=lecture/heads"], ["heads", "did you mean lecture/head?"]),
+    # A key that a file brought
+    (
+        ["experiment=quickstart", "model=bigram"],
+        ["experiment=quickstart sets model.n_layer=3", "leave model=bigram out\n"],
+    ),
+    (
+        ["experiment=quickstart", "schedule=constant"],
+        [
+            "experiment/quickstart.yaml), which schedule=constant does not take: leave ",
+            "or take away what it does not take: ~schedule.warmdown ~schedule.final",
+        ],
+    ),
+    (
+        ["experiment=modern/rope", "model=bigram"],  # its own file, and one that it is built on
+        ["experiment/modern/rope.yaml), which model=bigram", "leave model=bigram out"],
+    ),
+    (["experiment=quickstart", "model=bigram", "model.n_layr=3"], ["unknown key model.n_layr"]),
+    (["experiment=quickstart", "+model.n_layr=3"], ["unknown key model.n_layr=3; did you mean"]),
+    (
+        ["sweep=scaling", "model=bigram"],
+        ["sweep=scaling varies model.n_layer (", "leave model=bigram out"],
+    ),
+    (
+        ["-m", "model=gpt,bigram", "model.n_head=2,4"],
+        ["unknown key model.n_head: model=bigram does not have it"],
+    ),
     # Groups given as what is no option
     (["model=null"], ["model=null", "bigram"]),
     (["trainer=null"], ["trainer=null", "cpu"]),

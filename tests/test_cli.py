@@ -215,7 +215,7 @@ def test_a_multirun_is_the_same_sweep_however_it_is_asked_for(lab, text, words):
     usual = ["-m", *SWEEP, "seed=1,2", "dry_run=true"]
     assert lab("train", *usual)[::2] == (0, "")
     (sweep,) = Path("outputs/sweeps").iterdir()
-    assert sweep.name.startswith("seed,")
+    assert sweep.name.startswith("seed-")
     assert lab("train", *words, "dry_run=true")[::2] == (0, "")
     assert list(Path("outputs/sweeps").iterdir()) == [sweep]
 

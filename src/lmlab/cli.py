@@ -282,7 +282,8 @@ def _explain(error: BaseException, name: str) -> str:
         said = text.partition(":")[2].splitlines()[0].strip()
         return f"{said}: Hydra cannot read this; put its value into quotes ('key=\"value\"')"
     if match:
-        return f"unknown key {match[1]}{nearest(match[1], _known_keys(name))}"
+        unknown = f"unknown key {match[1]}"
+        return _not_in_every_option(match[1]) or unknown + nearest(match[1], _known_keys(name))
     found = (
         r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']+)'\s+"
         r"Available options in '[^']+':((?:\s+\S+)*)"
@@ -295,6 +296,33 @@ def _explain(error: BaseException, name: str) -> str:
         if offers:
             return f"{group}={wrong}: no such option{nearest(wrong, offers)} ({', '.join(offers)})"
     return " ".join(text.split("\nSee https")[0].split())
+
+
+def _not_in_every_option(key: str) -> str | None:
+    """What to say of a key that one of the options has and another has not: one of those that are
+    varied, or one that a named sweep, which varies the key, is not made for."""
+    from lmlab.config import keys
+    from lmlab.origins import file_that_varies, shown
+
+    typed = dict(argument.partition("=")[::2] for argument in sys.argv[1:] if "=" in argument)
+    group = key.partition(".")[0]
+    chosen = typed.get(group, "").split(",")
+    sweep = typed.get("sweep", "")
+    if key not in typed and sweep and chosen != [""]:
+        path = file_that_varies(key, sweep, _config_dirs())
+        if path is not None:
+            choice = f"{group}={typed[group]}"
+            return (
+                f"sweep={sweep} varies {key} ({shown(path)}), which {choice} does not have: "
+                f"leave {choice} out, or give the axes that you want by -m, without sweep="
+            )
+    for option in chosen if len(chosen) > 1 else []:
+        if key not in keys(_plain(_composed_with([f"{group}={option}"]))):
+            return (
+                f"unknown key {key}: {group}={option} does not have it; give it to the options "
+                "that do, in a command of their own"
+            )
+    return None
 
 
 def _no_option(name: str) -> str:
@@ -326,20 +354,33 @@ EXTRAS = {
 def _known_keys(name: str) -> list[str]:
     """Every key of a command's config, composed with the options on the command line, also with
     those of a --config-dir."""
-    from hydra._internal.utils import get_args_parser
-    from omegaconf import OmegaConf
-
     from lmlab.config import keys
     from lmlab.help import options
 
     typed = [argument.partition("=") for argument in sys.argv[1:] if name == "train"]
-    own = get_args_parser().parse_known_args(sys.argv[1:])[0].config_dir
-    folders = [conf_dir(), *([Path(own).absolute()] if own else [])]
     choices = [
         f"{group}={option}"
         for group, _, option in typed
-        if any(option in options(folder, group) for folder in folders)
+        if any(option in options(folder, group) for folder in _config_dirs())
     ]
-    quoted = [str(folder).replace("'", "\\'") for folder in folders[1:]]
-    choices += [f"hydra.searchpath=['file://{folder}']" for folder in quoted]
-    return list(keys(OmegaConf.to_container(composed(name, choices), resolve=False)))
+    return list(keys(_plain(_composed_with(choices, name))))
+
+
+def _config_dirs() -> list[Path]:
+    """conf/, and the folder of --config-dir."""
+    from hydra._internal.utils import get_args_parser
+
+    own = get_args_parser().parse_known_args(sys.argv[1:])[0].config_dir
+    return [conf_dir(), *([Path(own).absolute()] if own else [])]
+
+
+def _composed_with(choices: list[str], name: str = "train") -> DictConfig:
+    """A command's config with some options, which may stand in a --config-dir."""
+    quoted = [str(folder).replace("'", "\\'") for folder in _config_dirs()[1:]]
+    return composed(name, [*choices, *(f"hydra.searchpath=['file://{f}']" for f in quoted)])
+
+
+def _plain(cfg: DictConfig) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(cfg, resolve=False)

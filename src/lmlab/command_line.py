@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lmlab.errors import LabError
@@ -13,6 +15,9 @@ from lmlab.errors import LabError
 UNUSED = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.job.chdir")
 # One for all jobs of a sweep.
 OF_A_SWEEP = ("sweep.", "output_dir")
+# Where a sweep is kept, or how it is run: the same sweep all the same.
+NOT_IN_NAME = ("hydra", "sweep.", "output_dir", "run_dir", "resume", "dry_run")
+LONGEST_NAME = 24  # characters of a sweep's name that follows from its command
 
 
 @dataclass(frozen=True)
@@ -122,11 +127,32 @@ class CommandLine:
     def sweep_name(self) -> str:
         """A name that the same command has again: what is varied, and what is fixed to which value.
 
-        The values of an axis are not in it, so that more of them join the sweep that is there.
+        The values of an axis are not in it, so that more of them join the sweep that is there. It
+        stands before the name of every run in TensorBoard, so a long one is shortened to what is
+        varied, the experiment, and a hash of the rest; unless the sweep is there under the long
+        name, which it had before.
         """
         from lmlab.runs import path_name
 
-        elsewhere = ("hydra", "sweep.", "output_dir", "run_dir", "resume")
+        named, varied, fixed = self._parts()
+        text = ",".join([*named, *varied, *fixed])
+        whole = path_name(text) or "sweep"
+        before = Path(self._fixed_value("output_dir") or "outputs") / "sweeps" / whole
+        if len(whole) <= LONGEST_NAME or before.is_dir():
+            return whole
+        telling = [key for key in varied if key != "seed"] or varied
+        keys = dict.fromkeys(key.rpartition(".")[2] for key in telling)
+        experiments = [word.partition("=")[2] for word in fixed if word.startswith("experiment=")]
+        short = path_name(",".join([*named, *keys, *experiments])) or "sweep"
+        digits = hashlib.sha256(text.encode()).hexdigest()[:6]
+        room = LONGEST_NAME - len(digits) - 1
+        if len(short) > room:
+            short = short[: room + 1].rpartition(",")[0] or short[:room]
+        return f"{short.strip('-.,')}-{digits}"
+
+    def _parts(self) -> tuple[list[str], list[str], list[str]]:
+        """The named sweeps, the keys that are varied, and those that are fixed with their values:
+        what tells this sweep from others."""
         named: list[str] = []
         varied: list[str] = []
         fixed: list[str] = []
@@ -136,9 +162,14 @@ class CommandLine:
                 named.append(value)
             elif key in self.swept:
                 varied.append(key)
-            elif equals and not key.startswith(elsewhere):
+            elif equals and not key.startswith(NOT_IN_NAME):
                 fixed.append(f"{key}={value}")
-        return path_name(",".join([*named, *varied, *fixed])) or "sweep"
+        return named, varied, fixed
+
+    def _fixed_value(self, key: str) -> str:
+        """The value that is given to a key, or nothing."""
+        given = [word.partition("=")[2] for word in self.overrides if word.startswith(f"{key}=")]
+        return given[-1].strip("'\"") if given else ""
 
 
 def _is_sweep(override: str) -> bool:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from lmlab.errors import LabError
 from lmlab.fingerprint import under
+from lmlab.origins import brought
 from lmlab.targets import UNKNOWN_ARGUMENT
 
 UNKNOWN = ("extra_forbidden", UNKNOWN_ARGUMENT)  # the types of errors that refuse a key
@@ -109,6 +110,10 @@ def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
     problems = error.errors()
     first = next((p for p in problems if p["type"] in UNKNOWN), problems[0])
     key, value = _place(first, plain)
+    if first["type"] in UNKNOWN:
+        unknown = [_place(p, plain) for p in problems if p["type"] in UNKNOWN]
+        if said := brought(unknown, len(problems) - len(unknown)):
+            return said
     more = len({k for k, _ in (_place(p, plain) for p in problems) if not under(key, (k,))})
     tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
     if first["type"] in UNKNOWN:

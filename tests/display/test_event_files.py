@@ -11,14 +11,16 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from lmlab import build
-from lmlab.display.eventfile import CurveWriter, next_number, numbered
+from lmlab.display.eventfile import next_number, numbered
 from lmlab.display.summaries import (
     LINE,
     ending,
     hyperparameters,
     preformatted,
+    refused,
     values_of_columns,
 )
+from lmlab.display.writers import CurveWriter
 
 TEXTS = st.text(st.sampled_from("<>&/`*_#|[]()!\\\"'$ {}=-~\n\t\r\x00\x7fab1é中") | st.characters())
 
@@ -79,15 +81,25 @@ def test_every_choice_fills_every_column_with_one_type(composed):
     rows.append(shown("model=head", "optimizer=muon"))
     assert rows[-1]["optimizer"] == "Muon + AdamW"
     rows.append(shown("corpus=file", "corpus.path=a/b.txt"))
-    types = {name: type(value) for name, value in rows[0].items()}
-    for row in rows:
-        assert {name: type(value) for name, value in row.items()} == types
+    types = {name: {type(row[name]) for row in rows} - {type(None)} for name in rows[0]}
+    assert {len(of_column) for of_column in types.values()} == {1}
+    assert all(row.keys() == types.keys() for row in rows)
     assert rows[-1]["corpus"] == "b.txt"
     by_model = dict(zip(CHOICES, rows, strict=False))
     heads = [by_model[model]["n_head"] for model in CHOICES]
-    assert heads == [0, 0, 1, 4, 4, 4, 4, 4, 4, 0]
+    assert heads == [None, None, 1, 4, 4, 4, 4, 4, 4, None]
     assert by_model["residual"]["model"] == "ResidualBlock"
     assert [by_model[model]["optimizer"] for model in ("ngram", "bigram")] == ["none", "AdamW"]
+    bigram, ngram = by_model["bigram"], by_model["ngram"]
+    assert {name for name, value in bigram.items() if value is None} == {
+        *("n_layer", "n_head", "n_embd", "dropout")
+    }
+    steps = {"lr", "weight_decay", "max_steps", "parameters"}  # it counts
+    assert steps <= {name for name, value in ngram.items() if value is None}
+    # A 0 takes away the logarithmic scale of a column, so only what is 0 has it.
+    assert {name for row in rows for name, value in row.items() if value == 0} <= {
+        *("dropout", "weight_decay")
+    }
     offered = values_of_columns()
     for row in rows[:-1]:
         assert all(row[column] in values for column, values in offered.items())
@@ -107,3 +119,29 @@ def test_files_are_read_in_the_order_they_were_written(tmp_path):
     assert read == [(step, float(value)) for step, value in expected]
     assert [point.step for point in events.Scalars("later")] == list(range(0, 120, 10))
     assert len(list(tmp_path.iterdir())) == 12
+
+
+def test_a_row_can_be_made_of_any_config(composed):
+    whole = composed("model=gpt")
+    full = hyperparameters(whole, "char", build.model(whole, vocab_size=65))
+    assert hyperparameters(whole) == {**full, "parameters": None}
+    assert hyperparameters({}).keys() == full.keys()
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.dictionaries(
+            st.sampled_from(["_target_", "lr", "layer", "rules", "n_head", "path", "x"]), inner
+        ),
+        max_leaves=8,
+    ),
+    st.sampled_from(["model", "optimizer", "data", "trainer", "tokenizer", "corpus", "seed"]),
+)
+def test_a_refused_config_may_hold_anything(node, key: str):
+    columns, row, *texts = refused({key: node}, "it was refused", "2026-01-02T03:04:05+00:00")
+    assert len(columns.value[0].metadata.plugin_data.content) > 100
+    content = row.value[0].metadata.plugin_data.content
+    values = metadata.parse_session_start_info_plugin_data(content).hparams
+    assert {"model", "optimizer", "precision"} <= values.keys() <= hyperparameters({}).keys()
+    assert len(texts) == 2

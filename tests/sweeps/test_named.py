@@ -1,9 +1,13 @@
 """The sweeps in conf/sweep, and how a sweep gets its name."""
 
+import re
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lmlab import schema
@@ -12,6 +16,10 @@ from lmlab.command_line import CommandLine
 from lmlab.config import check
 
 GRIDS = sorted(path.stem for path in (conf_dir() / "sweep").glob("*.yaml") if path.stem != "tune")
+
+KEYS = st.sampled_from(
+    ["seed", "model", "experiment", "optimizer.lr", "data.batch_size", "model.n_layer"]
+)
 
 
 def jobs_of(name: str) -> list[list[str]]:
@@ -55,10 +63,12 @@ def test_each_update_rule_has_learning_rates_of_its_own():
         (
             ["-m", "optimizer.lr=1,2", "experiment=lecture/head"],
             {"optimizer.lr"},
-            "optimizer.lr,experiment=lecture-head",
+            "lr,lecture-head-HASH",
         ),
         (["sweep=ladder", "hydra/launcher=joblib", "output_dir=/x"], set(), "ladder"),
-        (["sweep=ladder", "trainer.max_steps=9"], set(), "ladder,trainer.max_steps=9"),
+        (["sweep=ladder", "trainer.max_steps=9"], set(), "ladder-HASH"),
+        (["sweep=ladder", "dry_run=true"], set(), "ladder"),
+        (["-m", "run_dir=x/${seed}", "model=head", "data.batch_size=8"], set(), "sweep-HASH"),
         (["-m", "sweep.fail_fast=true", "hydra.sweeper.n_trials=3"], set(), "sweep"),
     ],
 )
@@ -66,7 +76,27 @@ def test_the_sweep_is_named_by_its_command(arguments, swept, name):
     typed = CommandLine.parse(arguments, texts=())
     assert typed.is_multirun
     assert typed.swept == swept
-    assert typed.sweep_name == name
+    assert re.sub("-[0-9a-f]{6}$", "-HASH", typed.sweep_name) == name
+
+
+@given(
+    st.dictionaries(KEYS, st.sampled_from(["1", "1,2", "a/b", "x" * 40, "1e-3,1e-2"]), max_size=5)
+)
+def test_what_differs_between_runs_stands_near_the_front_of_their_names(words):
+    typed = CommandLine.parse(["-m", *(f"{key}={value}" for key, value in words.items())], ())
+    assert 0 < len(typed.sweep_name) <= 24
+    assert re.fullmatch(r"[A-Za-z0-9_,=][A-Za-z0-9_.,=+-]*", typed.sweep_name)
+    other = CommandLine.parse([*typed.overrides, "-m", "trainer.max_steps=123456789"], ())
+    assert other.sweep_name != typed.sweep_name
+
+
+def test_a_sweep_goes_on_under_the_long_name_that_it_had_before(tmp_path):
+    words = ["-m", "optimizer.lr=1,2", "experiment=lecture/head", f"output_dir={tmp_path}"]
+    typed = CommandLine.parse(words, texts=())
+    assert len(typed.sweep_name) <= 24
+    before = "optimizer.lr,experiment=lecture-head"
+    (tmp_path / "sweeps" / before).mkdir(parents=True)
+    assert CommandLine.parse(words, texts=()).sweep_name == before
 
 
 @pytest.mark.parametrize(
@@ -76,6 +106,9 @@ def test_the_sweep_is_named_by_its_command(arguments, swept, name):
         ("hydra/sweeper=gird", "did you mean grid? (basic, grid"),
         ("sweep=laddr", "did you mean ladder?"),
         ("sweep.fail_fats=true", "unknown key sweep.fail_fats; did you mean sweep.fail_fast?"),
+        ("run_dir=", "run_dir=''"),
+        ("output_dir=", "output_dir=''"),
+        ("sweep.name=", "sweep.name=''"),
         ("model=bigram,hed", "model=hed: no such option; did you mean head?"),
     ],
 )

@@ -184,7 +184,7 @@ def test_two_models_with_two_seeds_from_training_to_the_report(lab, text, capfd)
         assert (sweep / line["directory"] / "run.json").is_file()
         assert f"{statistics.mean(of_model):.4f} ± {statistics.stdev(of_model):.4f}" in said
     for model in losses:
-        mean = tensorboard(sweep / f"seed-mean/model={model}")
+        mean = tensorboard(sweep / f"_seed-mean/model={model}")
         assert [step for step, _ in mean["val/loss"]] == [0, 2, 4]
         runs = [
             tensorboard(path.parent)
@@ -332,18 +332,18 @@ def test_markdown_is_a_table_whatever_the_values_hold(tmp_path):
 def test_files_are_replaced_when_asked_again(sweep, capsys):
     report(sweep)
     assert (sweep / "plots/loss-by-model.png").is_file()
-    first = tensorboard(sweep / "seed-mean/model=head")
+    first = tensorboard(sweep / "_seed-mean/model=head")
     assert first["val/loss"] == [(step, pytest.approx(2 + 1.5 / step)) for step in (10, 20, 30)]
     deviation = statistics.stdev([0.1, 0.2])
     assert first["± sd/val/loss above"][0] == (10, pytest.approx(2.15 + deviation))
     assert first["± sd/val/loss below"][0] == (10, pytest.approx(2.15 - deviation))
     report(sweep)
-    assert tensorboard(sweep / "seed-mean/model=head") == first
+    assert tensorboard(sweep / "_seed-mean/model=head") == first
     for path in sweep.glob("*/run.json"):
         if json.loads(path.read_text())["swept"] != {"model": "head", "seed": 1}:
             path.unlink()
     report(sweep)
-    assert not (sweep / "seed-mean").exists()
+    assert not (sweep / "_seed-mean").exists()
     assert not (sweep / "plots/loss-by-model.png").exists()
     assert (sweep / "plots/curves.png").is_file()
     assert not list(sweep.glob(".*"))  # nothing left lying about

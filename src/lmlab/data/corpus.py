@@ -101,7 +101,7 @@ def from_files(path: str) -> Corpus:
     for file in files:
         if not file.is_file():
             raise LabError(
-                f"corpus.path={path} is not a file; a folder is given as {path}/**/*.txt"
+                f"corpus.path={path} is not a file; a folder is given as {Path(path)}/**/*.txt"
             )
     corpus = Corpus("file", tuple(files))
     if corpus.n_bytes == 0:

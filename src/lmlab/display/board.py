@@ -1,15 +1,15 @@
-"""`make board`: TensorBoard on every run, with a link that opens on the losses as they are."""
+"""TensorBoard on a folder of runs, with a link that opens on the losses as they are."""
 
 from __future__ import annotations
 
 import errno
 import io
-import sys
-import threading
-from contextlib import redirect_stderr, suppress
+import os
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from lmlab.display.eventfile import PREFIX
 from lmlab.errors import LabError
 
 FLAGS = (
@@ -21,25 +21,9 @@ FLAGS = (
     # flag; it is used where the fast reader is not available.
     "--reload_multifile=true",
 )
+MOST_TICKED = 40  # above that it opens with no run ticked
 # By default it smooths, which hides what an evaluation found.
 LOSSES = "?smoothing=0&tagFilter=loss#timeseries"
-
-
-def main() -> None:
-    """lmlab-board: `lmlab-board [folder of runs] [flags of TensorBoard's]`."""
-    words = sys.argv[1:]
-    folder = words.pop(0) if words and not words[0].startswith("-") else "outputs"
-    if "--help" in words or "-h" in words:
-        print(main.__doc__)
-        return
-    try:
-        link = start(Path(folder), *words)
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(f"open {link}   (ctrl-c ends it)", flush=True)
-    with suppress(KeyboardInterrupt):
-        threading.Event().wait()
 
 
 def start(folder: Path, *flags: str) -> str:
@@ -60,6 +44,11 @@ def start(folder: Path, *flags: str) -> str:
             return f"{board.launch()}{LOSSES}"
     except TensorBoardServerException as error:
         raise LabError(f"TensorBoard does not start: {error}") from error
+
+
+def count(folder: Path) -> int:
+    """How many runs TensorBoard finds below a folder; mean curves are runs to it."""
+    return sum(any(name.startswith(PREFIX) for name in files) for _, _, files in os.walk(folder))
 
 
 def server() -> type:

@@ -1,17 +1,21 @@
-"""TensorBoard's event files, by names that keep them in order."""
+"""TensorBoard's event files, by names that keep them in order; written without torch."""
 
 from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import google_crc32c
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from torch.utils.tensorboard import FileWriter, SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 PREFIX = "events.out.tfevents."
+BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are named
 
 
 class Records:
@@ -48,40 +52,6 @@ def _checksum(data: bytes) -> bytes:
     return struct.pack("<I", (rotated + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-class EventFile(FileWriter):
-    """torch's writer over `Records` instead of a file that it names itself.
-
-    TensorBoard reads the files of a folder by name. torch's names tell the second, the process and
-    a count without leading zeros; so of a run that is short, or the tenth of its process, the end
-    may be read before the beginning, and then what lies between is dropped.
-    """
-
-    def __init__(self, path: Path):
-        self.event_writer: Any = Records(path)
-
-
-class CurveWriter(SummaryWriter):
-    """A SummaryWriter that writes to `path`, whichever that is at the time."""
-
-    file_writer: Any  # None while closed
-    all_writers: Any
-    purge_step: int | None
-
-    def __init__(self, path: Path, purge_step: int):
-        self.path = path
-        super().__init__(str(path.parent), purge_step=purge_step)
-
-    def _get_file_writer(self) -> Any:
-        if self.file_writer is None:
-            self.file_writer = EventFile(self.path)
-            self.all_writers = {self.path.parent: self.file_writer}
-            if self.purge_step is not None:
-                mark = SessionLog(status=SessionLog.START)
-                self.file_writer.add_event(Event(session_log=mark), self.purge_step)
-                self.purge_step = None
-        return self.file_writer
-
-
 def next_number(folder: Path) -> int:
     """The number that the next event file of a folder gets."""
     numbers = [path.name.removeprefix(PREFIX).split(".")[0] for path in folder.glob(f"{PREFIX}*")]
@@ -91,3 +61,11 @@ def next_number(folder: Path) -> int:
 def numbered(folder: Path, number: int, suffix: str = "") -> Path:
     """Where an event file is kept: TensorBoard comes to it after those of smaller numbers."""
     return folder / f"{PREFIX}{number:03}{suffix}"
+
+
+def write(path: Path, summaries: Iterable[Summary]) -> None:
+    """Write summaries of step 0, in a file of their own."""
+    records = Records(path)
+    for summary in summaries:
+        records.add_event(Event(wall_time=time.time(), step=0, summary=summary))
+    records.close()

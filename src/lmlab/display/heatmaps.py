@@ -20,7 +20,7 @@ from lmlab.display.summaries import visible
 
 DPI = 100
 CELL, LETTER = 13, 6  # pixels: a row, and the width of a letter in its label of 7 points
-SMALL_CELL, SMALL_LETTER = 9, 4  # of 5 points, where there are many
+SMALL_CELL, SMALL_LETTER = 7, 4  # of 5 points, where there are many
 MANY = 40
 LONGEST = 8  # letters of a label; the rest is cut off
 
@@ -32,6 +32,7 @@ CANNOT_BE, PAPER = (235, 235, 235), (255, 255, 255)
 # On a straight scale a row that spreads its weight over 30 tokens looks as empty as none at all.
 SCALE = PowerNorm(0.4, vmin=0, vmax=1)
 TICKS = (0, 0.01, 0.05, 0.2, 0.5, 1)
+KEY_WIDTH, KEY_HEIGHT = 250, 10  # pixels of the scale's bar
 
 
 class HeatMaps:
@@ -56,9 +57,9 @@ class HeatMaps:
         left, below = (
             34 + letter * max(map(len, labels)) for labels in (row_labels, column_labels)
         )
-        gap, above, key_width = 20, 25, 75
-        total_width = left + n_across * (width + gap) + key_width
-        total_height = n_down * (above + height) + below
+        gap, above, scale = 20, 25, 34
+        total_width = left + max(n_across * (width + gap), KEY_WIDTH + 2 * gap)
+        total_height = scale + n_down * (above + height) + below
         figure = Figure((total_width / DPI, total_height / DPI), DPI)
 
         def place(x: int, y: int, w: int, h: int) -> Axes:
@@ -72,7 +73,7 @@ class HeatMaps:
         self._corners = []
         for i, title in enumerate(titles):
             down, right = divmod(i, n_across)
-            x, y = left + right * (width + gap), above + down * (height + above)
+            x, y = left + right * (width + gap), scale + above + down * (height + above)
             self._corners.append((y, x))
             axes = place(x, y, width, height)
             axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
@@ -87,9 +88,11 @@ class HeatMaps:
                 turned = 90 if max(map(len, column_labels)) > 1 else 0
                 axes.set_xticks(range(len(columns)), column_labels, rotation=turned, **text)
                 axes.set_xlabel(across, fontsize=7, labelpad=1)
-        key = place(left + n_across * (width + gap) + 10, above, 12, min(height, 250))
-        figure.colorbar(ScalarMappable(SCALE, COLOURS), key, ticks=TICKS)
-        key.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=7)
+        # Above on the left: what is wider than the page is cut off on the right.
+        key = place(left, 5, KEY_WIDTH, KEY_HEIGHT)
+        figure.colorbar(ScalarMappable(SCALE, COLOURS), key, ticks=TICKS, orientation="horizontal")
+        key.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=7)
+        key.tick_params(pad=2)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         self._empty = _indexed(np.asarray(canvas.buffer_rgba())[..., :3])

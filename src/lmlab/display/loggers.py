@@ -16,7 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmlab.console import log
 from lmlab.display import summaries
-from lmlab.display.eventfile import PREFIX, CurveWriter, EventFile, next_number, numbered
+from lmlab.display.eventfile import BEGIN, END, PREFIX, next_number, numbered, write
+from lmlab.display.writers import CurveWriter
 from lmlab.errors import LabError
 from lmlab.files import check_regular, write_atomically
 
@@ -31,6 +32,7 @@ MOST_STEPS = 2**63 - 1  # that an event may have
 
 Curves = dict[str, list[tuple[float, int, float]]]  # by tag: wall time, step, value
 
+<<<<<<< HEAD
 
 class Step(NamedTuple):
     """What an optimizer step costs, in all processes together."""
@@ -41,6 +43,8 @@ class Step(NamedTuple):
 
 BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are named
 
+=======
+>>>>>>> board
 
 class EventFiles(TensorBoardLogger):
     """Lightning's logger, which also writes what follows from the metrics that it is given:
@@ -84,8 +88,13 @@ class EventFiles(TensorBoardLogger):
         for suffix in ("",) if self.resume_step is None else (BEGIN, END):
             for path in self.folder.glob(f"{PREFIX}*{suffix}"):
                 path.unlink()
+<<<<<<< HEAD
         self._a_step, self._began = a_step, time.monotonic()
         self._write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
+=======
+        self._tokens_per_step, self._began = tokens_per_step, time.monotonic()
+        write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
+>>>>>>> board
         if self.resume_step is not None:
             self._go_on_from(self.resume_step)
 
@@ -162,17 +171,11 @@ class EventFiles(TensorBoardLogger):
         """Write how the run ended, if it began."""
         if self._experiment is not None:
             self.experiment.close()
-            self._write(self._end, [summaries.ending(status)])
+            write(self._end, [summaries.ending(status)])
 
     @property
     def _end(self) -> Path:
         return numbered(self.folder, self._number, END)
-
-    def _write(self, path: Path, summaries: list[Summary]) -> None:
-        file = EventFile(path)
-        for summary in summaries:
-            file.add_summary(summary, 0)
-        file.close()
 
 
 def _curves(folder: Path, last_step: int) -> Curves:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lmlab.conf import conf_dir
+from lmlab.records import Dumper
+from lmlab.signatures import signature
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +38,8 @@ METRICS = (
     "val/bpc_full",
 )
 
-SHOWN_FIRST = ("model", "n_layer", "n_embd", "lr", "seed")  # of the hyperparameters
+# Of the hyperparameters, what is ticked at first: what most models have, for the same reason.
+SHOWN_FIRST = ("model", "parameters", "block_size", "lr", "seed")
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
 
@@ -63,57 +67,83 @@ NOT_SHOWN = (
     "sweep",
 )  # where a run is kept, not what
 
+NONE = "none"  # a text that does not apply
 LINE = 200  # characters of a line of text, which TensorBoard does not wrap
 WHITE_SPACE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 Value = str | float
 
 
-def hyperparameters(config: dict[str, Any], tokenizer: str, model: nn.Module) -> dict[str, Value]:
-    """The row of a run in the HParams tab: the same columns, of the same types, for every run.
+def hyperparameters(
+    config: dict[str, Any], tokenizer: str | None = None, model: nn.Module | None = None
+) -> dict[str, Value | None]:
+    """The row of a run in the HParams tab: the same columns, each of one type, for every run.
 
-    TensorBoard hides runs that lack a column or hold another type in it. So what does not apply to
-    a model (a bigram's heads, the learning rate of a count table) is 0, or "none" where it is text.
+    None is an empty cell: what does not apply (a bigram's layers, the learning rate of a count
+    table) or is not known, as in a config that was refused. A 0 there would take away the
+    logarithmic scale of its column. Of a run that was refused there is no `model`, and any value of
+    `config` may be missing or nonsense.
     """
-    node, is_trained = config["model"], not hasattr(model, "fit")
-    optimizer = config["optimizer"] if is_trained else {}
-    heads = [*_values(node, "n_head"), *(getattr(m, "n_head", None) for m in model.modules())]
+    at = partial(_at, config)
+    node = at("model")
+    target = at("model._target_")
+    counts = signature(f"{target}.fit") is not None if model is None else hasattr(model, "fit")
+    heads = [*_values(node, "n_head")]
+    heads += [] if model is None else [getattr(m, "n_head", None) for m in model.modules()]
+    n_parameters = 0 if model is None else sum(p.numel() for p in model.parameters())
     return {
-        "name": config["name"],
+        "name": _text(config.get("name")),
         "model": _model(node),
-        "n_layer": _number(node.get("n_layer")),
+        "n_layer": _number(at("model.n_layer")),
         "n_head": _number(next((n for n in heads if n is not None), None)),
-        "n_embd": _number(node.get("n_embd")),
-        "dropout": _number(node.get("dropout")),
-        "parameters": float(sum(p.numel() for p in model.parameters())),
-        "block_size": float(config["data"]["block_size"]),
-        "batch_size": float(config["data"]["batch_size"]),
-        "optimizer": _optimizer(optimizer) if is_trained else "none",
-        "lr": _number(optimizer.get("lr")),
-        "weight_decay": _number(optimizer.get("weight_decay")),
-        "schedule": _name(config["schedule"]) if is_trained else "none",
-        "max_steps": float(config["trainer"]["max_steps"]),
-        "precision": str(config["trainer"]["precision"]),
-        "seed": float(config["seed"]),
-        "tokenizer": tokenizer,
-        "corpus": _corpus(config["corpus"]),
+        "n_embd": _number(at("model.n_embd")),
+        "dropout": _number(at("model.dropout")),
+        "parameters": _number(n_parameters or None),
+        "block_size": _number(at("data.block_size")),
+        "batch_size": _number(at("data.batch_size")),
+        "optimizer": NONE if counts else _optimizer(at("optimizer")),
+        "lr": None if counts else _number(at("optimizer.lr")),
+        "weight_decay": None if counts else _number(at("optimizer.weight_decay")),
+        "schedule": NONE if counts else _name(at("schedule")),
+        "max_steps": None if counts else _number(at("trainer.max_steps")),
+        "precision": _text(at("trainer.precision")),
+        "seed": _number(config.get("seed")),
+        "tokenizer": tokenizer or _tokenizer(at("tokenizer._target_")),
+        "corpus": _corpus(at("corpus")),
     }
 
 
-def _optimizer(node: dict[str, Any]) -> str:
+def _at(config: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    node: Any = config
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
+
+
+def _optimizer(node: Any) -> str:
     """`AdamW`, or with rules `Muon + AdamW`: those of the rules, then the one of the rest."""
-    rules = [rule for rule in (node.get("rules") or {}).values() if rule and "_target_" in rule]
+    rules = _at(node, "rules")
+    rules = list(rules.values()) if isinstance(rules, dict) else []
+    rules = [rule for rule in rules if _at(rule, "_target_") is not None]
     return " + ".join(dict.fromkeys(map(_name, [*rules, node])))
 
 
-def _name(node: dict[str, Any]) -> str:
-    return str(node["_target_"]).rpartition(".")[2]
+def _name(node: Any) -> str:
+    return _text(_at(node, "_target_")).rpartition(".")[2]
 
 
-def _model(node: dict[str, Any]) -> str:
+def _model(node: Any) -> str:
     """A model by the name of its class; a stack of layers by that of the layer."""
-    layer = node.get("layer")
-    return _name(layer if isinstance(layer, dict) and "_target_" in layer else node)
+    layer = _at(node, "layer")
+    return _name(layer if _at(layer, "_target_") is not None else node)
+
+
+def _tokenizer(target: Any) -> str:
+    try:
+        return str(resolve_name(target).kind)
+    except Exception:  # whatever a name that was refused leads to
+        return _text(target).rpartition(".")[2]
 
 
 def _values(node: Any, key: str) -> Iterator[Any]:
@@ -125,12 +155,18 @@ def _values(node: Any, key: str) -> Iterator[Any]:
             yield from _values(child, key)
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= sys.float_info.max else None
 
 
-def _corpus(node: dict[str, Any]) -> str:
-    return Path(node["path"]).name if _name(node) == "from_files" else _name(node)
+def _text(value: Any) -> str:
+    return NONE if value is None else str(value)
+
+
+def _corpus(node: Any) -> str:
+    path = _at(node, "path")
+    return Path(path).name if _name(node) == "from_files" and isinstance(path, str) else _name(node)
 
 
 @functools.cache
@@ -160,23 +196,38 @@ def values_of_columns() -> dict[str, list[str]]:
 def opening(module: Any, started: str) -> list[Summary]:
     """What is known of a run before its first step; `started` is an ISO time."""
     from lightning.pytorch.utilities.model_summary import summarize
-    from tensorboard.plugins.hparams import summary_v2 as hparams
     from torch.utils.tensorboard.summary import custom_scalars
 
     config, tokenizer = module.about["config"], module.about["tokenizer"]["kind"]
     row = hyperparameters(config, tokenizer, module.model)
-    began = datetime.fromisoformat(started).timestamp()
     return [
-        _columns(row),
-        # Without a name of its own a row is called by the run's directory, as in every other tab.
-        hparams.hparams_pb(row, trial_id="", start_time_secs=began),
+        *_row(row, started),
         custom_scalars(CHARTS),
         text("setup/config", _yaml(config)),
         text("setup/model", str(summarize(module, max_depth=-1))),
     ]
 
 
-def _columns(row: dict[str, Value]) -> Summary:
+def refused(config: dict[str, Any], reason: str, started: str) -> list[Summary]:
+    """What is known of a run that failed before its first step: its row, its config, and why."""
+    return [
+        *_row(hyperparameters(config), started),
+        text("setup/config", _yaml(config)),
+        text("setup/failed", reason),
+    ]
+
+
+def _row(row: dict[str, Value | None], started: str) -> list[Summary]:
+    """The columns of the HParams tab, and a run's values in them."""
+    from tensorboard.plugins.hparams import summary_v2 as hparams
+
+    values = {name: value for name, value in row.items() if value is not None}
+    began = datetime.fromisoformat(started).timestamp()
+    # Without a name of its own a row is called by the run's directory, as in every other tab.
+    return [_columns(row), hparams.hparams_pb(values, trial_id="", start_time_secs=began)]
+
+
+def _columns(row: dict[str, Value | None]) -> Summary:
     """The columns of the HParams tab: the same for every run, since any may be the one whose
     columns TensorBoard takes."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
@@ -227,7 +278,7 @@ def _hparams(tag: str, content: Any) -> Summary:
 
 def _yaml(config: dict[str, Any]) -> str:
     shown = {key: value for key, value in config.items() if key not in NOT_SHOWN}
-    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+    return yaml.dump(shown, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def text(tag: str, typed: str) -> Summary:

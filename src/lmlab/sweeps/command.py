@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=(
             "Kept in the folder: report.html, leaderboard.md, leaderboard.csv (a row per setting), "
             "runs.csv (a row per run), differences.csv (a row per comparison), plots/, and "
-            "seed-mean/, the mean curves as runs for TensorBoard. With several folders one table "
+            "_seed-mean/, the mean curves as runs for TensorBoard. With several folders one table "
             "over all is printed, and nothing is kept."
         ),
     )

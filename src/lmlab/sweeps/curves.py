@@ -13,12 +13,13 @@ import pandas as pd
 
 from lmlab.errors import LabError
 from lmlab.files import check_regular
-from lmlab.runs import path_name
+from lmlab.runs import path_name, short_keys
 from lmlab.sweeps.table import Table
 from lmlab.sweeps.values import heading, is_missing, label
 
 METRICS_CSV = "metrics.csv"
-SEED_MEAN = "seed-mean"
+SEED_MEAN = "_seed-mean"  # TensorBoard lists it before the runs, which begin with a letter
+SEED_MEAN_BEFORE = "seed-mean"  # what it was called when it stood among them
 AVERAGED = ("train/loss", "train/loss_eval", "val/bpc", "val/loss", "val/loss_full")
 BANDS = ("val/loss", "val/bpc")  # charts of their own under Custom Scalars
 BAND = "± sd/"  # the tags of a band's edges; sorted behind all others
@@ -87,14 +88,15 @@ def write_seed_means(table: Table, folder: Path) -> Path | None:
     counted = table.runs[table.runs["counted"]]
     counted = counted[counted["setting"].map(table.settings["n"]) > 1]
     means = _means(read_curves(counted, AVERAGED))
-    names = _names(table, counted["setting"].unique())
+    names = names_of_settings(table, counted["setting"].unique())
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{SEED_MEAN}.") as temporary:
             for setting, name in names.items():
                 of_setting = means[means.index.get_level_values("setting") == setting]
                 _write(of_setting.droplevel("setting"), Path(temporary, SEED_MEAN, name))
-            if target.exists():
-                target.rename(Path(temporary, "before"))
+            for old in (target, folder / SEED_MEAN_BEFORE):
+                if old.exists():
+                    old.rename(Path(temporary, f"before.{old.name}"))
             if names:
                 Path(temporary, SEED_MEAN).rename(target)
     except OSError as error:
@@ -114,12 +116,15 @@ def _means(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _names(table: Table, settings: Iterable[int]) -> dict[int, str]:
-    """A folder's name for each setting, all different: `model=head,optimizer.lr=0.1`."""
+def names_of_settings(table: Table, settings: Iterable[int]) -> dict[int, str]:
+    """A folder's name for each setting, all different: `model=head,lr=0.1`."""
     names: dict[int, str] = {}
+    short = short_keys(map(heading, table.keys))
     for setting in settings:
         values = table.settings.loc[setting, table.keys].items()
-        there = [f"{heading(k)}={label(k, value)}" for k, value in values if not is_missing(value)]
+        there = [
+            f"{short[heading(k)]}={label(k, value)}" for k, value in values if not is_missing(value)
+        ]
         stem = name = path_name(",".join(there)) or "mean"
         n = 1
         while name in names.values():

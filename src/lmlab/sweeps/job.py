@@ -25,7 +25,7 @@ from lmlab.fingerprint import fingerprint
 from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import config_of, resolve
 from lmlab.processes import check_started_once
-from lmlab.runs import CONFIG, LOG, Run, job_name
+from lmlab.runs import CONFIG, LOG, Run, earlier_job_name, job_name
 from lmlab.sweeps.journal import Entry, Result
 from lmlab.sweeps.workers import current_group
 
@@ -64,7 +64,7 @@ def run_job(
                 config = resolve(config)
             except LabError as error:
                 problem = error
-        run = Run(Path(cfg.run_dir or sweep_dir / job_name(swept, _identity(config))))
+        run = Run(Path(cfg.run_dir or _directory(sweep_dir, swept, _identity(config))))
         if entry is not None:
             entry.add("running", run=str(run.path))
         try:
@@ -119,6 +119,12 @@ def _is_finished(run: Run, config: dict[str, Any]) -> bool:
     if record.get("corpus_sha256") not in (None, tokens(config).sha256):
         raise LabError(f"{run.path} is done, but its corpus has changed since: name another sweep")
     return True
+
+
+def _directory(sweep_dir: Path, swept: dict[str, Any], identity: str) -> Path:
+    """Where a job is kept: where it was begun, if that was under the name it had before."""
+    before = sweep_dir / earlier_job_name(swept, identity)
+    return before if before.is_dir() else sweep_dir / job_name(swept, identity)
 
 
 def _identity(plain: dict[str, Any]) -> str:
@@ -176,6 +182,8 @@ def _keep_failure(
     run: Run, plain: dict[str, Any], swept: dict[str, Any], error: BaseException, reason: str
 ) -> None:
     """Leave a failure in the record and in the log; nothing that is done is touched."""
+    from lmlab.display.unbegun import show_refused
+
     with suppress(LabError, OSError):  # the disk may be what failed
         status = run.record.get("status")
         if status == "done" or run.is_locked():
@@ -186,6 +194,7 @@ def _keep_failure(
         if status is None:  # it failed before there was a run
             run.begin(plain, swept)
         run.update(status="failed", error=reason)
+        show_refused(run.path, plain, reason, run.record["started"])
         if status is None or isinstance(error, LabError):
             with logged_to(run.path / LOG):
                 log.error("failed", exc_info=error)

@@ -7,11 +7,16 @@ import math
 import os
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 FOLDER = ".launches"
+
+# What shows the news of a launch, by its journal, in the process that launched: a job that ends
+# there has its end said before the next begins.
+followers: dict[Path, Callable[[], None]] = {}
 
 
 class Result(float):
@@ -117,6 +122,8 @@ class Entry:
     def add(self, status: str, **more: Any) -> None:
         """Note that the job is running, or how it ended."""
         self.journal.add(Event(self.job, status, time.time(), **more))
+        if self.journal.is_ours:
+            followers.get(self.journal.path, lambda: None)()
 
 
 FAILED = ("failed", "killed")

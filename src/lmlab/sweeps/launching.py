@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.runs import LOG, Run
 from lmlab.sweeps.job import JOB_LOCK
-from lmlab.sweeps.journal import FAILED, Event, Journal, Result
+from lmlab.sweeps.journal import FAILED, Event, Journal, Result, followers
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -36,6 +36,7 @@ class Multirun(schema.Node):
     """What a sweep is kept by, before any of its jobs is checked."""
 
     output_dir: schema.Text
+    run_dir: schema.Text | None
     sweep: schema.Sweep
 
 
@@ -45,8 +46,8 @@ def folder_of(config: DictConfig, n_jobs: int) -> Path:
     Raises:
         LabError: if that is no place for it, or the jobs would share one directory.
     """
-    check(OmegaConf.masked_copy(config, ["output_dir", "sweep"]), Multirun)
     run_dir = OmegaConf.to_container(config, resolve=False)["run_dir"]  # type: ignore[index, call-overload]
+    check(OmegaConf.masked_copy(config, ["output_dir", "sweep"]), Multirun, run_dir=run_dir)
     if n_jobs > 1 and run_dir is not None and "${" not in str(run_dir):
         raise LabError(
             f"run_dir={run_dir}: {n_jobs} jobs cannot share one directory; leave it out, or name "
@@ -152,8 +153,12 @@ def _is_alive(event: Event) -> bool:
 
 
 def _record_killed(journal: Journal, number: int) -> Result:
+    from lmlab.display.unbegun import show_killed
+
     path = Path(str(journal.last[number].run))
     Run(path).update(status="killed", error=KILLED)
+    with suppress(OSError):  # a full disk: only the board lacks it
+        show_killed(path)
     event = Event(number, "killed", time.time(), run=str(path), trained=True, error=KILLED)
     journal.add(event)
     return event.result
@@ -167,7 +172,7 @@ class Progress:
     began: float = field(default_factory=time.time)
     running: dict[int, float] = field(default_factory=dict)  # since when
     ended: dict[int, Event] = field(default_factory=dict)
-    durations: list[float] = field(default_factory=list)  # of jobs that were trained, seconds
+    durations: list[float] = field(default_factory=list)  # of jobs trained to their end, seconds
     most_running: int = 1
 
     def update(self, event: Event) -> None:
@@ -176,7 +181,7 @@ class Progress:
             self.most_running = max(self.most_running, len(self.running))
             return
         began = self.running.pop(event.job, event.time)
-        if event.trained:
+        if event.trained and event.status not in FAILED:  # a failure takes as long as it takes
             self.durations.append(event.time - began)
         self.ended[event.job] = event
 
@@ -216,15 +221,20 @@ def _shown(journal: Journal, progress: Progress) -> Iterator[None]:
     """Read the journal from a thread while jobs run, and say what it says."""
     over = threading.Event()
 
+    def show_news() -> None:
+        with showing:
+            _show(reader.news(), progress)
+
     def follow() -> None:
         while True:
             last = over.is_set()
-            _show(reader.news(), progress)
+            show_news()
             if last:
                 return
             over.wait(0.5)
 
-    reader = Journal(journal.path)
+    reader, showing = Journal(journal.path), threading.Lock()
+    followers[journal.path] = show_news
     thread = threading.Thread(target=follow, name="progress", daemon=True)
     thread.start()
     try:
@@ -233,6 +243,7 @@ def _shown(journal: Journal, progress: Progress) -> Iterator[None]:
         say("the sweep is interrupted; the same command goes on with it")
         raise
     finally:
+        del followers[journal.path]
         over.set()
         thread.join()
         if progress.ended and (len(progress.ended) >= progress.total or progress.running):

@@ -41,7 +41,7 @@ def report(folder: Path, metric: str | None = None, plots: bool = True) -> Table
 def keep(
     table: Table, folder: Path, plots: bool = True, comparisons: Sequence[Differences] = ()
 ) -> None:
-    """Write report.html, leaderboard.md, leaderboard.csv, runs.csv, plots/ and seed-mean/ into a
+    """Write report.html, leaderboard.md, leaderboard.csv, runs.csv, plots/ and _seed-mean/ into a
     folder, and differences.csv, if anything was compared."""
     names = _write_pictures(table, comparisons, folder / PLOTS) if plots else []
     pictures = [f"{PLOTS}/{name}" for name in names]

@@ -1,0 +1,39 @@
+"""What a sweep says while it runs, and where it is kept."""
+
+import re
+from pathlib import Path
+
+import pytest
+from small import SMALL
+
+from lmlab.sweeps.journal import Event
+from lmlab.sweeps.launching import Progress
+
+
+def test_a_failure_does_not_shorten_the_time_that_is_left():
+    progress = Progress(total=6)
+    for job, (status, seconds) in enumerate([("done", 100.0), ("failed", 1.0), ("failed", 1.0)]):
+        progress.update(Event(job, "running", 0.0))
+        progress.update(Event(job, status, seconds, trained=True))
+    assert progress.seconds_left() == pytest.approx(300.0)
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_the_end_of_a_job_is_said_before_the_next_begins(lab, text, launcher):
+    words = ["-m", *SMALL, "corpus=file", f"corpus.path={text}", "seed=1,2,3"]
+    one_at_once = ["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []
+    status, out, err = lab("train", *words, f"hydra/launcher={launcher}", *one_at_once)
+    assert (status, err) == (0, "")
+    said = [re.match(r"kept in .*/seed=\d|done    seed=\d", line) for line in out.splitlines()]
+    order = [found[0][0] + found[0][-1] for found in said if found]
+    assert order == ["k1", "d1", "k2", "d2", "k3", "d3"]
+
+
+def test_a_dry_run_is_of_the_same_sweep(lab, text):
+    words = ["-m", *SMALL, "corpus=file", f"corpus.path={text}", "seed=1,2"]
+    status, out, _ = lab("train", *words, "dry_run=true")
+    assert status == 0
+    (planned,) = Path("outputs/sweeps").iterdir()
+    assert str(planned) in " ".join(out.split())
+    assert lab("train", *words)[0] == 0
+    assert list(Path("outputs/sweeps").iterdir()) == [planned]
