@@ -32,7 +32,6 @@ MOST_STEPS = 2**63 - 1  # that an event may have
 
 Curves = dict[str, list[tuple[float, int, float]]]  # by tag: wall time, step, value
 
-<<<<<<< HEAD
 
 class Step(NamedTuple):
     """What an optimizer step costs, in all processes together."""
@@ -40,11 +39,6 @@ class Step(NamedTuple):
     tokens: int
     flops: float | None  # None: nobody knows
 
-
-BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are named
-
-=======
->>>>>>> board
 
 class EventFiles(TensorBoardLogger):
     """Lightning's logger, which also writes what follows from the metrics that it is given:
@@ -88,13 +82,8 @@ class EventFiles(TensorBoardLogger):
         for suffix in ("",) if self.resume_step is None else (BEGIN, END):
             for path in self.folder.glob(f"{PREFIX}*{suffix}"):
                 path.unlink()
-<<<<<<< HEAD
         self._a_step, self._began = a_step, time.monotonic()
-        self._write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
-=======
-        self._tokens_per_step, self._began = tokens_per_step, time.monotonic()
         write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
->>>>>>> board
         if self.resume_step is not None:
             self._go_on_from(self.resume_step)
 
