@@ -121,9 +121,17 @@ def write(config: dict[str, Any]) -> list[str]:
     quiet_libraries()
     waiting.settle()
     trained = restore(Run.open(config["run"]), config["checkpoint"])
+    return [_show(trained, config, row, n) for n, row in enumerate(samples(trained, config), 1)]
+
+
+def samples(trained: Trained, config: dict[str, Any]) -> Iterator[Iterable[int]]:
+    """The tokens of each of `samples` continuations of the prompt, one after the other.
+
+    Raises:
+        LabError: if the prompt cannot be encoded.
+    """
     prompt = _encode(trained, config["prompt"])
     seeds = range(config["seed"], config["seed"] + config["samples"])
-    texts: list[str] = []
     for start in range(0, len(seeds), AT_A_TIME):
         sources = [torch.Generator().manual_seed(s) for s in seeds[start : start + AT_A_TIME]]
         tokens = generate(
@@ -136,9 +144,8 @@ def write(config: dict[str, Any]) -> list[str]:
             generator=sources,
         )
         others: list[list[int]] = [[] for _ in sources[1:]]
-        for row in (_shared_out(tokens, others), *others):
-            texts.append(_show(trained, config, row, number=len(texts) + 1))
-    return texts
+        yield _shared_out(tokens, others)
+        yield from others
 
 
 def _shared_out(tokens: Iterable[torch.Tensor], others: list[list[int]]) -> Iterator[int]:
