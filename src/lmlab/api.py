@@ -43,8 +43,9 @@ def train(*overrides: str, **values: Any) -> Run | None:
     with _errors_in_one_line(words):
         with _composing():
             line = _line(words)
-            if line.is_multirun:
-                raise LabError("several values make a sweep: call lmlab.sweep")
+            if line.is_multirun or line.swept:
+                which = ", ".join(sorted(line.swept)) or "sweep"
+                raise LabError(f"{which}: several values make a sweep; call lmlab.sweep")
             cfg = _current(composition.composed("train", line.for_hydra, with_hydra=True))
             config, choices = composition.asked(cfg, line.given), composition.chosen()
         if config["dry_run"]:
@@ -63,9 +64,9 @@ def sweep(*overrides: str, launcher: str | None = None, **values: Any) -> Sweep 
     """Train every combination of values, as `scripts/train.py -m` does, and return the sweep.
 
     A key has several values by a comma, `"seed=1,2"`, or as a list or a range of Python's,
-    `seed=range(1, 4)`; `sweep="ladder"` is one of conf/sweep. The `launcher` is one of Hydra's, such
-    as `"joblib"` or `"together"`. The same call goes on with what it began. A failed job does not
-    end the others; None is returned where no job has a directory (`dry_run=True`).
+    `seed=range(1, 4)`; `sweep="ladder"` is one of conf/sweep. The `launcher` is one of Hydra's,
+    such as `"joblib"` or `"together"`. The same call goes on with what it began. A failed job does
+    not end the others; None is returned where no job has a directory (`dry_run=True`).
 
     Raises:
         LabError: for what can be put right, in one line; if a job failed, once all are done.
@@ -110,10 +111,8 @@ def open(path: str | Path) -> Run | Sweep:
         return Run(folder)
     if any(folder.rglob("run.json")):
         return Sweep(folder)
-    there = sorted(child.name for child in folder.iterdir())[:5]
-    raise LabError(
-        f"{path}: neither a run nor a folder of runs; there is {', '.join(there) or '-'}"
-    )
+    there = ", ".join(sorted(child.name for child in folder.iterdir())[:5]) or "nothing"
+    raise LabError(f"{path}: neither a run nor a folder of runs; in it is {there}")
 
 
 def _line(words: list[str]) -> CommandLine:
@@ -174,10 +173,7 @@ def _errors_in_one_line(words: list[str]) -> Iterator[None]:
     try:
         yield
     except Interrupted as stopped:
-        if (
-            stopped.signum != signal.SIGINT
-            and threading.current_thread() is threading.main_thread()
-        ):
+        if stopped.signum != signal.SIGINT:
             signal.raise_signal(stopped.signum)  # all is kept; now what it does to any process
         raise KeyboardInterrupt(f"{stopped}; everything is kept") from None
     except SystemExit as left:  # a job of a sweep was
