@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lmlab.opened import Run, Sweep
 
 _hydra = threading.RLock()
+NOT_TEXTS = ("null", "true", "false", "nan", "inf")  # to Hydra, without quotes
 TEXTS = ("run", "from")  # keys whose value is taken as it is
 
 
@@ -218,6 +220,6 @@ def _text(value: Any) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     text = str(value)
-    if text.replace("_", "").replace("/", "").isalnum() and not text[0].isdigit():
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_/]*", text) and text.lower() not in NOT_TEXTS:
         return text  # the names of options have no quotes
     return QuotedString(text, Quote.single).with_quotes()
