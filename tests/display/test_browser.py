@@ -101,14 +101,40 @@ def test_hparams_table_has_every_run_with_its_loss(page: Page, link: str, sweep:
             assert full in [float(text) for text in row[:7] if re.fullmatch(r"[\d.]+", text)]
 
 
-def test_parallel_coordinates_draw_every_run_that_was_finished(page: Page, link: str, sweep: Sweep):
+def test_parallel_coordinates_draw_every_run_that_has_what_is_ticked(
+    page: Page, link: str, sweep: Sweep
+):
     page.goto(at(link, "hparams"))
     page.get_by_text("PARALLEL COORDINATES VIEW").click()
     lines = page.locator("tf-hparams-parallel-coords-plot g.foreground path")
-    expect(lines).to_have_count(len(sweep.runs) - 1)
-    # The one that failed has no full pass to show; without that axis it is there too.
-    page.get_by_role("checkbox", name="val/loss_full").click()
+    expect(lines).to_have_count(len(sweep.runs) - 2)
+    # The one that failed has no full pass to show; without that axis it is there too. So is the one
+    # that counts, without those of what it does not have.
+    for axis in ("val/loss_full", "lr", "parameters"):
+        page.get_by_role("checkbox", name=axis, exact=True).click()
     expect(lines).to_have_count(len(sweep.runs))
+
+
+def test_sizes_and_rates_have_a_logarithmic_scale_whatever_is_in_the_sweep(page: Page, link: str):
+    page.goto(at(link, "hparams"))
+    page.get_by_role("checkbox", name="n_embd", exact=True).click()
+    page.get_by_text("PARALLEL COORDINATES VIEW").click()
+    scales = page.locator("tf-hparams-parallel-coords-view paper-radio-group")
+    scales.first.wait_for()
+    log = page.locator("tf-hparams-parallel-coords-view paper-radio-button[name=LOG]")
+    expect(log.first).to_be_visible()
+    assert log.count() >= 9  # lr, n_embd, parameters, block_size, seed and the metrics
+    expect(log.and_(page.locator("[disabled]"))).to_have_count(0)
+
+
+def test_the_picture_of_a_bigram_is_no_wider_than_its_card(page: Page, link: str):
+    page.set_viewport_size({"width": 1366, "height": 900})
+    page.goto(at(link, "images&tagFilter=view/bigram"))
+    page.get_by_text("Show actual image size").click()
+    picture = page.locator("tf-image-loader img").first
+    expect(picture).to_be_visible()
+    card_width = page.locator("tf-image-loader").first.evaluate("card => card.clientWidth")
+    assert 900 < picture.evaluate("img => img.naturalWidth") <= card_width
 
 
 def test_custom_scalar_charts_draw_both_lines_of_a_run(page: Page, link: str):

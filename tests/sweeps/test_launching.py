@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from small import SMALL
+from sweeps.conftest import ended
 
 from lmlab.sweeps.journal import Event
 from lmlab.sweeps.launching import Progress
@@ -19,13 +20,12 @@ def test_a_failure_does_not_shorten_the_time_that_is_left():
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_the_end_of_a_job_is_said_before_the_next_begins(lab, text, launcher):
-    words = ["-m", *SMALL, "corpus=file", f"corpus.path={text}", "seed=1,2,3"]
+def test_the_end_of_a_job_is_said_before_the_next_begins(sweep, launcher):
     one_at_once = ["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []
-    status, out, err = lab("train", *words, f"hydra/launcher={launcher}", *one_at_once)
-    assert (status, err) == (0, "")
-    said = [re.match(r"kept in .*/seed=\d|done    seed=\d", line) for line in out.splitlines()]
-    order = [found[0][0] + found[0][-1] for found in said if found]
+    words = ["model=bigram", "seed=1,2,3", f"hydra/launcher={launcher}"]
+    said = ended(sweep(*words, *one_at_once))
+    lines = [re.match(r"kept in .*/seed=\d|done    seed=\d", line) for line in said.splitlines()]
+    order = [found[0][0] + found[0][-1] for found in lines if found]
     assert order == ["k1", "d1", "k2", "d2", "k3", "d3"]
 
 

@@ -120,7 +120,7 @@ def test_failures_are_said_at_once_and_fail_fast_begins_nothing_more(lab, text, 
 
     status, out, err = lab("train", *words)
     assert status == 2
-    assert out.index("failed  model.n_head=3") < out.index("done    model.n_head=2")
+    assert out.index("failed  n_head=3") < out.index("done    n_head=2")
     assert sorted(r["status"] for r in records(only_sweep(tmp_path)).values()) == ["done", "failed"]
 
 

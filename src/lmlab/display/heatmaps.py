@@ -20,7 +20,9 @@ from lmlab.display.summaries import visible
 
 DPI = 100
 CELL, LETTER = 13, 6  # pixels: a row, and the width of a letter in its label of 7 points
-SMALL_CELL, SMALL_LETTER = 7, 4  # of 5 points, where there are many
+# Of 5 points, where there are many: two tables of 65 fit beside TensorBoard's list of runs on a
+# screen of 1,366 pixels.
+SMALL_CELL, SMALL_LETTER = 7, 4
 MANY = 40
 LONGEST = 8  # letters of a label; the rest is cut off
 
@@ -57,8 +59,8 @@ class HeatMaps:
         left, below = (
             34 + letter * max(map(len, labels)) for labels in (row_labels, column_labels)
         )
-        gap, above, scale = 20, 25, 34
-        total_width = left + max(n_across * (width + gap), KEY_WIDTH + 2 * gap)
+        gap, margin, above, scale = 10 if many else 20, 4, 25, 34
+        total_width = left + max(n_across * (width + gap) - gap + margin, KEY_WIDTH + 20)
         total_height = scale + n_down * (above + height) + below
         figure = Figure((total_width / DPI, total_height / DPI), DPI)
 

@@ -119,9 +119,10 @@ def _means(curves: pd.DataFrame) -> pd.DataFrame:
 def names_of_settings(table: Table, settings: Iterable[int]) -> dict[int, str]:
     """A folder's name for each setting, all different: `model=head,lr=0.1`."""
     names: dict[int, str] = {}
-    short = short_keys(map(heading, table.keys))
+    keys = sorted(table.keys)  # as in the names of runs
+    short = short_keys(map(heading, keys))
     for setting in settings:
-        values = table.settings.loc[setting, table.keys].items()
+        values = table.settings.loc[setting, keys].items()
         there = [
             f"{short[heading(k)]}={label(k, value)}" for k, value in values if not is_missing(value)
         ]
