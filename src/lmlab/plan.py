@@ -91,7 +91,8 @@ def plan(config: dict[str, Any]) -> None:
 
 def _rules(config: dict[str, Any], model: nn.Module) -> list[tuple[str, ...]]:
     """Which optimizer takes which parameters: those that decay and those that do not, apart."""
-    optimizer = configure(model, build.optimizer(config), rules_of(config))
+    factors = build.parametrisation(config).factors(model, config["model"])
+    optimizer = configure(model, build.optimizer(config), rules_of(config), factors)
     several = isinstance(optimizer, CombinedOptimizer)
     names = {parameter: called[0] for parameter, called in names_of(model).items()}
     nodes = {REST: config["optimizer"], **(config["optimizer"].get("rules") or {})}
