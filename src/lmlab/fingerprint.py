@@ -23,6 +23,7 @@ NOT_IN_FINGERPRINT = (
     "callbacks.pictures",
     "callbacks.projector",
     "callbacks.histograms",
+    "callbacks.activations",
     "checkpoint",
     "data.steps_per_batch",
     "trainer.accelerator",

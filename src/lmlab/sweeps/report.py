@@ -99,8 +99,9 @@ def _write_pictures(
 ) -> list[str]:
     """Write the pictures, and delete those of an earlier report that are no longer drawn."""
     from lmlab.sweeps.plots import pictures
+    from lmlab.sweeps.width_plots import width_pictures
 
-    drawn = pictures(table, comparisons)
+    drawn = chain(width_pictures(table), pictures(table, comparisons))
     if scaling is not None:
         from lmlab.sweeps.scaling_plots import scaling_pictures
 
