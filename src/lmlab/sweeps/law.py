@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,11 +61,15 @@ class Law:
         """The frontier: the loss of the best model for so many operations."""
         return self.loss(self.best_parameters(compute), self.best_tokens(compute))
 
-    @property
-    def is_inside(self) -> bool:
-        """Whether the data say something about all five: no term is nil, no exponent at an end."""
-        ends = (self.alpha, self.beta)
-        return min(self.A, self.B) > 0 and all(LEAST * 1.01 < x < MOST * 0.99 for x in ends)
+    def is_told_by(self, parameters: ArrayLike, tokens: ArrayLike) -> bool:
+        """Whether such data can tell all five: both terms change along them by more than DELTA of
+        the loss, and no exponent is at an end of what is searched."""
+        n, d = np.asarray(parameters, float), np.asarray(tokens, float)
+        terms = self.A * n**-self.alpha, self.B * d**-self.beta
+        least = DELTA * self.loss(n, d).min()
+        return all(np.ptp(term) > least for term in terms) and all(
+            1.01 * LEAST < exponent < 0.99 * MOST for exponent in (self.alpha, self.beta)
+        )
 
 
 def fit(parameters: ArrayLike, tokens: ArrayLike, losses: ArrayLike) -> Law:
@@ -72,8 +77,8 @@ def fit(parameters: ArrayLike, tokens: ArrayLike, losses: ArrayLike) -> Law:
 
     For given exponents E, A and B follow by least squares without negative ones (variable
     projection), so a grid over the two exponents misses no basin. From its best point all five are
-    moved together until the Huber loss of the logarithms is least, which lets a run far off pull
-    no harder than one that is a little off.
+    moved together, to the least squares of the logarithms and then to their least Huber loss,
+    which lets a run far off pull no harder than one that is a little off.
     """
     n, d, y = (np.asarray(values, float) for values in (parameters, tokens, losses))
     middle = [np.exp(np.log(values).mean()) for values in (n, d)]  # so that A and B are of one size
@@ -85,20 +90,15 @@ def fit(parameters: ArrayLike, tokens: ArrayLike, losses: ArrayLike) -> Law:
         return miss, np.array([*linear, alpha, beta])
 
     grid = [on_grid(alpha, beta) for alpha in EXPONENTS for beta in EXPONENTS]
-    start = min(grid, key=lambda found: found[0])[1]
+    best: Array = min(grid, key=lambda found: found[0])[1]
     residual, jacobian = _residuals(n, d, y)
-    found = least_squares(
-        residual,
-        start,
-        jac=jacobian,
-        bounds=([0, 0, 0, LEAST, LEAST], [np.inf, np.inf, np.inf, MOST, MOST]),
-        loss="huber",
-        f_scale=DELTA,
-        x_scale="jac",
-        xtol=1e-10,
-        ftol=1e-10,
-    )
-    e, a, b, alpha, beta = found.x.tolist()
+    bounds = [0, 0, 0, LEAST, LEAST], [np.inf, np.inf, np.inf, MOST, MOST]
+    about: dict[str, Any] = {"jac": jacobian, "bounds": bounds, "x_scale": "jac"}
+    for loss in ("linear", "huber"):  # the Huber loss alone leads astray from further off
+        best = least_squares(
+            residual, best, loss=loss, f_scale=DELTA, xtol=1e-10, ftol=1e-10, **about
+        ).x
+    e, a, b, alpha, beta = best.tolist()
     return Law(e, float(a * middle[0] ** alpha), float(b * middle[1] ** beta), alpha, beta)
 
 

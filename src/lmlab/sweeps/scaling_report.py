@@ -70,9 +70,9 @@ def _law(scaling: Scaling) -> Section:
             f"{len(repeated)} of the settings read the text more than once, up to "
             f"{repeated['passes'].max():.1f} times; the law takes tokens as if they were new"
         )
-    if not scaling.law.is_inside:
+    if not scaling.law.is_told_by(points["parameters"], points["tokens"]):
         notes.append(
-            "the law is at the edge of what was searched: these runs do not determine all five"
+            "these runs do not tell all five: a term hardly changes along them, or has no exponent"
         )
     columns = [
         Column("constant", False, list(CONSTANTS)),

@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmlab.sweeps.curves import read_curves
@@ -87,7 +86,8 @@ def by_rate(table: Table, panels: dict[str, pd.DataFrame]) -> Figure:
                 best = loss.idxmin()
                 look = {"color": "black", "mfc": style.colour, "markersize": 14, "zorder": 5}
                 ax.plot(rate[best], loss[best], "*", **look)
-        _titled(ax, title or f"{table.metric} by {heading(RATE)}", _drift(table, settings))
+        put_title(ax, title or f"{table.metric} by {heading(RATE)}", _drift(table, settings))
+    _footnote(fig, what_a_point_is(table.settings))
     axes[0][0].set_ylabel(with_unit(table))
     put_legend(axes[0][-1], heading(WIDTH))
     return fig
@@ -104,17 +104,13 @@ def _drift(table: Table, settings: pd.DataFrame) -> str:
     """How far the best rate moves from the smallest width to the largest."""
     best = best_rates(table, settings)
     if len(best) < 2:
-        return what_a_point_is(settings)
+        return ""
     narrow, wide = best.iloc[0], best.iloc[-1]
-    return (
-        f"best rate {narrow:g} at width {best.index[0]:g}, {wide:g} at {best.index[-1]:g}; "
-        f"{what_a_point_is(settings)}"
-    )
+    return f"best rate: {narrow:g} at width {best.index[0]:g}, {wide:g} at {best.index[-1]:g}"
 
 
-def _titled(ax: Axes, title: str, below: str) -> None:
-    put_title(ax, title, below)
-    ax.texts[-1].set_fontsize(8)  # two of them stand side by side
+def _footnote(fig: Figure, text: str) -> None:
+    fig.text(0.125, 0.0, text, fontsize=10, color="#555555", va="top")
 
 
 def _sizes(table: Table) -> pd.DataFrame:
@@ -168,7 +164,8 @@ def by_width(table: Table, panels: dict[str, pd.DataFrame], sizes: pd.DataFrame)
                     line = means[step].sort_index()
                     ax.plot(line.index, line, "o-", ms=4, color=style.colour, label=f"{step:g}")
             if row is axes[0]:
-                _titled(ax, title or "activations by width", what_a_point_is(settings))
+                put_title(ax, title or "activations by width", "")
         row[0].set_ylabel(f"mean |{tag.removeprefix(ACTIVATIONS)}|")
+    _footnote(fig, "mean absolute values, averaged over seeds")
     put_legend(axes[0][-1], "after step")
     return fig

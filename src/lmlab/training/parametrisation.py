@@ -85,7 +85,7 @@ class MuP(Parametrisation):
     """
 
     def __init__(self, base_n_embd: Count, base_n_head: Count, base_n_layer: Count | None = None):
-        """The base is the model that the learning rate was found for."""
+        """The base is the model whose numbers are as the config has them."""
         self.base_n_embd, self.base_n_head = base_n_embd, base_n_head
         self.base_n_layer = base_n_layer
 
