@@ -89,6 +89,7 @@ def coverage(folder: Path, sweeps: int, resamples: int, seed: int) -> dict[str, 
         asked = {name: (scaling.constant(name), getattr(TRUE, name)) for name in CONSTANTS}
         best, loss = Law.best_parameters, Law.best_loss
         asked["N*"] = scaling.at(2e13, best), float(best(TRUE, 2e13))
+        assert asked["N*"][0].high < 2 * asked["N*"][0].low  # it says something
         asked["loss"] = scaling.at(2e14, loss), float(loss(TRUE, 2e14))
         for name, (found, truth) in asked.items():
             held[name] += found.low <= truth <= found.high
