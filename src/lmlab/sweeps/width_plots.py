@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lmlab.sweeps.curves import read_curves
 from lmlab.sweeps.figures import DPI, STYLE, put_legend, put_title, what_a_point_is, with_unit
@@ -62,9 +63,10 @@ def _panels(table: Table, *others: str) -> dict[str, pd.DataFrame]:
 
 
 def _axes(n_rows: int, n_columns: int) -> tuple[Figure, np.ndarray]:
-    fig = Figure(figsize=(1.2 + 4.6 * n_columns, 0.9 + 3.7 * n_rows), dpi=DPI)
+    fig = Figure(figsize=(1.2 + 4.6 * n_columns, 1.2 + 2.9 * n_rows), dpi=DPI)
     axes = fig.subplots(n_rows, n_columns, sharex="col", sharey="row", squeeze=False)
-    fig.subplots_adjust(wspace=0.08, hspace=0.25)
+    below = 0.6 / fig.get_figheight()  # for the axis' title and a footnote
+    fig.subplots_adjust(wspace=0.08, hspace=0.12, bottom=below, top=0.95)
     return fig, axes
 
 
@@ -110,7 +112,7 @@ def _drift(table: Table, settings: pd.DataFrame) -> str:
 
 
 def _footnote(fig: Figure, text: str) -> None:
-    fig.text(0.125, 0.0, text, fontsize=10, color="#555555", va="top")
+    fig.text(0.125, 0.05 / fig.get_figheight(), text, fontsize=10, color="#555555", va="top")
 
 
 def _sizes(table: Table) -> pd.DataFrame:
@@ -149,23 +151,25 @@ def _block_number(name: str) -> int:
 def by_width(table: Table, panels: dict[str, pd.DataFrame], sizes: pd.DataFrame) -> Figure:
     """Mean absolute activations by width, a line for each step: flat, or growing."""
     widths = table.settings[WIDTH].astype(float)
-    steps = sorted(sizes["step"].unique())[:MOST_STEPS]
+    steps = sorted(map(int, sizes["step"].unique()))[:MOST_STEPS]
     tags = [column for column in sizes if str(column).startswith(ACTIVATIONS)]
     sizes = sizes.assign(width=sizes["setting"].map(widths))
     fig, axes = _axes(len(tags), len(panels))
-    for row, tag in zip(axes, tags, strict=True):
-        for ax, (title, settings) in zip(row, panels.items(), strict=True):
+    for row, tag in enumerate(tags):
+        axes[row][0].set_ylabel(f"mean |{tag.removeprefix(ACTIVATIONS)}|")
+        for ax, (title, settings) in zip(axes[row], panels.items(), strict=True):
             ours = sizes[sizes["setting"].isin(settings.index)]
             means = ours.groupby(["step", "width"])[tag].mean()
-            number_axis(ax, sorted(set(widths)), heading(WIDTH) if row is axes[-1] else "")
+            number_axis(ax, sorted(set(widths)), heading(WIDTH) if row == len(tags) - 1 else "")
             ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            ax.yaxis.set_minor_formatter(NullFormatter())
             for step, style in zip(steps, styles_of(steps), strict=True):
                 if step in means.index.get_level_values("step"):
                     line = means[step].sort_index()
-                    ax.plot(line.index, line, "o-", ms=4, color=style.colour, label=f"{step:g}")
-            if row is axes[0]:
+                    ax.plot(line.index, line, "o-", ms=4, color=style.colour, label=str(step))
+            if row == 0:
                 put_title(ax, title or "activations by width", "")
-        row[0].set_ylabel(f"mean |{tag.removeprefix(ACTIVATIONS)}|")
     _footnote(fig, "mean absolute values, averaged over seeds")
     put_legend(axes[0][-1], "after step")
     return fig
