@@ -226,6 +226,15 @@ def test_activations_keep_their_size_in_a_wide_model(composed, model):
 # --- what is refused -------------------------------------------------------------------------
 
 
+def test_without_blocks_depth_is_refused():
+    model = nn.Sequential(nn.Embedding(11, 16), nn.Linear(16, 16), nn.Linear(16, 11))
+    model.vocab_size = 11
+    config = {"_target_": "mine.Stack", "n_embd": 16, "n_head": 2, "n_layer": 4}
+    assert len(MuP(**BASE).factors(model, config)) == 5
+    with pytest.raises(LabError, match=r"base_n_layer=2: no weight of mine\.Stack"):
+        MuP(**BASE, base_n_layer=2).factors(model, config)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -91,14 +91,22 @@ class MuP(Parametrisation):
 
     def factors(self, model: nn.Module, config: Mapping[str, Any]) -> dict[nn.Parameter, Factors]:
         width, depth = self._width(config), self._depth(config)
-        names, roles = names_of(model), roles_of(model)
+        roles = roles_of(model)
+        names = {parameter: names[0] for parameter, names in names_of(model).items()}
+        in_blocks = {p for p, name in names.items() if name.startswith("blocks.")}
+        into_stream = {p for p in in_blocks if names[p].endswith(INTO_STREAM)}
+        if depth != 1 and not into_stream:
+            raise LabError(
+                f"parametrisation.base_n_layer={self.base_n_layer}: no weight of "
+                f"{config['_target_']} is called blocks.*.{INTO_STREAM[0]}, so what its blocks add "
+                "cannot be scaled; give null, and depth changes nothing"
+            )
         found = {}
-        for parameter, its_names in names.items():
-            factors = _by_width(roles[parameter], width, its_names[0])
-            if depth != 1 and its_names[0].startswith("blocks."):
-                into_stream = its_names[0].endswith(INTO_STREAM)
-                factors = _by_depth(factors, depth, into_stream)
-            found[parameter] = factors
+        for parameter, name in names.items():
+            found[parameter] = _by_width(roles[parameter], width, name)
+            if parameter in in_blocks:
+                is_last = parameter in into_stream
+                found[parameter] = _by_depth(found[parameter], depth, is_last)
         return found
 
     def _width(self, config: Mapping[str, Any]) -> float:
@@ -140,8 +148,8 @@ def _by_width(roles: set[str], w: float, name: str) -> Factors:
     return Factors(eps=1 / w)
 
 
-def _by_depth(by_width: Factors, d: float, into_stream: bool) -> Factors:
-    if not into_stream:
+def _by_depth(by_width: Factors, d: float, is_last: bool) -> Factors:
+    if not is_last:
         return replace(by_width, eps=by_width.eps / d)
     return replace(
         by_width,
