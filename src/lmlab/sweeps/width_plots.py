@@ -77,6 +77,7 @@ def by_rate(table: Table, panels: dict[str, pd.DataFrame]) -> Figure:
     fig, axes = _axes(1, len(panels))
     for ax, (title, settings) in zip(axes[0], panels.items(), strict=True):
         number_axis(ax, [float(rate) for rate in ordered(table.settings[RATE])], heading(RATE))
+        ax.tick_params(axis="x", labelsize=9)  # two panels share the width
         for width, style in zip(widths, styles_of(widths), strict=True):
             of_width = settings[settings[WIDTH] == width].sort_values(RATE, kind="stable")
             of_width = of_width[of_width[table.metric] <= top]
