@@ -19,6 +19,8 @@ from lmlab.errors import LabError
 if TYPE_CHECKING:
     from torch import nn
 
+    from lmlab.training.parametrisation import Parametrisation
+
 
 def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
     """Instantiate one node of a config.
@@ -129,6 +131,17 @@ def optimizer(config: dict[str, Any], key: str = "optimizer") -> partial[Any]:
 
     node = {name: value for name, value in config["optimizer"].items() if name != "rules"}
     return part({**node, "_partial_": True}, key, Optimizer)
+
+
+def parametrisation(config: dict[str, Any]) -> Parametrisation:
+    """The parametrisation of a config; the standard one for a run that was stored without any."""
+    from lmlab.training.parametrisation import Parametrisation, Standard
+
+    node = config.get("parametrisation")
+    if node is None:
+        return Standard()
+    made: Parametrisation = part(node, "parametrisation", Parametrisation)
+    return made
 
 
 def schedule(config: dict[str, Any], key: str = "schedule") -> partial[float]:

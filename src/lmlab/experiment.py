@@ -17,6 +17,7 @@ from lmlab.streams import derive, generator
 from lmlab.training.group import Group
 from lmlab.training.module import LanguageModule
 from lmlab.training.optim import check as check_optimizer
+from lmlab.training.parametrisation import scale_weights
 from lmlab.training.rules import rules_of
 from lmlab.training.stopping import Stop
 
@@ -95,14 +96,17 @@ def make_module(
     model = build.model(config, text.tokenizer.vocab_size)
     if config["trainer"]["compile"]:
         model.compile()  # in place, so that the weights keep their names
+    factors = build.parametrisation(config).factors(model, config["model"])
+    scale_weights(factors)
     make_optimizer, rules = build.optimizer(config), rules_of(config)
-    check_optimizer(model, make_optimizer, rules)
+    check_optimizer(model, make_optimizer, rules, factors)
     return LanguageModule(
         model,
         make_optimizer,
         build.schedule(config),
         text.tokenizer.characters_per_token(),
         rules=rules,
+        factors=factors,
         max_steps=config["trainer"]["max_steps"],
         accumulate=config["trainer"]["accumulate_grad_batches"],
         clip_norm=config["trainer"]["gradient_clip_val"],

@@ -23,6 +23,7 @@ NOT_IN_FINGERPRINT = (
     "callbacks.pictures",
     "callbacks.projector",
     "callbacks.histograms",
+    "callbacks.activations",
     "checkpoint",
     "data.steps_per_batch",
     "eval.at_start",
@@ -34,7 +35,11 @@ NOT_IN_FINGERPRINT = (
 
 # Keys that came later, with the value that stands for what was done before: at this value they do
 # not count, so that a run of before keeps its fingerprint.
-ADDED_LATER = {"from": None, "trainer.num_nodes": 1}
+ADDED_LATER = {
+    "from": None,
+    "trainer.num_nodes": 1,
+    "parametrisation._target_": "lmlab.training.parametrisation.Standard",
+}
 
 
 FIRST_NAMES = {today: before for before, today in MOVED.items()}  # a move changes no result

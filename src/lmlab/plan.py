@@ -49,6 +49,7 @@ def plan(config: dict[str, Any]) -> None:
         size.model, config["model"]["_target_"], data.vocab_size, data.block_size
     )
     n_parameters = sum(p.numel() for p in size.model.parameters() if p.requires_grad)
+    rules = _rules(config, size.model) if n_parameters else []
     tokens_per_step = shape["batch_size"] * shape["block_size"]
     tokens_per_step *= trainer["accumulate_grad_batches"] * crew.world_size
     tokens = tokens_per_step * trainer["max_steps"]
@@ -78,9 +79,9 @@ def plan(config: dict[str, Any]) -> None:
     ):
         table.add_row(*row)
     console.print(table, soft_wrap=True)
-    if n_parameters:
+    if rules:
         console.print()
-        rows = [RULE_COLUMNS, *_rules(config, size.model)]
+        rows = [RULE_COLUMNS, *rules]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for cells in rows:  # a table of rich's would cut off names where a terminal is narrow
             line = "  ".join(map(str.ljust, cells, widths))
@@ -91,7 +92,8 @@ def plan(config: dict[str, Any]) -> None:
 
 def _rules(config: dict[str, Any], model: nn.Module) -> list[tuple[str, ...]]:
     """Which optimizer takes which parameters: those that decay and those that do not, apart."""
-    optimizer = configure(model, build.optimizer(config), rules_of(config))
+    factors = build.parametrisation(config).factors(model, config["model"])
+    optimizer = configure(model, build.optimizer(config), rules_of(config), factors)
     several = isinstance(optimizer, CombinedOptimizer)
     names = {parameter: called[0] for parameter, called in names_of(model).items()}
     nodes = {REST: config["optimizer"], **(config["optimizer"].get("rules") or {})}

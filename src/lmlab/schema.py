@@ -53,6 +53,7 @@ Corpus = Annotated[dict[str, Any], Target("corpus")]
 Tokenizer = Annotated[dict[str, Any], Target("tokenizer", method="fit", positional=1)]
 Model = Annotated[dict[str, Any], Target("model", given=frozenset({"vocab_size", "block_size"}))]
 Schedule = Annotated[dict[str, Any], Target("schedule", positional=2)]
+Parametrisation = Annotated[dict[str, Any], Target("parametrisation")]
 
 
 class SameOptimizer(Node):
@@ -176,6 +177,7 @@ class Train(Node):
     model: Model
     optimizer: Optimizer
     schedule: Schedule
+    parametrisation: Parametrisation | None = None  # older runs do not say
     trainer: Trainer
     callbacks: dict[str, Callback]
     logger: dict[str, Logger | bool | None]

@@ -45,6 +45,7 @@ from lmlab.training.callbacks import (
 from lmlab.training.flops import flops_per_token
 from lmlab.training.group import Group
 from lmlab.training.module import LanguageModule
+from lmlab.training.rules import n_inside
 from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 from lmlab.waiting import waiting
@@ -139,6 +140,8 @@ def _train(
             corpus_sha256=text.sha256,
             code=code_of(config),
             parameters=sum(p.numel() for p in module.model.parameters()),
+            parameters_inside=n_inside(module.model),
+            train_tokens=len(data.train_tokens),
         )
         _introduce(config, data, module, run, start)
         curves: list[Logger] = []

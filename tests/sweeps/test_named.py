@@ -55,6 +55,21 @@ def test_each_update_rule_has_learning_rates_of_its_own():
     assert found["sgd"] != found["adam"]
 
 
+def test_each_size_of_the_scaling_sweep_spends_a_budget_to_the_step():
+    """Four layers of 12 n_embd² weights and 9 n_embd gains; 768 tokens a step."""
+    budgets: dict[float, set[int]] = {}
+    for job in jobs_of("scaling"):
+        values = {key: int(value) for key, value in (word.split("=") for word in job)}
+        n_embd, steps = values["model.n_embd"], values["trainer.max_steps"]
+        compute = 6 * (48 * n_embd**2 + 9 * n_embd) * 768 * steps
+        budget = min((1e11, 3e11, 1e12, 3e12, 1e13), key=lambda b: abs(b / compute - 1))
+        assert compute == pytest.approx(budget, rel=0.5 / steps + 1e-9)
+        assert values["model.n_head"] == n_embd / 16
+        budgets.setdefault(budget, set()).add(n_embd)
+    assert len(budgets) == 5
+    assert all(len(sizes) >= 3 for sizes in budgets.values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "swept", "name"),
     [

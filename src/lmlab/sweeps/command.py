@@ -6,8 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmlab.errors import LabError
+
+if TYPE_CHECKING:
+    from lmlab.sweeps.scaling import Scaling
+    from lmlab.sweeps.table import Table
 
 # What may be typed, and the column that it means.
 METRICS = {"val/loss_full": "val/loss_full", "val/bpc": "val/bpc", "best": "best val/loss"}
@@ -49,8 +54,23 @@ def _show(options: argparse.Namespace) -> None:
     print_table(table, console, ", ".join(map(str, folders)), by)
     for i, found in enumerate(answers):
         print_differences(found, console, legend=i == 0)
+    scaling = _fitted(table) if options.fit else None
     if len(folders) == 1:
-        keep(table, folders[0], options.plots, asked.answers() if by else answers)
+        keep(table, folders[0], options.plots, asked.answers() if by else answers, scaling)
+
+
+def _fitted(table: Table) -> Scaling:
+    from rich.progress import Progress
+
+    from lmlab.console import console
+    from lmlab.sweeps.scaling import RESAMPLES, scaling_of
+    from lmlab.sweeps.scaling_report import print_scaling
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("fitting the law to resampled runs", total=RESAMPLES)
+        scaling = scaling_of(table, advance=lambda: progress.advance(task))
+    print_scaling(scaling, console)
+    return scaling
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,9 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         ),
         epilog=(
             "Kept in the folder: report.html, leaderboard.md, leaderboard.csv (a row per setting), "
-            "runs.csv (a row per run), differences.csv (a row per comparison), plots/, and "
-            "_seed-mean/, the mean curves as runs for TensorBoard. With several folders one table "
-            "over all is printed, and nothing is kept."
+            "runs.csv (a row per run), differences.csv (a row per comparison), scaling.csv and "
+            "scaling.json (of --fit), plots/, and _seed-mean/, the mean curves as runs for "
+            "TensorBoard. With several folders one table over all is printed, and nothing is kept."
         ),
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="outputs/sweeps/…")
@@ -111,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="SIZE",
         help="say how many seeds tell a loss difference of this size (default: of the one seen)",
+    )
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="fit the law L(N, D) = E + A / N^alpha + B / D^beta to runs of several sizes and "
+        "numbers of tokens",
     )
     parser.add_argument(
         "--no-plots", dest="plots", action="store_false", help="draw no pictures (a second less)"

@@ -29,6 +29,15 @@ class Column:
     cells: list[str]
 
 
+@dataclass(frozen=True)
+class Section:
+    """A table of a report, with its title and what is to be known of it."""
+
+    title: str
+    columns: list[Column]
+    notes: list[str]
+
+
 def key_columns(table: Table, settings: pd.DataFrame) -> list[Column]:
     """The keys in which settings differ."""
     found = []

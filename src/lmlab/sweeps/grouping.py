@@ -26,6 +26,7 @@ from lmlab.signatures import signature
 
 # The optimizers of `training.row_rules`, here by name, since jobs are grouped without torch.
 RULES = tuple(f"torch.optim.{name}" for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW"))
+STANDARD = "lmlab.training.parametrisation.Standard"
 EVERY_STEP = ("lmlab.training.ema.EMA",)  # the lab's callbacks that see every optimizer step
 PLAIN = {"nesterov", "fused", "foreach", "capturable", "differentiable"}  # flags that do not matter
 MAY_DIFFER = (
@@ -111,6 +112,8 @@ def why_alone(config: dict[str, Any]) -> str | None:
             return f"model.{key}={value}: each would need random numbers of its own"
     if any(rule is not None for rule in (optimizer.get("rules") or {}).values()):
         return "optimizer.rules: several optimizers are not computed for several runs at once"
+    if (config.get("parametrisation") or {}).get("_target_", STANDARD) != STANDARD:
+        return "parametrisation: several rates are not computed for several runs at once"
     if optimizer["_target_"] not in RULES:
         return f"{optimizer['_target_']} is not computed for several runs at once"
     flags = [k for k, v in optimizer.items() if v is True and k not in PLAIN and k[0] != "_"]

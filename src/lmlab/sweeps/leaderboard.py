@@ -16,6 +16,7 @@ from lmlab.sweeps.differences import Differences, compare
 from lmlab.sweeps.grids import (
     MOST_ROWS,
     Column,
+    Section,
     escaped,
     exact,
     grid_of,
@@ -171,6 +172,7 @@ def markdown(
     title: str,
     pictures: Sequence[str] = (),
     comparisons: Sequence[Differences] = (),
+    sections: Sequence[Section] = (),
 ) -> str:
     """A page for GitHub: the leaderboard, what its figures are, differences, failures, pictures."""
     to_best = compare(table)
@@ -181,6 +183,9 @@ def markdown(
         lines += ["", f"## {escaped(difference_title(found))}", ""]
         lines += markdown_table(difference_columns(found))
         lines += ["", *(f"- {escaped(note)}" for note in notes_on(found, legend=i == 0))]
+    for section in sections:
+        lines += ["", f"## {escaped(section.title)}", "", *markdown_table(section.columns)]
+        lines += ["", *(f"- {escaped(note)}" for note in section.notes)]
     if bad := failures(table, folder):
         lines += ["", "```", *bad, "```"]
     for picture in pictures:

@@ -15,7 +15,7 @@ from lmlab.console import command
 from lmlab.errors import LabError
 from lmlab.records import read_config
 from lmlab.sweeps.differences import Differences, compare
-from lmlab.sweeps.grids import Column
+from lmlab.sweeps.grids import Column, Section
 from lmlab.sweeps.leaderboard import columns, failures, summary
 from lmlab.sweeps.notes import notes
 from lmlab.sweeps.table import Table
@@ -41,6 +41,7 @@ def page(
     title: str,
     pictures: Sequence[str] = (),
     comparisons: Sequence[Differences] = (),
+    sections: Sequence[Section] = (),
 ) -> str:
     """The report as HTML; `pictures` are paths below the folder, and are put into the page."""
     to_best = compare(table)
@@ -50,6 +51,9 @@ def page(
     for i, found in enumerate(comparisons):
         parts += [f"<h2>{_text(difference_title(found))}</h2>"]
         parts += [*_table(difference_columns(found)), *_list(notes_on(found, legend=i == 0))]
+    for section in sections:
+        parts += [f"<h2>{_text(section.title)}</h2>"]
+        parts += [*_table(section.columns), *_list(section.notes)]
     if bad := failures(table, folder):
         parts += ["<h2>failures</h2>", _pre(bad)]
     parts += [_picture(folder / picture) for picture in pictures]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -11,15 +13,20 @@ from lmlab.console import console
 from lmlab.files import atomic_file, write_atomically
 from lmlab.sweeps.curves import SEED_MEAN, write_seed_means
 from lmlab.sweeps.differences import Differences
+from lmlab.sweeps.grids import Section
 from lmlab.sweeps.leaderboard import markdown, print_table, runs_csv, settings_csv
 from lmlab.sweeps.page import page
 from lmlab.sweeps.questions import Questions
 from lmlab.sweeps.table import Table, load
 from lmlab.sweeps.verdicts import differences_csv
 
+if TYPE_CHECKING:
+    from lmlab.sweeps.scaling import Scaling
+
 LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV = "leaderboard.md", "leaderboard.csv", "runs.csv"
 PAGE = "report.html"
 DIFFERENCES_CSV = "differences.csv"
+SCALING_CSV, SCALING_JSON = "scaling.csv", "scaling.json"
 PLOTS = "plots"
 
 
@@ -39,13 +46,18 @@ def report(folder: Path, metric: str | None = None, plots: bool = True) -> Table
 
 
 def keep(
-    table: Table, folder: Path, plots: bool = True, comparisons: Sequence[Differences] = ()
+    table: Table,
+    folder: Path,
+    plots: bool = True,
+    comparisons: Sequence[Differences] = (),
+    scaling: Scaling | None = None,
 ) -> None:
     """Write report.html, leaderboard.md, leaderboard.csv, runs.csv, plots/ and _seed-mean/ into a
-    folder, and differences.csv, if anything was compared."""
-    names = _write_pictures(table, comparisons, folder / PLOTS) if plots else []
+    folder, differences.csv, if anything was compared, and a `scaling` law, if one was fitted."""
+    names = _write_pictures(table, comparisons, folder / PLOTS, scaling) if plots else []
     pictures = [f"{PLOTS}/{name}" for name in names]
-    about = table, folder, folder.resolve().name, pictures, comparisons
+    more = _write_scaling(scaling, folder)
+    about = table, folder, folder.resolve().name, pictures, comparisons, more
     write_atomically(folder / LEADERBOARD_CSV, settings_csv(table, folder).encode())
     write_atomically(folder / RUNS_CSV, runs_csv(table, folder).encode())
     write_atomically(folder / LEADERBOARD, markdown(*about).encode())
@@ -61,6 +73,7 @@ def keep(
         LEADERBOARD_CSV,
         RUNS_CSV,
         *([DIFFERENCES_CSV] if comparisons else []),
+        *([SCALING_CSV, SCALING_JSON] if scaling else []),
     ]
     if names:
         kept.append(f"{PLOTS}/ ({len(names)} pictures)")
@@ -69,12 +82,32 @@ def keep(
     console.print(Text(f"\nkept in {folder}: {', '.join(kept)}"))
 
 
-def _write_pictures(table: Table, comparisons: Sequence[Differences], folder: Path) -> list[str]:
+def _write_scaling(scaling: Scaling | None, folder: Path) -> list[Section]:
+    if scaling is None:
+        for name in (SCALING_CSV, SCALING_JSON):  # of an earlier report
+            (folder / name).unlink(missing_ok=True)
+        return []
+    from lmlab.sweeps.scaling_report import scaling_csv, scaling_json, sections
+
+    write_atomically(folder / SCALING_CSV, scaling_csv(scaling).encode())
+    write_atomically(folder / SCALING_JSON, scaling_json(scaling).encode())
+    return sections(scaling)
+
+
+def _write_pictures(
+    table: Table, comparisons: Sequence[Differences], folder: Path, scaling: Scaling | None
+) -> list[str]:
     """Write the pictures, and delete those of an earlier report that are no longer drawn."""
     from lmlab.sweeps.plots import pictures
+    from lmlab.sweeps.width_plots import width_pictures
 
+    drawn = chain(width_pictures(table), pictures(table, comparisons))
+    if scaling is not None:
+        from lmlab.sweeps.scaling_plots import scaling_pictures
+
+        drawn = chain(scaling_pictures(scaling), drawn)
     names = []
-    for name, figure in pictures(table, comparisons):
+    for name, figure in drawn:
         with atomic_file(folder / name, parents=True) as file:
             figure.savefig(file, format="png")
         names.append(name)

@@ -80,7 +80,8 @@ def first_checkpoint(
 
 def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
     """The state of the new run's optimizer: its own groups, with what the parent's gathered."""
-    new = configure(module.model, module.make_optimizer, module.rules).state_dict()
+    optimizer = configure(module.model, module.make_optimizer, module.rules, module.factors)
+    new = optimizer.state_dict()
     before, now = parent["config"]["optimizer"], module.about["config"]["optimizer"]
     (old,) = parent["optimizer_states"]
     members = [[group["params"] for group in state["param_groups"]] for state in (old, new)]

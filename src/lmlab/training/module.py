@@ -26,6 +26,7 @@ from lmlab.errors import LabError
 from lmlab.streams import default_states, set_default_states
 from lmlab.training.group import Group
 from lmlab.training.optim import configure, groups_by_rule
+from lmlab.training.parametrisation import Factors
 from lmlab.training.rules import REST, MakeOptimizer, Rule, Schedule
 from lmlab.training.stopping import Interrupted, Stop
 
@@ -51,6 +52,7 @@ class LanguageModule(L.LightningModule):
         characters_per_token: np.ndarray,
         *,
         rules: Mapping[str, Rule] | None = None,
+        factors: Mapping[nn.Parameter, Factors] | None = None,
         max_steps: int,
         accumulate: int = 1,
         clip_norm: float | None = None,
@@ -60,7 +62,7 @@ class LanguageModule(L.LightningModule):
         stop: Stop | None = None,
         group: Group | None = None,
     ):
-        """What `rules` match has optimizers of its own;
+        """What `rules` match has optimizers of its own, and `factors` are a parametrisation's;
         `dropout_seed` makes the default stream dropout's own (None: it stays as it is);
         `about` is plain data that travels in every checkpoint: the config and the tokenizer;
         `stop` is asked between steps; `group` takes the steps of several models together."""
@@ -68,7 +70,7 @@ class LanguageModule(L.LightningModule):
         self.automatic_optimization = False
         self.model = model
         self.make_optimizer, self.schedule, self.max_steps = make_optimizer, schedule, max_steps
-        self.rules = rules or {}
+        self.rules, self.factors = rules or {}, factors or {}
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
         self.dropout_seed = dropout_seed
         self.about, self.stop = about or {}, Stop() if stop is None else stop
@@ -99,7 +101,7 @@ class LanguageModule(L.LightningModule):
             # A fused optimizer unscales the gradients itself, too late to clip them. (One of
             # several does not.)
             make = partial(make, fused=False)
-        optimizer = configure(self.model, make, self.rules)
+        optimizer = configure(self.model, make, self.rules, self.factors)
         if self.clip_norm is not None:
             # Right before the step, since a gradient scaler (16-mixed) unscales at its beginning.
             optimizer.register_step_pre_hook(self._clip)

@@ -13,53 +13,73 @@ from torch.optim import Optimizer
 from lmlab.bounds import CountOrZero, Fraction
 from lmlab.errors import LabError
 from lmlab.training.combined import CombinedOptimizer
+from lmlab.training.parametrisation import Factors, scale_groups
 from lmlab.training.rules import REST, MakeOptimizer, Rule, assign, names_of
 
 
 def configure(
-    model: nn.Module, make: MakeOptimizer, rules: Mapping[str, Rule] | None = None
+    model: nn.Module,
+    make: MakeOptimizer,
+    rules: Mapping[str, Rule] | None = None,
+    factors: Mapping[nn.Parameter, Factors] | None = None,
 ) -> Optimizer:
     """An optimizer over the model's parameters that lets weight decay touch matrices only.
 
     Biases and the gains of norms are left alone: pulling them to zero regularises nothing. What
-    `rules` match goes to optimizers of their own. Each group keeps its rate as `initial_lr`, which
-    a schedule multiplies.
+    `rules` match goes to optimizers of their own. `factors` are those of a parametrisation. Each
+    group keeps its rate as `initial_lr`, which a schedule multiplies.
 
     Raises:
         LabError: naming the rule that takes nothing, or the parameter that an optimizer refuses.
     """
-    rules = rules or {}
+    rules, factors = rules or {}, factors or {}
     taken = assign(model, rules)
-    optimizers = {REST: _made("optimizer", make, taken[REST], model)}
+    optimizers = {REST: _made("optimizer", make, taken[REST], model, factors)}
     for name, rule in rules.items():
-        optimizers[name] = _made(f"optimizer.rules.{name}", rule.make, taken[name], model)
+        key = f"optimizer.rules.{name}"
+        optimizers[name] = _made(key, rule.make, taken[name], model, factors)
     optimizer = CombinedOptimizer(optimizers) if rules else optimizers[REST]
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
 
 
-def check(model: nn.Module, make: MakeOptimizer, rules: Mapping[str, Rule] | None = None) -> None:
+def check(
+    model: nn.Module,
+    make: MakeOptimizer,
+    rules: Mapping[str, Rule] | None = None,
+    factors: Mapping[nn.Parameter, Factors] | None = None,
+) -> None:
     """Whether `configure` can make an optimizer for this model.
 
     Raises:
         LabError: as `configure` does. A model without parameters to train needs no optimizer.
     """
     if any(parameter.requires_grad for parameter in model.parameters()):
-        configure(model, make, rules)
+        configure(model, make, rules, factors)
 
 
 def _made(
-    key: str, make: MakeOptimizer, parameters: list[nn.Parameter], model: nn.Module
+    key: str,
+    make: MakeOptimizer,
+    parameters: list[nn.Parameter],
+    model: nn.Module,
+    factors: Mapping[nn.Parameter, Factors],
 ) -> Optimizer:
+    alike: dict[tuple[bool, Factors | None], list[nn.Parameter]] = {}
+    for p in sorted(parameters, key=lambda p: p.dim() < 2):  # matrices first
+        alike.setdefault((p.dim() < 2, factors.get(p)), []).append(p)
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() >= 2]},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": members, **({"weight_decay": 0.0} if are_vectors else {})}
+        for (are_vectors, _), members in alike.items()
     ]
     try:
-        return make([group for group in groups if group["params"]])
+        optimizer = make(groups)
     except (TypeError, ValueError, RuntimeError) as error:  # of arguments; of parameters
         raise LabError(f"{key}: {_refused(make, parameters, model, error)}") from error
+    if factors:
+        scale_groups(optimizer, factors, key)
+    return optimizer
 
 
 def _refused(

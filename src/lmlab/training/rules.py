@@ -105,6 +105,12 @@ def roles_of(model: nn.Module) -> dict[nn.Parameter, set[str]]:
     return roles
 
 
+def n_inside(model: nn.Module) -> int:
+    """How many parameters are trained between the embeddings and the read-out."""
+    tables = {"embeddings", "readout"}
+    return sum(p.numel() for p, roles in roles_of(model).items() if not roles & tables)
+
+
 def _readout(model: nn.Module) -> nn.Parameter | None:
     """The weight that makes logits: of those that could be it, the last of the outermost ones.
 
