@@ -16,14 +16,12 @@ import torch
 
 from lmlab.data import corpus, tokens
 from lmlab.data.corpus import Corpus, from_files
-from lmlab.data.bpe import BPETokenizer
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 from lmlab.data.tokens import tokenize
 from lmlab.errors import LabError
 
 TEXT = "Now is the winter of our discontent,\n  naïve 日本 🙂 'tis.\n\n" * 20
 KINDS = [CharTokenizer, ByteTokenizer, GPT2Tokenizer]
-SPLIT = "Now is the winter " * 60 + "zzz" * 40  # the last tenth begins at the z
 
 
 def write(path: Path, text: str) -> Corpus:
