@@ -94,7 +94,14 @@ def tokens(config: dict[str, Any], fitted: Tokenizer | None = None) -> Tokenized
         raise LabError(f"from: the parent has the tokenizer {fitted.kind}, so this has it too")
     corpus: Corpus = part(config["corpus"], "corpus", Corpus)
     with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
-        return tokenize(corpus, kind, progress=progress, arguments=arguments, fitted=fitted)
+        return tokenize(
+            corpus,
+            kind,
+            progress=progress,
+            arguments=arguments,
+            fitted=fitted,
+            val_fraction=config["data"]["val_fraction"],
+        )
 
 
 def tokenizer(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:

@@ -48,7 +48,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         **trained.config["data"],
         "stride": config["stride"] or trained.config["eval"]["stride"],
     }
-    data = TextDataModule(text.ids, text.tokenizer.vocab_size, **settings)
+    data = TextDataModule(text.ids, text.tokenizer.vocab_size, n_train=text.n_train, **settings)
     module = LanguageModule(
         trained.model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
     )

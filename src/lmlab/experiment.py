@@ -43,6 +43,7 @@ def make_data(
     return TextDataModule(
         text.ids,
         text.tokenizer.vocab_size,
+        n_train=text.n_train,
         **{**config["data"], "steps_per_batch": steps_per_batch(config, group)},
         accumulate=config["trainer"]["accumulate_grad_batches"],
         max_steps=config["trainer"]["max_steps"],

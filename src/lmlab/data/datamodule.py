@@ -217,6 +217,7 @@ class TextDataModule(L.LightningDataModule):
         batch_size: int,
         block_size: int,
         val_fraction: float = 0.1,
+        n_train: int | None = None,
         steps_per_batch: int = 1,
         accumulate: int = 1,
         max_steps: int = 0,
@@ -227,7 +228,9 @@ class TextDataModule(L.LightningDataModule):
         seed: int = 1337,
         generator: torch.Generator | None = None,
     ):
-        """`generator` draws the training windows (None: torch's default one); `seed` evaluates.
+        """The first `n_train` ids are the train split; None: int((1 - val_fraction) * n) of n.
+
+        `generator` draws the training windows (None: torch's default one); `seed` evaluates.
 
         Raises:
             LabError: if a split is too short for a single window.
@@ -235,7 +238,8 @@ class TextDataModule(L.LightningDataModule):
         super().__init__()
         self.tokens = tokens = torch.from_numpy(ids)
         self._on_gpu: Tensor | None = None
-        n_train = int((1 - val_fraction) * len(tokens))
+        if n_train is None:
+            n_train = int((1 - val_fraction) * len(tokens))
         self.train_tokens, self.val_tokens = tokens[:n_train], tokens[n_train:]
         for split, part in (("train", self.train_tokens), ("val", self.val_tokens)):
             if len(part) < block_size + 1:

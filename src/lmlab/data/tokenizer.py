@@ -19,6 +19,10 @@ from lmlab.errors import LabError
 
 N_CODE_POINTS = 0x110000
 SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
+# What \s matches in GPT-2's pattern. (To Python, \x1c to \x1f are white space too.)
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
 
 
 def smallest_dtype(n_values: int) -> np.dtype:
@@ -37,6 +41,8 @@ class Tokenizer(ABC):
     passes: ClassVar[int] = (
         1  # how often a corpus is read: to fit, where `fit` looks, and to encode
     )
+    # Whether `fit` is given the train split alone. Val then begins at a character, not at a token.
+    fitted_on_train: ClassVar[bool] = False
     vocab_size: int
     _kinds: ClassVar[dict[str, type[Tokenizer]]] = {}
 
@@ -257,22 +263,25 @@ class GPT2Tokenizer(Tokenizer):
         return cls([base64.b64decode(rank, validate=True) for rank in state["ranks"]])
 
     def cut(self, pieces: Iterable[str]) -> Iterator[str]:
-        """Cut only between a visible character and white space after it.
+        return cut_between_words(pieces)
 
-        GPT-2's pattern never matches across such a place, and decides what stands before it
-        without looking past it, so no merge is lost. (To Python \\x1c to \\x1f are white space too;
-        none of GPT-2's merges holds one of them.)
-        """
-        rest = ""
-        for piece in pieces:
-            rest += piece
-            space = max(rest.rfind(" "), rest.rfind("\n"))
-            at = len(rest[: space + 1].rstrip())
-            if at > 0:
-                yield rest[:at]
-                rest = rest[at:]
-        if rest:
-            yield rest
+
+def cut_between_words(pieces: Iterable[str]) -> Iterator[str]:
+    """Cut a text anew, only between a visible character and white space after it.
+
+    GPT-2's pattern never matches across such a place, and decides what stands before it without
+    looking past it, so no merge is lost.
+    """
+    rest = ""
+    for piece in pieces:
+        rest += piece
+        space = max(rest.rfind(" "), rest.rfind("\n"))
+        at = len(rest[: space + 1].rstrip(WHITE_SPACE))
+        if at > 0:
+            yield rest[:at]
+            rest = rest[at:]
+    if rest:
+        yield rest
 
 
 def class_name(kind: type) -> str:

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ FORMAT = 2  # part of every key: raise it when a tokenizer's ids or this layout 
 # Up to this, ids are compared with their checksum whenever they are opened: 0.1 s. More of them
 # only if their file was touched since they were compared last.
 ALWAYS_CHECKED = 1 << 28  # bytes
-ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32")  # of the ids; the last is theirs
+# Of the ids: crc32 is theirs, and n_train is there if the train split ends at a character.
+ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32", "n_train")
 A_DAY = 86_400.0  # seconds: longer than any process writes without a pause
 
 Progress = Callable[[int], None]  # given the number of bytes of text just worked through
@@ -39,6 +42,7 @@ class TokenizedCorpus:
     ids: np.ndarray  # (n,) in the tokenizer's dtype, mapped from the cache
     tokenizer: Tokenizer
     sha256: str  # of the text
+    n_train: int | None = None  # ids of the train split; None: it is a fraction of the ids
 
 
 def tokenize(
@@ -48,22 +52,28 @@ def tokenize(
     progress: Progress = lambda n_bytes: None,
     arguments: dict[str, Any] | None = None,
     fitted: Tokenizer | None = None,
+    val_fraction: float = 0.1,
 ) -> TokenizedCorpus:
     """The ids of `corpus`, from the cache when the same files were tokenised before.
 
     `arguments` are what the tokenizer's `fit` takes beside the text; they and the code of a class
     that is not ours are part of the key. A tokenizer that was `fitted` on another text is used as
-    it is. `progress` is given every byte of every pass: two for
-    a tokenizer that must see the text first, one else.
+    it is. `progress` is given every byte of every pass.
+
+    A class with `fitted_on_train` sees no more than the first int((1 - val_fraction) * n)
+    characters, and no token crosses their end: val is the same text whatever was learnt, and the
+    same as that of a tokenizer with an id per character.
 
     Raises:
         LabError: if the text is not UTF-8, or the cache cannot be written.
     """
     folder = (cache or download.cache_dir()) / "tokens"
     arguments, name = arguments or {}, class_name(tokenizer_class)
-    own = {"class": name, "arguments": arguments, "code": code_of_target(name)}
+    own: dict[str, Any] = {"class": name, "arguments": arguments, "code": code_of_target(name)}
     if fitted is not None:
         own["fitted"] = fitted.stored()
+    if tokenizer_class.fitted_on_train:
+        own["val_fraction"] = val_fraction
     key = f"{FORMAT}:{json.dumps(own, sort_keys=True, default=repr)}:{corpus.identity()}"
     stem = f"{corpus.name}-{tokenizer_class.kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     ids_path, about_path = folder / f"{stem}.bin", folder / f"{stem}.json"
@@ -75,7 +85,16 @@ def tokenize(
     def read() -> Iterator[str]:
         return corpus.pieces(on_bytes=lambda raw: progress(len(raw)))
 
-    tokenizer = fitted or tokenizer_class.fit(read(), **arguments)
+    n_first = None  # characters of the train split
+    if tokenizer_class.fitted_on_train:
+        n_first = int((1 - val_fraction) * sum(map(len, read())))
+    if fitted is not None:
+        tokenizer = fitted
+    else:
+        first, rest = _divided(read(), n_first)
+        tokenizer = tokenizer_class.fit(first, **arguments)
+        if n_first is not None:
+            deque(rest, maxlen=0)  # for the sake of progress alone
     digest = hashlib.sha256()
 
     def on_bytes(raw: bytes) -> None:
@@ -83,25 +102,30 @@ def tokenize(
         progress(len(raw))
 
     remove_unfinished(folder, older_than=A_DAY)
-    n_tokens, crc32 = 0, 0
+    n_train, n_tokens, crc32 = None, 0, 0
     with atomic_file(ids_path, parents=True) as file:  # nothing but ids, in the tokenizer's dtype
-        for piece in tokenizer.cut(corpus.pieces(on_bytes)):
-            ids = tokenizer.encode(piece)
-            if len(ids) and int(ids.max()) >= tokenizer.vocab_size:
-                raise LabError(
-                    f"tokenizer: {tokenizer_class.__qualname__} made the id {ids.max()}, beyond "
-                    f"its vocabulary of {tokenizer.vocab_size}"
-                )
-            file.write(ids.data)
-            crc32 = zlib.crc32(ids.data, crc32)
-            n_tokens += len(ids)
+        for part in _divided(corpus.pieces(on_bytes), n_first):
+            for piece in tokenizer.cut(part):
+                ids = tokenizer.encode(piece)
+                if len(ids) and int(ids.max()) >= tokenizer.vocab_size:
+                    raise LabError(
+                        f"tokenizer: {tokenizer_class.__qualname__} made the id {ids.max()}, "
+                        f"beyond its vocabulary of {tokenizer.vocab_size}"
+                    )
+                file.write(ids.data)
+                crc32 = zlib.crc32(ids.data, crc32)
+                n_tokens += len(ids)
+            if n_first is not None and n_train is None:
+                n_train = n_tokens
     # The description is written last: a pair without it does not count.
-    about = {
+    about: dict[str, Any] = {
         "n_tokens": n_tokens,
         "sha256": digest.hexdigest(),
         "tokenizer": tokenizer.stored(),
         "crc32": crc32,
     }
+    if n_train is not None:
+        about["n_train"] = n_train
     _describe(about_path, about, _state(ids_path))
     found = _read(ids_path, about_path)
     if found is None:
@@ -113,7 +137,7 @@ def _read(ids_path: Path, about_path: Path) -> TokenizedCorpus | None:
     """What a former call wrote, or None where it is missing or damaged."""
     try:
         described = json.loads(about_path.read_bytes())
-        about = {key: described[key] for key in ABOUT}
+        about = {key: described[key] for key in ABOUT if key in described}
         if described["about_crc32"] != _crc32_of(about):
             return None
         tokenizer = Tokenizer.from_json(about["tokenizer"])
@@ -129,9 +153,29 @@ def _read(ids_path: Path, about_path: Path) -> TokenizedCorpus | None:
             if touched:
                 with suppress(LabError):  # the cache may be read-only
                     _describe(about_path, about, state)
-        return TokenizedCorpus(ids, tokenizer, about["sha256"])
+        return TokenizedCorpus(ids, tokenizer, about["sha256"], about.get("n_train"))
     except (OSError, ValueError, KeyError, TypeError, LabError):
         return None
+
+
+def _divided(pieces: Iterator[str], n_first: int | None) -> tuple[Iterator[str], Iterator[str]]:
+    """The first characters of a text (None: all), and the rest, to be read in this order."""
+    begun: list[str] = []
+
+    def first() -> Iterator[str]:
+        left = n_first
+        for piece in pieces:
+            if left is None:
+                yield piece
+            elif len(piece) < left:
+                yield piece
+                left -= len(piece)
+            else:
+                yield piece[:left]
+                begun.append(piece[left:])
+                return
+
+    return first(), chain(begun, pieces)
 
 
 def _describe(about_path: Path, about: dict[str, Any], checked: list[int]) -> None:

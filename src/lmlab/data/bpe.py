@@ -1,0 +1,141 @@
+"""Byte pair encoding that is trained on the train split, by Hugging Face's `tokenizers`.
+
+Ids 0 to 255 are the single bytes, as in the byte tokenizer, so any text can be encoded and comes
+back exactly. Each later id is two earlier ones joined, the most frequent pair first. Pairs are
+joined within a word only, where GPT-2's pattern cuts words.
+
+Sennrich, Haddow and Birch 2016, https://arxiv.org/abs/1508.07909.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lmlab.data.tokenizer import SINGLE_BYTES, Tokenizer, cut_between_words
+from lmlab.errors import LabError
+
+MIN_FREQUENCY = 2  # a pair that occurs once teaches nothing
+
+# `tokenizers` has a printable character for each byte: its own where it has one, else from U+0100.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+_AS_CHARACTER = {byte: chr(byte) for byte in _PRINTABLE} | {
+    byte: chr(0x100 + i) for i, byte in enumerate(_OTHERS)
+}
+_AS_BYTE = {character: byte for byte, character in _AS_CHARACTER.items()}
+
+
+class BPETokenizer(Tokenizer):
+    """Bytes and the pairs of them that are most frequent in the train split (extra `bpe`)."""
+
+    kind = "bpe"
+    passes = 3  # to count its characters, to train, to encode
+    fitted_on_train = True
+
+    def __init__(self, merges: Sequence[tuple[int, int]]):
+        """`merges` are the pairs of ids that are joined, in the order in which that is tried.
+
+        Raises:
+            ValueError: if a pair has an id that no earlier pair made.
+        """
+        tokenizers = _import_tokenizers()
+        self.merges = [(int(left), int(right)) for left, right in merges]
+        self._tokens, ids = list(SINGLE_BYTES), {token: i for i, token in enumerate(SINGLE_BYTES)}
+        for left, right in self.merges:
+            if not (0 <= left < len(self._tokens) and 0 <= right < len(self._tokens)):
+                raise ValueError(f"a merge of {left} and {right}, of which one is not made yet")
+            token = self._tokens[left] + self._tokens[right]
+            if token not in ids:  # two ways may lead to one token
+                ids[token] = len(self._tokens)
+                self._tokens.append(token)
+        self.vocab_size = len(self._tokens)
+        names = [_as_characters(token) for token in self._tokens]
+        self._encoding = tokenizers.Tokenizer(
+            tokenizers.models.BPE(
+                vocab={name: i for i, name in enumerate(names)},
+                merges=[(names[left], names[right]) for left, right in self.merges],
+            )
+        )
+        self._encoding.pre_tokenizer = _words(tokenizers)
+
+    @classmethod
+    def fit(cls, pieces: Iterable[str], vocab_size: int = 512) -> BPETokenizer:
+        """Learn the merges of a text. The same text gives the same ones, in whatever pieces.
+
+        Raises:
+            LabError: if `vocab_size` is less than the bytes need, or more than the text gives.
+        """
+        if vocab_size < len(SINGLE_BYTES):
+            raise LabError(
+                f"tokenizer.vocab_size={vocab_size}: at least {len(SINGLE_BYTES)}, for each byte "
+                "is a token"
+            )
+        tokenizers = _import_tokenizers()
+        learner = tokenizers.Tokenizer(tokenizers.models.BPE())
+        learner.pre_tokenizer = _words(tokenizers)
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=MIN_FREQUENCY,
+            initial_alphabet=list(_AS_BYTE),
+            show_progress=False,
+        )
+        learner.train_from_iterator(cut_between_words(pieces), trainer)
+        tokenizer = cls(_merges(json.loads(learner.to_str())["model"]["merges"]))
+        if tokenizer.vocab_size < vocab_size:
+            raise LabError(
+                f"tokenizer.vocab_size={vocab_size} is more than this train split gives: at most "
+                f"{tokenizer.vocab_size}, for no other pair occurs {MIN_FREQUENCY} times"
+            )
+        return tokenizer
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(self._encoding.encode_batch_fast([text])[0].ids, dtype=self.dtype)
+
+    def token_bytes(self, token: int) -> bytes:
+        return self._tokens[token]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "merges": [list(pair) for pair in self.merges]}
+
+    @classmethod
+    def _from_json(cls, state: dict[str, Any]) -> BPETokenizer:
+        return cls(state["merges"])
+
+    def cut(self, pieces: Iterable[str]) -> Iterator[str]:
+        return cut_between_words(pieces)
+
+
+def _merges(named: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
+    """Merges of byte strings, as `tokenizers` writes them, as merges of ids."""
+    ids = dict(_AS_BYTE)
+    merges = []
+    for left, right in named:
+        merges.append((ids[left], ids[right]))
+        ids.setdefault(left + right, len(ids))
+    return merges
+
+
+def _as_characters(token: bytes) -> str:
+    return "".join(_AS_CHARACTER[byte] for byte in token)
+
+
+def _words(tokenizers: Any) -> Any:
+    return tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _import_tokenizers() -> Any:
+    # Without it `tokenizers` warns in each process that is forked later.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise LabError(
+            "tokenizer=bpe needs the extra `bpe`: pip install 'lmlab[bpe]'; "
+            "tokenizer=char and tokenizer=byte need nothing"
+        ) from error
+    return tokenizers
