@@ -29,7 +29,7 @@ def test_eight_parts_are_trained_evaluated_sampled_and_resumed(command, own):
     lines = (run.path / "lines.txt").read_text().splitlines()
     assert lines[0] == "from None"
     assert [line for line in lines if line.startswith("8 val/loss ")]
-    assert (run.path / "evaluations.txt").read_text() == "2"
+    assert (run.path / "evaluations.txt").read_text() == "3"  # one before the first step
     assert (run.path / "metrics.csv").is_file()
 
     loss = run.record["metrics"]["val/loss_full"]
@@ -42,7 +42,7 @@ def test_eight_parts_are_trained_evaluated_sampled_and_resumed(command, own):
     cut(run, 4)
     command("train", f"run={run.path}")
     assert run.record["step"] == 8
-    assert (run.path / "evaluations.txt").read_text() == "2"
+    assert (run.path / "evaluations.txt").read_text() == "3"  # one before the first step
     assert "from 4" in (run.path / "lines.txt").read_text()
 
 
