@@ -167,7 +167,7 @@ def ours(task: Task, n_steps: int) -> Trained:
         **task.config,
         "output_dir": str(task.folder),
         "trainer": {**task.config["trainer"], "max_steps": n_steps},
-        "eval": {**task.config["eval"], "every": n_steps, "iters": 1, "protocol": "random"},
+        "eval": {**task.config["eval"], "every": n_steps, "iters": 1, "at_start": False},
         "callbacks": {"clock": {"_target_": f"{OurClock.__module__}.{OurClock.__qualname__}"}},
     }
     train(config)
