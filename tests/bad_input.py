@@ -39,10 +39,6 @@ TRAIN: list[Row] = [
     (["experiment=quickstart", "model=bigram", "model.n_layr=3"], ["unknown key model.n_layr"]),
     (["experiment=quickstart", "+model.n_layr=3"], ["unknown key model.n_layr=3; did you mean"]),
     (
-        ["sweep=scaling", "model=bigram"],
-        ["sweep=scaling varies model.n_layer (", "leave model=bigram out"],
-    ),
-    (
         ["-m", "model=gpt,bigram", "model.n_head=2,4"],
         ["unknown key model.n_head: model=bigram does not have it"],
     ),
