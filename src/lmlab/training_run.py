@@ -341,17 +341,19 @@ def _fit(
         trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint if start else None)
     for logger in event_files(trainer.loggers):
         logger.begin_end()
-    if recorder.step != trainer.global_step:  # the end does not fall on an evaluation
+    # Interrupted from here on, a run does all of this again: what the end logs is in files of its own.
+    if recorder.step != trainer.global_step:  # training did not end on an evaluation
         if trainer.global_step:
-            keeper.save(trainer, module)  # from here on only evaluations can be interrupted
+            keeper.save(trainer, module)
         trainer.validate(module, datamodule=data, verbose=False)
     trainer.validate(module, data.full_dataloader(), verbose=False)
-    keeper.save(trainer, module)
     if trainer.is_global_zero:
         for sampler in (callback for callback in callbacks if isinstance(callback, Sample)):
             text_made = sampler.text or sampler.make(module)
             write_atomically(run.path / SAMPLE, text_made.encode())
         end(curves, "done")  # before the record: a run that says done is not looked at again
+    keeper.save(trainer, module)
+    if trainer.is_global_zero:
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
 
 

@@ -99,6 +99,48 @@ def test_killed_run_ends_as_if_it_never_was(experiment, overrides, tmp_path):
     kill_and_resume(config, whole, kills=3, seed=1)
 
 
+def _train_up_to_write(config: dict[str, Any], n: int, count: Any) -> None:
+    """Train, and be killed once the n-th file is in its place; count the files."""
+    from lmlab import files
+
+    replace = files._replace
+
+    def replace_and_die(temporary: Path, path: Path) -> None:
+        replace(temporary, path)
+        count.value += 1
+        if count.value == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    files._replace = replace_and_die
+    train(config)
+
+
+@pytest.mark.parametrize("streams", ["separate", "global"])
+def test_killed_behind_any_write_of_its_end_it_ends_as_if_it_never_was(
+    experiment, tmp_path, streams
+):
+    """Five steps, evaluated every three: the end is an evaluation of its own."""
+    short = ["eval.every=3", "trainer.max_steps=5", f"streams={streams}"]
+    config = experiment("model=bigram", *short, f"output_dir={tmp_path / 'whole'}").config
+    whole = the_run(tmp_path / "whole")
+
+    def killed_at(n: int) -> tuple[Path, int]:
+        folder, count = tmp_path / f"killed-{n}", processes.Value("i", 0)
+        again = {**config, "output_dir": str(folder)}
+        child = processes.Process(target=_train_up_to_write, args=(again, n, count))
+        child.start()
+        child.join(60)
+        train({**again, "resume": "auto"})
+        return folder, count.value
+
+    _, n_writes = killed_at(0)
+    at_the_end = 6  # the checkpoint of step 5 and what comes behind it
+    assert n_writes > at_the_end
+    for n in range(n_writes - at_the_end, n_writes + 1):
+        folder, _ = killed_at(n)
+        assert_same_run(whole, the_run(folder))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_killed_run_ends_as_if_it_never_was_many_times(experiment, tmp_path, seed):

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmlab.console import current_console, say
@@ -28,7 +29,7 @@ class Recorder(L.Callback):
         """Both are of one process; None: nobody knows how many operations a step takes."""
         self.run, self.tokens_per_step, self.flops_per_step = run, tokens_per_step, flops_per_step
         self.metrics: dict[str, float] = {}
-        self.step: int | None = None  # of the last evaluation
+        self.step: int | None = None  # of the last evaluation within training
         self._before, self._began = run.record.get("seconds", 0.0), time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -40,7 +41,8 @@ class Recorder(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         self.metrics |= module.metrics
-        self.step = trainer.global_step
+        if within_training(trainer):
+            self.step = trainer.global_step
         if not math.isnan(module.last_loss):
             self.metrics["train/loss_last"] = module.last_loss
         speed = self.metrics.pop("train/tokens_per_second", None)
@@ -100,12 +102,16 @@ class Checkpoints(L.Callback):
         is_best = loss < self.best.get("val/loss", math.inf)
         if is_best:
             self.best = {"val/loss": loss, "step": trainer.global_step}
-        self.save(trainer, module, is_best)
+        # A run that goes on does the evaluation of the end again, from where it stood before.
+        if within_training(trainer) or is_best:
+            self.save(trainer, module, is_best, is_last=within_training(trainer))
         if agreed(trainer, bool(self.stop)):
             raise Interrupted(self.stop.signum or signal.SIGTERM, trainer.global_step)
 
-    def save(self, trainer: L.Trainer, module: Any, is_best: bool = False) -> None:
-        """Write a checkpoint of this step, as the best one too, and let the oldest go.
+    def save(
+        self, trainer: L.Trainer, module: Any, is_best: bool = False, is_last: bool = True
+    ) -> None:
+        """Write a checkpoint of this step, as the last, the best or both; let the oldest go.
 
         Raises:
             LabError: if the weights are not finite: the last good checkpoint is then left alone.
@@ -123,7 +129,8 @@ class Checkpoints(L.Callback):
         trainer.save_checkpoint(self.run.best if is_best else path)
         if is_best and trainer.is_global_zero:
             self.run.update(best=self.best)
-            link_or_copy(self.run.best, path)
+            if is_last:
+                link_or_copy(self.run.best, path)
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
             self.run.forget_requeued()
@@ -228,6 +235,11 @@ def of_training(trainer: L.Trainer, module: Any) -> bool:
     A model that takes no steps has none.
     """
     return trainer.global_step > 0 and "val/loss" in module.metrics
+
+
+def within_training(trainer: L.Trainer) -> bool:
+    """Whether an evaluation is one of those between steps, and not of the end."""
+    return trainer.state.fn == TrainerFn.FITTING
 
 
 def module_data(trainer: L.Trainer) -> TextDataModule:

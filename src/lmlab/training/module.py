@@ -114,8 +114,7 @@ class LanguageModule(L.LightningModule):
     def on_train_start(self) -> None:
         # Here, since building and setting up may draw.
         if self._random is not None:
-            set_default_states(self._random[self.global_rank])
-            self._random = None
+            self._go_on_drawing()
         elif self.dropout_seed is not None:  # no two processes drop the same
             torch.manual_seed(self.dropout_seed + self.global_rank)
         self._clock, self._last_read = time.perf_counter(), -math.inf  # the first loss is shown
@@ -324,6 +323,9 @@ class LanguageModule(L.LightningModule):
         # For callbacks that watch a metric. (All processes have the same: the means are shared.)
         self.log_dict(shown, logger=False, sync_dist=self.trainer.world_size > 1)
 
+    def on_validation_start(self) -> None:
+        self._go_on_drawing()  # where no step was left to train, nothing else has seen to it
+
     def on_validation_end(self) -> None:
         self._clock = time.perf_counter()  # evaluation is not training time
 
@@ -350,6 +352,11 @@ class LanguageModule(L.LightningModule):
         loop.batch_progress.total.increment_by(data.batches_before(step))
         self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
         self._random = checkpoint["random"]
+
+    def _go_on_drawing(self) -> None:
+        if self._random is not None:
+            set_default_states(self._random[self.global_rank])
+            self._random = None
 
     def _random_states(self) -> list[dict[str, Any]]:
         """Of torch's default generators in each process, by rank."""
