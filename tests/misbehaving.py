@@ -1,6 +1,7 @@
 """Models that do what one's own may do: raise, call sys.exit, or take the process with them; and
 a callback that is told to stop when it suits worst."""
 
+import json
 import os
 import shutil
 import signal
@@ -113,3 +114,18 @@ class Shelf(Unreachable):
     def log_hyperparams(self, params: dict[str, Any]) -> None:
         with self.file.open("a") as file:
             file.write(f"config {params['model']['_target_']}\n")
+
+
+class Device(Bigram):
+    """A bigram that notes in a file which GPU its process was given, and from when to when."""
+
+    def __init__(self, vocab_size: int, block_size: int):
+        super().__init__(vocab_size, block_size)
+        self.began = time.time()
+
+    def forward(self, idx):
+        if not idx.is_meta:  # not where its operations are only counted
+            now = {"device": os.environ["CUDA_VISIBLE_DEVICES"], "began": self.began}
+            path = Path(f"device-{os.getpid()}-{self.began}.json")
+            path.write_text(json.dumps({**now, "ended": time.time()}))
+        return super().forward(idx)

@@ -1,26 +1,28 @@
-"""Hydra's grid sweeper, for sweeps that are made of several grids and outlive their failures."""
+"""Hydra's grid sweeper, for keys that go together or depend on others, and for sweeps that outlive
+their failures."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 
 class GridSweeper(BasicSweeper):
-    """Every combination of the swept values: of `params` with each of `grids` in turn.
+    """Every combination of the swept values, by conf/hydra/sweeper/grid.yaml.
 
-    What the command line says of a key replaces what `params` and `grids` say of it.
+    What the command line says of a key replaces what `params` and `when` say of it.
     """
 
     def __init__(
-        self, params: dict[str, Any] | None = None, grids: list[dict[str, Any]] | None = None
+        self,
+        params: dict[str, Any] | None = None,
+        when: dict[str, dict[str, Any]] | None = None,
     ):
         super().__init__(max_batch_size=None)
-        self.params, self.grids = params or {}, grids or [{}]
+        self.params, self.when = params or {}, when or {}
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -46,13 +48,12 @@ class GridSweeper(BasicSweeper):
 
     def jobs(self, arguments: list[str]) -> list[list[str]]:
         """The overrides of each job."""
+        from lmlab.sweeps.axes import Axes, check_names, every_row
+
         assert self.hydra_context is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        found: dict[tuple[str, ...], None] = {}  # in order, each once
-        for grid in self.grids:
-            axes = [f"{key}={values}" for key, values in {**self.params, **grid}.items()]
-            overrides = parser.parse_overrides([*axes, *arguments])
-            found |= {tuple(job): None for job in self.split_arguments(overrides, None)[0]}
+        check_names(self.params, self.config or {})
+        axes = Axes.parse(self.params, self.when, arguments, self.hydra_context.config_loader)
+        found = {tuple(job): None for job in axes.jobs(every_row)}  # in order, each once
         return [list(job) for job in found]
 
     def representatives(self, jobs: list[list[str]]) -> list[list[str]]:

@@ -28,6 +28,7 @@ class CommandLine:
     overrides: list[str]
     given: dict[str, str]  # key -> value, outside Hydra's grammar
     is_multirun: bool
+    zips: dict[str, str]  # name -> zip(…), of keys that go together: no grammar of Hydra's yet
 
     @classmethod
     def parse(cls, typed: list[str], texts: tuple[str, ...]) -> CommandLine:
@@ -58,10 +59,14 @@ class CommandLine:
         pairs = [override.partition("=") for override in args.overrides]
         named = any(key == "sweep" and value for key, _, value in pairs)
         mode = any(key.lstrip("+") == "hydra.mode" and "MULTI" in value for key, _, value in pairs)
-        is_multirun, overrides = args.multirun or named or mode, args.overrides
+        is_multirun = args.multirun or named or mode
+        zips = {key.lstrip("+"): value for key, _, value in pairs if is_zip(value)}
+        overrides = [w for w in args.overrides if not is_zip(w.partition("=")[2])]
+        if zips and not is_multirun:
+            raise LabError(f"{next(iter(zips))}=zip(…) is many runs: give -m too")
         if is_multirun and "from" in given:  # several parents may be an axis, in Hydra's grammar
             overrides = [*overrides, f"from={given.pop('from')}"]
-        return cls(flags, overrides, given, is_multirun)
+        return cls(flags, overrides, given, is_multirun, zips)
 
     def check(self, command: str) -> None:
         """Refuse what Hydra would accept and nothing would use.
@@ -81,6 +86,12 @@ class CommandLine:
             return
         if not trains:
             raise LabError(f"{command} takes one run each time: leave out -m (or hydra.mode)")
+        for name in self.zips:
+            if not name.isidentifier():
+                raise LabError(
+                    f"{name}=zip(…): keys that go together have a plain name, as in "
+                    "size=zip(model.n_layer=[1,2],model.n_embd=[32,64])"
+                )
         if "run" in self.given:
             raise LabError(
                 f"run={self.given['run']}: one run goes on by itself, without -m or sweep=; a "
@@ -102,6 +113,9 @@ class CommandLine:
         arguments = [*self.flags, *self.overrides]
         if self.is_multirun and not any(w.startswith("sweep.name=") for w in self.overrides):
             arguments.append(f"sweep.name='{self.sweep_name}'")
+        for name, values in self.zips.items():
+            quoted = values.replace("\\", "\\\\").replace('"', '\\"')
+            arguments.append(f'++hydra.sweeper.params.{name}="{quoted}"')
         if self.parent is not None:
             from lmlab.parents import choices
 
@@ -154,7 +168,7 @@ class CommandLine:
         """The named sweeps, the keys that are varied, and those that are fixed with their values:
         what tells this sweep from others."""
         named: list[str] = []
-        varied: list[str] = []
+        varied: list[str] = list(self.zips)
         fixed: list[str] = []
         for override in sorted(self.overrides):
             key, equals, value = override.lstrip("+").partition("=")
@@ -170,6 +184,11 @@ class CommandLine:
         """The value that is given to a key, or nothing."""
         given = [word.partition("=")[2] for word in self.overrides if word.startswith(f"{key}=")]
         return given[-1].strip("'\"") if given else ""
+
+
+def is_zip(value: str) -> bool:
+    """Whether it is the value of keys that go together: see `lmlab.sweeps.axes`."""
+    return value.lstrip().startswith("zip(")
 
 
 def _is_sweep(override: str) -> bool:

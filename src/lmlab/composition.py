@@ -97,9 +97,10 @@ def _swept_values(swept: set[str]) -> dict[str, Any]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    from lmlab.sweeps.axes import swept_keys
+
     hydra = HydraConfig.get()
-    axes = swept | set(hydra.sweeper.get("params") or {})
-    axes |= {key for grid in hydra.sweeper.get("grids") or [] for key in grid}
+    axes = swept | {key.lstrip("+~") for key in swept_keys(hydra.sweeper)}
     parsed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
     values = {o.get_key_element().lstrip("+~"): o.value() for o in parsed}
     return {key: _plain_value(value) for key, value in values.items() if key in axes}

@@ -69,10 +69,11 @@ def file_that_sets(key: str, group: str, option: str, folders: Sequence[Path]) -
 
 def file_that_varies(key: str, sweep: str, folders: Sequence[Path]) -> Path | None:
     """The file of a named sweep, if the key is one of its axes."""
+    from lmlab.sweeps.axes import swept_keys
+
     for path in _files("sweep", sweep, folders):
         sweeper = (_read(path).get("hydra") or {}).get("sweeper") or {}
-        axes = [sweeper.get("params"), *(sweeper.get("grids") or [])]
-        if any(key in axis for axis in axes if axis):
+        if key in swept_keys(sweeper):
             return path
     return None
 

@@ -117,7 +117,7 @@ def test_a_sweep_goes_on_under_the_long_name_that_it_had_before(tmp_path):
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("hydra/launcher=jobli", "did you mean joblib? (basic, joblib, "),
+        ("hydra/launcher=jobli", "did you mean joblib? (basic, gpus, joblib, "),
         ("hydra/sweeper=gird", "did you mean grid? (basic, grid"),
         ("sweep=laddr", "did you mean ladder?"),
         ("sweep.fail_fats=true", "unknown key sweep.fail_fats; did you mean sweep.fail_fast?"),

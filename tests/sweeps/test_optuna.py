@@ -15,6 +15,9 @@ from sweeps.conftest import ended, records
 
 from lmlab.sweeps.study import FILES, NAME, RUN, SWEEPER, open_storage
 
+# Optuna says so of each sampler that looks at groups; the command says nothing.
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
 SEARCH = ["hydra/sweeper=optuna", "model=bigram"]
 SEARCH += ["optimizer.lr=tag(log, interval(1e-4, 1e-1))", "seed=range(1, 9)"]
 SEARCH += ["logger.tensorboard=false", "callbacks.sample.max_new_tokens=1"]
@@ -274,3 +277,93 @@ cli.train()
     )
     assert found.returncode == 2
     assert found.stderr == 'error: hydra/sweeper=optuna: pip install "lmlab[sweep]" brings it\n'
+
+
+WHEN = """# @package _global_
+hydra:
+  sweeper:
+    params:
+      optimizer: sgd,adamw
+      size: zip(data.batch_size=[2,4],data.block_size=[4,8])
+    when:
+      optimizer=sgd: {optimizer.lr: "tag(log, interval(1e-2, 1))", optimizer.weight_decay: 0.0}
+      optimizer=adamw: {optimizer.lr: "0.001,0.01"}
+"""
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    ["", pytest.param("hydra.sweeper.sampler.multivariate=true", marks=pytest.mark.slow)],
+)
+def test_what_is_searched_may_depend_on_another_choice(lab, text, tmp_path, sampler):
+    (tmp_path / "conf/sweep").mkdir(parents=True)
+    (tmp_path / "conf/sweep/rates.yaml").write_text(WHEN)
+    small = [word for word in SMALL if not word.startswith(("data.b", "trainer.max"))]
+    words = ["--config-dir=conf", "-m", "sweep=rates", "hydra/sweeper=optuna", "model=bigram"]
+    words += [*small, "trainer.max_steps=1", "hydra.sweeper.sampler.n_startup_trials=4"]
+    words += ["logger.tensorboard=false", "callbacks.sample.max_new_tokens=1"]
+    if sampler:
+        words += [sampler, "hydra.sweeper.sampler.group=true"]
+
+    def run(name: str, n: int) -> list[FrozenTrial]:
+        status, _, err = lab("train", *words, f"sweep.name={name}", f"hydra.sweeper.n_trials={n}")
+        assert (status, err) == (0, "")
+        return trials(tmp_path / "outputs/sweeps" / name)
+
+    run("a", 5)
+    found = run("a", 10)  # goes on
+    assert len(found) == 10
+    for trial in found:
+        optimizer = trial.params["optimizer"]
+        assert set(trial.params) == {"optimizer", "size", f"optimizer.lr [optimizer={optimizer}]"}
+        record = json.loads((Path(trial.user_attrs[RUN]) / "run.json").read_text())
+        assert {"optimizer", "optimizer.lr", "data.batch_size"} <= set(record["swept"])
+        assert record["swept"]["data.block_size"] == 2 * record["swept"]["data.batch_size"]
+        lr = record["swept"]["optimizer.lr"]
+        assert lr >= 0.01 if optimizer == "sgd" else lr in (0.001, 0.01)
+        assert ("optimizer.weight_decay" in record["swept"]) == (optimizer == "sgd")
+    assert {trial.params["optimizer"] for trial in found} == {"sgd", "adamw"}
+    assert [t.params for t in run("b", 10)] == [t.params for t in found]
+
+
+def test_each_place_is_filled_as_it_becomes_free_and_a_killed_study_goes_on(sweep, tmp_path):
+    """The first trial outlasts several others, so a batch would wait for it."""
+    words = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=2"]
+    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=bigram", "eval.every=100"]
+    words += ["trainer.max_steps=2000,10,20,30,40,50", "hydra.sweeper.sampler.seed=1"]
+    words += ["sweep.name=a", "logger.tensorboard=false", "callbacks.sample.max_new_tokens=1"]
+    folder = tmp_path / "outputs/sweeps/a"
+    killed = sweep(*words)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(records(folder)) < 3:
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    asked = trials(folder)
+    assert 3 <= len(asked) < 6
+    said = ended(sweep(*words))
+    assert "2 trials at a time, each place filled as it becomes free" in said
+    assert "6 of 6" not in said.splitlines()[0]
+    found = trials(folder)
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 6
+    assert [trial.params for trial in found[: len(asked)]] == [trial.params for trial in asked]
+    (long,) = (t for t in found if t.params["trainer.max_steps"] == "2000")
+    short = [t for t in found if t is not long]
+    overlapping = [t for t in short if long.datetime_start < t.datetime_start]
+    assert all(t.datetime_complete < long.datetime_complete for t in overlapping)
+
+
+def test_a_worker_that_is_killed_costs_its_trial_only(sweep, tmp_path):
+    words = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=2"]
+    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=bigram", "sweep.name=a"]
+    words += ["model._target_=misbehaving.Misbehaving", "+model.how=no,kill", "seed=1,2"]
+    said = ended(sweep(*words, "trainer.max_steps=4"), status=2)
+    assert "2 of 4 jobs failed" in said
+    states = {
+        (trial.params["+model.how"], trial.params["seed"]): trial.state
+        for trial in trials(tmp_path / "outputs/sweeps/a")
+    }
+    assert states == {
+        **{("no", seed): TrialState.COMPLETE for seed in "12"},
+        **{("kill", seed): TrialState.FAIL for seed in "12"},
+    }

@@ -15,7 +15,7 @@ def parse():
     """parse("key=values", …): the space that a command line makes, `params` besides."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        yield lambda *words, **params: Space.parse(params, list(words), loader)
+        yield lambda *words, **params: Space.parse(params, {}, list(words), loader)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_command_line_replaces_an_axis_and_fixed_words_pass_as_typed(parse):
     space = parse("lr=interval(1,2)", "n=3", "+new={a: 'b c'}", "~gone", lr="1,2", n="4,5", k="6,7")
     assert space.searched["lr"] == FloatDistribution(1, 2)
     assert space.searched.keys() == {"lr", "k"}
-    assert sorted(space.fixed) == ["+new={a: 'b c'}", "n=3", "~gone"]
+    assert sorted(space.axes.fixed) == ["+new={a: 'b c'}", "n=3", "~gone"]
 
 
 def test_a_job_spells_its_values_exactly(parse):

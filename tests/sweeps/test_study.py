@@ -10,13 +10,8 @@ from lmlab.errors import LabError
 from lmlab.sweeps.space import Space
 from lmlab.sweeps.study import NAME, SWEEPER, SharedStudy, TrialInTraining, open_storage, seed_for
 
-SPACE = Space(
-    {
-        "x": optuna.distributions.FloatDistribution(0, 1),
-        "y": optuna.distributions.CategoricalDistribution(("a", "b")),
-    },
-    fixed=[],
-)
+AXES = {"x": "interval(0, 1)", "y": "a,b"}
+SPACE = Space.parse(AXES, {}, [])
 STORAGES = pytest.mark.parametrize("storage", ["journal", "sqlite"])
 
 
@@ -109,10 +104,10 @@ def test_another_study_is_refused(tmp_path):
         opened(tmp_path, seed=2),
     ):
         pass
-    wider = {**SPACE.searched, "y": optuna.distributions.CategoricalDistribution(("a", "b", "c"))}
+    wider = Space.parse({**AXES, "y": "a,b,c"}, {}, [])
     with (
         pytest.raises(LabError, match="y: this study searches"),
-        opened(tmp_path, space=Space(wider, []), seed=1),
+        opened(tmp_path, space=wider, seed=1),
     ):
         pass
     with pytest.raises(LabError, match=r"is in study\.journal"), opened(tmp_path, "sqlite", seed=1):
@@ -122,8 +117,8 @@ def test_another_study_is_refused(tmp_path):
 def test_an_interval_may_be_widened(tmp_path):
     with opened(tmp_path) as study:
         study.take(1, 1, sampler)
-    wider = {**SPACE.searched, "x": optuna.distributions.FloatDistribution(-1, 2)}
-    with opened(tmp_path, space=Space(wider, [])) as study:
+    wider = Space.parse({**AXES, "x": "interval(-1, 2)"}, {}, [])
+    with opened(tmp_path, space=wider) as study:
         assert [trial.number for trial in study.take(2, 2, sampler)] == [0, 1]
 
 

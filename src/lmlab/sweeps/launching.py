@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,8 @@ from lmlab.sweeps.journal import FAILED, Event, Journal, Result, followers
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
     from omegaconf import DictConfig
+
+    from lmlab.sweeps.places import Job, Places
 
 KILLED = "its process was killed (SIGKILL; out of memory?)"
 
@@ -108,6 +110,63 @@ def launch(
             left = missing
     journal.path.unlink()
     return [results[i] for i in overrides]
+
+
+def keep_filled(
+    places: Places,
+    sweep_dir: Path,
+    ask: Callable[[], Sequence[str] | None],
+    tell: Callable[[int, Result], None],
+    progress: Progress,
+) -> list[Result]:
+    """Run jobs, each asked for when a place is free for it; the results in the order of asking.
+
+    `ask` gives the overrides of the next job, or None for now; `tell` is told the number of each
+    that has ended, before anything more is asked for. A job whose worker was killed is run again by
+    itself, once the others have ended; if it is killed again, it is recorded as killed.
+    """
+    journal = Journal.create(sweep_dir)
+    first = len(progress.ended)
+    given: list[list[str]] = []
+    results: dict[int, Result] = {}
+    killed: list[int] = []
+
+    def next_job() -> Job | None:
+        words = None if killed else ask()
+        if words is None:
+            return None
+        number = first + len(given)
+        given.append([*words, f"sweep.job={journal.key(number)}"])
+        return number, given[-1]
+
+    def end(number: int, error: BaseException | None, again: bool) -> None:
+        journal.news()
+        event = journal.last.get(number)
+        if event is None:  # it never began: the worker itself is at fault
+            raise error or LabError("a worker left out its job")
+        if event.status == "running" and again:
+            say(f"a worker died ({' '.join(str(error).split())[:100]})")
+            killed.append(number)
+            return
+        running = event.status == "running"
+        results[number] = _record_killed(journal, number) if running else event.result
+        tell(number - first, results[number])
+
+    with _shown(journal, progress):
+        while True:
+            asked = len(given)
+            for number, error in places.run(next_job):
+                end(number, error, again=True)
+            alone = list(killed)
+            for number in alone:
+                only = [(number, given[number - first])]
+                for _, error in places.run(lambda: only.pop() if only else None):  # noqa: B023
+                    end(number, error, again=False)
+            killed.clear()
+            if not alone and len(given) == asked:
+                break
+    journal.path.unlink()
+    return [results[number] for number in sorted(results)]
 
 
 def finish(

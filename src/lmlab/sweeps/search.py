@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,8 +23,10 @@ from lmlab.fingerprint import NOT_IN_FINGERPRINT, leaves, under
 from lmlab.own_code import code_of
 from lmlab.runs import Run
 from lmlab.schema import Count, Custom, Node, Seed
+from lmlab.sweeps.axes import check_names
 from lmlab.sweeps.journal import FAILED, Result
-from lmlab.sweeps.launching import Progress, finish, folder_of, launch
+from lmlab.sweeps.launching import Progress, finish, folder_of, keep_filled, launch
+from lmlab.sweeps.places import Places, places_of
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -46,6 +50,7 @@ class Settings(Node):
     target: str = Field(alias="_target_")
     recursive: bool = Field(alias="_recursive_")
     params: dict[str, Any]
+    when: dict[str, dict[str, Any]]
     n_trials: Count
     n_jobs: Count | None
     metrics: Annotated[list[str], Field(min_length=1)]
@@ -84,7 +89,8 @@ def search(
     from lmlab.sweeps.study import SharedStudy
 
     settings = _settings(config)
-    space = Space.parse(settings["params"], arguments, loader)
+    check_names(settings["params"], config)
+    space = Space.parse(settings["params"], settings["when"], arguments, loader)
     for job in space.examples():  # before anything is asked for: what Hydra cannot compose
         loader.load_sweep_config(config, job)
     pruner = build.part(settings["pruner"], "hydra.sweeper.pruner", optuna.pruners.BasePruner)
@@ -114,24 +120,91 @@ def search(
         if settings["retry_failed"]:
             study.try_failed_again()
         progress = Progress(n_trials)
-        while trials := study.take(n_jobs, n_trials, make_sampler):
-            jobs = [space.job(trial.params) for trial in trials]
-            if prunes:
-                for job, trial in zip(jobs, trials, strict=True):
-                    job.append(_trial(study, trial.number, settings["pruner"]))
-            progress.total = len(progress.ended) + len(trials) + study.left
-            batch = launch(launcher, folder, jobs, progress)
-            for trial, result in zip(trials, batch, strict=True):
-                _report(study, trial, result, settings)
-            results += batch
-            statuses = {result.status for result in batch}
-            stopping = {"skipped", "planned", *(FAILED if config.sweep.fail_fast else ())}
-            if statuses & stopping:
-                break  # the trials that were not begun are taken up by the next start
+        trained = _Trials(study, space, settings, n_trials, make_sampler, prunes)
+        places = places_of(launcher, n_jobs)
+        if places is not None:
+            results = _fill(places, folder, trained, progress, config.sweep.fail_fast)
+        else:
+            results = _in_batches(
+                launcher, folder, trained, progress, config.sweep.fail_fast, n_jobs
+            )
         _say_best(study, settings)
     if not results:
         say(f"nothing is left to train; the table: {command('sweep')} {folder}")
     finish(folder, results, "hydra.sweeper.retry_failed=true tries them again")
+    return results
+
+
+@dataclass
+class _Trials:
+    """The trials of a study, as jobs."""
+
+    study: SharedStudy
+    space: Space
+    settings: dict[str, Any]
+    n_trials: int
+    make_sampler: MakeSampler
+    prunes: bool
+
+    def take(self, n: int) -> list[tuple[FrozenTrial, list[str]]]:
+        """Up to `n`, with the overrides of their jobs."""
+        found = []
+        for trial in self.study.take(n, self.n_trials, self.make_sampler):
+            job = self.space.job(trial.params)
+            if self.prunes:
+                job.append(_trial(self.study, trial.number, self.settings["pruner"]))
+            found.append((trial, job))
+        return found
+
+
+def _is_the_last(result: Result, fail_fast: bool) -> bool:
+    """Whether nothing more is begun after it: the next start takes up what was not."""
+    return result.status in ("skipped", "planned", *(FAILED if fail_fast else ()))
+
+
+def _fill(
+    places: Places, folder: Path, trials: _Trials, progress: Progress, fail_fast: bool
+) -> list[Result]:
+    """Each place is given a trial as soon as it is free, by all that has ended until then."""
+    asked: list[FrozenTrial] = []
+    stopped = False
+
+    def ask() -> list[str] | None:
+        taken = [] if stopped else trials.take(1)
+        asked.extend(trial for trial, _ in taken)
+        progress.total = len(asked) + trials.study.left
+        return taken[0][1] if taken else None
+
+    def tell(number: int, result: Result) -> None:
+        nonlocal stopped
+        _report(trials.study, asked[number], result, trials.settings)
+        stopped = stopped or _is_the_last(result, fail_fast)
+
+    say(f"{len(places.environments)} trials at a time, each place filled as it becomes free")
+    with places:
+        return keep_filled(places, folder, ask, tell, progress)
+
+
+def _in_batches(
+    launcher: Launcher,
+    folder: Path,
+    trials: _Trials,
+    progress: Progress,
+    fail_fast: bool,
+    n_jobs: int,
+) -> list[Result]:
+    """For launchers that come back when all they were given has ended."""
+    results: list[Result] = []
+    if n_jobs > 1:
+        say(f"{n_jobs} trials in a batch: this launcher comes back when all have ended")
+    while taken := trials.take(n_jobs):
+        progress.total = len(progress.ended) + len(taken) + trials.study.left
+        batch = launch(launcher, folder, [job for _, job in taken], progress)
+        for (trial, _), result in zip(taken, batch, strict=True):
+            _report(trials.study, trial, result, trials.settings)
+        results += batch
+        if any(_is_the_last(result, fail_fast) for result in batch):
+            break
     return results
 
 
@@ -175,6 +248,8 @@ def _plan(settings: dict[str, Any], space: Space) -> tuple[int, MakeSampler]:
 def _n_jobs(settings: dict[str, Any], config: DictConfig) -> int:
     """How many trials to launch at once: as configured, or as many as the launcher runs."""
     launcher = config.hydra.launcher
+    if "jobs_per_gpu" in launcher:
+        return settings["n_jobs"] or sys.maxsize  # as many as there are places
     together = TRIALS_TOGETHER if "size" in launcher else 1
     n_jobs = settings["n_jobs"] or launcher.get("n_jobs") or together
     return n_jobs if n_jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + n_jobs)
@@ -183,8 +258,10 @@ def _n_jobs(settings: dict[str, Any], config: DictConfig) -> int:
 def _about(settings: dict[str, Any], space: Space, config: DictConfig) -> dict[str, Any]:
     """What must stay the same for the trials of a study to be compared: what is not searched."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    outside = ("hydra", *NOT_IN_FINGERPRINT, *(key.lstrip("+") for key in space.searched))
+    outside = ("hydra", *NOT_IN_FINGERPRINT, *space.keys)
     fixed = {key: value for key, value in leaves(plain) if not under(key, outside)}
+    settled = [b for b in space.axes.branches if not b.is_swept]  # under a condition
+    fixed |= {b.label: list(b.rows[0].words) for b in settled if b.rows}
     own = {key: value for key, value in plain.items() if key != "hydra"}
     fixed |= {f"code of {module}": sha256 for module, sha256 in code_of(own).items()}
     return fixed | {f"hydra.sweeper.{key}": settings[key] for key in ("metrics", "directions")}

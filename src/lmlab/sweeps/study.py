@@ -170,7 +170,8 @@ class SharedStudy:
             for _ in range(new):
                 self.study.sampler = make_sampler(len(self.study.get_trials(deepcopy=False)))
                 try:
-                    asked = self.study.ask(self.space.searched)
+                    asked = self.study.ask()
+                    self.space.suggest(asked._suggest)
                 except ValueError as error:
                     raise LabError(f"hydra.sweeper.sampler: {error}") from error
                 asked.set_user_attr(SWEEPER, self.me)
@@ -198,8 +199,7 @@ class SharedStudy:
         """Take a trial over: its values stay, and what its process had not asked for is added."""
         self.study.sampler = make_sampler(frozen.number)
         trial = optuna.Trial(self.study, frozen._trial_id)
-        for key, distribution in self.space.searched.items():
-            trial._suggest(key, distribution)
+        self.space.suggest(trial._suggest)
         trial.set_user_attr(SWEEPER, self.me)
 
     def tell(

@@ -1,0 +1,60 @@
+"""A Hydra launcher that gives each job of a multirun a GPU of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from lmlab.sweeps.places import Places
+
+
+class GpusLauncher(Launcher):
+    """By conf/hydra/launcher/gpus.yaml."""
+
+    def __init__(self, devices: Sequence[int | str] | None = None, jobs_per_gpu: int = 1):
+        """`devices` as CUDA_VISIBLE_DEVICES names them; None: all that there are."""
+        self.devices, self.jobs_per_gpu = devices, jobs_per_gpu
+        self.config: Any = None
+        self.hydra_context: Any = None
+        self.task_function: Any = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context, self.task_function = hydra_context, task_function
+        self.config = config
+
+    def places(self) -> Places:
+        """A worker for each job at a time."""
+        from lmlab.console import say
+        from lmlab.sweeps.places import places_on_gpus
+
+        places = places_on_gpus(self, self.devices, self.jobs_per_gpu)
+        names = list(dict.fromkeys(e["CUDA_VISIBLE_DEVICES"] for e in places.environments))
+        jobs = "1 job" if self.jobs_per_gpu == 1 else f"{self.jobs_per_gpu} jobs"
+        say(f"GPUs {', '.join(names)}: {jobs} on each at a time")
+        return places
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        jobs = iter(enumerate(job_overrides, initial_job_idx))
+        ended: dict[int, JobReturn] = {}
+        died: list[BaseException] = []
+        with self.places() as places:
+            for number, result in places.run(lambda: next(jobs, None)):
+                if isinstance(result, BaseException):
+                    died.append(result)
+                else:
+                    ended[number] = result
+        if died:
+            raise died[0]
+        return [ended[number] for number in sorted(ended)]

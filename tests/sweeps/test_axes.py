@@ -1,0 +1,190 @@
+"""Keys that go together, and keys whose values depend on another's."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given
+from hypothesis import strategies as st
+from sweeps.conftest import records
+
+from lmlab.conf import conf_dir
+from lmlab.errors import LabError
+from lmlab.sweeps.axes import Axes, every_row, swept_keys
+from lmlab.sweeps.space import Space
+
+SIZE = {"size": "zip(model.n_layer=[1,2],model.n_embd=[32,64])"}
+RATES = {
+    "optimizer=sgd": {"optimizer.lr": "0.1,1"},
+    "optimizer=adam,adamw": {"optimizer.lr": "1e-3"},
+}
+
+
+def jobs(params, when=None, *arguments):
+    return list(Axes.parse(params, when or {}, arguments).jobs(every_row))
+
+
+def test_keys_that_go_together_are_one_axis():
+    found = jobs({**SIZE, "seed": "1,2"})
+    sizes = (["model.n_layer=1", "model.n_embd=32"], ["model.n_layer=2", "model.n_embd=64"])
+    assert found == [[*size, f"seed={seed}"] for size in sizes for seed in (1, 2)]
+
+
+@given(st.lists(st.tuples(st.integers(), st.integers(), st.integers()), min_size=1, max_size=6))
+def test_each_job_has_one_row(rows):
+    columns = [",".join(map(str, column)) for column in zip(*rows, strict=True)]
+    text = ", ".join(f"{key}=[{c}]" for key, c in zip("abc", columns, strict=True))
+    assert jobs({"rows": f"zip({text})"}) == [[f"a={a}", f"b={b}", f"c={c}"] for a, b, c in rows]
+
+
+def test_values_may_be_lists_texts_ranges_and_groups():
+    said = "zip(betas=choice([0.9,0.95],[0.9,0.99]),name=['a, b)',c],n=range(2),model=[head,gpt])"
+    assert jobs({"all": said}) == [
+        ["betas=[0.9,0.95]", r"name=a\,\ b\)", "n=0", "model=head"],
+        ["betas=[0.9,0.99]", "name=c", "n=1", "model=gpt"],
+    ]
+
+
+def test_rows_are_given_one_by_one_and_may_sweep_and_differ_in_their_keys():
+    size = [
+        {"tokenizer": "char", "seed": "1,2"},
+        {"tokenizer": "bpe", "vocab_size": 512, "seed": 1},
+    ]
+    params = {"size": size, "model": "gpt,head"}
+    rows = [["tokenizer=char", "seed=1"], ["tokenizer=char", "seed=2"]]
+    rows.append(["tokenizer=bpe", "vocab_size=512", "seed=1"])
+    models = ("gpt", "head")
+    assert jobs(params) == [[*row, f"model={model}"] for row in rows for model in models]
+    assert swept_keys({"params": params}) == {"tokenizer", "vocab_size", "seed", "model"}
+    # What the command line says of a key, the rows no longer say.
+    rows = [["tokenizer=char"], ["tokenizer=bpe", "vocab_size=512"]]
+    found = jobs(params, None, "seed=3")
+    assert found == [["seed=3", *row, f"model={model}"] for row in rows for model in models]
+
+
+def test_values_depend_on_another_key():
+    found = jobs({"optimizer": "sgd,adam,adamw,muon", "seed": "1"}, RATES)
+    assert found == [
+        ["optimizer=sgd", "seed=1", "optimizer.lr=0.1"],
+        ["optimizer=sgd", "seed=1", "optimizer.lr=1"],
+        ["optimizer=adam", "seed=1", "optimizer.lr=1e-3"],
+        ["optimizer=adamw", "seed=1", "optimizer.lr=1e-3"],
+        ["optimizer=muon", "seed=1"],
+    ]
+
+
+def test_without_a_condition_that_holds_the_axis_has_its_own_values():
+    params = {"experiment": "a,ngram", "seed": "1,2"}
+    found = jobs(params, {"experiment=ngram": {"seed": "1"}})
+    assert found == [
+        ["experiment=a", "seed=1"],
+        ["experiment=a", "seed=2"],
+        ["experiment=ngram", "seed=1"],
+    ]
+
+
+def test_a_condition_may_be_on_what_depends_on_another_or_goes_together():
+    when = {
+        "a=1": {"b": "3,4"},
+        "b=4": {"c": "5,6"},
+        "model.n_embd=64": {"d": "zip(d.x=[7,8],d.y=[9,10])"},
+    }
+    found = jobs({"a": "1,2", **SIZE}, when)
+    assert ["a=1", "model.n_layer=2", "model.n_embd=64", "b=4", "c=6", "d.x=8", "d.y=10"] in found
+    assert ["a=2", "model.n_layer=1", "model.n_embd=32"] in found
+    assert len(found) == (3 + 1) * (1 + 2)
+    space = Space.parse({"a": "1,2", **SIZE}, when, [])
+    seen = {word for job in space.examples() for word in job}
+    assert seen == {word for job in found for word in job}
+
+
+def test_the_command_line_replaces_what_it_says_anything_of():
+    params, when = {"optimizer": "sgd,adam,adamw", **SIZE}, RATES
+    found = jobs(params, when, "optimizer=sgd", "model.n_embd=8")
+    assert found == [
+        ["optimizer=sgd", "model.n_embd=8", f"model.n_layer={n}", f"optimizer.lr={lr}"]
+        for n in (1, 2)
+        for lr in ("0.1", "1")
+    ]
+    found = jobs(params, when, "optimizer=sgd", "model.n_embd=8", "optimizer.lr=2")
+    assert found == [
+        ["optimizer=sgd", "model.n_embd=8", "optimizer.lr=2", f"model.n_layer={n}"] for n in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("params", "when", "problem"),
+    [
+        ({"s": "zip(a=[1,2],b=[1,2,3])"}, {}, "a has 2 values and b 3"),
+        ({"s": "zip(a=[1,2])"}, {}, "two keys at least"),
+        ({"s": "zip(a=[1,2],a=[3,4])"}, {}, "a is there twice"),
+        ({"s": "zip(a=[1,2],b=interval(0,1))"}, {}, "b needs a list"),
+        ({"s": "zip(a=[1,2],b=shuffle(1,2))"}, {}, "b needs a list"),
+        ({"s": "zip(a=[1,2],b=3)"}, {}, "b needs a list"),
+        ({"s": "zip([1,2],b=[3,4])"}, {}, "has no key"),
+        ({"s": "zip(a=[1,2],b=[3,4])", "a": "1,2"}, {}, "a is of two axes, s and a"),
+        ({"a": "1,2"}, {"c=1": {"b": "1,2"}}, "no axis has c"),
+        ({"a": "1,2"}, {"a=3": {"b": "1,2"}}, "a never is 3"),
+        ({"a": "1,2"}, {"a": {"b": "1,2"}}, "a key and its value"),
+        ({"a": "1,2"}, {"a=1": {}}, "give it keys"),
+        ({"a": "1,2"}, {"a=1": {"a": "3"}}, "a depends on itself"),
+        ({"a": "interval(0,1)"}, {}, "a grid tries every value"),
+    ],
+)
+def test_what_makes_no_sense_is_named_in_one_line(params, when, problem):
+    with pytest.raises(LabError, match=problem) as found:
+        jobs(params, when)
+    assert "\n" not in str(found.value)
+
+
+def test_the_keys_that_are_varied():
+    assert swept_keys({"params": SIZE, "when": RATES}) == {
+        "model.n_layer",
+        "model.n_embd",
+        "optimizer.lr",
+    }
+
+
+def test_every_sweep_with_a_name_has_the_jobs_it_says():
+    counts = {"context": 12, "scaling": 33, "ladder": 25, "optimizers": 60, "modern": 84}
+    counts |= {"transfer": 112, "vocabulary": 21, "coordinates": 16}
+    for name, n in counts.items():
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            cfg = compose("train", [f"sweep={name}"], return_hydra_config=True)
+            sweeper = cfg.hydra.sweeper
+            axes = Axes.parse(sweeper.params, sweeper.when, [], loader)
+        found = list(axes.jobs(every_row))
+        assert len(found) == len(set(map(tuple, found))) == n, name
+
+
+WORDS = ["corpus=file", "corpus.path=text.txt", "trainer.accelerator=cpu", "data.batch_size=4"]
+WORDS += ["data.block_size=8", "eval.every=2", "eval.iters=1", "trainer.max_steps=2"]
+WORDS += ["logger.tensorboard=false", "callbacks.sample.max_new_tokens=1"]
+
+
+def test_on_the_command_line(lab, text, tmp_path):
+    size = "size=zip(model.n_layer=[1,2], model.n_embd=[8,16])"
+    words = ["-m", *WORDS, "model=gpt", "model.n_head=2", "seed=1,2", size]
+    status, said, err = lab("train", *words)
+    assert (status, err) == (0, "")
+    (folder,) = (tmp_path / "outputs/sweeps").iterdir()
+    assert folder.name.startswith("size-")
+    swept = sorted(tuple(record["swept"].items()) for record in records(folder).values())
+    assert len(swept) == 4
+    assert {key for of_run in swept for key, _ in of_run} == {
+        "model.n_layer",
+        "model.n_embd",
+        "seed",
+    }
+    assert "model.n_layer   model.n_embd" in said or "model.n_embd   model.n_layer" in said
+
+    status, _, err = lab("train", "-m", *WORDS, "size=zip(model.n_layer=[1,2],model.n_embd=[8])")
+    assert status == 2
+    assert "model.n_layer has 2 values and model.n_embd 1" in err
+    assert err.count("\n") == 1
+    status, _, err = lab("train", *WORDS, size)
+    assert (status, err) == (2, "error: size=zip(…) is many runs: give -m too\n")
+    status, _, err = lab("train", "-m", *WORDS, size.replace("size", "model", 1))
+    assert status == 2
+    assert "model: it is a key of the config" in err
+    assert lab("train", "-m", *WORDS, "size=zip(model.n_layr=[1,2],seed=[1,2])")[0] == 2
