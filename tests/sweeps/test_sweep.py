@@ -32,14 +32,14 @@ def begun(of: dict[str, dict]) -> dict[str, str]:
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "together"])
 def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(sweep, tmp_path, launcher):
-    words = ["model=bigram,head", "seed=1,2,3", "trainer.max_steps=200", "eval.every=50"]
-    words += [f"hydra/launcher={launcher}"]
+    words = ["model=bigram,head", "seed=1,2", "trainer.max_steps=200", "eval.every=50"]
+    words += [f"hydra/launcher={launcher}", "callbacks.pictures.every=0"]
     killed = sweep(*words)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         folder = tmp_path / "outputs/sweeps"
         there = records(only_sweep(tmp_path)) if folder.is_dir() and any(folder.iterdir()) else {}
-        if sum(record["status"] == "done" for record in there.values()) >= 2:
+        if any(record["status"] == "done" for record in there.values()):
             break
         time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)
@@ -47,14 +47,14 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(sweep, tmp_path, 
 
     before = records(only_sweep(tmp_path))
     done = {name for name, record in before.items() if record["status"] == "done"}
-    assert 2 <= len(done) < 6
+    assert 1 <= len(done) < 4
     stamps = {name: (only_sweep(tmp_path) / name / "run.json").stat().st_mtime_ns for name in done}
 
     said = ended(sweep(*words))
     after = records(only_sweep(tmp_path))
     assert {record["status"] for record in after.values()} == {"done"}
-    assert len(after) == 6
-    assert f"6/6 done ({len(done)} before)" in said
+    assert len(after) == 4
+    assert f"4/4 done ({len(done)} before)" in said
     for name in done:  # nothing done was done twice
         assert (only_sweep(tmp_path) / name / "run.json").stat().st_mtime_ns == stamps[name]
     for name in before:  # nothing half done was begun again
@@ -67,20 +67,12 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(sweep, tmp_path, 
 
 def test_bad_jobs_end_only_themselves(sweep, tmp_path):
     words = ["model=bigram", "model._target_=misbehaving.Misbehaving", "hydra/launcher=joblib"]
-    words += ["+model.how=no,raise,exit,kill", "seed=1,2"]
+    words += ["+model.how=no,raise,exit,kill"]
     said = ended(sweep(*words), status=2)
     found = records(only_sweep(tmp_path))
-    statuses = {
-        (record["swept"]["model.how"], record["swept"]["seed"]): record["status"]
-        for record in found.values()
-    }
-    assert statuses == {
-        **{("no", seed): "done" for seed in (1, 2)},
-        **{("raise", seed): "failed" for seed in (1, 2)},
-        **{("exit", seed): "failed" for seed in (1, 2)},
-        **{("kill", seed): "killed" for seed in (1, 2)},
-    }
-    assert "error: 6 of 8 jobs failed" in said
+    statuses = {record["swept"]["model.how"]: record["status"] for record in found.values()}
+    assert statuses == {"no": "done", "raise": "failed", "exit": "failed", "kill": "killed"}
+    assert "error: 3 of 4 jobs failed" in said
     for name, record in found.items():
         log = (only_sweep(tmp_path) / name / "train.log").read_text()
         if record["swept"]["model.how"] == "raise":

@@ -441,8 +441,8 @@ def train_on_a_disk_that_fills(config: dict[str, Any], said: Path) -> None:
 
     save = callbacks.Checkpoints.save
 
-    def save_then_fill(self, trainer, module, *best):
-        save(self, trainer, module, *best)
+    def save_then_fill(self, *args, **kwargs):
+        save(self, *args, **kwargs)
         size = self.run.checkpoints()[0].stat().st_size - 1000
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
