@@ -179,6 +179,23 @@ def test_ticks_are_plain_numbers_with_room_between_them(tmp_path, rates):
         assert not any(Bbox.intersection(a, b) for a, b in pairwise(boxes))
 
 
+@pytest.mark.parametrize(
+    ("flops", "drawn"), [((1e9, 4e9), True), ((1e9, 1e9), False), ((0, 1e9), False)]
+)
+def test_settings_whose_steps_cost_differently_have_curves_by_compute(tmp_path, flops, drawn):
+    for size, cost in zip((16, 64), flops, strict=True):
+        curve = {0: 4.0, 50: 3.0, 100: 2.5}
+        made(tmp_path, {"model.n_embd": size}, 2.5, curve=curve, flops=cost)
+    figure = dict(pictures(table(tmp_path))).get("curves-by-flops.png")
+    assert (figure is not None) == drawn
+    if figure is not None:
+        (axes,) = figure.axes
+        assert axes.get_xscale() == "log"
+        ends = sorted(float(line.get_xdata()[-1]) for line in axes.lines)
+        assert ends == list(flops)
+        assert all(len(line.get_xdata()) == 2 for line in axes.lines)  # not before training
+
+
 def test_a_setting_that_diverged_covers_no_curve(tmp_path):
     for rate, height in ((0.01, 2.0), (0.1, 2.1), (1e9, 1e6)):
         for seed in (1, 2):

@@ -95,7 +95,7 @@ def launch(
                 results[i] = event.result
         return came_back
 
-    with _shown(journal, progress or Progress(len(jobs))):
+    with _shown(journal, progress or Progress(len(jobs), _have_one_unit(jobs))):
         left = list(overrides)
         while left:
             came_back = run(left)
@@ -228,6 +228,7 @@ class Progress:
     """Jobs done, running, failed; the best so far; time left."""
 
     total: int
+    has_best: bool = True  # losses of different tokens cannot be compared
     began: float = field(default_factory=time.time)
     running: dict[int, float] = field(default_factory=dict)  # since when
     ended: dict[int, Event] = field(default_factory=dict)
@@ -267,12 +268,18 @@ class Progress:
         parts += [f"{counts[status]} {status}" for status in others if counts[status]]
         if self.running:
             parts.append(f"{len(self.running)} running")
-        if self.best is not None:
+        if self.best is not None and self.has_best:
             parts.append(f"best {self.best.loss:.4f} ({Path(str(self.best.run)).name})")
         left = self.seconds_left()
         if left is not None and len(self.ended) < self.total:
             parts.append(f"about {_duration(left)} left")
         return " · ".join(parts)
+
+
+def _have_one_unit(jobs: Sequence[Sequence[str]]) -> bool:
+    """Whether all jobs have the same tokens, as far as their overrides say."""
+    tokens = [[word for word in job if word.startswith(("tokenizer", "corpus"))] for job in jobs]
+    return all(words == tokens[0] for words in tokens)
 
 
 @contextmanager

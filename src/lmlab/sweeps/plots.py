@@ -53,6 +53,7 @@ MOST_CURVES = 12
 MOST_LINES = 10
 MOST_CELLS = 16  # along a side of a heat map
 CURVE = "val/loss"
+FLOPS = "FLOPs"
 PLAIN = Style(COLOURS[0])
 STAR: dict[str, Any] = {"color": "black", "mfc": "#F0E442", "markersize": 15, "zorder": 5}
 
@@ -71,6 +72,9 @@ def pictures(table: Table, comparisons: Sequence[Differences] = ()) -> Iterator[
         curves = _curves_to_draw(table)
         if len(curves):
             yield "curves.png", loss_curves(table, curves)
+            by_compute = _by_flops(table, curves)
+            if by_compute is not None:
+                yield "curves-by-flops.png", loss_curves(table, by_compute, x=FLOPS)
         for found in comparisons:
             if found.tested.any():
                 yield f"difference-{path_name(found.quantity)}.png", forest(found)
@@ -261,10 +265,21 @@ def _curves_to_draw(table: Table) -> pd.DataFrame:
     return shared_steps(read_curves(runs, [CURVE]), CURVE)
 
 
-def loss_curves(table: Table, curves: pd.DataFrame) -> Figure:
+def _by_flops(table: Table, curves: pd.DataFrame) -> pd.DataFrame | None:
+    """The same curves with the operations that training took to each point; None where each step
+    of all settings takes as many, or one takes none (a bigram only looks up) or nobody knows."""
+    runs = table.runs.loc[curves["run"].unique()]
+    per_step = runs["flops"].astype("float64") / runs["step"].astype("float64")
+    if not (per_step > 0).all() or np.ptp(per_step) <= 0.01 * per_step.max():
+        return None
+    curves = curves[curves["step"] > 0]  # the axis is logarithmic
+    return curves.assign(**{FLOPS: curves["step"] * curves["run"].map(per_step)})
+
+
+def loss_curves(table: Table, curves: pd.DataFrame, x: str = "step") -> Figure:
     """val/loss while training: means, with a band of one standard deviation over seeds.
 
-    `curves` has columns setting, run, step and val/loss.
+    `curves` has columns setting, run, step, val/loss and `x`: steps, or operations.
     """
     limits = _late_range(curves)
     off = _never_below(curves, limits[1])
@@ -278,7 +293,7 @@ def loss_curves(table: Table, curves: pd.DataFrame) -> Figure:
     fig, ax = new_figure(height=5)
     sns.lineplot(
         curves,
-        x="step",
+        x=x,
         y=CURVE,
         hue="setting",
         hue_order=settings.index,
@@ -295,11 +310,17 @@ def loss_curves(table: Table, curves: pd.DataFrame) -> Figure:
             line.set_marker(style.marker)
     ax.set_ylim(*limits)
     ax.set_ylabel(f"{CURVE}, nats per token")
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    if x == FLOPS:
+        log_axis(ax, [curves[x].min(), curves[x].max()])
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0e}"))
+        ax.set_xlabel("floating-point operations of training")
+    else:
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     n, n_all = len(settings) + len(off), len(table.settings)
     some = f": the {n} best of {n_all}" if n < n_all else ""
     lost = f"; {len(off)} off the scale" if len(off) else ""
-    put_title(ax, f"{CURVE} while training{some}", what_a_point_is(settings) + lost)
+    title = f"{CURVE} by compute" if x == FLOPS else f"{CURVE} while training"
+    put_title(ax, f"{title}{some}", what_a_point_is(settings) + lost)
     put_legend(ax, ", ".join(map(heading, keys)))
     return fig
 

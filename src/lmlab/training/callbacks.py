@@ -223,10 +223,11 @@ class Bar(L.Callback):
             )
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
-        self.progress.stop()
+        if self.progress.live.is_started:  # else it would print an empty line
+            self.progress.stop()
 
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
-        self.progress.stop()
+        self.on_train_end(trainer, module)
 
 
 def of_training(trainer: L.Trainer, module: Any) -> bool:
