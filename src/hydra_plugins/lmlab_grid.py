@@ -34,6 +34,7 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from lmlab.sweeps.launching import finish, folder_of, launch
+        from lmlab.sweeps.submitting import submit
 
         assert self.config is not None
         assert self.launcher is not None
@@ -42,7 +43,8 @@ class GridSweeper(BasicSweeper):
         self.validate_batch_is_legal(self.representatives(jobs))
         sweep_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
-        results = launch(self.launcher, sweep_dir, jobs)
+        run = launch if self.config.sweep.wait else submit
+        results = run(self.launcher, sweep_dir, jobs)
         finish(sweep_dir, results)
         return results
 

@@ -157,6 +157,7 @@ Inside = Annotated[Text, AfterValidator(stays_inside)]
 class Sweep(Node):
     name: Inside
     fail_fast: bool
+    wait: bool
     job: str | None
     trial: Custom | None  # a callback that reports to the sweeper
 

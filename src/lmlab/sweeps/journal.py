@@ -26,7 +26,9 @@ class Result(float):
     """
 
     run: str | None  # the run directory
-    status: str  # done, pruned, failed, killed; skipped (after a failure), planned (dry_run)
+    # done, pruned, failed, killed; skipped (after a failure), planned (dry_run); on a cluster
+    # running or submitted, too
+    status: str
     error: str | None  # why it failed
 
     def __new__(
@@ -66,12 +68,13 @@ class Journal:
     last: dict[int, Event] = field(default_factory=dict)  # by job
 
     @classmethod
-    def create(cls, sweep_dir: Path) -> Journal:
-        """A new one, for the process that launches."""
+    def create(cls, sweep_dir: Path, is_followed: bool = True) -> Journal:
+        """A new one, for the process that launches; or for jobs that none waits for."""
         folder = sweep_dir / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         # The name says which process prints; a job in another one keeps quiet.
-        journal = cls(folder / f"{os.getpid()}-{secrets.token_hex(4)}.jsonl")
+        process = os.getpid() if is_followed else 0
+        journal = cls(folder / f"{process}-{secrets.token_hex(4)}.jsonl")
         journal.path.touch()
         return journal
 

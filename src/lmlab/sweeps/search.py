@@ -88,6 +88,10 @@ def search(
     from lmlab.sweeps.space import Space
     from lmlab.sweeps.study import SharedStudy
 
+    if not config.sweep.wait:
+        raise LabError(
+            "sweep.wait=false: a search learns from its results; hydra/sweeper=grid can leave"
+        )
     settings = _settings(config)
     check_names(settings["params"], config)
     space = Space.parse(settings["params"], settings["when"], arguments, loader)
