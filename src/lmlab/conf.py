@@ -33,7 +33,9 @@ def with_todays_defaults(stored: Any) -> Any:
     Only keys of the lab's own are filled in. What stands under a `_target_` goes by the defaults of
     that class, and a missing group stays missing: nobody knows what it was.
     """
-    return _filled(_found_today(stored), _defaults()) if isinstance(stored, dict) else stored
+    if not isinstance(stored, dict):
+        return stored
+    return _filled({"sweep": None, **_found_today(stored)}, _defaults())
 
 
 def _found_today(node: Any) -> Any:
@@ -64,4 +66,4 @@ def _defaults() -> dict[str, Any]:
     defaults = yaml.safe_load((conf_dir() / "train.yaml").read_text("utf-8"))
     del defaults["defaults"], defaults["name"]  # a name follows from the command
     trainer = yaml.safe_load((conf_dir() / "trainer" / "auto.yaml").read_text("utf-8"))
-    return {**defaults, "trainer": trainer, "sweep": None}
+    return {**defaults, "trainer": trainer}
