@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from lmlab.data import corpus
-from lmlab.data.corpus import Corpus, from_files, shakespeare, tinyshakespeare
+from lmlab.data.corpus import (
+    Corpus,
+    from_files,
+    shakespeare,
+    tinyshakespeare,
+    tinyshakespeare_train,
+)
+from lmlab.data.datamodule import TextDataModule
+from lmlab.data.tokenizer import CharTokenizer
+from lmlab.data.tokens import tokenize
 from lmlab.errors import LabError
 
 UNREACHABLE = "http://127.0.0.1:9/input.txt"
@@ -188,6 +197,19 @@ def test_tinyshakespeare_takes_the_file_and_no_other(
     with pytest.raises(LabError, match=r"other\.txt is not tinyshakespeare .*corpus=file"):
         tinyshakespeare(str(other))
     assert not cache.exists()
+
+
+def test_the_train_split_of_tinyshakespeare_is_what_a_run_trains_on(
+    cache: Path, tinyshakespeare_path: Path
+) -> None:
+    (train,) = tinyshakespeare_train(str(tinyshakespeare_path)).files
+    assert train.parent == cache
+    text = tokenize(from_files(str(tinyshakespeare_path)), CharTokenizer)
+    data = TextDataModule(text.ids, text.tokenizer.vocab_size, batch_size=4, block_size=8)
+    split = data.train_tokens
+    assert text.tokenizer.decode(split.numpy()) == train.read_text()
+    train.write_bytes(b"damaged")
+    assert tinyshakespeare_train(str(tinyshakespeare_path)).n_bytes == len(split)
 
 
 @pytest.mark.usefixtures("wheel_at_hand")

