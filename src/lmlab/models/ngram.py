@@ -37,8 +37,8 @@ from torch import nn
 
 from lmlab.errors import LabError
 
-ORDERS = range(1, 7)
-Order = Annotated[int, Field(ge=1, le=6)]
+ORDERS = range(1, 9)
+Order = Annotated[int, Field(ge=1, le=8)]
 CHUNK = 1 << 20  # positions numbered at a time while fitting: it bounds memory, not the result
 
 
@@ -115,7 +115,7 @@ class NGram(nn.Module):
     A context never exceeds block_size tokens, as in every model here, so an order above
     block_size + 1 is taken as block_size + 1; `order` says which it became.
 
-    Raises LabError when order is not 1 to 6.
+    Raises LabError when order is not 1 to 8.
     """
 
     uniform: torch.Tensor  # (vocab_size,)
