@@ -38,6 +38,11 @@ def generate() -> None:
     _command(generate, _generate, texts=("run", "checkpoint", "prompt"))
 
 
+def export() -> None:
+    """A run's model in a form that others read."""
+    _command(export, _export, texts=("run", "checkpoint", "folder"))
+
+
 def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -77,6 +82,16 @@ def _generate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
     from lmlab.generation import write
 
     write(config)
+
+
+def _export(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
+    from lmlab import schema
+    from lmlab.config import check
+
+    config = check(cfg, schema.Export, **given)
+    from lmlab.exchange.export import export
+
+    export(config)
 
 
 def _show(run: Run) -> None:

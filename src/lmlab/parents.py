@@ -1,6 +1,7 @@
 """`from=<run>[@<step>|@best]`: which checkpoint of which run a new run begins from, and its config.
 
-The new run's config is the parent's, changed by the overrides on the command line.
+The new run's config is the parent's, changed by the overrides on the command line. Where `from`
+names weights that others wrote, it is today's config with the sizes of these.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab.errors import LabError
+from lmlab.exchange.foreign import Foreign, find
 from lmlab.fingerprint import fingerprint
 from lmlab.runs import Run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+
+GPT = "lmlab.models.gpt.GPT"  # what weights of others are loaded into
 
 
 def run_of(parent: str) -> Run:
@@ -33,7 +38,10 @@ def choices(parent: str, typed: Iterable[str]) -> list[str]:
 
     With them Hydra knows the keys that the parent has.
     """
-    found = run_of(parent).record.get("choices") or {}
+    if (foreign := find(parent)) is not None:
+        found = {"model": "gpt2", "tokenizer": foreign.tokenizer().kind}
+    else:
+        found = run_of(parent).record.get("choices") or {}
     groups = {override.partition("=")[0] for override in typed}
     return [f"{group}={option}" for group, option in found.items() if group not in groups]
 
@@ -49,6 +57,8 @@ def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf, open_dict
 
+    if (foreign := find(cfg["from"])) is not None:
+        return _of_foreign(cfg, foreign, overrides)
     run = run_of(cfg["from"])
     branch, kept = OmegaConf.create(run.config), run.record.get("choices") or {}
     ours: Any = branch
@@ -68,6 +78,27 @@ def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
     return ours
 
 
+def _of_foreign(cfg: DictConfig, foreign: Foreign, overrides: Iterable[str]) -> DictConfig:
+    """What was asked for, with the sizes of foreign weights, but for those that were typed."""
+    from omegaconf import OmegaConf, open_dict
+
+    if cfg.model.get("_target_") != GPT:
+        raise LabError(f"from={foreign.path} are GPT-2's weights: leave out model=…")
+    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    sizes = {f"model.{key}": value for key, value in foreign.model.items()}
+    sizes["data.block_size"] = foreign.block_size
+    with open_dict(cfg):
+        for key, value in sizes.items():
+            if key not in typed:
+                OmegaConf.update(cfg, key, value)
+    if cfg.data.block_size > foreign.block_size:
+        raise LabError(
+            f"data.block_size={cfg.data.block_size}: from={foreign.path} knows "
+            f"{foreign.block_size} positions"
+        )
+    return cfg
+
+
 def resolve(config: dict[str, Any]) -> dict[str, Any]:
     """The config with `from` as run, step and fingerprint of the parent, if it was typed.
 
@@ -77,6 +108,9 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     typed = config["from"]
     if not isinstance(typed, str):
         return config
+    if (foreign := find(typed)) is not None:
+        parent = {"run": str(foreign.path), "step": 0, "fingerprint": foreign.fingerprint}
+        return {**config, "from": parent}
     run, (_, which) = run_of(typed), _split(typed)
     steps = sorted(_steps(run))
     if which == "best":
@@ -93,6 +127,18 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
         )
     parent = {"run": str(run.path), "step": step, "fingerprint": fingerprint(run.config)}
     return {**config, "from": parent}
+
+
+def foreign_parent(parent: dict[str, Any]) -> Foreign | None:
+    """The weights of others that a resolved `from` names; None if it names a run.
+
+    Raises:
+        LabError: if they have changed since.
+    """
+    foreign = find(parent["run"])
+    if foreign is not None and foreign.fingerprint != parent["fingerprint"]:
+        raise LabError(f"from={parent['run']}: these weights have changed since the run began")
+    return foreign
 
 
 def checkpoint_path(parent: dict[str, Any]) -> Path:

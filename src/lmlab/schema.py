@@ -223,6 +223,15 @@ class Evaluate(Node):
     accelerator: str
 
 
+class Export(Node):
+    """conf/export.yaml."""
+
+    run: str
+    checkpoint: str
+    to: Literal["hf", "safetensors"]
+    folder: Text
+
+
 class Generate(Node):
     """conf/generate.yaml."""
 

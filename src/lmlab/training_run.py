@@ -24,12 +24,13 @@ from lmlab.display.from_config import loggers
 from lmlab.display.loggers import Step, begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
+from lmlab.exchange.foreign import Foreign
 from lmlab.experiment import make_callbacks, make_data, make_module
 from lmlab.files import write_atomically
 from lmlab.fingerprint import check_continues, fingerprint
 from lmlab.machine import computed_on
 from lmlab.own_code import check_same_code, code_of
-from lmlab.parents import checkpoint_path, resolve
+from lmlab.parents import checkpoint_path, foreign_parent, resolve
 from lmlab.processes import Processes
 from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run
 from lmlab.streams import own_default_generators
@@ -109,13 +110,15 @@ def _train(
         if run.record.get("status") == "done" and run.record["step"] >= _max_steps(config):
             say(f"{run.path} is done already, after {run.record['step']} steps")
             return run
-    parent = _parent(config, run)
+    parent, foreign = _parent(config, run), _foreign(config, run)
     text = build.tokens(config, tokenizer_of_parent(config, run, parent))
     if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
         raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
     data = make_data(config, text, group)
     preflight.check(config, data.vocab_size)
     module = make_module(config, text, stop, group)
+    if foreign is not None:
+        module.model.load_state_dict(foreign.weights(module.model))
     prepare(module, data)
     preflight.check_logits(
         module.model, config["model"]["_target_"], data.vocab_size, data.block_size
@@ -126,9 +129,10 @@ def _train(
     new = run is None
     run = run or Run.create(config, **asked)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
-        if parent is not None:
+        if parent is not None or foreign is not None:
             stored = json.dumps(text.tokenizer.stored())
             write_atomically(run.path / TOKENIZER, stored.encode())
+        if parent is not None:
             first = first_checkpoint(parent, module, data, callbacks)
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
         start = _start(run, module) if parent is not None or not new else None
@@ -175,9 +179,18 @@ def _run_to_continue(config: dict[str, Any]) -> Run | None:
 
 def _parent(config: dict[str, Any], run: Run | None) -> dict[str, Any] | None:
     """The checkpoint that a run begins from; None where it has one of its own, or begins anew."""
-    if config["from"] is None or (run is not None and run.checkpoints()):
+    if _begins_by_itself(config, run) or foreign_parent(config["from"]) is not None:
         return None
     return read(checkpoint_path(config["from"]))
+
+
+def _foreign(config: dict[str, Any], run: Run | None) -> Foreign | None:
+    """The weights of others that a run begins with; None as above."""
+    return None if _begins_by_itself(config, run) else foreign_parent(config["from"])
+
+
+def _begins_by_itself(config: dict[str, Any], run: Run | None) -> bool:
+    return config["from"] is None or (run is not None and bool(run.checkpoints()))
 
 
 def tokenizer_of_parent(
@@ -194,6 +207,8 @@ def tokenizer_of_parent(
             return Tokenizer.from_json(json.loads((run.path / TOKENIZER).read_bytes()))
         except (OSError, ValueError, RecursionError) as error:
             raise LabError(f"{run.path / TOKENIZER} cannot be read: {error}") from error
+    if parent is None and (foreign := foreign_parent(config["from"])) is not None:
+        return foreign.tokenizer()
     if parent is None:
         parent = read(checkpoint_path(config["from"]))
     return Tokenizer.from_json(parent["tokenizer"])
@@ -235,6 +250,8 @@ def _help_to_train(config: dict[str, Any], crew: Processes, stop: Stop) -> None:
             run = Run.open(config["run"]) if config["run"] else None
             text = build.tokens(config, tokenizer_of_parent(config, run))
             data, module = make_data(config, text), make_module(config, text, stop)
+            if (foreign := _foreign(config, run)) is not None:
+                module.model.load_state_dict(foreign.weights(module.model))
             prepare(module, data)
             callbacks, make_loggers = make_callbacks(config, text), loggers(config)
         except Exception as error:

@@ -54,7 +54,7 @@ class BPETokenizer(Tokenizer):
                 ids[token] = len(self._tokens)
                 self._tokens.append(token)
         self.vocab_size = len(self._tokens)
-        names = [_as_characters(token) for token in self._tokens]
+        names = [as_characters(token) for token in self._tokens]
         self._encoding = tokenizers.Tokenizer(
             tokenizers.models.BPE(
                 vocab={name: i for i, name in enumerate(names)},
@@ -120,8 +120,21 @@ def _merges(named: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
     return merges
 
 
-def _as_characters(token: bytes) -> str:
+def as_characters(token: bytes) -> str:
+    """A byte string as `tokenizers` writes it."""
     return "".join(_AS_CHARACTER[byte] for byte in token)
+
+
+def as_bytes(name: str) -> bytes:
+    """The byte string that `tokenizers` writes as `name`.
+
+    Raises:
+        ValueError: if it writes none so.
+    """
+    try:
+        return bytes(_AS_BYTE[character] for character in name)
+    except KeyError as error:
+        raise ValueError(f"{name!r} is no string of bytes") from error
 
 
 def _words(tokenizers: Any) -> Any:

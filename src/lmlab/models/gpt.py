@@ -1,6 +1,7 @@
 """GPT: the top of the ladder, as one would train it."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from lmlab.bounds import BelowOne, Count
 from lmlab.models.attention import Heads, attention_weights, size_of_heads
 from lmlab.models.maps import Watch
 from lmlab.models.memory import Past, causal_mask
+
+Approximation = Literal["none", "tanh"]  # as torch.nn.GELU has it
 
 
 def attend(
@@ -48,12 +51,12 @@ class CausalSelfAttention(nn.Module):
     past: Past | None = None
     watch: Watch | None = None
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float):
+    def __init__(self, n_embd: int, n_head: int, dropout: float, bias: bool = False):
         super().__init__()
         size_of_heads(n_embd, n_head)
         self.n_head, self.dropout = n_head, dropout
-        self.query_key_value = nn.Linear(n_embd, 3 * n_embd, bias=False)
-        self.projection = nn.Linear(n_embd, n_embd, bias=False)
+        self.query_key_value = nn.Linear(n_embd, 3 * n_embd, bias=bias)
+        self.projection = nn.Linear(n_embd, n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
@@ -73,15 +76,22 @@ class Block(nn.Module):
 
     positionwise = True  # but for its attention
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float):
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        dropout: float,
+        bias: bool = False,
+        gelu: Approximation = "none",
+    ):
         super().__init__()
-        self.attention_norm = nn.LayerNorm(n_embd, bias=False)
-        self.attention = CausalSelfAttention(n_embd, n_head, dropout)
-        self.feed_forward_norm = nn.LayerNorm(n_embd, bias=False)
+        self.attention_norm = nn.LayerNorm(n_embd, bias=bias)
+        self.attention = CausalSelfAttention(n_embd, n_head, dropout, bias)
+        self.feed_forward_norm = nn.LayerNorm(n_embd, bias=bias)
         self.feed_forward = nn.Sequential(
-            nn.Linear(n_embd, 4 * n_embd, bias=False),
-            nn.GELU(),
-            nn.Linear(4 * n_embd, n_embd, bias=False),
+            nn.Linear(n_embd, 4 * n_embd, bias=bias),
+            nn.GELU(gelu),
+            nn.Linear(4 * n_embd, n_embd, bias=bias),
         )
         self.dropout = nn.Dropout(dropout)
 
@@ -94,7 +104,9 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A decoder-only transformer with GPT-2's initialisation (Radford et al. 2019).
 
-    Unlike GPT-2 it has no biases, and its read-out is a matrix of its own.
+    By default it has no biases, its read-out is a matrix of its own, and its GELU is exact. GPT-2
+    itself has biases, shares its read-out with the embedding and approximates GELU by tanh:
+    conf/model/gpt2.yaml.
     """
 
     past: Past | None = None  # counts positions
@@ -107,19 +119,28 @@ class GPT(nn.Module):
         n_head: Heads,
         n_embd: Count,
         dropout: BelowOne = 0.0,
+        bias: bool = False,
+        tied: bool = False,
+        gelu: Approximation = "none",
     ):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(block_size, n_embd)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.Sequential(*(Block(n_embd, n_head, dropout) for _ in range(n_layer)))
-        self.final_norm = nn.LayerNorm(n_embd, bias=False)
+        self.blocks = nn.Sequential(
+            *(Block(n_embd, n_head, dropout, bias, gelu) for _ in range(n_layer))
+        )
+        self.final_norm = nn.LayerNorm(n_embd, bias=bias)
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+        if tied:  # Press and Wolf 2016, arXiv 1608.05859
+            self.lm_head.weight = self.token_embedding.weight
         self._initialise(n_layer)
 
     def _initialise(self, n_layer: int) -> None:
         for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
             if parameter.dim() < 2:
                 continue  # the norms' gains stay at 1
             # What joins the residual stream is scaled down, so that its variance does not grow

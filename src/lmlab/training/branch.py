@@ -63,7 +63,8 @@ def first_checkpoint(
     """
     now, before = (dict(leaves(c)) for c in (module.about["config"], parent["config"]))
     same_streams = all(now[key] == before.get(key) for key in STREAMS)
-    stream = parent["TextDataModule"] if same_streams else {}
+    # One that took no steps has no stream to go on with, and no optimizer.
+    stream = parent.get("TextDataModule", {}) if same_streams else {}
     if not stream:
         stream = {"generator": data.generator.get_state(), "world_size": None}
     kept = {c.state_key for c in callbacks if not type(c).__module__.startswith("lmlab.")}
@@ -83,6 +84,8 @@ def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str
     optimizer = configure(module.model, module.make_optimizer, module.rules, module.factors)
     new = optimizer.state_dict()
     before, now = parent["config"]["optimizer"], module.about["config"]["optimizer"]
+    if not parent["optimizer_states"]:
+        return new
     (old,) = parent["optimizer_states"]
     members = [[group["params"] for group in state["param_groups"]] for state in (old, new)]
     if _what_gathers(before) == _what_gathers(now) and members[0] == members[1]:

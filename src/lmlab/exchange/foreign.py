@@ -1,0 +1,230 @@
+"""Weights that others wrote, for a run to begin from: Hugging Face's GPT-2, nanoGPT's ckpt.pt."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmlab.data.download import sha256
+from lmlab.errors import LabError
+from lmlab.files import read_small
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lmlab.data.tokenizer import Tokenizer
+
+CONFIG, RUN_CONFIG = "config.json", "config.yaml"
+NANOGPT = "ckpt.pt"
+TENSORS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+MOST_JSON = 1 << 26  # bytes
+GELU = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
+# What must have this value, if it is there, for the model to be what ours is.
+EXPECTED = {
+    "model_type": "gpt2",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What somebody else's files hold."""
+
+    path: Path  # as it was named
+    files: tuple[Path, ...]  # with the tensors
+    model: dict[str, Any]  # settings of model=gpt2
+    vocab_size: int
+    block_size: int
+    is_nanogpt: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of every byte of the weights."""
+        return "-".join(sha256(file)[:32] for file in self.files)
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """The weights for a model of these sizes, in float32.
+
+        Raises:
+            LabError: naming the first tensor that does not fit.
+        """
+        from lmlab.exchange.gpt2 import imported
+
+        tensors: dict[str, Tensor] = {}
+        for file in self.files:
+            tensors |= _nanogpt(file)["model"] if self.is_nanogpt else _tensors(file)
+        tensors = {name.removeprefix("_orig_mod."): t for name, t in tensors.items()}  # compiled
+        like, transposed = model.state_dict(), not self.is_nanogpt
+        try:
+            return imported(tensors, like, self.model["n_layer"], transposed)
+        except LabError as error:
+            raise LabError(f"from={self.path}: {error}") from error
+
+    def tokenizer(self) -> Tokenizer:
+        """What turns text into this model's ids.
+
+        Raises:
+            LabError: if there is none, or one that the lab has no equal of.
+        """
+        from lmlab.exchange import tokenizers
+
+        folder = self.path if self.path.is_dir() else self.path.parent
+        of_nanogpt = tokenizers.of_nanogpt
+        found = of_nanogpt(folder, self.vocab_size) if self.is_nanogpt else tokenizers.read(folder)
+        if found.vocab_size > self.vocab_size:
+            raise LabError(
+                f"from={self.path}: its tokenizer has {found.vocab_size:,} ids, and its embedding "
+                f"{self.vocab_size:,} rows"
+            )
+        return found
+
+
+def find(path: str) -> Foreign | None:
+    """The weights that a path names; None if it is none that others wrote.
+
+    A folder with a config.json, a file in it, or nanoGPT's ckpt.pt (or its folder).
+
+    Raises:
+        LabError: if they are of another architecture, damaged, or not all there.
+    """
+    named = Path(path).expanduser()
+    if (named / RUN_CONFIG).is_file():
+        return None
+    if named.is_dir() and (named / NANOGPT).is_file():
+        named = named / NANOGPT
+    if named.is_file() and named.suffix in (".pt", ".pth"):
+        return _of_nanogpt(named)
+    folder = named.parent if named.is_file() else named
+    if (folder / CONFIG).is_file():
+        return _of_hugging_face(named, folder)
+    if not named.exists() and _looks_like_a_hub_id(path):
+        raise LabError(
+            f"from={path}: no such directory; nothing is downloaded here: fetch the model "
+            f"({CONFIG}, {TENSORS[0]}, tokenizer.json), and give the folder"
+        )
+    return None
+
+
+def _looks_like_a_hub_id(path: str) -> bool:
+    return path.startswith(("gpt2", "distilgpt2", "openai-community/"))
+
+
+def _of_hugging_face(named: Path, folder: Path) -> Foreign:
+    config = _json(folder / CONFIG)
+    for key, expected in EXPECTED.items():
+        found = config.get(key, None if key == "model_type" else expected)
+        if found != expected:
+            raise LabError(
+                f"from={named}: {CONFIG} has {key}={found!r}, and {expected!r} can be read (GPT-2)"
+            )
+    activation = config.get("activation_function", "gelu_new")
+    if activation not in GELU:
+        raise LabError(
+            f"from={named}: {CONFIG} has activation_function={activation!r}; "
+            f"{', '.join(GELU)} can be read"
+        )
+    sizes = _sizes(named, {"n_positions": config.get("n_ctx"), **config}, "n_positions")
+    if config.get("n_inner") not in (None, 4 * sizes["n_embd"]):
+        raise LabError(f"from={named}: {CONFIG} has n_inner={config['n_inner']}, not 4 n_embd")
+    model: dict[str, Any] = {key: sizes[key] for key in ("n_layer", "n_head", "n_embd")}
+    tied = config.get("tie_word_embeddings", True)
+    model |= {"bias": True, "tied": tied, "gelu": GELU[activation]}
+    files = _files(named, folder)
+    return Foreign(named, files, model, sizes["vocab_size"], sizes["n_positions"], False)
+
+
+def _files(named: Path, folder: Path) -> tuple[Path, ...]:
+    """The files with the tensors: the one that was named, or what the folder has."""
+    if named.is_file() and named.name != CONFIG and not named.name.endswith(".json"):
+        return (named,)
+    for name in TENSORS:
+        if not (folder / name).is_file():
+            continue
+        if not name.endswith(".json"):
+            return (folder / name,)
+        shards = _json(folder / name).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise LabError(f"{folder / name} names no files")
+        files = sorted({folder / Path(str(shard)).name for shard in shards.values()})
+        for file in files:
+            if not file.is_file():
+                raise LabError(f"from={named}: {file.name} is missing, which {name} names")
+        return tuple(files)
+    raise LabError(f"from={named}: there is a {CONFIG}, but none of {', '.join(TENSORS)}")
+
+
+def _of_nanogpt(named: Path) -> Foreign:
+    arguments = _nanogpt(named)["model_args"]
+    sizes = _sizes(named, arguments, "block_size")
+    model: dict[str, Any] = {key: sizes[key] for key in ("n_layer", "n_head", "n_embd")}
+    model |= {"bias": bool(arguments.get("bias", True)), "tied": True, "gelu": "none"}
+    return Foreign(named, (named,), model, sizes["vocab_size"], sizes["block_size"], True)
+
+
+def _sizes(named: Path, config: Mapping[str, Any], positions: str) -> dict[str, int]:
+    """The sizes that a config has, checked; `positions` is its word for the block size."""
+    sizes = {}
+    for key in ("n_layer", "n_head", "n_embd", "vocab_size", positions):
+        value = config.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise LabError(f"from={named}: {key}={value!r} where a positive number is expected")
+        sizes[key] = value
+    return sizes
+
+
+def _nanogpt(path: Path) -> dict[str, Any]:
+    """What nanoGPT's train.py saved.
+
+    Raises:
+        LabError: if it is something else, or loading it would run code.
+    """
+    found = _unpickled(path)
+    for key in ("model", "model_args"):
+        if not isinstance(found, dict) or not isinstance(found.get(key), dict):
+            raise LabError(f"from={path} is no checkpoint of nanoGPT's: it has no {key}")
+    return found
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        found = _unpickled(path)
+        return found if isinstance(found, dict) else {}
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise LabError(f"{path} is damaged or cut off ({str(error).splitlines()[0]})") from error
+
+
+def _unpickled(path: Path) -> Any:
+    """What torch.save wrote: tensors and plain data."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of newer pickles, which it reads or refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise LabError(f"{path} is refused: loading it would run code in it") from error
+    except Exception as error:  # zipfile, torch and the unpickler each raise their own
+        raise LabError(f"{path} is damaged or cut off") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(read_small(path, MOST_JSON))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LabError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise LabError(f"{path} is no JSON object")
+    return found

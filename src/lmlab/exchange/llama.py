@@ -1,0 +1,125 @@
+"""`modern` as Llama, or as Qwen3 where queries and keys are normalised: what these two can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmlab.errors import LabError
+from lmlab.models.modern import Attention, Modern
+from lmlab.models.parts import RMSNorm, SwiGLU
+
+
+def exported(model: Modern) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A model as transformers' LlamaForCausalLM or Qwen3ForCausalLM: its config and weights.
+
+    Raises:
+        LabError: naming each part that neither of them has.
+    """
+    if parts := list(_in_the_way(model)):
+        raise LabError(
+            f"to=hf: neither Llama nor Qwen3 has {', '.join(parts)}; to=safetensors writes the "
+            "weights alone"
+        )
+    attention: Any = model.blocks[0].attention
+    feed_forward: Any = model.blocks[0].feed_forward
+    n_hidden = feed_forward[2].in_features
+    is_qwen = attention.qk_norm is not None
+    config = {
+        "model_type": "qwen3" if is_qwen else "llama",
+        "architectures": ["Qwen3ForCausalLM" if is_qwen else "LlamaForCausalLM"],
+        "hidden_size": model.token_embedding.embedding_dim,
+        "intermediate_size": n_hidden,
+        "num_hidden_layers": len(model.blocks),
+        "num_attention_heads": attention.n_head,
+        "num_key_value_heads": attention.n_kv_head,
+        "head_dim": attention.head_size,
+        "hidden_act": "silu",
+        "max_position_embeddings": model.block_size,
+        "rms_norm_eps": model.final_norm.eps,
+        "rope_theta": model.rope_base,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_base},
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": model.lm_head.weight is model.token_embedding.weight,
+    }
+    return config, {name: t.contiguous() for name, t in _weights(model, is_qwen).items()}
+
+
+def _in_the_way(model: Modern) -> Iterator[str]:
+    """The parts of a model that Llama and Qwen3 lack, by the keys of its config."""
+    attention: Any = model.blocks[0].attention
+    if model.position_embedding is not None or model.rope_base is None:
+        yield "learned positions or none (model.rope_base)"
+    elif model.n_rotated != attention.head_size:
+        yield "model.rope_fraction below 1"
+    norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
+    if norms or not isinstance(model.final_norm, RMSNorm):
+        yield "LayerNorm (model.norm, model.qk_norm: they have RMSNorm)"
+    if not isinstance(model.blocks[0].feed_forward, SwiGLU):
+        yield f"{type(model.blocks[0].feed_forward).__name__} (model.feed_forward: SwiGLU)"
+    for key in ("bigram_embedding", "bigram_logits", "soft_cap", "counts"):
+        if getattr(model, key) is not None:
+            yield f"model.{key}" if key != "counts" else "model.counts_order"
+    if model.u_net:
+        yield "model.u_net"
+    last: Any = model.blocks[-1]
+    for key, part in (
+        ("embedding_shortcut", last.shortcut),
+        ("head_gate", last.attention.gate),
+        ("value_residual", last.attention.value_residual),
+        ("value_embeddings", last.attention.value_embedding),
+    ):
+        if part is not None:
+            yield f"model.{key}"
+    blocks: Any = model.blocks
+    if any(block.attention.window is not None for block in blocks):
+        yield "model.window"
+
+
+def _weights(model: Modern, is_qwen: bool) -> dict[str, Tensor]:
+    found = {
+        "model.embed_tokens.weight": model.token_embedding.weight,
+        "model.norm.weight": _gain(model.final_norm),
+    }
+    if model.lm_head.weight is not model.token_embedding.weight:
+        found["lm_head.weight"] = model.lm_head.weight
+    blocks: Any = model.blocks
+    for i, block in enumerate(blocks):
+        attention, feed_forward, at = block.attention, block.feed_forward, f"model.layers.{i}"
+        size = attention.head_size
+        sizes = [attention.n_head * size, *[attention.n_kv_head * size] * 2]
+        query, key, value = attention.query_key_value.weight.split(sizes)
+        gate, up = feed_forward[0].weight.chunk(2)
+        found |= {
+            f"{at}.input_layernorm.weight": _gain(block.attention_norm),
+            f"{at}.self_attn.q_proj.weight": _in_halves(query, attention),
+            f"{at}.self_attn.k_proj.weight": _in_halves(key, attention),
+            f"{at}.self_attn.v_proj.weight": value,
+            f"{at}.self_attn.o_proj.weight": attention.projection.weight,
+            f"{at}.post_attention_layernorm.weight": _gain(block.feed_forward_norm),
+            f"{at}.mlp.gate_proj.weight": gate,
+            f"{at}.mlp.up_proj.weight": up,
+            f"{at}.mlp.down_proj.weight": feed_forward[2].weight,
+        }
+        if is_qwen:
+            gain = _in_halves(_gain(attention.qk_norm)[:, None], attention)[:, 0]
+            found |= {f"{at}.self_attn.{name}_norm.weight": gain.clone() for name in "qk"}
+    return {name: weight.detach() for name, weight in found.items()}
+
+
+def _in_halves(weight: Tensor, attention: Attention) -> Tensor:
+    """The dimensions of each head in the order that transformers rotates them in.
+
+    Here neighbours are turned as a pair; there the first half of a head goes with the second.
+    """
+    heads = weight.view(-1, attention.head_size, weight.shape[-1])
+    return torch.cat([heads[:, 0::2], heads[:, 1::2]], dim=1).reshape(weight.shape)
+
+
+def _gain(norm: Any) -> Tensor:
+    weight: Tensor | None = norm.weight
+    return torch.ones(norm.normalized_shape) if weight is None else weight

@@ -1,0 +1,419 @@
+"""Weights and tokenizers, to Hugging Face's tools and back, and from nanoGPT."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import SMALL
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+transformers: Any = pytest.importorskip("transformers")
+
+from lmlab.data.bpe import BPETokenizer  # noqa: E402
+from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer  # noqa: E402
+from lmlab.exchange import tokenizers  # noqa: E402
+from lmlab.exchange.foreign import find  # noqa: E402
+from lmlab.generation import generate  # noqa: E402
+from lmlab.runs import Run  # noqa: E402
+from lmlab.training.state import restore  # noqa: E402
+
+transformers.utils.logging.disable_progress_bar()
+
+SHORT = [word for word in SMALL if not word.startswith("model=")]
+TEXTS = [
+    "First Citizen:\nBefore we proceed any further, hear me speak.",
+    "",
+    "\n\n  a\tb",
+    "naïve 🙂",
+]
+QWEN = [
+    "model=modern",
+    "model.norm._target_=lmlab.models.parts.RMSNorm",
+    "model.qk_norm._target_=lmlab.models.parts.RMSNorm",
+    "model.feed_forward._target_=lmlab.models.parts.SwiGLU",
+    *("model.soft_cap=null", "model.projection_scale=1"),
+]
+SIZES = ["model.n_layer=2", "model.n_head=4", "model.n_embd=32"]
+EXPORTED = {
+    "gpt": ["model=gpt"],
+    "gpt2": ["model=gpt2"],
+    "llama": [*QWEN, "model.qk_norm=null", "model.n_kv_head=2"],
+    "qwen": QWEN,
+    "qwen with gains, tied": [*QWEN, "model.qk_norm.gain=true", "model.tied=true"],
+}
+
+
+@pytest.fixture
+def trained(experiment):
+    """trained("model=gpt"): a small run, whose logits are far from flat."""
+
+    def run(*overrides: str) -> Run:
+        return experiment(*SIZES, "optimizer.lr=0.03", "trainer.max_steps=8", *overrides)
+
+    return run
+
+
+def logits_of(run: Run, idx: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return restore(run, "last").model(idx)
+
+
+def loaded(folder: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_transformers_computes_and_writes_the_same(lab, trained, tmp_path, name):
+    run = trained(*EXPORTED[name])
+    folder = tmp_path / "out"
+    status, said, err = lab("export", f"run={run.path}", "to=hf", f"folder={folder}")
+    assert (status, err) == (0, "")
+    assert "model.safetensors" in said
+    block_size = run.config["data"]["block_size"]
+    idx = torch.randint(65, (3, block_size), generator=torch.Generator().manual_seed(1))
+    theirs = loaded(folder)
+    with torch.no_grad():
+        distance = (theirs(idx).logits - logits_of(run, idx)).abs().max()
+    assert distance < 1e-5
+    assert logits_of(run, idx).std() > 0.1
+
+    mine = restore(run, "last")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer("ROM", return_tensors="pt").input_ids
+    assert prompt[0].tolist() == mine.tokenizer.encode("ROM").tolist()
+    n = block_size - prompt.shape[1]
+    out = theirs.generate(prompt, max_new_tokens=n, do_sample=False, pad_token_id=0)
+    tokens = [int(t) for t in generate(mine.model, prompt, n, temperature=0)]
+    assert tokenizer.decode(out[0]) == "ROM" + mine.tokenizer.decode(tokens)
+
+    if name.startswith("gpt"):  # and back
+        status, _, err = lab(
+            *("train", *SHORT, f"from={folder}", "run_dir=back", "trainer.max_steps=0"),
+            *("corpus=file", f"corpus.path={run.config['corpus']['path']}"),
+        )
+        assert (status, err) == (0, "")
+        assert torch.equal(logits_of(Run(Path("back")), idx), logits_of(run, idx))
+
+
+def test_a_tokenizer_makes_the_same_ids_there_and_back(tmp_path, tinyshakespeare_path):
+    pieces = [tinyshakespeare_path.read_text()[:20_000]]
+    made = [CharTokenizer.fit(pieces), ByteTokenizer(), BPETokenizer.fit(pieces, 300)]
+    made.append(_small_gpt2(pieces))
+    for tokenizer in made:
+        folder = tmp_path / tokenizer.kind
+        folder.mkdir()
+        stored = json.dumps(tokenizers.written(tokenizer))
+        (folder / "tokenizer.json").write_text(stored)
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizers.about(8)))
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        for text in [TEXTS[0]] if tokenizer.kind == "char" else TEXTS:
+            ids = theirs(text).input_ids
+            assert ids == tokenizer.encode(text).tolist(), tokenizer.kind
+            assert theirs.decode(ids) == text
+        assert tokenizers.read(folder).stored() == tokenizer.stored()
+
+
+def _small_gpt2(pieces: list[str]) -> GPT2Tokenizer:
+    """In GPT-2's form, whose ids begin with the bytes in the order in which they are printed."""
+    learnt = BPETokenizer.fit(pieces, 300)
+    tokens = [learnt.token_bytes(i) for i in range(300)]
+    printed = sorted(tokens[:256], key=lambda token: (token[0] not in range(33, 127), token))
+    return GPT2Tokenizer([*printed, *tokens[256:]])
+
+
+def test_the_two_files_of_gpt2_are_a_tokenizer_too(tmp_path, tinyshakespeare_path):
+    tokenizer = _small_gpt2([tinyshakespeare_path.read_text()[:20_000]])
+    model = tokenizers.written(tokenizer)["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
+    (tmp_path / "merges.txt").write_text("\n".join(lines))
+    assert tokenizers.read(tmp_path).stored() == tokenizer.stored()
+
+
+@pytest.fixture
+def hugging_face(tmp_path) -> Path:
+    """A GPT-2 of random weights, as transformers writes it, with a tokenizer of characters."""
+    folder = tmp_path / "hf"
+    torch.manual_seed(1)
+    sizes = {"vocab_size": 28, "n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    nobody = {"bos_token_id": None, "eos_token_id": None}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **nobody))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    alphabet = CharTokenizer("\n ,.abcdefghijklmnopqrstuvw")
+    assert alphabet.vocab_size == 27  # the model has a row more
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizers.written(alphabet)))
+    return folder
+
+
+@pytest.fixture
+def begin(lab, tmp_path):
+    """begin(folder, *overrides): `from=` it, on a text that it knows."""
+    text = tmp_path / "words.txt"
+    text.write_text("the quick brown dog, and the cat.\n" * 40)
+
+    def run(path: Path, *overrides: str):
+        words = [*SHORT, "corpus=file", f"corpus.path={text}", "run_dir=begun", f"from={path}"]
+        return lab("train", *words, *overrides)
+
+    return run
+
+
+def test_a_run_begins_with_hugging_faces_weights(begin, lab, hugging_face):
+    status, said, err = begin(hugging_face, "trainer.max_steps=0")
+    assert (status, err) == (0, "")
+    assert "val/loss_full" in said
+    run = Run(Path("begun"))
+    assert run.config["model"]["n_layer"] == 2
+    assert run.config["data"]["block_size"] == 8  # as SMALL has it
+    idx = torch.randint(27, (4, 8), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = loaded(hugging_face)(idx).logits[..., :27]
+    assert (logits_of(run, idx) - expected).abs().max() < 1e-5
+
+    hugging_face.rename(hugging_face.with_name("elsewhere"))  # it is not needed any more
+    assert lab("evaluate", "run=begun")[0] == 0
+    status, said, _ = lab("generate", "run=begun", "prompt=the", "max_new_tokens=5", "seed=1")
+    assert (status, said[:3]) == (0, "the")
+    status, said, err = lab("train", "from=begun", "trainer.max_steps=20", "run_dir=tuned")
+    assert (status, err) == (0, "")
+    tuned, before = Run(Path("tuned")).record, run.record
+    assert tuned["metrics"]["val/loss_full"] < before["metrics"]["val/loss_full"]
+
+
+def test_fine_tuning_in_one_command_goes_on_after_a_kill(begin, hugging_face, lab):
+    status, said, err = begin(hugging_face, "trainer.max_steps=12", "eval.every=4")
+    assert (status, err) == (0, "")
+    assert "before training" in said
+    whole = Run(Path("begun"))
+    for path in whole.checkpoints()[:-1]:
+        path.unlink()
+    whole.update(status="interrupted")
+    weights = restore(whole, "last")
+    assert weights.step < 12
+    status, _, err = lab("train", "run=begun")
+    assert (status, err) == (0, "")
+    assert restore(Run(Path("begun")), "last").step == 12
+
+
+class NanoGPT(torch.nn.Module):
+    """The layout of nanoGPT's model, and what it computes, from the description of it alone."""
+
+    def __init__(self, vocab_size: int, block_size: int, n_layer: int, n_head: int, n_embd: int):
+        super().__init__()
+        nn, self.n_head = torch.nn, n_head
+        blocks = [
+            nn.ModuleDict(
+                {
+                    "ln_1": nn.LayerNorm(n_embd),
+                    "attn": nn.ModuleDict(
+                        {
+                            "c_attn": nn.Linear(n_embd, 3 * n_embd),
+                            "c_proj": nn.Linear(n_embd, n_embd),
+                        }
+                    ),
+                    "ln_2": nn.LayerNorm(n_embd),
+                    "mlp": nn.ModuleDict(
+                        {
+                            "c_fc": nn.Linear(n_embd, 4 * n_embd),
+                            "c_proj": nn.Linear(4 * n_embd, n_embd),
+                        }
+                    ),
+                }
+            )
+            for _ in range(n_layer)
+        ]
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(vocab_size, n_embd),
+                "wpe": nn.Embedding(block_size, n_embd),
+                "h": nn.ModuleList(blocks),
+                "ln_f": nn.LayerNorm(n_embd),
+            }
+        )
+        self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+        self.lm_head.weight = self.transformer["wte"].weight
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.2)
+
+    def forward(self, idx):
+        F, parts = torch.nn.functional, self.transformer
+        x = parts["wte"](idx) + parts["wpe"](torch.arange(idx.shape[1]))
+        for block in parts["h"]:
+            B, T, C = x.shape
+            qkv = block["attn"]["c_attn"](block["ln_1"](x)).split(C, dim=2)
+            q, k, v = (t.view(B, T, self.n_head, -1).transpose(1, 2) for t in qkv)
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + block["attn"]["c_proj"](out.transpose(1, 2).reshape(B, T, C))
+            x = x + block["mlp"]["c_proj"](F.gelu(block["mlp"]["c_fc"](block["ln_2"](x))))
+        return self.lm_head(parts["ln_f"](x))
+
+
+@pytest.fixture
+def nanogpt(tmp_path) -> Path:
+    """The folder of a training of nanoGPT's, by a compiled model."""
+    folder = tmp_path / "out-shakespeare"
+    folder.mkdir()
+    torch.manual_seed(2)
+    sizes = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 27}
+    model = NanoGPT(**sizes)
+    state = {f"_orig_mod.{name}": value for name, value in model.state_dict().items()}
+    arguments = {**sizes, "bias": True, "dropout": 0.2}
+    torch.save({"model": state, "model_args": arguments, "iter_num": 5}, folder / "ckpt.pt")
+    itos = dict(enumerate("\n ,.abcdefghijklmnopqrstuvw"))
+    meta = {"vocab_size": 27, "itos": itos, "stoi": {c: i for i, c in itos.items()}}
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+    return folder
+
+
+@pytest.mark.parametrize("name", [".", "ckpt.pt"])
+def test_a_run_begins_with_nanogpts_weights(begin, nanogpt, name):
+    status, _, err = begin(nanogpt / name, "trainer.max_steps=0", "data.block_size=16")
+    assert (status, err) == (0, "")
+    run = Run(Path("begun"))
+    idx = torch.randint(27, (4, 16), generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(2)
+    sizes = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 27}
+    with torch.no_grad():
+        expected = NanoGPT(**sizes)(idx)
+    assert (logits_of(run, idx) - expected).abs().max() < 1e-5
+    assert restore(run, "last").tokenizer.encode("dog").tolist() == [7, 18, 10]
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("was-run",)
+
+
+def _config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _without(folder: Path, name: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    save_file({k: v for k, v in load_file(path).items() if k != name}, path)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+BROKEN = {
+    "another architecture": (lambda f: _config(f, model_type="llama"), "model_type='llama'"),
+    "an activation": (lambda f: _config(f, activation_function="relu"), "'relu'"),
+    "a size": (lambda f: _config(f, n_layer="two"), "n_layer='two' where a positive number"),
+    "more layers": (lambda f: _config(f, n_layer=3), "transformer.h.2.ln_1.weight is missing"),
+    "fewer layers": (lambda f: _config(f, n_layer=1), "has no place in this model"),
+    "wider": (lambda f: _config(f, n_embd=64), "where (27, 64) is expected"),
+    "config no JSON": (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
+    "a tensor missing": (
+        lambda f: _without(f, "transformer.ln_f.bias"),
+        "transformer.ln_f.bias is missing",
+    ),
+    "cut off": (lambda f: _cut(f / "model.safetensors"), "is damaged or cut off"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "but none of model.safetensors"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer that can be"),
+    "another tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text('{"model": {"type": "Unigram", "vocab": {}}}'),
+        "no tokenizer that the lab has an equal of",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_broken_folders_are_refused_in_one_line(begin, hugging_face, how):
+    break_it, message = BROKEN[how]
+    break_it(hugging_face)
+    status, _, err = begin(hugging_face, "trainer.max_steps=0")
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not Path("begun/checkpoints").exists()
+
+
+def test_nothing_in_a_checkpoint_of_nanogpts_is_run(begin, nanogpt, tmp_path):
+    for name, message in {"ckpt.pt": "would run code", "meta.pkl": "would run code"}.items():
+        before = (nanogpt / name).read_bytes()
+        (nanogpt / name).write_bytes(pickle.dumps({"model": Code(), "itos": Code()}))
+        status, _, err = begin(nanogpt)
+        assert status == 2
+        assert message in err
+        (nanogpt / name).write_bytes(before)
+    assert not list(tmp_path.rglob("was-run"))
+    (nanogpt / "meta.pkl").unlink()
+    assert "put the meta.pkl" in begin(nanogpt)[2]
+    _cut(nanogpt / "ckpt.pt")
+    assert "is damaged or cut off" in begin(nanogpt)[2]
+
+
+def test_what_from_refuses_besides(begin, hugging_face):
+    assert "knows 16 positions" in begin(hugging_face, "data.block_size=32")[2]
+    assert "are GPT-2's weights: leave out model=" in begin(hugging_face, "model=bigram")[2]
+    status, _, err = begin(Path("gpt2"))
+    assert status == 2
+    assert "nothing is downloaded here" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["model=head"], "Stack is no architecture"),
+        (["model=modern", *SIZES], "LayerNorm (model.norm"),
+        ([*QWEN, *SIZES, "model.window=4"], "model.window"),
+        (
+            [*QWEN, *SIZES, "model.bigram_embedding=all", "model.u_net=true"],
+            "model.bigram_embedding, mod",
+        ),
+        ([*QWEN, *SIZES, "model.rope_fraction=0.5"], "model.rope_fraction below 1"),
+        ([*QWEN, *SIZES, "model.value_residual=true"], "model.value_residual"),
+    ],
+)
+def test_a_model_that_nobody_else_has_is_refused_by_its_parts(
+    lab, experiment, tmp_path, words, part
+):
+    run = experiment("trainer.max_steps=2", *words)
+    status, _, err = lab("export", f"run={run.path}", f"folder={tmp_path / 'out'}")
+    assert status == 2
+    assert part in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_weights_alone(lab, trained, tmp_path):
+    from safetensors.torch import load_file
+
+    run = trained("model=modern", "model.tied=true")
+    folder = tmp_path / "plain"
+    words = ["export", f"run={run.path}", "to=safetensors", f"folder={folder}"]
+    status, _, err = lab(*words)
+    assert (status, err) == (0, "")
+    tensors = load_file(folder / "model.safetensors")
+    model = restore(run, "last").model
+    missing, extra = model.load_state_dict(tensors, strict=False)
+    assert not extra
+    assert set(missing) <= {"lm_head.weight", "token_embedding.weight"}
+    about = json.loads((folder / "lmlab.json").read_text())
+    assert about["model"] == run.config["model"]
+    assert lab(*words)[2].startswith("error: folder=")
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_a_folder_that_is_a_file(lab, trained, tmp_path):
+    run = trained("model=gpt")
+    (tmp_path / "file").write_text("")
+    status, _, err = lab("export", f"run={run.path}", f"folder={tmp_path / 'file'}")
+    assert (status, err) == (2, f"error: folder={tmp_path / 'file'} is a file\n")
+    status, _, err = lab("export", f"run={run.path}", f"folder={tmp_path / 'file/out'}")
+    assert status == 2
+    assert err.startswith("error: cannot write")
+
+
+def test_a_run_is_no_foreign_folder(trained):
+    assert find(str(trained("model=gpt").path)) is None
