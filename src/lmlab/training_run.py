@@ -341,7 +341,7 @@ def _fit(
         trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint if start else None)
     for logger in event_files(trainer.loggers):
         logger.begin_end()
-    # Interrupted from here on, a run does all of this again: what the end logs is in files of its own.
+    # Interrupted from here on, a run does all of it again: what the end logs is in its own files.
     if recorder.step != trainer.global_step:  # training did not end on an evaluation
         if trainer.global_step:
             keeper.save(trainer, module)
