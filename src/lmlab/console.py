@@ -37,6 +37,8 @@ def make_console(**settings: Any) -> Console:
 
 
 console = make_console(soft_wrap=True)  # of this process
+# In a notebook tqdm, which others import, asks for widgets that nobody misses here.
+warnings.filterwarnings("ignore", message="IProgress not found")
 log = logging.getLogger("lmlab")
 
 _console: ContextVar[Console] = ContextVar("console", default=console)

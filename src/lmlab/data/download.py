@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 from lmlab.errors import LabError
@@ -46,10 +45,7 @@ def sha256(path: Path) -> str:
 
 def from_url(url: str, sha256: str, name: str) -> Path:
     """The file at `url`, in the cache under `name`. Raises whatever the network raises."""
-    with warnings.catch_warnings():
-        # In a notebook tqdm, which pooch imports, asks for widgets that nobody misses here.
-        warnings.filterwarnings("ignore", message="IProgress not found")
-        import pooch
+    import pooch
 
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
