@@ -80,6 +80,8 @@ def test_a_sweep_folds_its_seeds(here):
     assert len(sweep.runs) == len(sweep.run_table()) == 3
     both = lmlab.sweep(*HEAD, *here, **{"optimizer.lr": [1e-3, 1e-2], "seed": [1, 2]})
     assert both.table()["optimizer.lr"].tolist() == [1e-2, 1e-3]
+    for table in (both.table(), both.run_table(), both.differences()):
+        assert table["optimizer.lr"].dtype == "float64"  # not of objects, which nothing can plot
     differences = both.differences("optimizer.lr=0.001")
     assert differences["difference"].dropna().lt(0).all()
     at = both.differences(at="12steps")
@@ -189,16 +191,19 @@ def test_in_a_notebook(here, tmp_path):
         "run = lmlab.train(*small)\nrun",
         "timer = threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT))\ntimer.start()\n"
         "lmlab.train(*small, 'trainer.max_steps=1000000', name='long')",
+        "lmlab.train('model=hed')",
         "again = lmlab.train(*small)\nassert again.metrics == run.metrics\n"
         "[stopped] = os.listdir('outputs/long')\nlmlab.open(f'outputs/long/{stopped}').status",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
-    notebook.cells[2].metadata["tags"] = ["raises-exception"]
+    for cell in notebook.cells[2:4]:
+        cell.metadata["tags"] = ["raises-exception"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     client = nbclient.NotebookClient(
         notebook,
         timeout=120,
         kernel_name="python3",
+        coalesce_streams=True,
         resources={"metadata": {"path": str(tmp_path)}},
     )
     client.execute(env=environment)
@@ -208,8 +213,13 @@ def test_in_a_notebook(here, tmp_path):
     assert interrupted["ename"] == "KeyboardInterrupt"
     assert "stopped by SIGINT at step" in interrupted["evalue"]
     assert "everything is kept" in interrupted["evalue"]
-    assert notebook.cells[3].outputs[-1]["data"]["text/plain"] == "'interrupted'"
-    printed = [o.get("data", {}).get("text/plain", "") for o in notebook.cells[1].outputs]
-    assert any(line.startswith("step 24/24") for line in printed), printed
+    (wrong,) = notebook.cells[3].outputs
+    assert [line.partition(";")[0] for line in wrong["traceback"]] == [
+        "LabError: model=hed: no such option"
+    ]
+    assert notebook.cells[4].outputs[-1]["data"]["text/plain"] == "'interrupted'"
+    printed = notebook.cells[1].outputs[0]
+    assert printed["name"] == "stdout"
+    assert printed["text"].splitlines()[-2].startswith("step 24/24"), printed
     told = [o for cell in notebook.cells for o in cell.outputs if o.get("name") == "stderr"]
     assert not told, told

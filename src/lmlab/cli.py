@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lmlab.command_line import CommandLine, one_line
 from lmlab.composition import asked, chosen, composed, job
 from lmlab.conf import conf_dir
-from lmlab.errors import LabError
+from lmlab.errors import LabError, shows_tracebacks
 from lmlab.hydra_errors import explain, is_explained
 from lmlab.training.stopping import Interrupted
 from lmlab.waiting import waiting
@@ -134,7 +134,7 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
     name = entry.__name__
     waiting.look()  # what others do while this is set up tells how its threads should wait
     words = sys.argv[1:]
-    shows_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    shows_traceback = shows_tracebacks()
 
     def fail(error: BaseException) -> NoReturn:
         if shows_traceback:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -24,7 +24,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(highlight=False, soft_wrap=True)  # of this process
+
+def make_console(**settings: Any) -> Console:
+    """A console of rich's; in a notebook one that writes plain lines, as into a file.
+
+    Rich would make of each line an output of its own, in HTML.
+    """
+    made = Console(highlight=False, **settings)
+    if made.is_jupyter:
+        made = Console(highlight=False, force_jupyter=False, force_terminal=False, **settings)
+    return made
+
+
+console = make_console(soft_wrap=True)  # of this process
+# In a notebook tqdm, which others import, asks for widgets that nobody misses here.
+warnings.filterwarnings("ignore", message="IProgress not found")
 log = logging.getLogger("lmlab")
 
 _console: ContextVar[Console] = ContextVar("console", default=console)

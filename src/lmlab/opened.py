@@ -177,11 +177,11 @@ class Sweep:
     def table(self) -> pd.DataFrame:
         """A row for each setting, the best first: what is varied, how many seeds are done (n), and
         means and standard deviations over them (sd); see `lmlab.sweeps.table`."""
-        return self._table().settings
+        return self._table().settings.infer_objects()
 
     def run_table(self) -> pd.DataFrame:
         """A row for each run: see `lmlab.sweeps.table.runs_frame`."""
-        return self._table().runs
+        return self._table().runs.infer_objects()
 
     def differences(
         self,
@@ -205,7 +205,7 @@ class Sweep:
         )
         answers = asked.answers()
         found = answers[-1] if at is not None else answers[1 if to is not None else 0]
-        return table.settings[table.keys].join(found.settings)
+        return table.settings[table.keys].infer_objects().join(found.settings)
 
     def report(self) -> Path:
         """Write tables and pictures into the folder; the page that shows them all."""

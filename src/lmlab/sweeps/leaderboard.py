@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from lmlab.console import make_console
 from lmlab.runs import LOG
 from lmlab.sweeps.differences import Differences, compare
 from lmlab.sweeps.grids import (
@@ -131,7 +132,7 @@ def print_table(table: Table, console: Console, title: str, by: Sequence[str] = 
     if console.is_terminal:  # texts are folded as far as need be, figures never
         width = max(console.width, natural_width(console, grid_of(wanted, rows, text_width=12)))
     console.print(Text(f"{title}  {summary(table)}"))
-    wide = Console(file=console.file, width=width, highlight=False)
+    wide = make_console(file=console.file, width=width)
     wide.print(grid_of(wanted, rows, best=table.best))
     if len(rows) < len(settings):
         console.print(Text(f"and {len(settings) - len(rows)} more, in the files"))

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from lmlab.console import make_console
 from lmlab.sweeps.grids import Column, Section, grid_of
 from lmlab.sweeps.law import Law
 from lmlab.sweeps.scaling import CONSTANTS, RESAMPLES, Interval, Scaling
@@ -46,9 +47,7 @@ def print_scaling(scaling: Scaling, console: Console) -> None:
     for section in sections(scaling):
         console.print(Text(f"\n{section.title}"))
         rows = range(1, 1 + len(section.columns[0].cells))
-        Console(file=console.file, width=100_000, highlight=False).print(
-            grid_of(section.columns, rows)
-        )
+        make_console(file=console.file, width=100_000).print(grid_of(section.columns, rows))
         for note in section.notes:
             console.print(Text(note, style="dim"))
 

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from lmlab.console import make_console
 from lmlab.sweeps.differences import Differences, name_of
 from lmlab.sweeps.grids import MOST_ROWS, Column, exact, grid_of, key_columns, natural_width
 from lmlab.sweeps.paired import LEVEL, MOST_PAIRS
@@ -105,7 +106,7 @@ def print_differences(found: Differences, console: Console, legend: bool = True)
     width = max(console.width, natural_width(console, grid_of(wanted, rows, text_width=12)))
     console.print(Text(f"\n{difference_title(found)}"))
     wide = width if console.is_terminal else 100_000
-    Console(file=console.file, width=wide, highlight=False).print(grid)
+    make_console(file=console.file, width=wide).print(grid)
     if len(rows) < len(places):
         console.print(Text(f"and {len(places) - len(rows)} more, in the files"))
     for note in notes_on(found, legend):

@@ -1,0 +1,134 @@
+"""The documents that are run: docs/python.md, and the notebook docs/lecture.ipynb."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+from documents import assert_shows, examples, run
+
+DOCS = Path(__file__).parents[1] / "docs"
+LECTURE = DOCS / "lecture.ipynb"
+LONG = "long"  # tagged so: what trains for the second half, and what draws it
+
+# What the notebook that this grew from printed, by its own numbers of cells.
+ORACLE = [
+    "1,115,394 characters",  # 1
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",  # 2
+    "[46, 47, 1, 51, 43, 52, 45] hi meng",  # 3
+    "largest id 50256",  # 4
+    "tensor([18, 47, 56, 57, 58,  1, 15, 47, 58])",  # 5
+    "when input is [18, 47] the target 56",  # 6
+    "tensor([[24, 43, 58,  5, 57,  1, 46, 43],",  # 7
+    "loss 4.8786; a uniform guess would have 4.1744",  # 8
+    "[[31, ",  # 9
+    "loss of the last step 2.4145",  # 10
+    "24, 21, 1, 46, 43, 11, 0",  # 11
+    "version 2 equals version 1: True",  # 13
+    "version 3 equals version 1: True",  # 14
+    "tensor([ 0.1808, -0.0700, -0.3596, -0.9152]) tensor([-0.2412, -0.1606,  0.3253, -0.3968])",
+    "[0.2088, 0.1646, 0.6266, 0.0000,",  # 15
+    "[0.0210, 0.0843, 0.0555, 0.2297, 0.0573, 0.0709, 0.2423, 0.2391]",
+    "[4.6667, 5.3333]",  # 16
+    "1.5926\n1.5926\n1.5926\n",  # 17
+    "the same weights: True\nthe same text:    True",  # the lab beside the loop by hand
+]
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path, tinyshakespeare_path) -> Path:
+    """A cache that has the text, so that the default corpus is had as on a user's machine."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "tinyshakespeare.txt").symlink_to(tinyshakespeare_path)
+    monkeypatch.setenv("LMLAB_CACHE", str(folder))
+    return folder
+
+
+def test_the_lab_from_python(cache, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    found = examples((DOCS / "python.md").read_text("utf-8"))
+    assert len(found) > 10
+    for source, shown in found:
+        interrupted = shown.strip().splitlines()[-1].startswith("KeyboardInterrupt")
+        assert_shows(shown, run(source, names, interrupted))
+
+
+def executed(path: Path, without: str | None = None) -> list[tuple[dict, dict]]:
+    """The cells of code as they are kept, each with what it is after an empty kernel ran them."""
+    notebook = nbformat.read(LECTURE, as_version=4)
+    left_out = {"skip-execution", without}
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code" and not left_out & set(cell.metadata.get("tags", []))
+    ]
+    kept = nbformat.from_dict(notebook).cells
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path)}},
+    )
+    kept = [dict(cell, outputs=list(cell.outputs)) for cell in kept]
+    client.execute(env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    return list(zip(kept, notebook.cells, strict=True))
+
+
+def printed(cell: dict, kind: str = "stdout") -> str:
+    return "".join(o["text"] for o in cell["outputs"] if o.get("name") == kind)
+
+
+def values(cell: dict) -> list[str]:
+    """What is shown that is no picture."""
+    shown = [o["data"] for o in cell["outputs"] if o["output_type"] == "execute_result"]
+    return [data["text/plain"] for data in shown if "image/png" not in data]
+
+
+def pictures(cell: dict) -> int:
+    return sum("image/png" in o.get("data", {}) for o in cell["outputs"])
+
+
+def in_any_order(text: str) -> str:
+    """A sweep's lines without those that say which job was done when."""
+    return "\n".join(
+        line for line in text.splitlines() if not re.match(r"done |\s*\d+/\d+ done", line)
+    )
+
+
+def assert_as_kept(cells: list[tuple[dict, dict]]) -> None:
+    for kept, came in cells:
+        assert printed(came, "stderr") == "", came["source"]
+        exactly = LONG not in kept["metadata"].get("tags", [])
+        for one, other in zip(values(kept), values(came), strict=True):
+            assert_shows(one, other, exactly)
+        assert_shows(in_any_order(printed(kept)), in_any_order(printed(came)), exactly)
+        assert pictures(kept) == pictures(came), came["source"]
+
+
+def test_the_lecture_up_to_self_attention(cache, tmp_path):
+    cells = executed(tmp_path, without=LONG)
+    assert_as_kept(cells)
+    said = "\n".join(printed(came) for _, came in cells)
+    for line in ORACLE:
+        assert line in said, line
+
+
+@pytest.mark.slow
+def test_the_lecture(cache, tmp_path):
+    assert_as_kept(executed(tmp_path))
+
+
+def test_the_lecture_is_kept_as_it_ran():
+    notebook = nbformat.read(LECTURE, as_version=4)
+    nbformat.validate(notebook)
+    assert LECTURE.stat().st_size < 600_000
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    ran = [c for c in code if "skip-execution" not in c.metadata.get("tags", [])]
+    assert [cell.execution_count for cell in ran] == list(range(1, len(ran) + 1))
+    assert not re.search(r"/home/|/tmp/|/root/|/Users/", LECTURE.read_text("utf-8"))
