@@ -81,7 +81,7 @@ TRAIN: list[Row] = [
     (["model.n_layer={_target_:torch.nn.Identity}"], ["model.n_layer={'_target_'", "integer"]),
     (["model=head", "model.layer.scaled=3"], ["model.layer.scaled=3", "boolean"]),
     (["model=head", "+model.layer.head_size=0"], ["model.layer.head_size=0", "or equal to 1"]),
-    (["model=ngram", "model.order=7"], ["model.order=7", "less than or equal to 6"]),
+    (["model=ngram", "model.order=9"], ["model.order=9", "less than or equal to 8"]),
     (["optimizer.lr=-1"], ["optimizer.lr=-1: input should be greater than 0\n"]),
     (["optimizer.lr=fast"], ["optimizer.lr='fast'", "number"]),
     (["optimizer.betas=[0.9,1.0]"], ["optimizer.betas.1=1.0", "less than 1"]),

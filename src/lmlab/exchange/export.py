@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
 
 from lmlab.console import quiet_libraries, say
 from lmlab.errors import LabError
@@ -31,15 +33,14 @@ def export(config: dict[str, Any]) -> Path:
     trained = restore(Run.open(config["run"]), config["checkpoint"])
     make = {"hf": _hugging_face, "safetensors": _plain}[config["to"]]
     files, tensors = make(trained)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        temporary.mkdir(parents=True)
         try:
             for name, content in files.items():
                 text = json.dumps(content, indent=2, ensure_ascii=False)
                 (temporary / name).write_text(text + "\n", encoding="utf-8")
-            _save(tensors, temporary / WEIGHTS)
-            temporary.chmod(0o777 & ~_umask())
+            (temporary / WEIGHTS).write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
             if folder.is_dir():
                 folder.rmdir()  # it is empty
             temporary.rename(folder)
@@ -59,14 +60,6 @@ def _check_free(folder: Path) -> None:
         raise LabError(f"folder={folder} is not empty; give one that is, or a new one")
     if folder.exists() and not folder.is_dir():
         raise LabError(f"folder={folder} is a file")
-
-
-def _umask() -> int:
-    import os
-
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _plain(trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -107,9 +100,3 @@ def _hugging_face(trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tokenizers.ABOUT: tokenizers.about(block_size),
     }
     return files, tensors
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    import safetensors.torch
-
-    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
