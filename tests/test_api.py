@@ -127,6 +127,14 @@ def test_errors_are_one_line(here, capfd, words, values, said):
     assert capfd.readouterr().err == ""
 
 
+def test_a_notebook_shows_the_message_alone_unless_asked_for_more(monkeypatch):
+    error = lmlab.LabError("seed=x: not a number")
+    assert error._render_traceback_() == ["LabError: seed=x: not a number"]
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(NotImplementedError):  # IPython then shows the whole traceback
+        error._render_traceback_()
+
+
 def test_a_failed_job_is_told_once_all_are_done(here):
     with pytest.raises(lmlab.LabError, match="1 of 2 jobs failed"):
         lmlab.sweep(*HEAD, *here, **{"optimizer.lr": [1e-3, -1.0]})

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import nbclient
@@ -46,6 +47,24 @@ def cache(monkeypatch, tmp_path, tinyshakespeare_path) -> Path:
     (folder / "tinyshakespeare.txt").symlink_to(tinyshakespeare_path)
     monkeypatch.setenv("LMLAB_CACHE", str(folder))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("shown", "came", "is_same"),
+    [
+        ("loss 2.41 in 3.0 s", "loss 2.42 in 8 s", True),
+        ("loss 2.41", "loss 2.45", False),
+        ("4 steps", "5 steps", False),
+        ("a\n…\nz", "a\nb\nc\nz", True),
+        ("a\n…\nc\n…\nz", "a\nb\nz", False),
+        ("a\n…", "b\nc", False),
+        ("…\nz", "a\ny", False),
+        ("a", "a\nb", False),
+    ],
+)
+def test_what_is_shown_is_what_came(shown, came, is_same):
+    with nullcontext() if is_same else pytest.raises(AssertionError):
+        assert_shows(shown, came)
 
 
 def test_the_lab_from_python(cache, monkeypatch, tmp_path):
