@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+COMPARED := .venv/transformers/.ready
 
 .PHONY: setup train sweep test test-slow test-gpu lint bench bench-docs board lock clean
 .DELETE_ON_ERROR:
@@ -18,16 +19,22 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# What only the tests need.
+$(COMPARED): $(READY) requirements-transformers.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target $(@D) -r requirements-transformers.lock
+	@touch $@
+
 train: $(READY) # a small GPT on tinyshakespeare
 	@$(BIN)/python scripts/train.py experiment=quickstart
 
 sweep: $(READY) # 27 small models and their leaderboard; make board shows them
 	@$(BIN)/python scripts/train.py sweep=first
 
-test: $(READY)
+test: $(COMPARED)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-test-slow: $(READY) # the proofs that take minutes: many kills, whole experiments
+test-slow: $(COMPARED) # the proofs that take minutes: many kills, whole experiments
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-gpu: $(READY) # the main path on a GPU, where there is one
