@@ -228,6 +228,6 @@ def test_in_a_notebook(here, tmp_path):
     assert notebook.cells[4].outputs[-1]["data"]["text/plain"] == "'interrupted'"
     printed = notebook.cells[1].outputs[0]
     assert printed["name"] == "stdout"
-    assert printed["text"].splitlines()[-2].startswith("step 24/24"), printed
+    assert printed["text"].splitlines()[-1].startswith("step 24/24"), printed
     told = [o for cell in notebook.cells for o in cell.outputs if o.get("name") == "stderr"]
     assert not told, told

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-GPT = "lmlab.models.gpt.GPT"  # what weights of others are loaded into
-
-
 def run_of(parent: str) -> Run:
     """The run that `from` names.
 
@@ -82,7 +79,7 @@ def _of_foreign(cfg: DictConfig, foreign: Foreign, overrides: Iterable[str]) -> 
     """What was asked for, with the sizes of foreign weights, but for those that were typed."""
     from omegaconf import OmegaConf, open_dict
 
-    if cfg.model.get("_target_") != GPT:
+    if cfg.model.get("_target_") != foreign.TARGET:
         raise LabError(f"from={foreign.path} are GPT-2's weights: leave out model=…")
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
     sizes = {f"model.{key}": value for key, value in foreign.model.items()}

@@ -15,7 +15,9 @@ from lmlab.cli import conf_dir
 from lmlab.command_line import CommandLine
 from lmlab.config import check
 
-GRIDS = sorted(path.stem for path in (conf_dir() / "sweep").glob("*.yaml") if path.stem != "tune")
+SWEEPS = conf_dir() / "sweep"
+NAMES = [path.relative_to(SWEEPS).with_suffix("").as_posix() for path in SWEEPS.rglob("*.yaml")]
+GRIDS = sorted(name for name in NAMES if name != "tune")
 
 KEYS = st.sampled_from(
     ["seed", "model", "experiment", "optimizer.lr", "data.batch_size", "model.n_layer"]

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lmlab.data.download import sha256
 from lmlab.errors import LabError
@@ -37,6 +37,8 @@ EXPECTED = {
 @dataclass(frozen=True)
 class Foreign:
     """What somebody else's files hold."""
+
+    TARGET: ClassVar[str] = "lmlab.models.gpt.GPT"  # the model that they are weights of
 
     path: Path  # as it was named
     files: tuple[Path, ...]  # with the tensors
