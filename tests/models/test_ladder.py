@@ -17,6 +17,7 @@ from lmlab.config import check
 
 RUNGS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 VOCAB_SIZE, BLOCK_SIZE = 13, 12
+SMALLER = {"gpt2": ["model.n_layer=2", "model.n_head=4", "model.n_embd=32"]}  # of 85 M parameters
 
 every_rung = pytest.mark.parametrize("rung", RUNGS)
 
@@ -25,9 +26,8 @@ every_rung = pytest.mark.parametrize("rung", RUNGS)
 def config(rung: str, *overrides: str) -> dict[str, Any]:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         size = f"data.block_size={BLOCK_SIZE}"
-        return check(
-            hydra.compose("train", [f"model={rung}", "name=x", size, *overrides]), schema.Train
-        )
+        words = [f"model={rung}", "name=x", size, *SMALLER.get(rung, []), *overrides]
+        return check(hydra.compose("train", words), schema.Train)
 
 
 def build_rung(rung: str, seed: int = 0) -> nn.Module:
