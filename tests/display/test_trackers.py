@@ -169,6 +169,7 @@ def test_a_run_that_goes_on_goes_on_in_its_trackers(here, lab):
     assert ids == {begun["wandb"]}
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_gap_and_nothing_twice(here, lab):
     words = [*SMALL, *both(here), "run_dir=run", at(30, signal.SIGKILL)]
     train = [sys.executable, str(ROOT / "scripts/train.py"), *words]

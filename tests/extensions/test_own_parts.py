@@ -46,6 +46,7 @@ def test_eight_parts_are_trained_evaluated_sampled_and_resumed(command, own):
     assert "from 4" in (run.path / "lines.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_changed_model_is_another_job_and_its_old_number_is_not_given_back(command, own):
     words = ["-m", *OWN, *TINY, "model=mine,gated", "seed=1", "sweep.name=both"]
     command("train", *words)

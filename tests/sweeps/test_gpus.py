@@ -29,6 +29,7 @@ def test_each_job_is_given_one_gpu_and_each_gpu_one_job_at_a_time(sweep, tmp_pat
             assert end <= begin
 
 
+@pytest.mark.slow
 def test_optuna_fills_each_gpu(sweep, tmp_path):
     words = ["hydra/launcher=gpus", "hydra.launcher.devices=[0]", "hydra.launcher.jobs_per_gpu=2"]
     words += ["hydra/sweeper=optuna", "seed=range(1,9)", "hydra.sweeper.n_trials=3"]

@@ -68,6 +68,7 @@ def test_a_group_is_cut_evenly(n, size, n_pieces):
     assert len(pieces) <= max(n_pieces, -(-n // size))
 
 
+@pytest.mark.slow
 def test_several_processes_train_what_one_trains(lab, text, tmp_path):
     words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
     words += ["trainer.max_steps=8", "eval.every=4", "model=head,ngram", "seed=range(1,6)"]
@@ -85,6 +86,7 @@ def test_several_processes_train_what_one_trains(lab, text, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_may_be_begun_by_one_launcher_and_finished_by_another(lab, text, tmp_path):
     words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
     words += ["trainer.max_steps=8", "eval.every=4", "model=head", "callbacks.pictures.every=0"]

@@ -84,6 +84,7 @@ def test_a_killed_study_goes_on_to_exactly_its_trials(sweep, search, tmp_path, s
     assert proposed(tmp_path / "outputs/sweeps/b") == proposed(folder)[:6]
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_study_train_exactly_its_trials(sweep, search, tmp_path):
     folder = tmp_path / "outputs/sweeps/a"
     longer = ["trainer.max_steps=24", "data.steps_per_batch=1", "eval.iters=1"]
@@ -353,6 +354,7 @@ def test_each_place_is_filled_as_it_becomes_free_and_a_killed_study_goes_on(swee
     assert all(t.datetime_complete < long.datetime_complete for t in overlapping)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_trial_only(sweep, tmp_path):
     words = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=2"]
     words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=bigram", "sweep.name=a"]

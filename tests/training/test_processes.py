@@ -146,6 +146,7 @@ def test_each_process_drops_something_else(tinyshakespeare_path, tmp_path):
     assert not first.equal(second)
 
 
+@pytest.mark.slow
 def test_each_job_of_a_sweep_has_helpers_of_its_own(text, tmp_path):
     """And where val is a single window, the process without one takes part as well."""
     words = ["-m", "corpus=file", f"corpus.path={text}", *SMALL, f"output_dir={tmp_path}"]

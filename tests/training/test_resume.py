@@ -115,7 +115,7 @@ def _train_up_to_write(config: dict[str, Any], n: int, count: Any) -> None:
     train(config)
 
 
-@pytest.mark.parametrize("streams", ["separate", "global"])
+@pytest.mark.parametrize("streams", ["separate", pytest.param("global", marks=pytest.mark.slow)])
 def test_killed_behind_any_write_of_its_end_it_ends_as_if_it_never_was(
     experiment, tmp_path, streams
 ):
