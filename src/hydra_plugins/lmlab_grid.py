@@ -43,7 +43,7 @@ class GridSweeper(BasicSweeper):
         self.validate_batch_is_legal(self.representatives(jobs))
         sweep_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
-        run = launch if self.config.sweep.wait else submit
+        run = launch if self.config.sweep.wait or self.config.dry_run else submit
         results = run(self.launcher, sweep_dir, jobs)
         finish(sweep_dir, results)
         return results

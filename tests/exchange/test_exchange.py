@@ -205,6 +205,18 @@ def test_fine_tuning_in_one_command_goes_on_after_a_kill(begin, hugging_face, la
     assert restore(Run(Path("begun")), "last").step == 12
 
 
+def test_a_sweep_begins_with_hugging_faces_weights(lab, hugging_face, tmp_path):
+    text = tmp_path / "words.txt"
+    text.write_text("the quick brown dog, and the cat.\n" * 40)
+    words = ["-m", *SHORT, "corpus=file", f"corpus.path={text}", f"from={hugging_face}"]
+    status, said, err = lab("train", *words, "seed=1,2", "logger.tensorboard=false")
+    assert (status, err) == (0, "")
+    assert "2/2 done" in said
+    runs = [Run(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/run.json")]
+    assert {run.record["parent"]["run"] for run in runs} == {str(hugging_face)}
+    assert len({run.record["metrics"]["val/loss_full"] for run in runs}) == 2
+
+
 class NanoGPT(torch.nn.Module):
     """The layout of nanoGPT's model, and what it computes, from the description of it alone."""
 

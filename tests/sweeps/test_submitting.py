@@ -61,6 +61,8 @@ def cluster(tmp_path, monkeypatch) -> Cluster:
 
 def test_a_sweep_is_left_to_a_cluster_and_collected(sweep, cluster, tmp_path, monkeypatch):
     words = ["model=bigram", "seed=1,2", "hydra/launcher=submitit_slurm", "sweep.wait=false"]
+    assert "2 planned" in ended(sweep(*words, "dry_run=true", "hydra/launcher=basic"))
+    assert not cluster.submitted
     said = ended(sweep(*words))
     assert "2 jobs: 2 submitted (2 of them now)" in said
     assert cluster.submitted == ["0_0", "0_1"]
