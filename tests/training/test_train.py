@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from comparing import NOISY, checkpoint, curves, same, tensorboard, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from lmlab import build
 from lmlab.data.tokenizer import Tokenizer
+from lmlab.evaluate import evaluate
 from lmlab.runs import Run
 from lmlab.training.state import read, restore
 from lmlab.training_run import train
@@ -141,6 +144,34 @@ def test_same_seed_same_result_other_seed_other_result(experiment):
     assert same(weights(first), weights(again))
     assert metrics(first) == metrics(again)
     assert not same(weights(first), weights(other))
+
+
+@pytest.mark.parametrize("stride", [1, 3, 8])
+def test_every_val_token_but_the_first_counts_once(experiment, stride):
+    run = experiment("model=gpt", "model.n_embd=16", "data.val_fraction=0.001", "eval.every=24")
+    found = evaluate(
+        {
+            "run": str(run.path),
+            "checkpoint": "last",
+            "stride": stride,
+            "dynamic_lr": None,
+            "accelerator": "cpu",
+        }
+    )
+    text, model = build.tokens(run.config), restore(run, "last").model.eval()
+    val = torch.from_numpy(text.ids).long()[int((1 - 0.001) * len(text.ids)) :]
+    length = torch.from_numpy(text.tokenizer.characters_per_token())
+    total, done, n_characters = 0.0, 0, 0.0
+    while done < len(val) - 1:
+        end = min(done + (8 if done == 0 else stride), len(val) - 1)
+        targets = val[done + 1 : end + 1]
+        with torch.no_grad():
+            logits = model(val[end - 8 : end][None])[0, done - end :]
+        total += F.cross_entropy(logits.double(), targets, reduction="sum").item()
+        n_characters += length[targets].sum().item()
+        done = end
+    assert found["val/loss_full"] == pytest.approx(total / (len(val) - 1), rel=1e-6)
+    assert found["val/bpc"] == pytest.approx(total / math.log(2) / n_characters, rel=1e-6)
 
 
 def test_accumulated_small_batches_equal_one_large_batch(experiment):

@@ -278,14 +278,15 @@ class LanguageModule(L.LightningModule):
         logits = self.model(idx)
         nll = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
         places = torch.arange(idx.shape[1], device=idx.device)
-        counts = places >= idx.shape[1] - batch.counted[:, None]  # (n, T)
+        counted = (places >= idx.shape[1] - batch.counted[:, None]).flatten()  # (n * T,)
         if batch.metric not in self.losses:
             self.losses[batch.metric] = self._mean()
             self.token_lengths[batch.metric] = self._mean()
-        weights = counts.flatten().to(self._sum_dtype)
-        self.losses[batch.metric].update(nll.to(self._sum_dtype), weights)
-        lengths = self.characters[targets].flatten().to(self._sum_dtype)
-        self.token_lengths[batch.metric].update(lengths, weights)
+        # What does not count is left out, since a MeanMetric that looks for no NaN takes all
+        # weights as 1 (torchmetrics 1.9).
+        self.losses[batch.metric].update(nll[counted].to(self._sum_dtype))
+        lengths = self.characters[targets].flatten()[counted]
+        self.token_lengths[batch.metric].update(lengths.to(self._sum_dtype))
 
     @property
     def _sum_dtype(self) -> torch.dtype:
