@@ -108,6 +108,8 @@ def _show(run: Run) -> None:
         f"val/loss_full {metrics['val/loss_full']:.4f} nats per token, "
         f"val/bpc {metrics['val/bpc']:.4f} bits per character (each val token predicted once)"
     )
+    if (dynamic := metrics.get("val/loss_dynamic")) is not None:
+        say(f"val/loss_dynamic {dynamic:.4f} nats per token (it learns from val as it reads it)")
     say(f"run       {run.path}")
     in_checkout = command("train").startswith("python")
     say(f"look      {'make board' if in_checkout else 'lmlab-board'}")

@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -152,21 +154,36 @@ def quiet_libraries() -> None:
 @contextmanager
 def bytes_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """For work counted in bytes: a bar in a terminal, else one plain line if it takes a second."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with _progress(what, total, DownloadColumn(), f"{total / 1e6:,.0f} MB to read") as advance:
+        yield advance
+
+
+@contextmanager
+def count_progress(what: str, total: int, of_what: str) -> Iterator[Callable[[int], None]]:
+    """The same for anything else that is counted."""
+    with _progress(what, total, MofNCompleteColumn(), f"{total:,} {of_what}") as advance:
+        yield advance
+
+
+@contextmanager
+def _progress(
+    what: str, total: int, column: ProgressColumn, said: str
+) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), column)
     console = current_console()
     progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
     task = progress.add_task(what, total=total)
     shown = False
 
-    def advance(n_bytes: int) -> None:
+    def advance(n: int) -> None:
         nonlocal shown
-        progress.advance(task, n_bytes)
+        progress.advance(task, n)
         if not shown and (progress.tasks[task].elapsed or 0) > 1:
             shown = True
             if console.is_terminal:
                 progress.start()
             else:
-                say(f"{what}, {total / 1e6:,.0f} MB to read")
+                say(f"{what}, {said}")
 
     try:
         yield advance

@@ -11,6 +11,7 @@ from lmlab.errors import LabError
 from lmlab.own_code import changed_code
 from lmlab.runs import Run
 from lmlab.sources import source_file
+from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
 from lmlab.training.optim import constant
 from lmlab.training.state import restore
@@ -52,8 +53,10 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     module = LanguageModule(
         trained.model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
     )
+    dynamic = [] if config["dynamic_lr"] is None else [Dynamic(config["dynamic_lr"])]
     trainer = preflight.trainer(
         "",
+        callbacks=dynamic,
         accelerator=config["accelerator"],
         devices=1,
         logger=False,
@@ -69,6 +72,11 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         f"{len(data.val_tokens) - 1:,} tokens, windows of {data.block_size} every {data.stride}"
     )
     say(f"val/bpc        {module.metrics['val/bpc']:.4f} bits per character")
+    if dynamic:
+        say(
+            f"{METRIC}  {module.metrics[METRIC]:.4f} nats per token, by a copy that learns from "
+            f"each {data.stride} tokens behind their prediction"
+        )
     return module.metrics
 
 

@@ -109,10 +109,16 @@ class Run:
         (tokens,) = samples(trained, config)
         return (prompt or "") + "".join(stream_text(trained.tokenizer, tokens))
 
-    def evaluate(self, checkpoint: str = "last", stride: int | None = None) -> dict[str, float]:
+    def evaluate(
+        self,
+        checkpoint: str = "last",
+        stride: int | None = None,
+        dynamic_lr: float | None = None,
+    ) -> dict[str, float]:
         """The metrics that `scripts/evaluate.py` prints: a pass over all of val.
 
-        `stride` is how far its windows are apart, in tokens; None: as the run was configured.
+        `stride` is how far its windows are apart, in tokens; None: as the run was configured. With
+        a `dynamic_lr` there is `val/loss_dynamic` too: see `lmlab.training.dynamic.Dynamic`.
         """
         from rich.console import Console
 
@@ -120,8 +126,14 @@ class Run:
         from lmlab.config import check_plain
         from lmlab.evaluate import evaluate
 
-        asked = {"run": str(self.path), "checkpoint": checkpoint, "stride": stride}
-        config = check_plain({**asked, "accelerator": "auto"}, schema.Evaluate)
+        asked = {
+            "run": str(self.path),
+            "checkpoint": checkpoint,
+            "stride": stride,
+            "dynamic_lr": dynamic_lr,
+            "accelerator": "auto",
+        }
+        config = check_plain(asked, schema.Evaluate)
         with shown_on(Console(quiet=True)):
             return evaluate(config)
 

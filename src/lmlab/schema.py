@@ -220,6 +220,7 @@ class Evaluate(Node):
     run: str
     checkpoint: str
     stride: Count | None
+    dynamic_lr: Positive | None
     accelerator: str
 
 

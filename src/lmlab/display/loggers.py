@@ -20,6 +20,7 @@ from lmlab.display.eventfile import BEGIN, END, PREFIX, next_number, numbered, w
 from lmlab.display.writers import CurveWriter
 from lmlab.errors import LabError
 from lmlab.files import check_regular, write_atomically
+from lmlab.runs import OF_THE_END
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -209,8 +210,8 @@ class MetricsCSV(Logger):
                     if None in row or None in row.values():
                         raise ValueError(f"the row of step {step} is cut off or too long")
                     if step <= resume_step:
-                        for of_the_end in ("val/loss_full", "val/bpc_full"):
-                            row.pop(of_the_end, None)  # it is not the end any more
+                        for metric in OF_THE_END:
+                            row.pop(metric, None)  # it is not the end any more
                         self.rows[step] = {key: value for key, value in row.items() if value}
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise LabError(

@@ -28,7 +28,7 @@ class CrossFitted(NGram):
     a hash. A window of another text is given all counts, and so is everything in evaluation.
     """
 
-    past: Past | None = None  # the tokens themselves
+    past: Past | None = None  # as an NGram's
 
     def __init__(self, vocab_size: int, block_size: int, order: Order, n_folds: Count = 10):
         super().__init__(vocab_size, block_size, order)
@@ -80,10 +80,7 @@ class CrossFitted(NGram):
         T = idx.shape[1]
         if idx.is_meta:  # shapes alone: there is nothing to look up
             return self.uniform.log().expand(*idx.shape, -1)
-        if self.past is not None:
-            (tokens,) = self.past.extend(idx[..., None], reach=self.sees)
-            return super().forward(tokens[..., 0])[:, -T:]
-        if not self.training or not len(self.hashes) or self.n_hashed > T:
+        if self.past is not None or not self.training or not len(self.hashes) or self.n_hashed > T:
             return super().forward(idx)
         start = self.find(idx)[:, None]
         places = start + torch.arange(T + 1, device=idx.device)  # of idx and the token after it

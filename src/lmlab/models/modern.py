@@ -214,6 +214,7 @@ class Modern(nn.Module):
         projection_scale: NotNegative = 1.0,
         counts_order: Order | None = None,
         counts_folds: Count = 10,
+        temperature: Positive = 1.0,
         attention_dropout: BelowOne | None = None,
     ):
         super().__init__()
@@ -258,7 +259,7 @@ class Modern(nn.Module):
         if tied:  # Press and Wolf 2016, arXiv 1608.05859
             self.lm_head.weight = self.token_embedding.weight
         self.bigram_logits = _bigrams("bigram_logits", bigram_logits, vocab_size, vocab_size)
-        self.soft_cap = soft_cap
+        self.soft_cap, self.temperature = soft_cap, temperature
         self.counts = None
         if counts_order is not None:
             self.counts = Counts(vocab_size, block_size, n_embd, counts_order, counts_folds)
@@ -314,6 +315,8 @@ class Modern(nn.Module):
             logits = logits + self.bigram_logits(idx)
         if self.soft_cap is not None:
             logits = soft_capped(logits, self.soft_cap)
+        if not self.training and self.temperature != 1.0:
+            logits = logits / self.temperature
         return logits if self.counts is None else logits + self.counts.weighted(x, log_probs)
 
 

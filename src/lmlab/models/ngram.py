@@ -36,6 +36,7 @@ from pydantic import Field
 from torch import nn
 
 from lmlab.errors import LabError
+from lmlab.models.memory import Past
 
 ORDERS = range(1, 9)
 Order = Annotated[int, Field(ge=1, le=8)]
@@ -118,6 +119,7 @@ class NGram(nn.Module):
     Raises LabError when order is not 1 to 8.
     """
 
+    past: Past | None = None  # the tokens themselves
     uniform: torch.Tensor  # (vocab_size,)
     tables: Sequence[CountTable]  # an nn.ModuleList, for orders 1 to `order`
 
@@ -161,7 +163,12 @@ class NGram(nn.Module):
         Row t sees idx[:, : t + 1] and no more than its last order - 1 tokens; at the start of a
         window the lower orders answer. The softmax of the result is the distribution itself.
         """
-        return self.interpolate(idx, [(table.counts, table.adjusted) for table in self.tables])
+        T = idx.shape[1]
+        if self.past is not None:
+            (tokens,) = self.past.extend(idx[..., None], reach=self.sees)
+            idx = tokens[..., 0]
+        values = [(table.counts, table.adjusted) for table in self.tables]
+        return self.interpolate(idx, values)[:, -T:]
 
     def interpolate(
         self,

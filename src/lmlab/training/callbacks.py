@@ -16,7 +16,7 @@ from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
 from lmlab.files import link_or_copy
-from lmlab.runs import Run
+from lmlab.runs import OF_THE_END, Run
 from lmlab.streams import let_others
 from lmlab.training.stopping import Interrupted, Stop
 from lmlab.waiting import waiting
@@ -37,7 +37,8 @@ class Recorder(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.metrics, self.step = state_dict["metrics"], state_dict["step"]
-        self.metrics.pop("val/loss_full", None)  # of an end that is not the end any more
+        for metric in OF_THE_END:
+            self.metrics.pop(metric, None)  # it is not the end any more
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         self.metrics |= module.metrics

@@ -83,7 +83,8 @@ def roles_of(model: nn.Module) -> dict[nn.Parameter, set[str]]:
     """The roles of every parameter that is trained, derived from the model's structure.
 
     - embeddings: weights of `nn.Embedding`;
-    - readout: the 2-D weight with `model.vocab_size` rows that is no embedding;
+    - readout: the 2-D weight with `model.vocab_size` rows that is no embedding; of a model with
+      `members`, that of each;
     - matrices: all others of two or more dimensions;
     - vectors: gains and biases.
 
@@ -95,11 +96,11 @@ def roles_of(model: nn.Module) -> dict[nn.Parameter, set[str]]:
         if isinstance(module, nn.Embedding | nn.EmbeddingBag)
         for parameter in module.parameters(recurse=False)
     }
-    readout = _readout(model)
+    readouts = _readouts(model)
     roles: dict[nn.Parameter, set[str]] = {}
     for parameter in names_of(model):
         found = {"embeddings"} if parameter in embedded else set()
-        if parameter is readout:
+        if parameter in readouts:
             found.add("readout")
         roles[parameter] = found or {"matrices" if parameter.dim() >= 2 else "vectors"}
     return roles
@@ -111,11 +112,13 @@ def n_inside(model: nn.Module) -> int:
     return sum(p.numel() for p, roles in roles_of(model).items() if not roles & tables)
 
 
-def _readout(model: nn.Module) -> nn.Parameter | None:
-    """The weight that makes logits: of those that could be it, the last of the outermost ones.
+def _readouts(model: nn.Module) -> set[nn.Parameter]:
+    """The weights that make logits: of those that could, the last of the outermost ones.
 
     (A layer within a block may happen to have as many rows as there are tokens.)
     """
+    if isinstance(members := getattr(model, "members", None), nn.ModuleDict):
+        return {readout for member in members.values() for readout in _readouts(member)}
     vocab_size = getattr(model, "vocab_size", None)
     could_be = [
         (name, parameter)
@@ -124,9 +127,7 @@ def _readout(model: nn.Module) -> nn.Parameter | None:
         and parameter.shape[0] == vocab_size
         and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
     ]
-    if not could_be:
-        return None
-    return min(reversed(could_be), key=lambda named: named[0].count("."))[1]
+    return {min(reversed(could_be), key=lambda named: named[0].count("."))[1]} if could_be else set()
 
 
 def assign(model: nn.Module, rules: Mapping[str, Rule]) -> dict[str, list[nn.Parameter]]:
