@@ -15,6 +15,7 @@ from lmlab.data.corpus import Corpus
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import TokenizedCorpus, tokenize
 from lmlab.errors import LabError
+from lmlab.fingerprint import leaves
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +79,7 @@ def _makes(target: str, kind: type) -> bool:
 def may_draw(model: dict[str, Any]) -> bool:
     """Whether a model's config may stand for one that draws random numbers in its forward pass."""
     ours = all(target.startswith("lmlab.models.") for _, target in _targets(model, "model"))
-    return not ours or any(p for key, p in model.items() if key.endswith("dropout"))
+    return not ours or any(p for key, p in leaves(model) if key.endswith("dropout"))
 
 
 def tokens(config: dict[str, Any], fitted: Tokenizer | None = None) -> TokenizedCorpus:

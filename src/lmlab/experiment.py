@@ -10,8 +10,12 @@ from hydra.utils import get_object
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lmlab import build
+from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
+from lmlab.errors import LabError
+from lmlab.parents import checkpoint_path
+from lmlab.runs import Run
 from lmlab.signatures import signature
 from lmlab.streams import derive, generator
 from lmlab.training.group import Group
@@ -19,7 +23,9 @@ from lmlab.training.module import LanguageModule
 from lmlab.training.optim import check as check_optimizer
 from lmlab.training.parametrisation import scale_weights
 from lmlab.training.rules import rules_of
+from lmlab.training.state import restore
 from lmlab.training.stopping import Stop
+from lmlab.training.teacher import Teacher
 
 WINDOWS_TOGETHER = 1 << 28  # bytes of the windows that a group takes at once
 
@@ -120,7 +126,33 @@ def make_module(
         },
         stop=stop,
         group=group,
+        teacher=_teacher(config, text),
     )
+
+
+def _teacher(config: dict[str, Any], text: TokenizedCorpus) -> Teacher | None:
+    """The teacher of a resolved config.
+
+    Raises:
+        LabError: if one of its runs has changed, or reads other tokens or fewer.
+    """
+    settings = config.get("teacher") or {}
+    models = []
+    for parent in settings.get("runs") or []:
+        path = checkpoint_path(parent, "teacher.runs")
+        trained = restore(Run.open(parent["run"], "teacher.runs"), str(path))
+        if trained.tokenizer.stored() != text.tokenizer.stored():
+            raise LabError(f"teacher.runs: {parent['run']} reads other tokens than this run")
+        if (reads := trained.config["data"]["block_size"]) < config["data"]["block_size"]:
+            raise LabError(
+                f"data.block_size={config['data']['block_size']}: teacher.runs has "
+                f"{parent['run']}, which reads {reads}"
+            )
+        left_out = trained.config["data"]["val_fraction"]
+        if trained.corpus_sha256 != text.sha256 or left_out < config["data"]["val_fraction"]:
+            say(f"{parent['run']} was trained on other text: val may not be new to this teacher")
+        models.append(trained.model)
+    return Teacher(models, settings["share"]) if models else None
 
 
 def make_callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback]:

@@ -37,6 +37,9 @@ NOT_IN_FINGERPRINT = (
 # not count, so that a run of before keeps its fingerprint.
 ADDED_LATER = {
     "from": None,
+    "teacher.runs": None,
+    "teacher.share": 0.5,
+    "model.temperature": 1.0,
     "trainer.num_nodes": 1,
     "parametrisation._target_": "lmlab.training.parametrisation.Standard",
 }
@@ -64,6 +67,13 @@ def determining(config: dict[str, Any]) -> dict[str, Any]:
     }
     if found.get("schedule._target_") in NOW_OTHERWISE:
         found["schedule.ends"] = "after the last step"
+    if teachers := found.get("teacher.runs"):  # as of a parent
+        found["teacher.runs"] = [
+            {key: value for key, value in run.items() if key != "run"}
+            if isinstance(run, dict)
+            else run
+            for run in teachers
+        ]
     optimizer = config.get("optimizer")
     rules = optimizer.get("rules") if isinstance(optimizer, dict) else None
     rules = rules if isinstance(rules, dict) else {}

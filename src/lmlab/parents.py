@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign, find
 from lmlab.fingerprint import fingerprint
-from lmlab.runs import Run
+from lmlab.runs import CONFIG, RECORD, Run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def run_of(parent: str) -> Run:
-    """The run that `from` names.
+def run_of(parent: str, key: str = "from") -> Run:
+    """The run that `key` names.
 
     Raises:
         LabError: if there is none.
     """
     path, _ = _split(parent)
-    return Run.open(path, key="from")
+    return Run.open(path, key)
 
 
 def choices(parent: str, typed: Iterable[str]) -> list[str]:
@@ -97,18 +97,31 @@ def _of_foreign(cfg: DictConfig, foreign: Foreign, overrides: Iterable[str]) -> 
 
 
 def resolve(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with `from` as run, step and fingerprint of the parent, if it was typed.
+    """The config with `from` and each of `teacher.runs` as run, step and fingerprint, if they were
+    typed.
 
     Raises:
         LabError: if there is no such checkpoint, or it leaves no step to take.
     """
+    config = _with_teachers(config)
     typed = config["from"]
     if not isinstance(typed, str):
         return config
     if (foreign := find(typed)) is not None:
         parent = {"run": str(foreign.path), "step": 0, "fingerprint": foreign.fingerprint}
         return {**config, "from": parent}
-    run, (_, which) = run_of(typed), _split(typed)
+    found = _found(typed, "from")
+    if found["step"] >= config["trainer"]["max_steps"]:
+        raise LabError(
+            f"trainer.max_steps={config['trainer']['max_steps']}: from={typed} begins at step "
+            f"{found['step']} and counts on, so give more"
+        )
+    return {**config, "from": found}
+
+
+def _found(typed: str, key: str) -> dict[str, Any]:
+    """Run, step and fingerprint of a typed `<run>[@<step>|@best]`."""
+    run, (_, which) = run_of(typed, key), _split(typed)
     steps = sorted(_steps(run))
     if which == "best":
         step = (run.record.get("best") or {}).get("step") if run.best.is_file() else None
@@ -116,14 +129,29 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
         step = int(which) if which else max(steps, default=None)
     if step not in steps:
         there = ", ".join(map(str, steps)) or "none"
-        raise LabError(f"from={typed}: no such checkpoint; there is one of step {there}")
-    if step >= config["trainer"]["max_steps"]:
-        raise LabError(
-            f"trainer.max_steps={config['trainer']['max_steps']}: from={typed} begins at step "
-            f"{step} and counts on, so give more"
-        )
-    parent = {"run": str(run.path), "step": step, "fingerprint": fingerprint(run.config)}
-    return {**config, "from": parent}
+        raise LabError(f"{key}={typed}: no such checkpoint; there is one of step {there}")
+    return {"run": str(run.path), "step": step, "fingerprint": fingerprint(run.config)}
+
+
+def _with_teachers(config: dict[str, Any]) -> dict[str, Any]:
+    """A folder of runs, such as a sweep's, stands for all of its runs."""
+    settings = config.get("teacher") or {}
+    typed = settings.get("runs")
+    if not typed:
+        return config
+    runs: list[dict[str, Any]] = []
+    for one in [typed] if isinstance(typed, str) else typed:
+        folder = Path(one).expanduser() if isinstance(one, str) else None
+        if folder is None:
+            runs.append(one)
+        elif folder.is_dir() and not (folder / CONFIG).is_file():
+            inside = sorted(path.parent for path in folder.rglob(RECORD))
+            if not inside:
+                raise LabError(f"teacher.runs={one}: there is no run in this folder")
+            runs += [_found(str(path), "teacher.runs") for path in inside]
+        else:
+            runs.append(_found(one, "teacher.runs"))
+    return {**config, "teacher": {**settings, "runs": runs}}
 
 
 def foreign_parent(parent: dict[str, Any]) -> Foreign | None:
@@ -138,16 +166,16 @@ def foreign_parent(parent: dict[str, Any]) -> Foreign | None:
     return foreign
 
 
-def checkpoint_path(parent: dict[str, Any]) -> Path:
-    """Where the checkpoint of a resolved `from` is kept.
+def checkpoint_path(parent: dict[str, Any], key: str = "from") -> Path:
+    """Where the checkpoint of a resolved `from` is kept, or of one of `teacher.runs`.
 
     Raises:
         LabError: if it is not there any more.
     """
-    run = run_of(parent["run"])
+    run = run_of(parent["run"], key)
     path = _steps(run).get(parent["step"])
     if path is None or fingerprint(run.config) != parent["fingerprint"]:
-        raise LabError(f"from={parent['run']}@{parent['step']}: this checkpoint is gone")
+        raise LabError(f"{key}={parent['run']}@{parent['step']}: this checkpoint is gone")
     return path
 
 

@@ -19,7 +19,16 @@ from pydantic import (
     model_validator,
 )
 
-from lmlab.bounds import BelowOne, Count, CountOrZero, NotNegative, Positive, Seed, Text
+from lmlab.bounds import (
+    BelowOne,
+    Count,
+    CountOrZero,
+    Fraction,
+    NotNegative,
+    Positive,
+    Seed,
+    Text,
+)
 from lmlab.targets import Target
 
 
@@ -170,6 +179,11 @@ class Parent(Node):
     fingerprint: str
 
 
+class Teacher(Node):
+    runs: Text | list[Text | Parent] | None
+    share: Fraction
+
+
 class Train(Node):
     """conf/train.yaml."""
 
@@ -191,6 +205,7 @@ class Train(Node):
     name: Inside
     run: str | None
     parent: str | Parent | None = Field(alias="from")
+    teacher: Teacher | None = None  # older runs do not say
     resume: Literal["auto"] | None
     run_dir: Text | None
     dry_run: bool

@@ -107,7 +107,9 @@ def why_alone(config: dict[str, Any]) -> str | None:
         return "dry_run=true"
     if config["streams"] == "global":
         return "streams=global is one stream for all"
-    for key, value in model.items():
+    if (config.get("teacher") or {}).get("runs"):
+        return "teacher.runs: a teacher looks at one run's windows"
+    for key, value in leaves(model):
         if key.endswith("dropout") and value:
             return f"model.{key}={value}: each would need random numbers of its own"
     if any(rule is not None for rule in (optimizer.get("rules") or {}).values()):

@@ -58,12 +58,13 @@ def run_job(
         if entry is not None and cfg.sweep.fail_fast and entry.journal.has_failed():
             return _ended(entry, Result(None, None, "skipped"))
         config, problem = _checked(cfg)  # a problem is a failure of this job, once it has begun
-        if cfg["from"] is not None:
-            try:
+        try:
+            if cfg["from"] is not None:
                 config, problem = _checked(config_of(cfg, overrides))
+            if problem is None:
                 config = resolve(config)
-            except LabError as error:
-                problem = error
+        except LabError as error:
+            problem = error
         run = Run(Path(cfg.run_dir or _directory(sweep_dir, swept, _identity(config))))
         if entry is not None:
             entry.add("running", run=str(run.path))

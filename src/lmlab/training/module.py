@@ -29,6 +29,7 @@ from lmlab.training.optim import configure, groups_by_rule
 from lmlab.training.parametrisation import Factors
 from lmlab.training.rules import REST, MakeOptimizer, Rule, Schedule
 from lmlab.training.stopping import Interrupted, Stop
+from lmlab.training.teacher import Teacher
 
 Rates = dict[str, float]  # by tag: train/lr, and train/lr/<rule> of each rule
 
@@ -61,11 +62,13 @@ class LanguageModule(L.LightningModule):
         about: dict[str, Any] | None = None,
         stop: Stop | None = None,
         group: Group | None = None,
+        teacher: Teacher | None = None,
     ):
         """What `rules` match has optimizers of its own, and `factors` are a parametrisation's;
         `dropout_seed` makes the default stream dropout's own (None: it stays as it is);
         `about` is plain data that travels in every checkpoint: the config and the tokenizer;
-        `stop` is asked between steps; `group` takes the steps of several models together."""
+        `stop` is asked between steps; `group` takes the steps of several models together; a
+        `teacher` says what else there is to learn of a batch."""
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -74,7 +77,7 @@ class LanguageModule(L.LightningModule):
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
         self.dropout_seed = dropout_seed
         self.about, self.stop = about or {}, Stop() if stop is None else stop
-        self.group = group
+        self.group, self.teacher = group, teacher
         self.characters: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
         self.losses: dict[str, MeanMetric] = {}  # by metric: nats per token
@@ -112,6 +115,8 @@ class LanguageModule(L.LightningModule):
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
 
     def on_train_start(self) -> None:
+        if self.teacher is not None:
+            self.teacher.to(self.device)
         # Here, since building and setting up may draw.
         if self._random is not None:
             self._go_on_drawing()
@@ -145,9 +150,11 @@ class LanguageModule(L.LightningModule):
         for i, (x, y) in enumerate(zip(idx.unbind(), targets.flatten(1).unbind(), strict=True), 1):
             logits = self.model(x)  # (B, T, vocab_size)
             loss = F.cross_entropy(logits.flatten(0, 1).float(), y)
+            losses.append(loss.detach())  # of the text, whoever teaches
+            if self.teacher is not None:
+                loss = self.teacher.loss(x, logits, loss)
             with self._gradients_shared(last=i % n == 0):
                 backward(loss, share)
-            losses.append(loss.detach())
             if i % n:
                 continue
             for _, groups, schedule in rated:
