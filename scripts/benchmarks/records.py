@@ -13,7 +13,7 @@ from benchmarks.rounds import Part, Ratio, Seconds, Table, median, ratio
 from benchmarks.tasks import Task, as_a_user_has_it
 from lmlab.console import quiet_libraries
 
-RECORDS = ("record/fast", "record/counts")  # what takes minutes
+RECORDS = ("record/fast", "record/counts", "record/cpu")  # what takes minutes
 QUICK = ("record/fast",)
 
 
