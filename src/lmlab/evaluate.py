@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+
+from torch import nn
 
 from lmlab import build, preflight
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
+from lmlab.models.ensemble import Ensemble
 from lmlab.own_code import changed_code
 from lmlab.runs import Run
 from lmlab.sources import source_file
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
 from lmlab.training.optim import constant
-from lmlab.training.state import restore
+from lmlab.training.state import Trained, restore
 from lmlab.waiting import waiting
 
 
@@ -50,8 +54,9 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         "stride": config["stride"] or trained.config["eval"]["stride"],
     }
     data = TextDataModule(text.ids, text.tokenizer.vocab_size, n_train=text.n_train, **settings)
+    model = _with_others(trained, config)
     module = LanguageModule(
-        trained.model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
+        model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
     )
     dynamic = [] if config["dynamic_lr"] is None else [Dynamic(config["dynamic_lr"])]
     trainer = preflight.trainer(
@@ -67,6 +72,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     trainer.validate(module, data.full_dataloader(), verbose=False)
     averaged = ", averaged weights" if config["checkpoint"] == "ema" else ""
     say(f"{trained.path} (step {trained.step}{averaged})")
+    for other in config["ensemble"] or []:
+        say(f"and {other}, their probabilities averaged")
     say(
         f"val/loss_full  {module.metrics['val/loss_full']:.4f} nats per token, over "
         f"{len(data.val_tokens) - 1:,} tokens, windows of {data.block_size} every {data.stride}"
@@ -78,6 +85,40 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             f"each {data.stride} tokens behind their prediction"
         )
     return module.metrics
+
+
+def _with_others(trained: Trained, config: dict[str, Any]) -> nn.Module:
+    """The model of a run, or an ensemble of it and the runs beside it."""
+    runs, data = config["ensemble"] or [], trained.config["data"]
+    weights = config["weights"]
+    if weights is not None and len(weights) != 1 + len(runs):
+        raise LabError(f"weights={weights}: give {1 + len(runs)}, run's first")
+    if not runs:
+        return trained.model
+    models = [trained.model]
+    for path in runs:
+        other = restore(Run.open(path, "ensemble"), "last")
+        if other.tokenizer.stored() != trained.tokenizer.stored():
+            raise LabError(f"ensemble={path} reads other tokens than run={config['run']}")
+        if other.config["data"]["block_size"] < data["block_size"]:
+            raise LabError(
+                f"ensemble={path} reads {other.config['data']['block_size']} tokens, and "
+                f"run={config['run']} {data['block_size']} (data.block_size)"
+            )
+        if other.may_know(trained.corpus_sha256, data["val_fraction"]):
+            say(f"{path} was trained on other text: val may not be new to it")
+        models.append(other.model)
+    names = [str(i) for i in range(len(models))]
+    return Ensemble(
+        trained.tokenizer.vocab_size,
+        data["block_size"],
+        {name: partial(_given, model) for name, model in zip(names, models, strict=True)},
+        None if weights is None else dict(zip(names, weights, strict=True)),
+    ).eval()
+
+
+def _given(model: nn.Module, **_: Any) -> nn.Module:
+    return model
 
 
 def _no_optimizer(parameters: Any) -> Any:

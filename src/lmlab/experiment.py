@@ -148,8 +148,7 @@ def _teacher(config: dict[str, Any], text: TokenizedCorpus) -> Teacher | None:
                 f"data.block_size={config['data']['block_size']}: teacher.runs has "
                 f"{parent['run']}, which reads {reads}"
             )
-        left_out = trained.config["data"]["val_fraction"]
-        if trained.corpus_sha256 != text.sha256 or left_out < config["data"]["val_fraction"]:
+        if trained.may_know(text.sha256, config["data"]["val_fraction"]):
             say(f"{parent['run']} was trained on other text: val may not be new to this teacher")
         models.append(trained.model)
     return Teacher(models, settings["share"]) if models else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +115,15 @@ class Run:
         checkpoint: str = "last",
         stride: int | None = None,
         dynamic_lr: float | None = None,
+        ensemble: Sequence[str | Path] = (),
+        weights: Sequence[float] | None = None,
     ) -> dict[str, float]:
         """The metrics that `scripts/evaluate.py` prints: a pass over all of val.
 
         `stride` is how far its windows are apart, in tokens; None: as the run was configured. With
-        a `dynamic_lr` there is `val/loss_dynamic` too: see `lmlab.training.dynamic.Dynamic`.
+        a `dynamic_lr` there is `val/loss_dynamic` too: see `lmlab.training.dynamic.Dynamic`. With
+        an `ensemble` of other runs, the mean of the probabilities of all is evaluated, by
+        `weights`, this run's first.
         """
         from rich.console import Console
 
@@ -131,6 +136,8 @@ class Run:
             "checkpoint": checkpoint,
             "stride": stride,
             "dynamic_lr": dynamic_lr,
+            "ensemble": [str(path) for path in ensemble] or None,
+            "weights": None if weights is None else [float(weight) for weight in weights],
             "accelerator": "auto",
         }
         config = check_plain(asked, schema.Evaluate)

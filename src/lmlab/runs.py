@@ -41,9 +41,7 @@ RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
 SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
 TOKENIZER = "tokenizer.json"
 # Metrics of the end of a run: one that goes on longer has another end.
-OF_THE_END = (
-    *("val/loss_full", "val/bpc_full", "val/loss_full_ema", "val/loss_dynamic"),
-)
+OF_THE_END = (*("val/loss_full", "val/bpc_full", "val/loss_full_ema", "val/loss_dynamic"),)
 DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file, to Windows
 
 

@@ -236,6 +236,8 @@ class Evaluate(Node):
     checkpoint: str
     stride: Count | None
     dynamic_lr: Positive | None
+    ensemble: list[Text] | None
+    weights: list[Positive] | None
     accelerator: str
 
 

@@ -12,9 +12,8 @@ from comparing import NOISY, checkpoint, curves, same, tensorboard, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from lmlab import build
+from lmlab import build, opened
 from lmlab.data.tokenizer import Tokenizer
-from lmlab.evaluate import evaluate
 from lmlab.runs import Run
 from lmlab.training.state import read, restore
 from lmlab.training_run import train
@@ -149,15 +148,7 @@ def test_same_seed_same_result_other_seed_other_result(experiment):
 @pytest.mark.parametrize("stride", [1, 3, 8])
 def test_every_val_token_but_the_first_counts_once(experiment, stride):
     run = experiment("model=gpt", "model.n_embd=16", "data.val_fraction=0.001", "eval.every=24")
-    found = evaluate(
-        {
-            "run": str(run.path),
-            "checkpoint": "last",
-            "stride": stride,
-            "dynamic_lr": None,
-            "accelerator": "cpu",
-        }
-    )
+    found = opened.Run(run.path).evaluate(stride=stride)
     text, model = build.tokens(run.config), restore(run, "last").model.eval()
     val = torch.from_numpy(text.ids).long()[int((1 - 0.001) * len(text.ids)) :]
     length = torch.from_numpy(text.tokenizer.characters_per_token())

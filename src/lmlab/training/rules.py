@@ -127,7 +127,9 @@ def _readouts(model: nn.Module) -> set[nn.Parameter]:
         and parameter.shape[0] == vocab_size
         and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
     ]
-    return {min(reversed(could_be), key=lambda named: named[0].count("."))[1]} if could_be else set()
+    if not could_be:
+        return set()
+    return {min(reversed(could_be), key=lambda named: named[0].count("."))[1]}
 
 
 def assign(model: nn.Module, rules: Mapping[str, Rule]) -> dict[str, list[nn.Parameter]]:

@@ -215,6 +215,12 @@ class Trained:
     step: int
     path: Path
 
+    def may_know(self, corpus_sha256: str, val_fraction: float) -> bool:
+        """Whether it may have been trained on what is val in another run."""
+        return self.corpus_sha256 != corpus_sha256 or (
+            self.config["data"]["val_fraction"] < val_fraction
+        )
+
 
 def restore(run: Run, which: str) -> Trained:
     """The model of a run's checkpoint: `last`, `best`, or one given by path; in eval mode.
