@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-import lmlab
+from lmlab.opened import Run
 from lmlab.sweeps.equal import read_seconds
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     ax = figure.subplots()
     for named in given.runs:
         label, _, path = named.rpartition("=")
-        run = lmlab.open(path)
+        run = Run(path)
         losses = run.curves()["val/loss"].dropna()
         minutes = {step: seconds / 60 for step, seconds in read_seconds(path).items()}
         steps = [step for step in losses.index if step in minutes and step > 0]

@@ -141,10 +141,11 @@ def _with_teachers(config: dict[str, Any]) -> dict[str, Any]:
         return config
     runs: list[dict[str, Any]] = []
     for one in [typed] if isinstance(typed, str) else typed:
-        folder = Path(one).expanduser() if isinstance(one, str) else None
-        if folder is None:
+        if not isinstance(one, str):
             runs.append(one)
-        elif folder.is_dir() and not (folder / CONFIG).is_file():
+            continue
+        folder = Path(one).expanduser()
+        if folder.is_dir() and not (folder / CONFIG).is_file():
             inside = sorted(path.parent for path in folder.rglob(RECORD))
             if not inside:
                 raise LabError(f"teacher.runs={one}: there is no run in this folder")

@@ -50,7 +50,7 @@ class Dynamic(L.Callback):
             )
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        full = trainer.val_dataloaders.evals
+        full = getattr(trainer.val_dataloaders, "evals", None)
         if not isinstance(full, FullEval) or full.metric != "val/loss_full":
             return  # not the end
         if not trainer.is_global_zero:
