@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -11,7 +10,7 @@ from lmlab import build, preflight
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
-from lmlab.models.ensemble import Ensemble
+from lmlab.models.ensemble import ensemble_of
 from lmlab.own_code import changed_code
 from lmlab.runs import Run
 from lmlab.sources import source_file
@@ -108,17 +107,7 @@ def _with_others(trained: Trained, config: dict[str, Any]) -> nn.Module:
         if other.may_know(trained.corpus_sha256, data["val_fraction"]):
             say(f"{path} was trained on other text: val may not be new to it")
         models.append(other.model)
-    names = [str(i) for i in range(len(models))]
-    return Ensemble(
-        trained.tokenizer.vocab_size,
-        data["block_size"],
-        {name: partial(_given, model) for name, model in zip(names, models, strict=True)},
-        None if weights is None else dict(zip(names, weights, strict=True)),
-    ).eval()
-
-
-def _given(model: nn.Module, **_: Any) -> nn.Module:
-    return model
+    return ensemble_of(models, weights, trained.tokenizer.vocab_size, data["block_size"]).eval()
 
 
 def _no_optimizer(parameters: Any) -> Any:

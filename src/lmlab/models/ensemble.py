@@ -1,9 +1,9 @@
 """Several models that answer together."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -92,3 +92,17 @@ class Ensemble(nn.Module):
                 logits.register_hook(partial(torch.mul, other=n_windows / len(windows)))
             found.append(logits)
         return torch.cat(found)
+
+
+def ensemble_of(
+    models: Sequence[nn.Module], weights: Sequence[float] | None, vocab_size: int, block_size: int
+) -> Ensemble:
+    """An ensemble of models that are there already, with a weight for each; None: all alike."""
+    names = [str(i) for i in range(len(models))]
+    given = None if weights is None else dict(zip(names, weights, strict=True))
+    members = {name: partial(_made, model) for name, model in zip(names, models, strict=True)}
+    return Ensemble(vocab_size, block_size, members, given)
+
+
+def _made(model: nn.Module, **_: Any) -> nn.Module:
+    return model
