@@ -100,7 +100,9 @@ def ensemble_of(
     """An ensemble of models that are there already, with a weight for each; None: all alike."""
     names = [str(i) for i in range(len(models))]
     given = None if weights is None else dict(zip(names, weights, strict=True))
-    members = {name: partial(_made, model) for name, model in zip(names, models, strict=True)}
+    members: dict[str, Member] = {
+        name: partial(_made, model) for name, model in zip(names, models, strict=True)
+    }
     return Ensemble(vocab_size, block_size, members, given)
 
 
