@@ -478,3 +478,10 @@ def test_what_cannot_be_is_refused_in_one_line(given, said):
     with pytest.raises(LabError, match=said) as refused:
         modern(**given)
     assert "\n" not in str(refused.value)
+
+
+def test_a_temperature_divides_logits_outside_training_alone():
+    plain, warm = lively(), lively(temperature=1.3)
+    idx = random_ids(2, T)
+    assert torch.equal(plain.train()(idx), warm.train()(idx))
+    torch.testing.assert_close(warm.eval()(idx), plain.eval()(idx) / 1.3)
