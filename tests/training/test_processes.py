@@ -118,6 +118,15 @@ def test_two_processes_learn_what_one_does_with_a_double_batch(
     assert_learnt_the_same(alone, two)
 
 
+def test_two_processes_have_a_teacher_and_a_last_look_at_val(alone, tinyshakespeare_path, tmp_path):
+    words = [f"corpus.path={tinyshakespeare_path}", *GPT, f"teacher.runs='{alone.path}'"]
+    words += ["callbacks=dynamic", "data.val_fraction=0.001", "seed=2"]
+    one = run(tmp_path / "one", *words, "data.batch_size=8")
+    two = run(tmp_path / "two", *words, "data.batch_size=4", "trainer=ddp")
+    assert_learnt_the_same(one, two)
+    assert "val/loss_dynamic" in two.record["metrics"]
+
+
 @pytest.mark.parametrize("way", ["nodes", "srun", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_processes_that_others_start_learn_it_too_in_one_directory(
     way, alone, tinyshakespeare_path, tmp_path
