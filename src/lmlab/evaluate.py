@@ -97,15 +97,7 @@ def _with_others(trained: Trained, config: dict[str, Any]) -> nn.Module:
     models = [trained.model]
     for path in runs:
         other = restore(Run.open(path, "ensemble"), "last")
-        if other.tokenizer.stored() != trained.tokenizer.stored():
-            raise LabError(f"ensemble={path} reads other tokens than run={config['run']}")
-        if other.config["data"]["block_size"] < data["block_size"]:
-            raise LabError(
-                f"ensemble={path} reads {other.config['data']['block_size']} tokens, and "
-                f"run={config['run']} {data['block_size']} (data.block_size)"
-            )
-        if other.may_know(trained.corpus_sha256, data["val_fraction"]):
-            say(f"{path} was trained on other text: val may not be new to it")
+        other.check_beside("ensemble", path, trained.tokenizer, trained.corpus_sha256, data)
         models.append(other.model)
     return ensemble_of(models, weights, trained.tokenizer.vocab_size, data["block_size"]).eval()
 

@@ -10,10 +10,8 @@ from hydra.utils import get_object
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lmlab import build
-from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import TokenizedCorpus
-from lmlab.errors import LabError
 from lmlab.parents import checkpoint_path
 from lmlab.runs import Run
 from lmlab.signatures import signature
@@ -141,15 +139,9 @@ def _teacher(config: dict[str, Any], text: TokenizedCorpus) -> Teacher | None:
     for parent in settings.get("runs") or []:
         path = checkpoint_path(parent, "teacher.runs")
         trained = restore(Run.open(parent["run"], "teacher.runs"), str(path))
-        if trained.tokenizer.stored() != text.tokenizer.stored():
-            raise LabError(f"teacher.runs: {parent['run']} reads other tokens than this run")
-        if (reads := trained.config["data"]["block_size"]) < config["data"]["block_size"]:
-            raise LabError(
-                f"data.block_size={config['data']['block_size']}: teacher.runs has "
-                f"{parent['run']}, which reads {reads}"
-            )
-        if trained.may_know(text.sha256, config["data"]["val_fraction"]):
-            say(f"{parent['run']} was trained on other text: val may not be new to this teacher")
+        trained.check_beside(
+            "teacher.runs", parent["run"], text.tokenizer, text.sha256, config["data"]
+        )
         models.append(trained.model)
     return Teacher(models, settings["share"]) if models else None
 

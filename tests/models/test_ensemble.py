@@ -148,7 +148,7 @@ def test_runs_that_do_not_go_together_are_refused(experiment):
     other = experiment("model=bigram", "tokenizer=byte")
     with pytest.raises(LabError, match="reads other tokens than"):
         run.evaluate(ensemble=[other.path])
-    with pytest.raises(LabError, match=r"reads 8 tokens, and run=.* 9"):
+    with pytest.raises(LabError, match=r"reads 8 tokens at a time, .* 9"):
         longer.evaluate(ensemble=[run.path])
     with pytest.raises(LabError, match="give 2, run's first"):
         run.evaluate(ensemble=[longer.path], weights=[1.0])

@@ -215,11 +215,25 @@ class Trained:
     step: int
     path: Path
 
-    def may_know(self, corpus_sha256: str, val_fraction: float) -> bool:
-        """Whether it may have been trained on what is val in another run."""
-        return self.corpus_sha256 != corpus_sha256 or (
-            self.config["data"]["val_fraction"] < val_fraction
-        )
+    def check_beside(
+        self, key: str, run: str, tokenizer: Tokenizer, corpus_sha256: str, data: dict[str, Any]
+    ) -> None:
+        """Whether it can be asked beside another run, of these tokens, this text and `data`; a
+        remark where it may have been trained on what is val there. `key` names `run`.
+
+        Raises:
+            LabError: if it reads other tokens, or fewer at a time.
+        """
+        mine = self.config["data"]
+        if self.tokenizer.stored() != tokenizer.stored():
+            raise LabError(f"{key}={run} reads other tokens than this run")
+        if mine["block_size"] < data["block_size"]:
+            raise LabError(
+                f"{key}={run} reads {mine['block_size']} tokens at a time, and this run "
+                f"{data['block_size']} (data.block_size)"
+            )
+        if self.corpus_sha256 != corpus_sha256 or mine["val_fraction"] < data["val_fraction"]:
+            say(f"{key}={run} was trained on other text: val may not be new to it")
 
 
 def restore(run: Run, which: str) -> Trained:
