@@ -16,7 +16,6 @@ from lmlab.parents import checkpoint_path
 from lmlab.runs import Run
 from lmlab.signatures import signature
 from lmlab.streams import derive, generator
-from lmlab.training.group import Group
 from lmlab.training.module import LanguageModule
 from lmlab.training.optim import check as check_optimizer
 from lmlab.training.parametrisation import scale_weights
@@ -24,8 +23,6 @@ from lmlab.training.rules import rules_of
 from lmlab.training.state import restore
 from lmlab.training.stopping import Stop
 from lmlab.training.teacher import Teacher
-
-WINDOWS_TOGETHER = 1 << 28  # bytes of the windows that a group takes at once
 
 # Lightning calls these hooks of a callback once for each batch of training, or within it.
 AROUND_A_BATCH = (
@@ -38,17 +35,15 @@ AROUND_A_BATCH = (
 )
 
 
-def make_data(
-    config: dict[str, Any], text: TokenizedCorpus, group: Group | None = None
-) -> TextDataModule:
-    """The datamodule of a config over a tokenised corpus; for one of several in a `group`."""
+def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
+    """The datamodule of a config over a tokenised corpus."""
     evaluation = config["eval"]
     own_stream = config["streams"] == "separate"
     return TextDataModule(
         text.ids,
         text.tokenizer.vocab_size,
         n_train=text.n_train,
-        **{**config["data"], "steps_per_batch": steps_per_batch(config, group)},
+        **{**config["data"], "steps_per_batch": steps_per_batch(config)},
         accumulate=config["trainer"]["accumulate_grad_batches"],
         max_steps=config["trainer"]["max_steps"],
         eval_every=evaluation["every"],
@@ -60,20 +55,14 @@ def make_data(
     )
 
 
-def steps_per_batch(config: dict[str, Any], group: Group | None = None) -> int:
+def steps_per_batch(config: dict[str, Any]) -> int:
     """How many optimizer steps a Lightning batch holds.
 
     `data.steps_per_batch`, but one where a part might notice: somebody else's callback
     that is called for every batch wants to see every step; and where all draw from one stream
-    (streams=global), a model that draws must do so in turn with the data. Models that are trained
-    together take as many as memory allows: each round of Lightning's loop costs each of them.
+    (streams=global), a model that draws must do so in turn with the data.
     """
     several: int = config["data"]["steps_per_batch"]
-    if group is not None:
-        shape, accumulate = config["data"], config["trainer"]["accumulate_grad_batches"]
-        window = 8 * (shape["block_size"] + 1)  # bytes, as int64
-        step = window * shape["batch_size"] * accumulate * group.n_members
-        several = max(several, min(config["eval"]["every"], WINDOWS_TOGETHER // step))
     watched = any(_sees_batches(str(node["_target_"])) for node in config["callbacks"].values())
     draws_in_turn = config["streams"] == "global" and build.may_draw(config["model"])
     return 1 if watched or draws_in_turn else several
@@ -90,10 +79,7 @@ def _sees_batches(target: str) -> bool:
 
 
 def make_module(
-    config: dict[str, Any],
-    text: TokenizedCorpus,
-    stop: Stop | None = None,
-    group: Group | None = None,
+    config: dict[str, Any], text: TokenizedCorpus, stop: Stop | None = None
 ) -> LanguageModule:
     """The model of a config, freshly initialised, in its LightningModule."""
     own_stream = config["streams"] == "separate"
@@ -123,7 +109,6 @@ def make_module(
             "corpus_sha256": text.sha256,
         },
         stop=stop,
-        group=group,
         teacher=_teacher(config, text),
     )
 

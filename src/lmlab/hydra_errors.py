@@ -60,6 +60,8 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
     if match := re.search(found, text):
         group, wrong, offered = match[1], match[2], match[3].partition("Config search path")[0]
         offers = offered.split() if group.startswith("hydra/") else options(conf_dir(), group)
+        if instead := GONE.get((group, wrong)):
+            return f"{group}={wrong} is gone; {instead}"
         if extra := EXTRAS.get((group, wrong)):
             return f'{group}={wrong} needs an extra: pip install "lmlab[{extra}]"'
         if offers:
@@ -112,6 +114,7 @@ def _no_option(name: str, words: list[str]) -> str:
 GROUP_WANTS_A_NAME = "Config group override must be a string"
 
 # What Hydra finds only if a plugin is installed.
+GONE = {("hydra/launcher", "together"): "hydra/launcher=joblib trains one job on each core"}
 EXTRAS = {
     ("hydra/launcher", "joblib"): "sweep",
     ("hydra/launcher", "submitit_local"): "slurm",

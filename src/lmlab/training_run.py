@@ -44,7 +44,6 @@ from lmlab.training.callbacks import (
     Recorder,
 )
 from lmlab.training.flops import flops_per_token
-from lmlab.training.group import Group
 from lmlab.training.module import LanguageModule
 from lmlab.training.rules import n_inside
 from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
@@ -59,7 +58,6 @@ def train(
     *,
     stop: Stop | None = None,
     console: Console | None = None,
-    group: Group | None = None,
 ) -> Run | None:
     """Train what a checked config says, and return the run: its directory holds all there is.
 
@@ -73,8 +71,7 @@ def train(
     What a run needs of its process it has for itself, so runs may follow each other in one process,
     or go on beside each other in threads, and each computes what it would alone. `stop` can be
     asked to end it (in the main thread signals do); `console` is where it says what it does (None:
-    the process's); a `group` takes its steps together with other runs. torch's default generators
-    are afterwards as they were.
+    the process's). torch's default generators are afterwards as they were.
 
     Raises:
         LabError: for anything the user can put right. Before the run directory is made, as far as
@@ -90,16 +87,10 @@ def train(
             with shown_on(Console(quiet=True)):
                 _help_to_train(config, crew, stop)
             return None
-        return _train(config, {"swept": swept, "choices": choices}, crew, stop, group)
+        return _train(config, {"swept": swept, "choices": choices}, crew, stop)
 
 
-def _train(
-    config: dict[str, Any],
-    asked: dict[str, Any],
-    crew: Processes,
-    stop: Stop,
-    group: Group | None,
-) -> Run:
+def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop: Stop) -> Run:
     """The part of the first process."""
     run = _run_to_continue(config)
     if run is not None:
@@ -114,9 +105,9 @@ def _train(
     text = build.tokens(config, tokenizer_of_parent(config, run, parent))
     if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
         raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
-    data = make_data(config, text, group)
+    data = make_data(config, text)
     preflight.check(config, data.vocab_size)
-    module = make_module(config, text, stop, group)
+    module = make_module(config, text, stop)
     if foreign is not None:
         module.model.load_state_dict(foreign.weights(module.model))
     prepare(module, data)
@@ -162,8 +153,6 @@ def _train(
                 resume_step = start.step if start is not None and start.checkpoint else None
                 curves.extend(make_loggers(run, resume_step))
                 _fit(config, data, module, callbacks, run, start, curves)
-                if group is not None:
-                    run.update(trained_with=group.n_others)
         except BaseException:
             with suppress(LabError):  # the directory may be gone
                 end(curves, run.unchecked_record.get("status", "failed"))

@@ -30,10 +30,7 @@ def begun(of: dict[str, dict]) -> dict[str, str]:
     return {name: record["started"] for name, record in of.items()}
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("basic", "joblib")), "together"],
-)
+@pytest.mark.parametrize("launcher", [pytest.param("basic", marks=pytest.mark.slow), "joblib"])
 def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(sweep, tmp_path, launcher):
     words = ["model=bigram,head", "seed=1,2", "trainer.max_steps=200", "eval.every=50"]
     words += [f"hydra/launcher={launcher}", "callbacks.pictures.every=0"]

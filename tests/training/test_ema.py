@@ -13,9 +13,7 @@ from torch import Tensor
 
 from lmlab.errors import LabError
 from lmlab.training.ema import EMA
-from lmlab.training.group import Group
 from lmlab.training.state import AtomicCheckpointIO, restore
-from lmlab.training.stopping import Stop
 from lmlab.training_run import train
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
@@ -186,13 +184,6 @@ def test_one_that_does_not_fit_is_refused(experiment):
     with pytest.raises(LabError, match=r"its averaged table.weight does not fit the model"):
         restore(run, "ema")
     assert restore(run, "last").step == 24
-
-
-def test_steps_that_are_taken_together_are_refused(composed, text, tmp_path):
-    words = ["model=head", "corpus=file", f"corpus.path={text}", f"output_dir={tmp_path}", ON]
-    group = Group(1, Stop())
-    with group.joined(), pytest.raises(LabError, match=r"callbacks\.ema: steps that are taken"):
-        train(composed(*words), group=group)
 
 
 def test_a_model_that_takes_no_steps_has_none(experiment):

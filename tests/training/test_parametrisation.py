@@ -18,7 +18,6 @@ from lmlab.display.activations import LOGITS, mean_sizes
 from lmlab.errors import LabError
 from lmlab.fingerprint import fingerprint
 from lmlab.models.gpt import GPT
-from lmlab.sweeps.grouping import why_alone
 from lmlab.training.optim import configure
 from lmlab.training.parametrisation import Factors, MuP, scale_weights
 from lmlab.training.rules import n_inside, names_of, rules_of
@@ -256,11 +255,6 @@ def test_what_it_does_not_scale_is_refused_in_one_line(composed, words, said):
         scaled()
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-def test_runs_with_several_rates_are_trained_alone(composed):
-    assert why_alone(composed("model=head", "model.n_embd=8")) is None
-    assert "parametrisation" in why_alone(composed("model=gpt", "parametrisation=mup"))
 
 
 def test_what_stands_between_the_tables(composed):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
 
 from lmlab.bounds import Count, CountOrZero, NotNegative
 from lmlab.console import say
@@ -19,7 +17,6 @@ from lmlab.generation import generate
 from lmlab.streams import generator
 from lmlab.training.callbacks import of_training
 from lmlab.training.ema import EMA
-from lmlab.training.rows import Rows
 
 
 class Sample(L.Callback):
@@ -72,36 +69,21 @@ class Sample(L.Callback):
 
     def make(self, module: Any) -> str:
         """A sample, prompt not included; the same for the same weights and seed."""
-        if module.group is not None and module.group.computes and self.seed is not None:
-            like = self.prompt.shape, self.max_new_tokens, self.temperature, self.top_k
-            tokens = module.group.compute(module, _side_by_side, like, self)
-        else:
-            source = None if self.seed is None else generator(self.seed, "sample")
-            training = module.training
-            module.eval()
-            tokens = [int(token) for token in self._tokens(module.model, self.prompt, source)]
-            module.train(training)
-        return self.tokenizer.decode(tokens)
-
-    def _tokens(self, model: nn.Module, prompts: Tensor, source: Any) -> Iterator[Tensor]:
-        device = next(model.parameters(), prompts).device
-        return generate(
-            model,
-            prompts.to(device),
+        source = None if self.seed is None else generator(self.seed, "sample")
+        training = module.training
+        module.eval()
+        device = next(module.model.parameters(), self.prompt).device
+        tokens = generate(
+            module.model,
+            self.prompt.to(device),
             self.max_new_tokens,
             temperature=self.temperature,
             top_k=self.top_k,
             generator=source,
         )
-
-
-def _side_by_side(rows: Rows, samples: list[Sample]) -> list[list[int]]:
-    """The tokens of several models that are trained together."""
-    prompts = torch.cat([sample.prompt for sample in samples]).to(rows.weights.device)
-    seeds = [sample.seed for sample in samples if sample.seed is not None]
-    sources = [generator(seed, "sample") for seed in seeds]
-    columns = samples[0]._tokens(rows.side_by_side(), prompts, sources)
-    return torch.cat([prompts[:, :0], *(column.cpu() for column in columns)], dim=1).tolist()
+        sample = [int(token) for token in tokens]
+        module.train(training)
+        return self.tokenizer.decode(sample)
 
 
 class NotebookCells(L.Callback):

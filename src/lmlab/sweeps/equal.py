@@ -83,7 +83,7 @@ def compare_at(
         baseline,
         least,
         lacking=f"have no evaluations around {when}",
-        remarks=_remarks(table, when.unit),
+        remarks=_remarks(when.unit),
     )
 
 
@@ -99,7 +99,7 @@ def compare_to(
     curves = _curves(table, tag, unit)
     values = {run: _reached(curve[unit], curve[tag], loss) for run, curve in curves.groupby("run")}
     first = curves.groupby("run")[tag].first()
-    remarks = _remarks(table, unit)
+    remarks = _remarks(unit)
     if (first <= loss).any():
         n = int((first <= loss).sum())
         remarks.append(f"{n} runs were there by their first evaluation, which counts")
@@ -115,16 +115,13 @@ def compare_to(
     )
 
 
-def _remarks(table: Table, unit: str) -> list[str]:
+def _remarks(unit: str) -> list[str]:
     """On how the values were found."""
     remarks = [STRAIGHT]
     if unit == "flops":
         remarks.append("FLOPs: of products of matrices, forward and backward (train/flops)")
     if unit == "s":
         remarks.append("seconds: of training to that point, evaluations included (train/seconds)")
-        counted = table.runs.index[table.runs["counted"]]
-        if any(table.found[run].record.get("trained_with") for run in counted):
-            remarks.append("some runs were trained together: their seconds are those of the group")
     return remarks
 
 

@@ -27,7 +27,6 @@ from lmlab.parents import config_of, resolve
 from lmlab.processes import check_started_once
 from lmlab.runs import CONFIG, LOG, Run, earlier_job_name, job_name
 from lmlab.sweeps.journal import Entry, Result
-from lmlab.sweeps.workers import current_group
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -52,9 +51,8 @@ def run_job(
     """
     check_started_once(cfg.get("trainer") or {})
     entry = Entry.of(sweep_dir, cfg.sweep.job) if cfg.sweep.job else None
-    elsewhere = entry is not None and not entry.journal.is_ours
-    quiet = elsewhere or current_group.get() is not None  # who launched prints for all
-    with shown_on(Console(quiet=True) if quiet else None):
+    elsewhere = entry is not None and not entry.journal.is_ours  # who launched prints for all
+    with shown_on(Console(quiet=True) if elsewhere else None):
         if entry is not None and cfg.sweep.fail_fast and entry.journal.has_failed():
             return _ended(entry, Result(None, None, "skipped"))
         config, problem = _checked(cfg)  # a problem is a failure of this job, once it has begun
@@ -143,9 +141,8 @@ def _train(run: Run, config: dict[str, Any], **asked: Any) -> bool:
         from lmlab.training.stopping import Pruned
         from lmlab.training_run import train
 
-        group = current_group.get()
         with suppress(Pruned):  # the record says so
-            train(config, **asked, group=group, stop=None if group is None else group.stop)
+            train(config, **asked)
         return True
 
 

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from lmlab.sweeps.study import MakeSampler, SharedStudy
 
 
-TRIALS_TOGETHER = 8  # by the launcher that has a `size`: more of them learn less from each other
-
-
 class Sampler(Custom):
     seed: Seed | None = None
 
@@ -254,8 +251,7 @@ def _n_jobs(settings: dict[str, Any], config: DictConfig) -> int:
     launcher = config.hydra.launcher
     if "jobs_per_gpu" in launcher:
         return settings["n_jobs"] or sys.maxsize  # as many as there are places
-    together = TRIALS_TOGETHER if "size" in launcher else 1
-    n_jobs = settings["n_jobs"] or launcher.get("n_jobs") or together
+    n_jobs = settings["n_jobs"] or launcher.get("n_jobs") or 1
     return n_jobs if n_jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + n_jobs)
 
 

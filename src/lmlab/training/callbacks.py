@@ -157,14 +157,11 @@ class OwnSignals(L.Callback):
 
 
 class OthersTurns(L.Callback):
-    """Lets the runs of other threads have their turn, after each batch.
-
-    Those of a group have it while one waits for the others' steps.
-    """
+    """Lets the runs of other threads have their turn, after each batch."""
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         # Several processes would wait for each other in turn.
-        if trainer.world_size == 1 and module.group is None:
+        if trainer.world_size == 1:
             let_others()
 
     def on_validation_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:

@@ -38,8 +38,6 @@ class EMA(L.Callback):
         self._parameters: list[Tensor] = []
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        if module.group is not None:
-            raise LabError("callbacks.ema: steps that are taken together are not averaged")
         if not self.average:
             self._begin(module.model, dict(module.model.named_parameters()))
         self._parameters = [*module.model.parameters()]

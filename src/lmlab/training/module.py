@@ -24,7 +24,6 @@ from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.windows import shift
 from lmlab.errors import LabError
 from lmlab.streams import default_states, set_default_states
-from lmlab.training.group import Group
 from lmlab.training.optim import configure, groups_by_rule
 from lmlab.training.parametrisation import Factors
 from lmlab.training.rules import REST, MakeOptimizer, Rule, Schedule
@@ -61,14 +60,13 @@ class LanguageModule(L.LightningModule):
         dropout_seed: int | None = None,
         about: dict[str, Any] | None = None,
         stop: Stop | None = None,
-        group: Group | None = None,
         teacher: Teacher | None = None,
     ):
         """What `rules` match has optimizers of its own, and `factors` are a parametrisation's;
         `dropout_seed` makes the default stream dropout's own (None: it stays as it is);
         `about` is plain data that travels in every checkpoint: the config and the tokenizer;
-        `stop` is asked between steps; `group` takes the steps of several models together; a
-        `teacher` says what else there is to learn of a batch."""
+        `stop` is asked between steps; a `teacher` says what else there is to learn of a
+        batch."""
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -77,7 +75,7 @@ class LanguageModule(L.LightningModule):
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
         self.dropout_seed = dropout_seed
         self.about, self.stop = about or {}, Stop() if stop is None else stop
-        self.group, self.teacher = group, teacher
+        self.teacher = teacher
         self.characters: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
         self.losses: dict[str, MeanMetric] = {}  # by metric: nats per token
@@ -127,10 +125,7 @@ class LanguageModule(L.LightningModule):
     def training_step(self, windows: Tensor, batch_idx: int) -> None:
         """As many optimizer steps as `windows` (steps * accumulate, B, T + 1) hold."""
         first = self.global_step
-        if self.group is None:
-            losses, rates = self.take_steps(windows)
-        else:
-            losses, rates = self.group.take_steps(self, windows)
+        losses, rates = self.take_steps(windows)
         self._keep_losses(first, losses, rates)
 
     def take_steps(self, windows: Tensor) -> tuple[Tensor, list[Rates]]:
