@@ -9,8 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lmlab.opened import Run
-from lmlab.sweeps.equal import read_seconds
+from lmlab.handles import Run
+from lmlab.sweeps.compare.equal import read_seconds
 
 
 def main() -> None:

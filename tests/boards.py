@@ -15,11 +15,11 @@ import lightning as L
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from lmlab import schema
 from lmlab.cli import conf_dir
-from lmlab.config import check
-from lmlab.runs import Run
-from lmlab.training_run import train
+from lmlab.config import schema
+from lmlab.config.check import check
+from lmlab.runs.directory import Run
+from lmlab.train import train
 
 SMALL = (
     *("trainer.accelerator=cpu", "data.batch_size=4", "data.block_size=8", "eval.iters=2"),

@@ -7,8 +7,8 @@ import torch
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from lmlab.runs import Run
-from lmlab.training.state import newest_whole
+from lmlab.runs.checkpoint import newest_whole
+from lmlab.runs.directory import Run
 
 NOISY = ("train/tokens_per_second", "train/seconds")  # the metrics that a clock decides
 BY_SECONDS = ("vs_milliseconds/train/loss_eval", "vs_milliseconds/val/loss")

@@ -11,13 +11,14 @@ from hydra import compose, initialize_config_dir
 from hypothesis import settings
 from small import TINY
 
-from lmlab import cli, schema
-from lmlab.conf import conf_dir
-from lmlab.config import check
+from lmlab import cli
+from lmlab.config import schema
+from lmlab.config.check import check
+from lmlab.config.stored import conf_dir
 from lmlab.data import corpus, download
 
 if TYPE_CHECKING:
-    from lmlab.runs import Run
+    from lmlab.runs.directory import Run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest-xdist is the parallelism
 
@@ -109,7 +110,7 @@ def experiment(composed: Compose, tinyshakespeare_path: Path, tmp_path: Path) ->
     corpus = f"corpus.path={tinyshakespeare_path}"
 
     def run(*overrides: str) -> "Run":
-        from lmlab.training_run import train  # torch takes seconds
+        from lmlab.train import train  # torch takes seconds
 
         return train(composed(corpus, f"output_dir={tmp_path}", *TINY, *overrides))
 

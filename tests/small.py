@@ -1,6 +1,6 @@
 """A run that takes a second, and one that was cut short."""
 
-from lmlab.runs import Run
+from lmlab.runs.directory import Run
 
 TINY = [  # of tinyshakespeare: a run of 24 steps and two evaluations
     # The full pass over val takes most of a tiny run's time: leave a small val split.

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from small import TINY
 
 import lmlab
-from lmlab import runs
 from lmlab.api import _words
+from lmlab.runs import directory as runs
 
 HEAD = ["model=head", *TINY, "trainer.accelerator=cpu"]
 

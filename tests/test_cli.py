@@ -12,10 +12,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from small import SMALL
 
-from lmlab import cli, schema
+from lmlab import cli
 from lmlab import training_run as training
-from lmlab.config import check
-from lmlab.fingerprint import fingerprint
+from lmlab.config import schema
+from lmlab.config.check import check
+from lmlab.config.fingerprint import fingerprint
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comparing import checkpoint, curves, weights
 
-from lmlab.runs import Run
+from lmlab.runs.directory import Run
 
 HERE = Path(__file__).parent
 SMALL = ["corpus=file", "corpus.path=text.txt", "data.block_size=8", "data.batch_size=4"]

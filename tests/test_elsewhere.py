@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lmlab.runs import Run, path_name
+from lmlab.runs.directory import Run, path_name
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,7 +12,7 @@ from modern_parts import PARTS, T, choices, lively
 from torch import nn
 
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer
-from lmlab.generation import generate, probabilities, stream_text
+from lmlab.generate import generate, probabilities, stream_text
 from lmlab.models.attention import Head, MultiHead, ProjectedMultiHead
 from lmlab.models.averaging import Average
 from lmlab.models.bigram import Bigram

@@ -10,7 +10,7 @@ import pytest
 import torch
 from comparing import checkpoint, weights
 
-from lmlab.runs import Run
+from lmlab.runs.directory import Run
 
 ACCELERATOR = os.environ.get("LMLAB_TEST_ACCELERATOR", "gpu")
 
@@ -76,7 +76,7 @@ def test_a_compiled_model_learns_the_same(lab, text):
 
 
 def test_generation_with_and_without_kept_keys_gives_the_same_text():
-    from lmlab.generation import generate
+    from lmlab.generate import generate
     from lmlab.models import gpt
 
     torch.manual_seed(0)

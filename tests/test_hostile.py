@@ -14,8 +14,8 @@ from small import SMALL, cut
 
 from lmlab.data.tokenizer import CharTokenizer
 from lmlab.errors import LabError
-from lmlab.runs import Run
-from lmlab.training.state import newest_whole, read
+from lmlab.runs.checkpoint import newest_whole, read
+from lmlab.runs.directory import Run
 
 FOX = [*SMALL, "eval.every=1", "corpus=file", "corpus.path=text.txt", "name=fox"]
 

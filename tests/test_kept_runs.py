@@ -12,12 +12,12 @@ import torch.nn.functional as F
 import yaml
 from comparing import checkpoint
 
-from lmlab import build, schema
-from lmlab.conf import with_todays_defaults
-from lmlab.config import check_plain
-from lmlab.fingerprint import NOW_OTHERWISE, fingerprint
-from lmlab.runs import Run
-from lmlab.training.state import restore
+from lmlab.config import build, schema
+from lmlab.config.check import check_plain
+from lmlab.config.fingerprint import FIRST_NAMES, NOW_OTHERWISE, fingerprint
+from lmlab.config.stored import with_todays_defaults
+from lmlab.runs.checkpoint import restore
+from lmlab.runs.directory import Run
 
 KEPT = Path(__file__).parent / "kept"
 NAMES = sorted(path.parent.name for path in KEPT.glob("*/run.json"))
@@ -55,7 +55,7 @@ def test_a_stored_config_is_read_with_todays_defaults(name):
 def test_a_kept_run_keeps_its_fingerprint_unless_it_is_computed_otherwise_today(name):
     run = Run(KEPT / name)
     same = fingerprint(run.config) == run.record["fingerprint"]
-    assert same == (run.config["schedule"]["_target_"] not in NOW_OTHERWISE)
+    assert same == (FIRST_NAMES[run.config["schedule"]["_target_"]] not in NOW_OTHERWISE)
 
 
 def test_a_run_of_another_schedule_is_not_taken_for_todays(lab, kept):

@@ -2,7 +2,7 @@
 
 import torch
 
-from lmlab.machine import computed_on
+from lmlab.runs.provenance import computed_on
 
 
 def test_a_run_that_goes_on_with_other_threads_says_both():

@@ -14,7 +14,7 @@ NEVER = {
     "models": ("lightning", "hydra", "omegaconf", "lmlab.data", "lmlab.training", "lmlab.display"),
     "data": ("hydra", "lmlab.models", "lmlab.training", "lmlab.display", "lmlab.sweeps"),
     "training": ("hydra", "lmlab.display", "lmlab.sweeps", "lmlab.cli"),
-    "display": ("hydra", "lmlab.sweeps", "lmlab.training_run", "lmlab.cli"),
+    "display": ("hydra", "lmlab.sweeps", "lmlab.train", "lmlab.cli"),
     "sweeps": ("lmlab.cli",),
     "training_run.py": ("hydra", "lmlab.sweeps", "lmlab.cli"),
 }

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from hydra.utils import get_object
 
-from lmlab.conf import conf_dir
-from lmlab.signatures import signature
+from lmlab.config.signatures import signature
+from lmlab.config.stored import conf_dir
 
 
 def targets() -> list[str]:
@@ -153,7 +153,7 @@ def test_a_changed_file_is_read_anew(package):
 
 def test_reading_imports_neither_torch_nor_what_is_read():
     code = (
-        "import sys; from lmlab.signatures import signature\n"
+        "import sys; from lmlab.config.signatures import signature\n"
         "assert signature('lmlab.models.gpt.GPT') and signature('torch.optim.AdamW')\n"
         "assert not {'torch', 'lmlab.models', 'lightning'} & sys.modules.keys()"
     )

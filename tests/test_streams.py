@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmlab.streams import Stream, derive, generator
+from lmlab.data.streams import Stream, derive, generator
 
 STREAMS = get_args(Stream)
 seeds = st.integers(0, 2**63 - 1)

@@ -6,8 +6,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from lmlab.bounds import Positive
+from lmlab.config.targets import Target
 from lmlab.errors import LabError
-from lmlab.targets import Target
 
 SOURCE = """
 from typing import Annotated, Any, Literal

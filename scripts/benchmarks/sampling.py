@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.rounds import Part, Ratio, Seconds, Table, interleave, median, ratio
 from lmlab.errors import LabError
-from lmlab.generation import generate, probabilities
+from lmlab.generate import generate, probabilities
 from lmlab.models.gpt import GPT
 
 RECOMPUTE, OURS = "recompute", "lmlab"

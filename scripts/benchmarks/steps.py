@@ -21,7 +21,7 @@ from benchmarks.tasks import MODELS, Task, as_a_user_has_it
 from lmlab.console import quiet_libraries
 from lmlab.data.windows import get_batch
 from lmlab.errors import LabError
-from lmlab.training_run import train
+from lmlab.train import train
 
 STEPS = {"bigram": 2000, "head": 1000, "gpt": 120}
 NOTEBOOK, CAREFUL, PLAIN, OURS = (

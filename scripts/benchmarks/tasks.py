@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from lmlab import build
+from lmlab.config import build
 from lmlab.console import console
-from lmlab.experiment import make_data
-from lmlab.streams import derive, generator
-from lmlab.training.optim import configure
+from lmlab.data.streams import derive, generator
+from lmlab.training.assemble import make_data
+from lmlab.training.optimizers.configure import configure
 
 NOTEBOOK = ["data.batch_size=32", "data.block_size=8", "optimizer.lr=1e-3"]
 NANOGPT = ["data.batch_size=12", "data.block_size=64", "optimizer.lr=1e-3"]
@@ -64,8 +64,9 @@ class Task:
 
 def composed(overrides: list[str]) -> dict[str, Any]:
     """The config of these overrides, on the CPU, checked."""
-    from lmlab import cli, schema
-    from lmlab.config import check
+    from lmlab import cli
+    from lmlab.config import schema
+    from lmlab.config.check import check
 
     words = ["name=bench", "trainer.accelerator=cpu", *overrides]
     return check(cli.composed("train", words), schema.Train)

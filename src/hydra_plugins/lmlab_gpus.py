@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from lmlab.sweeps.places import Places
+    from lmlab.sweeps.launch.pool import Places
 
 
 class GpusLauncher(Launcher):
@@ -33,7 +33,7 @@ class GpusLauncher(Launcher):
     def places(self) -> Places:
         """A worker for each job at a time."""
         from lmlab.console import say
-        from lmlab.sweeps.places import places_on_gpus
+        from lmlab.sweeps.launch.pool import places_on_gpus
 
         places = places_on_gpus(self, self.devices, self.jobs_per_gpu)
         names = list(dict.fromkeys(e["CUDA_VISIBLE_DEVICES"] for e in places.environments))

@@ -27,14 +27,14 @@ class GridSweeper(BasicSweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from lmlab.sweeps.composing import RememberingLoader
+        from lmlab.sweeps.launch.composing import RememberingLoader
 
         hydra_context.config_loader = RememberingLoader(hydra_context.config_loader)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lmlab.sweeps.launching import finish, folder_of, launch
-        from lmlab.sweeps.submitting import submit
+        from lmlab.sweeps.launch.launching import finish, folder_of, launch
+        from lmlab.sweeps.launch.slurm import submit
 
         assert self.config is not None
         assert self.launcher is not None
@@ -50,7 +50,7 @@ class GridSweeper(BasicSweeper):
 
     def jobs(self, arguments: list[str]) -> list[list[str]]:
         """The overrides of each job."""
-        from lmlab.sweeps.axes import Axes, check_names, every_row
+        from lmlab.config.axes import Axes, check_names, every_row
 
         assert self.hydra_context is not None
         check_names(self.params, self.config or {})

@@ -20,7 +20,7 @@ class OptunaSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from lmlab.sweeps.composing import RememberingLoader
+        from lmlab.sweeps.launch.composing import RememberingLoader
 
         hydra_context.config_loader = RememberingLoader(hydra_context.config_loader)
         self.hydra_context, self.config = hydra_context, config
@@ -29,7 +29,7 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lmlab.sweeps.search import search
+        from lmlab.sweeps.search.search import search
 
         assert self.config is not None
         assert self.hydra_context is not None

@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmlab import composition
-from lmlab.command_line import CommandLine, one_line
-from lmlab.conf import conf_dir
+from lmlab.config import compose as composition
+from lmlab.config.command_line import CommandLine, one_line
+from lmlab.config.explain import explain, is_explained
+from lmlab.config.stored import conf_dir
 from lmlab.errors import LabError
-from lmlab.hydra_errors import explain, is_explained
 from lmlab.training.stopping import Interrupted
-from lmlab.waiting import waiting
+from lmlab.training.waiting import waiting
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from lmlab.opened import Run, Sweep
+    from lmlab.handles import Run, Sweep
 
 _hydra = threading.RLock()
 NOT_TEXTS = ("null", "true", "false", "nan", "inf")  # to Hydra, without quotes
@@ -55,8 +55,8 @@ def train(*overrides: str, **values: Any) -> Run | None:
 
             plan(config)
             return None
-        from lmlab.opened import Run
-        from lmlab.training_run import train
+        from lmlab.handles import Run
+        from lmlab.train import train
 
         trained = train(config, choices=choices)
         return None if trained is None else Run(trained.path)
@@ -93,7 +93,7 @@ def sweep(*overrides: str, launcher: str | None = None, **values: Any) -> Sweep 
             hydra.multirun("train", _job(line.swept), asked, with_log_configuration=False)
         finally:
             found = any(folder.glob("*/run.json"))
-    from lmlab.opened import Sweep
+    from lmlab.handles import Sweep
 
     return Sweep(folder) if found else None
 
@@ -104,7 +104,7 @@ def open(path: str | Path) -> Run | Sweep:
     Raises:
         LabError: if it is neither.
     """
-    from lmlab.opened import Run, Sweep
+    from lmlab.handles import Run, Sweep
 
     folder = Path(path).expanduser()
     if not folder.is_dir():

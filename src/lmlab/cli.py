@@ -9,18 +9,18 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lmlab.command_line import CommandLine, one_line
-from lmlab.composition import asked, chosen, composed, job
-from lmlab.conf import conf_dir
+from lmlab.config.command_line import CommandLine, one_line
+from lmlab.config.compose import asked, chosen, composed, job
+from lmlab.config.explain import explain, is_explained
+from lmlab.config.stored import conf_dir
 from lmlab.errors import LabError, shows_tracebacks
-from lmlab.hydra_errors import explain, is_explained
 from lmlab.training.stopping import Interrupted
-from lmlab.waiting import waiting
+from lmlab.training.waiting import waiting
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from lmlab.runs import Run
+    from lmlab.runs.directory import Run
 
 
 def train() -> None:
@@ -55,7 +55,7 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
 
         plan(config)
         return None
-    from lmlab.training_run import train
+    from lmlab.train import train
 
     run = train(config, choices=chosen())
     if run is None:
@@ -65,8 +65,8 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
 
 
 def _evaluate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab import schema
-    from lmlab.config import check
+    from lmlab.config import schema
+    from lmlab.config.check import check
 
     config = check(cfg, schema.Evaluate, **given)
     from lmlab.evaluate import evaluate
@@ -75,21 +75,21 @@ def _evaluate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
 
 
 def _generate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab import schema
-    from lmlab.config import check
+    from lmlab.config import schema
+    from lmlab.config.check import check
 
     config = check(cfg, schema.Generate, **given)
-    from lmlab.generation import write
+    from lmlab.generate import write
 
     write(config)
 
 
 def _export(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab import schema
-    from lmlab.config import check
+    from lmlab.config import schema
+    from lmlab.config.check import check
 
     config = check(cfg, schema.Export, **given)
-    from lmlab.exchange.export import export
+    from lmlab.export import export
 
     export(config)
 
@@ -185,8 +185,8 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
 
 
 def _help(entry: Callable[[], None], overrides: list[str]) -> str:
+    from lmlab.config.help import help_text
     from lmlab.console import command
-    from lmlab.help import help_text
 
     name = entry.__name__
     return help_text(

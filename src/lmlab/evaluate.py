@@ -6,19 +6,20 @@ from typing import Any
 
 from torch import nn
 
-from lmlab import build, preflight
+from lmlab.config import build
+from lmlab.config.own_code import changed_code
+from lmlab.config.sources import source_file
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
 from lmlab.models.ensemble import ensemble_of
-from lmlab.own_code import changed_code
-from lmlab.runs import Run
-from lmlab.sources import source_file
+from lmlab.runs.checkpoint import Trained, restore
+from lmlab.runs.directory import Run
+from lmlab.training import preflight
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
-from lmlab.training.optim import constant
-from lmlab.training.state import Trained, restore
-from lmlab.waiting import waiting
+from lmlab.training.optimizers.schedules import constant
+from lmlab.training.waiting import waiting
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, float]:

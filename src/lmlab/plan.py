@@ -10,18 +10,19 @@ from rich.filesize import decimal
 from rich.table import Table
 from torch import nn
 
-from lmlab import build, preflight
+from lmlab.config import build
+from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.console import console, quiet_libraries
-from lmlab.experiment import make_data
-from lmlab.fingerprint import check_continues, fingerprint
-from lmlab.parents import resolve
-from lmlab.processes import Processes
-from lmlab.runs import Run
-from lmlab.training.combined import CombinedOptimizer
+from lmlab.runs.directory import Run
+from lmlab.runs.parents import resolve
+from lmlab.train import tokenizer_of_parent
+from lmlab.training import preflight
+from lmlab.training.assemble import make_data
 from lmlab.training.footprint import footprint
-from lmlab.training.optim import configure, groups_by_rule
-from lmlab.training.rules import REST, names_of, rules_of
-from lmlab.training_run import tokenizer_of_parent
+from lmlab.training.optimizers.combined import CombinedOptimizer
+from lmlab.training.optimizers.configure import configure, groups_by_rule
+from lmlab.training.optimizers.rules import REST, names_of, rules_of
+from lmlab.training.processes import Processes
 
 NAMES = 2  # of parameters that a row of the rules has room for
 RULE_COLUMNS = (

@@ -20,9 +20,9 @@ from lmlab.data.datamodule import (
     TextDataModule,
     TrainBatches,
 )
+from lmlab.data.streams import generator
 from lmlab.data.windows import get_batch
 from lmlab.errors import LabError
-from lmlab.streams import generator
 
 IDS = np.arange(100, dtype="u1")
 counts = st.integers(1, 20)

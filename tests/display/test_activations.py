@@ -4,8 +4,8 @@ import torch
 from comparing import curves, same, weights
 from torch import nn
 
+from lmlab.config.fingerprint import fingerprint
 from lmlab.display.activations import LOGITS, mean_sizes
-from lmlab.fingerprint import fingerprint
 
 WORDS = ["model=gpt", "model.n_embd=16", "model.n_layer=2", "model.dropout=0.1"]
 ON = "+callbacks.activations={_target_:lmlab.display.activations.Activations,every:1}"

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from boards import Board, Sweep, get
 
-from lmlab.display.eventfile import next_number, numbered
+from lmlab.display.event_files import next_number, numbered
 from lmlab.display.writers import CurveWriter
-from lmlab.sweeps.report import report
+from lmlab.sweeps.report.report import report
 
 BOARD = [sys.executable, str(Path(__file__).parents[2] / "scripts" / "board.py")]
 

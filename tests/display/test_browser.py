@@ -10,7 +10,7 @@ import pytest
 from boards import Sweep
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
-from lmlab.sweeps.report import report
+from lmlab.sweeps.report.report import report
 
 pytestmark = pytest.mark.xdist_group("board")
 

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from lmlab import build
-from lmlab.display.eventfile import next_number, numbered
+from lmlab.config import build
+from lmlab.display.event_files import next_number, numbered
 from lmlab.display.summaries import (
     LINE,
     ending,

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lmlab.runs import Run
+from lmlab.runs.directory import Run
 
 wandb_internal_pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
 pytest.importorskip("mlflow")

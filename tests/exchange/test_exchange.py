@@ -21,9 +21,9 @@ from lmlab.data.bpe import BPETokenizer
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer
 from lmlab.exchange import tokenizers
 from lmlab.exchange.foreign import find
-from lmlab.generation import generate
-from lmlab.runs import Run
-from lmlab.training.state import restore
+from lmlab.generate import generate
+from lmlab.runs.checkpoint import restore
+from lmlab.runs.directory import Run
 
 transformers.utils.logging.disable_progress_bar()
 

@@ -13,9 +13,9 @@ from tensorboard.plugins.hparams import metadata
 from torch import nn
 
 import lmlab.models
-from lmlab.generation import generate
-from lmlab.runs import Run
-from lmlab.training.state import restore
+from lmlab.generate import generate
+from lmlab.runs.checkpoint import restore
+from lmlab.runs.directory import Run
 
 SRC = Path(lmlab.__file__).parent
 MINE = ["--config-dir=conf", "corpus=file", "corpus.path=mypackage/fox.txt", *TINY]

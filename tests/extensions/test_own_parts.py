@@ -9,12 +9,12 @@ import yaml
 from extensions.conftest import OWN, TINY, forget_package
 from small import cut
 
-from lmlab import build
+from lmlab.config import build
+from lmlab.config.own_code import code_of
+from lmlab.config.sources import code_of_target
 from lmlab.data.corpus import from_files
 from lmlab.data.tokens import tokenize
-from lmlab.own_code import code_of
-from lmlab.runs import Run
-from lmlab.sources import code_of_target
+from lmlab.runs.directory import Run
 
 
 def only(folder: Path) -> Run:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lmlab.generation import generate
+from lmlab.generate import generate
 from lmlab.models.bigram import Bigram
 
 # The batch that cell 7 prints; each target is the token after its input.

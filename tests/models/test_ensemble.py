@@ -11,18 +11,18 @@ from comparing import assert_same_run, weights
 from modern_parts import SIZE, T, V, random_ids
 from small import cut
 
-from lmlab import build
+from lmlab.config import build
 from lmlab.data.windows import full_pass
 from lmlab.errors import LabError
+from lmlab.handles import Run
 from lmlab.models.bigram import Bigram
 from lmlab.models.ensemble import Ensemble
 from lmlab.models.memory import Memory
 from lmlab.models.modern import Modern
 from lmlab.models.ngram import NGram
-from lmlab.opened import Run
+from lmlab.train import train
 from lmlab.training.flops import flops_per_token
-from lmlab.training.rules import roles_of
-from lmlab.training_run import train
+from lmlab.training.optimizers.rules import roles_of
 
 MODERN = partial(Modern, **SIZE)
 ENSEMBLE = ["model=ensemble", "model.members.network.n_embd=16", "model.members.network.n_layer=1"]

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lmlab import build, schema
 from lmlab.cli import conf_dir
-from lmlab.config import check
+from lmlab.config import build, schema
+from lmlab.config.check import check
 
 RUNGS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 VOCAB_SIZE, BLOCK_SIZE = 13, 12

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from modern_parts import DEFAULT, GAIN_FREE, PARTS, SIZE, T, V, lively, modern, random_ids
 from torch import Tensor, nn
 
-from lmlab import build
+from lmlab.config import build
 from lmlab.errors import LabError
 from lmlab.models import parts
 from lmlab.models.attention import attention_weights
 from lmlab.models.gpt import GPT, attend
 from lmlab.models.modern import Attention, Shared
-from lmlab.training.rules import roles_of
+from lmlab.training.optimizers.rules import roles_of
 
 
 def random(*shape: int, seed: int = 1) -> Tensor:

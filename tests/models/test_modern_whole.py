@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from modern_parts import DEFAULT, PARTS, T, V, choices, lively, modern, random_ids
 
 from lmlab.models.maps import attention_maps
-from lmlab.training.rules import roles_of
+from lmlab.training.optimizers.rules import roles_of
 
 every_part = pytest.mark.parametrize("part", PARTS)
 

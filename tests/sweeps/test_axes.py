@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweeps.conftest import records
 
-from lmlab.conf import conf_dir
+from lmlab.config.axes import Axes, every_row, swept_keys
+from lmlab.config.stored import conf_dir
 from lmlab.errors import LabError
-from lmlab.sweeps.axes import Axes, every_row, swept_keys
-from lmlab.sweeps.space import Space
+from lmlab.sweeps.search.space import Space
 
 SIZE = {"size": "zip(model.n_layer=[1,2],model.n_embd=[32,64])"}
 RATES = {

@@ -10,8 +10,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from lmlab.conf import conf_dir
-from lmlab.sweeps.composing import RememberingLoader
+from lmlab.config.stored import conf_dir
+from lmlab.sweeps.launch.composing import RememberingLoader
 
 JOBS = [
     ["model=bigram", "seed=3"],

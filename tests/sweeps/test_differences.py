@@ -18,14 +18,14 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from lmlab.sweeps.command import main
-from lmlab.sweeps.differences import compare, differences, setting_named
-from lmlab.sweeps.equal import compare_at, compare_to, parse_at
-from lmlab.sweeps.forest import forest
-from lmlab.sweeps.leaderboard import markdown
-from lmlab.sweeps.paired import holm, paired, pairs_needed
-from lmlab.sweeps.plots import pictures
-from lmlab.sweeps.table import load
-from lmlab.sweeps.verdicts import marks, notes_on, notes_on_marks
+from lmlab.sweeps.compare.differences import compare, differences, setting_named
+from lmlab.sweeps.compare.equal import compare_at, compare_to, parse_at
+from lmlab.sweeps.compare.paired import holm, paired, pairs_needed
+from lmlab.sweeps.figures.forest import forest
+from lmlab.sweeps.figures.plots import pictures
+from lmlab.sweeps.report.leaderboard import markdown
+from lmlab.sweeps.report.verdicts import marks, notes_on, notes_on_marks
+from lmlab.sweeps.table.settings import load
 
 A = [2.2691, 2.2803, 2.2579, 2.2611, 2.2750, 2.2634, 2.2715]
 B = [2.2650, 2.2790, 2.2601, 2.2577, 2.2699, 2.2640, 2.2702]

@@ -8,7 +8,7 @@ import pytest
 from sweeps.conftest import ended, records
 
 from lmlab.errors import LabError
-from lmlab.sweeps.places import gpus, places_on_gpus
+from lmlab.sweeps.launch.pool import gpus, places_on_gpus
 
 
 def test_each_job_is_given_one_gpu_and_each_gpu_one_job_at_a_time(sweep, tmp_path):

@@ -7,7 +7,7 @@ from small import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from lmlab.runs import Run, earlier_job_name
+from lmlab.runs.directory import Run, earlier_job_name
 
 FAILURE, SUCCESS = api_pb2.STATUS_FAILURE, api_pb2.STATUS_SUCCESS
 

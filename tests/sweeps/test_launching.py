@@ -7,8 +7,8 @@ import pytest
 from small import SMALL
 from sweeps.conftest import ended
 
-from lmlab.sweeps.journal import Event
-from lmlab.sweeps.launching import Progress
+from lmlab.sweeps.launch.journal import Event
+from lmlab.sweeps.launch.launching import Progress
 
 
 def test_a_failure_does_not_shorten_the_time_that_is_left():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab.sweeps.law import LEAST, MOST, OPERATIONS, Law, fit
+from lmlab.sweeps.compare.law import LEAST, MOST, OPERATIONS, Law, fit
 
 EXPONENTS = st.floats(0.15, 0.9)
 WIDTHS = {2e11: (16, 32, 48, 64), 2e12: (32, 48, 64, 96, 128), 2e13: (64, 96, 128, 192)}

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from lmlab import schema
 from lmlab.cli import conf_dir
-from lmlab.command_line import CommandLine
-from lmlab.config import check
+from lmlab.config import schema
+from lmlab.config.check import check
+from lmlab.config.command_line import CommandLine
 
 SWEEPS = conf_dir() / "sweep"
 NAMES = [path.relative_to(SWEEPS).with_suffix("").as_posix() for path in SWEEPS.rglob("*.yaml")]

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import yaml
 from sweeps.made import made
 
-from lmlab.sweeps.report import report
+from lmlab.sweeps.report.report import report
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
 

@@ -12,10 +12,10 @@ from matplotlib.image import imread
 from matplotlib.transforms import Bbox
 from sweeps.made import made
 
-from lmlab.sweeps.plots import by_key, by_parameters, heat_map, pictures
-from lmlab.sweeps.scales import ordered, wants_log
-from lmlab.sweeps.table import load
-from lmlab.sweeps.values import ceiling
+from lmlab.sweeps.figures.plots import by_key, by_parameters, heat_map, pictures
+from lmlab.sweeps.figures.scales import ordered, wants_log
+from lmlab.sweeps.table.settings import load
+from lmlab.sweeps.table.values import ceiling
 
 
 def table(folder: Path):

@@ -22,12 +22,12 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from lmlab.errors import LabError
 from lmlab.sweeps.command import main
-from lmlab.sweeps.curves import read_curves, shared_steps
-from lmlab.sweeps.leaderboard import duration, markdown, print_table, runs_csv, settings_csv
-from lmlab.sweeps.notes import listed
-from lmlab.sweeps.reading import FoundRun, read
-from lmlab.sweeps.report import report
-from lmlab.sweeps.table import load, tabulate
+from lmlab.sweeps.report.leaderboard import duration, markdown, print_table, runs_csv, settings_csv
+from lmlab.sweeps.report.notes import listed
+from lmlab.sweeps.report.report import report
+from lmlab.sweeps.table.curves import read_curves, shared_steps
+from lmlab.sweeps.table.reading import FoundRun, read
+from lmlab.sweeps.table.settings import load, tabulate
 
 
 def table(folder: Path):
@@ -409,7 +409,8 @@ def test_help_and_the_table_import_no_torch(sweep):
 
 
 def test_a_job_and_its_launcher_import_nothing_that_only_a_report_needs():
-    code = "import sys, lmlab.sweeps.job, lmlab.sweeps.launching, hydra_plugins.lmlab_grid\n"
+    code = "import sys, lmlab.sweeps.launch.job, lmlab.sweeps.launch.launching\n"
+    code += "import hydra_plugins.lmlab_grid\n"
     code += "assert not {'pandas', 'seaborn', 'matplotlib', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -12,10 +12,10 @@ import pytest
 from made import made
 
 from lmlab.sweeps.command import main
-from lmlab.sweeps.law import OPERATIONS, Law
-from lmlab.sweeps.scaling import CONSTANTS, scaling_of
-from lmlab.sweeps.scaling_report import amount, power
-from lmlab.sweeps.table import Table, load
+from lmlab.sweeps.compare.law import OPERATIONS, Law
+from lmlab.sweeps.compare.scaling import CONSTANTS, scaling_of
+from lmlab.sweeps.report.scaling_report import amount, power
+from lmlab.sweeps.table.settings import Table, load
 
 TRUE = Law(1.3, 30.0, 60.0, 0.4, 0.38)
 GRID = {2e11: (16, 32, 48, 64), 2e12: (32, 48, 64, 96, 128), 2e13: (64, 96, 128, 192)}

@@ -6,8 +6,8 @@ import pytest
 from sweeps.made import made
 
 from lmlab.errors import LabError
-from lmlab.runs import Run
-from lmlab.sweeps.report import report
+from lmlab.runs.directory import Run
+from lmlab.sweeps.report.report import report
 from lmlab.sweeps.selection import Selection
 
 CURVE = {10: 3.0, 20: 2.5}

@@ -7,7 +7,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from lmlab.cli import conf_dir
 from lmlab.errors import LabError
-from lmlab.sweeps.space import Space
+from lmlab.sweeps.search.space import Space
 
 
 @pytest.fixture

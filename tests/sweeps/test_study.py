@@ -7,8 +7,15 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from lmlab.errors import LabError
-from lmlab.sweeps.space import Space
-from lmlab.sweeps.study import NAME, SWEEPER, SharedStudy, TrialInTraining, open_storage, seed_for
+from lmlab.sweeps.search.space import Space
+from lmlab.sweeps.search.study import (
+    NAME,
+    SWEEPER,
+    SharedStudy,
+    TrialInTraining,
+    open_storage,
+    seed_for,
+)
 
 AXES = {"x": "interval(0, 1)", "y": "a,b"}
 SPACE = Space.parse(AXES, {}, [])

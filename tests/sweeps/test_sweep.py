@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweeps.conftest import ended, records
 
-from lmlab.runs import Run, job_name
+from lmlab.runs.directory import Run, job_name
 
 NUMBERS = ("val/loss", "val/loss_full", "val/bpc", "train/loss_eval")
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sweeps.made import made
 
 from lmlab.errors import LabError
-from lmlab.runs import Run
-from lmlab.sweeps.reading import FoundRun, read
-from lmlab.sweeps.table import METRICS, load, runs_frame, tabulate
-from lmlab.sweeps.values import canonical, shown
+from lmlab.runs.directory import Run
+from lmlab.sweeps.table.reading import FoundRun, read
+from lmlab.sweeps.table.settings import METRICS, load, runs_frame, tabulate
+from lmlab.sweeps.table.values import canonical, shown
 
 
 def table(folder: Path, metric: str | None = None):

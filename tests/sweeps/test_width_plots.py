@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from made import made
 
-from lmlab.sweeps.table import load
-from lmlab.sweeps.width_plots import _panels, best_rates, width_pictures
+from lmlab.sweeps.figures.width_plots import _panels, best_rates, width_pictures
+from lmlab.sweeps.table.settings import load
 
 RATES = (0.001, 0.004, 0.016)
 

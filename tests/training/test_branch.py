@@ -9,11 +9,11 @@ import torch
 from comparing import checkpoint, curves, same, weights
 from small import cut
 
+from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
-from lmlab.fingerprint import fingerprint
-from lmlab.runs import Run
-from lmlab.training.state import read
-from lmlab.training_run import train
+from lmlab.runs.checkpoint import read
+from lmlab.runs.directory import Run
+from lmlab.train import train
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 
@@ -63,7 +63,7 @@ def test_its_record_and_fingerprint_say_where_it_comes_from(experiment):
 
 def test_a_cooldown_branch_has_its_own_schedule_and_its_own_best(experiment):
     run = experiment("model=head", "optimizer.lr=0.01")
-    linear = {"_target_": "lmlab.training.optim.linear", "_partial_": True}
+    linear = {"_target_": "lmlab.training.optimizers.schedules.linear", "_partial_": True}
     linear |= {"warmup_steps": 0, "warmdown": 1.0, "final": 0.0}
     cooled = train(branch(run, "@12", schedule=linear, trainer__max_steps=24))
     rates = {row["step"]: row["train/lr"] for row in curves(cooled) if row["train/lr"]}

@@ -6,8 +6,8 @@ from comparing import assert_same_run, checkpoint
 from small import cut
 
 from lmlab.models.ngram import NGram
-from lmlab.training.state import restore
-from lmlab.training_run import train
+from lmlab.runs.checkpoint import restore
+from lmlab.train import train
 
 COUNTS = [
     "model=modern",

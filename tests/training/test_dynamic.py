@@ -10,11 +10,11 @@ from comparing import assert_same_run, checkpoint, curves, same, tensorboard, we
 from small import cut
 from torch import nn
 
-from lmlab import build
+from lmlab.config import build
 from lmlab.errors import LabError
-from lmlab.opened import Run
-from lmlab.training.state import restore
-from lmlab.training_run import train
+from lmlab.handles import Run
+from lmlab.runs.checkpoint import restore
+from lmlab.train import train
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1"]
 ON = ["callbacks=dynamic", "callbacks.dynamic.lr=0.3", "data.val_fraction=0.001"]

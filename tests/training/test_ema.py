@@ -12,9 +12,9 @@ from small import SMALL, cut
 from torch import Tensor
 
 from lmlab.errors import LabError
+from lmlab.runs.checkpoint import AtomicCheckpointIO, restore
+from lmlab.train import train
 from lmlab.training.ema import EMA
-from lmlab.training.state import AtomicCheckpointIO, restore
-from lmlab.training_run import train
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 ON = "callbacks=ema"

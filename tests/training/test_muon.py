@@ -14,10 +14,10 @@ from small import cut
 from torch import Tensor, nn
 
 from lmlab.errors import LabError
-from lmlab.training.muon import Muon, orthogonalise
-from lmlab.training.optim import configure
-from lmlab.training.rules import Rule
-from lmlab.training_run import train
+from lmlab.train import train
+from lmlab.training.optimizers.configure import configure
+from lmlab.training.optimizers.muon import Muon, orthogonalise
+from lmlab.training.optimizers.rules import Rule
 
 SHAPES = [(4, 4), (12, 4), (4, 4), (4, 16), (12, 4), (5, 3), (4, 4)]
 EVERYTHING: dict[str, Any] = {

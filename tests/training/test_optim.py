@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lmlab import build, schema
 from lmlab.cli import conf_dir
-from lmlab.config import check
+from lmlab.config import build, schema
+from lmlab.config.check import check
 from lmlab.models.bigram import Bigram
 from lmlab.models.gpt import GPT
-from lmlab.training.optim import configure, constant, cosine, linear
-from lmlab.training.rules import rules_of
+from lmlab.training.optimizers.configure import configure
+from lmlab.training.optimizers.rules import rules_of
+from lmlab.training.optimizers.schedules import constant, cosine, linear
 
 
 def options(group: str) -> list[str]:

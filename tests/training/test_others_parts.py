@@ -8,10 +8,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
-from lmlab import build
-from lmlab.experiment import make_data, make_module
+from lmlab.config import build
 from lmlab.models.bigram import Bigram
-from lmlab.training_run import train
+from lmlab.train import train
+from lmlab.training.assemble import make_data, make_module
 
 EMA = "{_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"
 

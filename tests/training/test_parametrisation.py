@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from small import cut
 from torch import nn
 
-from lmlab import build
+from lmlab.config import build
+from lmlab.config.fingerprint import fingerprint
 from lmlab.display.activations import LOGITS, mean_sizes
 from lmlab.errors import LabError
-from lmlab.fingerprint import fingerprint
 from lmlab.models.gpt import GPT
-from lmlab.training.optim import configure
-from lmlab.training.parametrisation import Factors, MuP, scale_weights
-from lmlab.training.rules import n_inside, names_of, rules_of
-from lmlab.training_run import train
+from lmlab.train import train
+from lmlab.training.optimizers.configure import configure
+from lmlab.training.optimizers.parametrisation import Factors, MuP, scale_weights
+from lmlab.training.optimizers.rules import n_inside, names_of, rules_of
 
 ADAMW = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1, eps=1e-8)
 BASE = {"base_n_embd": 16, "base_n_head": 2}
@@ -170,7 +170,7 @@ def test_a_run_that_was_cut_short_ends_as_if_it_never_was(experiment, tmp_path):
 
 def test_a_run_may_begin_from_one_in_the_other_parametrisation(experiment):
     run = experiment(*SMALL_GPT)
-    node = {"_target_": "lmlab.training.parametrisation.MuP", **BASE}
+    node = {"_target_": "lmlab.training.optimizers.parametrisation.MuP", **BASE}
     longer = {**run.config["trainer"], "max_steps": 30}
     other = train({**run.config, "from": str(run.path), "parametrisation": node, "trainer": longer})
     groups = checkpoint(other)["optimizer_states"][0]["param_groups"]

@@ -15,9 +15,9 @@ import pytest
 from comparing import checkpoint, curves, weights
 from small import SMALL
 
+from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
-from lmlab.fingerprint import fingerprint
-from lmlab.runs import Run
+from lmlab.runs.directory import Run
 
 SCRIPT = str(Path(__file__).parents[2] / "scripts/train.py")
 GPT = ["name=test", "model=gpt", "model.n_embd=16", "model.n_layer=1", "trainer.accelerator=cpu"]

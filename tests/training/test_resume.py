@@ -22,9 +22,9 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from lmlab.errors import LabError
-from lmlab.runs import Run
+from lmlab.runs.directory import Run
+from lmlab.train import train
 from lmlab.training.stopping import Interrupted
-from lmlab.training_run import train
 
 GPT = [
     "model=gpt",
@@ -41,7 +41,7 @@ GPT = [
 
 # Children begin with everything imported, so that a kill hits training and not the imports.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["lmlab.training_run"])
+processes.set_forkserver_preload(["lmlab.train"])
 
 
 def start(config: dict[str, Any]) -> Any:

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from small import SMALL, cut
 from torch import nn
 
-from lmlab import build, schema
-from lmlab.conf import conf_dir
-from lmlab.config import check
+from lmlab.config import build, schema
+from lmlab.config.check import check
+from lmlab.config.fingerprint import determining, fingerprint
+from lmlab.config.stored import conf_dir
 from lmlab.errors import LabError
-from lmlab.fingerprint import determining, fingerprint
-from lmlab.training.combined import CombinedOptimizer
+from lmlab.train import train
 from lmlab.training.footprint import footprint
-from lmlab.training.optim import configure, groups_by_rule
-from lmlab.training.rules import REST, ROLES, Rule, assign, names_of, roles_of, rules_of
-from lmlab.training_run import train
+from lmlab.training.optimizers.combined import CombinedOptimizer
+from lmlab.training.optimizers.configure import configure, groups_by_rule
+from lmlab.training.optimizers.rules import REST, ROLES, Rule, assign, names_of, roles_of, rules_of
 
 MODELS = [
     *("bigram", "bag_of_words", "head", "multi_head", "feed_forward", "blocks_without_residual"),
@@ -40,7 +40,7 @@ SAME = "+optimizer.rules.matrices={params:matrices}"
 # Another class, which keeps a state from the beginning, and a schedule of its own.
 OTHER = (
     "+optimizer.rules.matrices={params:[matrices,'*final*'],_target_:torch.optim.Adagrad,lr:0.02,"
-    "eps:1e-10,weight_decay:0.1,schedule:{_target_:lmlab.training.optim.linear,"
+    "eps:1e-10,weight_decay:0.1,schedule:{_target_:lmlab.training.optimizers.schedules.linear,"
     "warmup_steps:3,warmdown:0.5,final:0.0}}"
 )
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
@@ -335,7 +335,7 @@ def branched(run: Any, **rule: Any) -> dict[str, torch.Tensor]:
 
 def test_a_branch_keeps_the_state_if_only_numbers_of_a_rule_differ(experiment, capsys):
     run = experiment(*GPT, OTHER)
-    constant = {"_target_": "lmlab.training.optim.constant", "warmup_steps": 0}
+    constant = {"_target_": "lmlab.training.optimizers.schedules.constant", "warmup_steps": 0}
     assert branched(run, lr=0.5, weight_decay=0.0, schedule=constant)["step"] == 25
     assert "begins afresh" not in capsys.readouterr().out
     assert branched(run, params="matrices")["step"] == 1

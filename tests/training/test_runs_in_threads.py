@@ -13,10 +13,10 @@ from comparing import assert_same_run
 from rich.console import Console
 from small import TINY
 
-from lmlab.runs import Run
-from lmlab.streams import Turns
+from lmlab.data.streams import Turns
+from lmlab.runs.directory import Run
+from lmlab.train import train
 from lmlab.training.stopping import Interrupted, Stop
-from lmlab.training_run import train
 
 GPT = ("model=gpt", "model.n_layer=1", "model.n_head=2", "model.n_embd=8", "model.dropout=0.3")
 JOBS = {  # they draw from torch's default generator in each step, and the steps take turns

@@ -10,10 +10,10 @@ from comparing import assert_same_run, checkpoint, same, weights
 from small import cut
 from torch import nn
 
+from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
-from lmlab.fingerprint import fingerprint
+from lmlab.train import train
 from lmlab.training.teacher import Teacher
-from lmlab.training_run import train
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 BIGRAM = "model=bigram"
@@ -65,7 +65,7 @@ def test_it_draws_a_run_towards_what_the_teacher_says(experiment, taught):
 
 
 def restored(run: Any) -> nn.Module:
-    from lmlab.training.state import restore
+    from lmlab.runs.checkpoint import restore
 
     return restore(run, "last").model.eval()
 

@@ -12,11 +12,12 @@ from comparing import NOISY, checkpoint, curves, same, tensorboard, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from lmlab import build, opened
+from lmlab import handles as opened
+from lmlab.config import build
 from lmlab.data.tokenizer import Tokenizer
-from lmlab.runs import Run
-from lmlab.training.state import read, restore
-from lmlab.training_run import train
+from lmlab.runs.checkpoint import read, restore
+from lmlab.runs.directory import Run
+from lmlab.train import train
 
 
 def optimizer_state(run: Run) -> list:

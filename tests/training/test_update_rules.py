@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmlab import build, schema
 from lmlab.cli import conf_dir
-from lmlab.config import check
-from lmlab.training.rules import rules_of
+from lmlab.config import build, schema
+from lmlab.config.check import check
+from lmlab.training.optimizers.rules import rules_of
 
 Gradient = Callable[[Tensor], Tensor]
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmlab.data.streams import generator
 from lmlab.data.windows import draw_starts, draw_windows, full_pass
 from lmlab.errors import LabError
-from lmlab.streams import generator
 
 # Evaluated at a time, whatever the batch size of training: few enough that what a layer hands to
 # the next is still in the cache.

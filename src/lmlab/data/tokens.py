@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from lmlab.config.sources import code_of_target
 from lmlab.data import download
 from lmlab.data.corpus import Corpus
 from lmlab.data.tokenizer import Tokenizer, class_name
 from lmlab.errors import LabError
 from lmlab.files import atomic_file, remove_unfinished, write_atomically
-from lmlab.sources import code_of_target
 
 FORMAT = 2  # part of every key: raise it when a tokenizer's ids or this layout change
 

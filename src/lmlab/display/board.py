@@ -9,7 +9,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from lmlab.display.eventfile import PREFIX
+from lmlab.display.event_files import PREFIX
 from lmlab.errors import LabError
 
 FLAGS = (

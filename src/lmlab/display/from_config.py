@@ -12,12 +12,12 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lmlab import build
+from lmlab.config import build
 from lmlab.console import log, say
 from lmlab.data.tokenizer import class_name
 from lmlab.display.loggers import EventFiles, MetricsCSV
 from lmlab.errors import LabError
-from lmlab.runs import Run
+from lmlab.runs.directory import Run
 
 MakeLoggers = Callable[[Run, int | None], Iterator[Logger]]
 MakeLogger = Callable[[Run, int | None], Logger | None]

@@ -16,11 +16,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmlab.console import log
 from lmlab.display import summaries
-from lmlab.display.eventfile import BEGIN, END, PREFIX, next_number, numbered, write
+from lmlab.display.event_files import BEGIN, END, PREFIX, next_number, numbered, write
 from lmlab.display.writers import CurveWriter
 from lmlab.errors import LabError
 from lmlab.files import check_regular, write_atomically
-from lmlab.runs import OF_THE_END
+from lmlab.runs.directory import OF_THE_END
 
 if TYPE_CHECKING:
     from PIL.Image import Image

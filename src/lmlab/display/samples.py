@@ -9,12 +9,12 @@ import torch
 
 from lmlab.bounds import Count, CountOrZero, NotNegative
 from lmlab.console import say
+from lmlab.data.streams import generator
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.windows import get_batch
 from lmlab.display.loggers import event_files
 from lmlab.errors import LabError
-from lmlab.generation import generate
-from lmlab.streams import generator
+from lmlab.generate import generate
 from lmlab.training.callbacks import of_training
 from lmlab.training.ema import EMA
 

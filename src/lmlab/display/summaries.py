@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lmlab.conf import conf_dir
-from lmlab.records import Dumper
-from lmlab.signatures import signature
+from lmlab.config.signatures import signature
+from lmlab.config.stored import conf_dir
+from lmlab.runs.record import Dumper
 
 if TYPE_CHECKING:
     from PIL.Image import Image

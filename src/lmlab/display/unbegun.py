@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.display import summaries
-from lmlab.display.eventfile import BEGIN, END, PREFIX, next_number, numbered, write
+from lmlab.display.event_files import BEGIN, END, PREFIX, next_number, numbered, write
 
 EVENT_FILES = "lmlab.display.loggers.EventFiles"
 

@@ -8,7 +8,7 @@ from typing import Any
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from lmlab.display.eventfile import Records
+from lmlab.display.event_files import Records
 
 
 class EventFile(FileWriter):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from lmlab.errors import LabError
 
 if TYPE_CHECKING:
-    from lmlab.sweeps.scaling import Scaling
-    from lmlab.sweeps.table import Table
+    from lmlab.sweeps.compare.scaling import Scaling
+    from lmlab.sweeps.table.settings import Table
 
 # What may be typed, and the column that it means.
 METRICS = {"val/loss_full": "val/loss_full", "val/bpc": "val/bpc", "best": "best val/loss"}
@@ -34,13 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from lmlab.config import nearest
+    from lmlab.config.check import nearest
     from lmlab.console import console
-    from lmlab.sweeps.leaderboard import best_of_each, print_table
-    from lmlab.sweeps.questions import Questions
-    from lmlab.sweeps.report import keep
-    from lmlab.sweeps.table import load
-    from lmlab.sweeps.verdicts import print_differences
+    from lmlab.sweeps.compare.questions import Questions
+    from lmlab.sweeps.report.leaderboard import best_of_each, print_table
+    from lmlab.sweeps.report.report import keep
+    from lmlab.sweeps.report.verdicts import print_differences
+    from lmlab.sweeps.table.settings import load
 
     by = options.by.split(",") if options.by else []
     folders: list[Path] = options.folders
@@ -63,8 +63,8 @@ def _fitted(table: Table) -> Scaling:
     from rich.progress import Progress
 
     from lmlab.console import console
-    from lmlab.sweeps.scaling import RESAMPLES, scaling_of
-    from lmlab.sweeps.scaling_report import print_scaling
+    from lmlab.sweeps.compare.scaling import RESAMPLES, scaling_of
+    from lmlab.sweeps.report.scaling_report import print_scaling
 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("fitting the law to resampled runs", total=RESAMPLES)

@@ -11,8 +11,8 @@ from types import TracebackType
 
 from lmlab.display.board import MOST_TICKED
 from lmlab.errors import LabError
-from lmlab.sweeps.curves import SEED_MEAN, names_of_settings
-from lmlab.sweeps.table import BEST, Table, load
+from lmlab.sweeps.table.curves import SEED_MEAN, names_of_settings
+from lmlab.sweeps.table.settings import BEST, Table, load
 
 SECONDS = 20.0  # between two looks at which runs are the best
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import lightning as L
 
+from lmlab.config.fingerprint import leaves
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
-from lmlab.fingerprint import leaves
 from lmlab.training.module import LanguageModule
-from lmlab.training.optim import configure
+from lmlab.training.optimizers.configure import configure
 
 # With another value of these, what an optimizer has gathered is as good as before.
 TUNED = {"lr", "weight_decay", "betas", "eps", "alpha", "fused", "foreach"}

@@ -14,12 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
+from lmlab.data.streams import let_others
 from lmlab.errors import LabError
 from lmlab.files import link_or_copy
-from lmlab.runs import OF_THE_END, Run
-from lmlab.streams import let_others
+from lmlab.runs.directory import OF_THE_END, Run
 from lmlab.training.stopping import Interrupted, Stop
-from lmlab.waiting import waiting
+from lmlab.training.waiting import waiting
 
 
 class Recorder(L.Callback):

@@ -14,8 +14,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lmlab.bounds import BelowOne
 from lmlab.data.datamodule import EvalBatch
+from lmlab.data.streams import default_states, set_default_states
 from lmlab.errors import LabError
-from lmlab.streams import default_states, set_default_states
 
 KEY = "ema"  # of a checkpoint: {"step": …, "weights": {name of a parameter: tensor}}
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from lmlab import build
+from lmlab.config import build
 
 
 def flops_per_token(config: dict[str, Any], vocab_size: int) -> float | None:

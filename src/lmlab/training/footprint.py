@@ -12,10 +12,10 @@ import torch
 from rich.filesize import decimal
 from torch import nn
 
-from lmlab import build
+from lmlab.config import build
 from lmlab.errors import LabError
-from lmlab.training.optim import configure
-from lmlab.training.rules import rules_of
+from lmlab.training.optimizers.configure import configure
+from lmlab.training.optimizers.rules import rules_of
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, in bytes, or "max"
 SMALL = 1 / 16  # weights below this part of memory fit, whatever the optimizer keeps beside them

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lmlab.data.datamodule import EvalBatch, TextDataModule
+from lmlab.data.streams import default_states, set_default_states
 from lmlab.data.windows import shift
 from lmlab.errors import LabError
-from lmlab.streams import default_states, set_default_states
-from lmlab.training.optim import configure, groups_by_rule
-from lmlab.training.parametrisation import Factors
-from lmlab.training.rules import REST, MakeOptimizer, Rule, Schedule
+from lmlab.training.optimizers.configure import configure, groups_by_rule
+from lmlab.training.optimizers.parametrisation import Factors
+from lmlab.training.optimizers.rules import REST, MakeOptimizer, Rule, Schedule
 from lmlab.training.stopping import Interrupted, Stop
 from lmlab.training.teacher import Teacher
 

@@ -1,0 +1,1 @@
+"""From typed words to a checked config, and what is made of it."""

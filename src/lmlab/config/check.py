@@ -1,0 +1,136 @@
+"""Checking a composed config before anything is built or written."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from lmlab.config.fingerprint import under
+from lmlab.config.origins import brought
+from lmlab.config.targets import UNKNOWN_ARGUMENT
+from lmlab.errors import LabError
+
+UNKNOWN = ("extra_forbidden", UNKNOWN_ARGUMENT)  # the types of errors that refuse a key
+
+
+def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, Any]:
+    """The config as plain containers, every key and value of it accepted by `schema`.
+
+    `given` replaces top-level values; they are taken as they are, `${…}` in them too.
+
+    Raises:
+        LabError: naming the first key that is missing, unknown, or has a value that is refused.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg) - given.keys())
+        if missing:
+            raise LabError(f"{missing[0]} is missing: give {missing[0]}=…")
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        key = getattr(error, "full_key", None) or "config"
+        raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
+    return check_plain({**plain, **given} if isinstance(plain, dict) else plain, schema)
+
+
+def check_plain(plain: Any, schema: type[BaseModel]) -> dict[str, Any]:
+    """A config that is in plain containers already, such as one read back from a run.
+
+    Whole numbers become floats where the schema has floats: `lr=1` and `lr=1.0` are one config.
+    """
+    if not isinstance(plain, dict):
+        raise LabError("config: not a mapping of keys to values")
+    try:
+        checked = schema.model_validate(plain)
+    except ValidationError as error:
+        raise LabError(_explain(error, plain)) from error
+    typed: dict[str, Any] = _typed(plain, checked)
+    return typed
+
+
+def _typed(plain: Any, checked: Any) -> Any:
+    """A config with the floats that its checked twin has; all else, and every key, as it is."""
+    if isinstance(checked, BaseModel):
+        names = {info.alias or name: name for name, info in type(checked).model_fields.items()}
+        return {
+            key: _typed(value, getattr(checked, names[key])) if key in names else value
+            for key, value in plain.items()
+        }
+    if isinstance(checked, dict):
+        return {key: _typed(value, checked[key]) for key, value in plain.items()}
+    if isinstance(checked, list | tuple):
+        return [_typed(*pair) for pair in zip(plain, checked, strict=True)]
+    return checked if type(checked) is float else plain
+
+
+def keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of nested containers, inner ones after those that hold them."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from keys(value, f"{prefix}{key}.")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """`; did you mean …?` where a known name looks like `name`, else nothing.
+
+    Names are compared whole, then without what stands before the last dot or slash: n_layr and
+    lecture/hed are found as well.
+    """
+    for shortened in (lambda name: name, lambda name: re.split(r"[./]", name)[-1]):
+        by_short = {shortened(other).lower(): other for other in reversed(known)}
+        if close := difflib.get_close_matches(shortened(name).lower(), by_short, n=1, cutoff=0.6):
+            return f"; did you mean {by_short[close[0]]}?"
+    return ""
+
+
+def _place(problem: ErrorDetails, plain: Any) -> tuple[str, Any]:
+    """The key that is refused or missing, and the value that it has.
+
+    pydantic also names which member of a union it tried; only keys that are there are the user's.
+    """
+    path, node = [], plain
+    for step in problem["loc"]:
+        inside = isinstance(node, dict) and step in node
+        inside = inside or (isinstance(node, list) and isinstance(step, int) and step < len(node))
+        if inside:
+            node = node[step]
+            path.append(str(step))
+    if problem["type"] == "missing":
+        path.append(str(problem["loc"][-1]))
+    return ".".join(path), node
+
+
+def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
+    problems = error.errors()
+    first = next((p for p in problems if p["type"] in UNKNOWN), problems[0])
+    key, value = _place(first, plain)
+    if first["type"] in UNKNOWN:
+        unknown = [_place(p, plain) for p in problems if p["type"] in UNKNOWN]
+        if said := brought(unknown, len(problems) - len(unknown)):
+            return said
+    more = len({k for k, _ in (_place(p, plain) for p in problems) if not under(key, (k,))})
+    tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
+    if first["type"] in UNKNOWN:
+        return f"unknown key {key}={value!r}{_instead(key, first, plain)}{tail}"
+    if first["type"] == "missing":
+        return f"{key} is missing{tail}"
+    said = first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
+    if not key:  # a rule between keys, which names them itself
+        return said + tail
+    return f"{key}={value!r}: {said[0].lower()}{said[1:]}{tail}"
+
+
+def _instead(key: str, problem: ErrorDetails, plain: dict[Any, Any]) -> str:
+    """What may be meant by an unknown key: an argument of the same target, or some other key."""
+    node, _, name = key.rpartition(".")
+    arguments = problem.get("ctx", {}).get("known", ())
+    if close := difflib.get_close_matches(name, arguments, n=1, cutoff=0.6):
+        return f"; did you mean {node}.{close[0]}?"
+    others = [k for k in keys(plain) if not under(k, (key,)) and not under(key, (k,))]
+    return nearest(key, [k for k in others if not k.endswith("_")])  # _target_ is Hydra's own

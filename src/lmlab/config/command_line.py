@@ -1,0 +1,206 @@
+"""The command line, split up before Hydra reads it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lmlab.errors import LabError
+
+# What Hydra would take, though a run's directory is not Hydra's.
+UNUSED = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.job.chdir")
+# One for all jobs of a sweep.
+OF_A_SWEEP = ("sweep.", "output_dir")
+# Where a sweep is kept, or how it is run: the same sweep all the same.
+NOT_IN_NAME = ("hydra", "sweep.", "output_dir", "run_dir", "resume", "dry_run")
+LONGEST_NAME = 24  # characters of a sweep's name that follows from its command
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What was typed: flags and overrides in any order, and keys whose value is taken literally."""
+
+    flags: list[str]  # with their values
+    overrides: list[str]
+    given: dict[str, str]  # key -> value, outside Hydra's grammar
+    is_multirun: bool
+    zips: dict[str, str]  # name -> zip(…), of keys that go together: no grammar of Hydra's yet
+
+    @classmethod
+    def parse(cls, typed: list[str], texts: tuple[str, ...]) -> CommandLine:
+        """`texts` are the keys whose value is taken as it was typed.
+
+        Raises:
+            LabError: for a flag that does not exist or lacks its value.
+        """
+        from hydra._internal.utils import get_args_parser
+
+        def refuse(message: str) -> NoReturn:
+            raise LabError(message)
+
+        pairs = [argument.partition("=") for argument in typed]
+        given = {key: value for key, equals, value in pairs if equals and key in texts}
+        others = [argument for argument in typed if argument.partition("=")[0] not in given]
+        parser = get_args_parser()
+        parser.error = refuse  # type: ignore[method-assign]
+        # Hydra's own way of parsing wants all overrides in one row.
+        args: Any = parser.parse_intermixed_args(others)
+        left = Counter(args.overrides)
+        flags = []
+        for argument in others:
+            if left[argument]:
+                left[argument] -= 1
+            else:
+                flags.append(argument)
+        pairs = [override.partition("=") for override in args.overrides]
+        named = any(key == "sweep" and value for key, _, value in pairs)
+        mode = any(key.lstrip("+") == "hydra.mode" and "MULTI" in value for key, _, value in pairs)
+        is_multirun = args.multirun or named or mode
+        zips = {key.lstrip("+"): value for key, _, value in pairs if is_zip(value)}
+        overrides = [w for w in args.overrides if not is_zip(w.partition("=")[2])]
+        if zips and not is_multirun:
+            raise LabError(f"{next(iter(zips))}=zip(…) is many runs: give -m too")
+        if is_multirun and "from" in given:  # several parents may be an axis, in Hydra's grammar
+            overrides = [*overrides, f"from={given.pop('from')}"]
+        return cls(flags, overrides, given, is_multirun, zips)
+
+    def check(self, command: str) -> None:
+        """Refuse what Hydra would accept and nothing would use.
+
+        Raises:
+            LabError: with what to give instead.
+        """
+        trains = command == "train"
+        for override in self.overrides:
+            key = override.lstrip("+~").partition("=")[0]
+            if key in UNUSED:
+                instead = (
+                    "give run_dir=…, or output_dir=… and name=…" if trains else "nothing is kept"
+                )
+                raise LabError(f"{key} is not used: {instead}")
+        if not self.is_multirun:
+            return
+        if not trains:
+            raise LabError(f"{command} takes one run each time: leave out -m (or hydra.mode)")
+        for name in self.zips:
+            if not name.isidentifier():
+                raise LabError(
+                    f"{name}=zip(…): keys that go together have a plain name, as in "
+                    "size=zip(model.n_layer=[1,2],model.n_embd=[32,64])"
+                )
+        if "run" in self.given:
+            raise LabError(
+                f"run={self.given['run']}: one run goes on by itself, without -m or sweep=; a "
+                "sweep goes on by the command that began it"
+            )
+        for override in self.overrides:
+            key = override.lstrip("+").partition("=")[0]
+            if key in self.swept and key.startswith(OF_A_SWEEP):
+                raise LabError(f"{override}: a sweep has one value of {key}")
+
+    @property
+    def for_hydra(self) -> list[str]:
+        """What Hydra is to read: a multirun is given a name for its sweep, and a run that begins
+        from another's checkpoint its parent's options.
+
+        Raises:
+            LabError: if there is no such parent.
+        """
+        arguments = [*self.flags, *self.overrides]
+        if self.is_multirun and not any(w.startswith("sweep.name=") for w in self.overrides):
+            arguments.append(f"sweep.name='{self.sweep_name}'")
+        for name, values in self.zips.items():
+            quoted = values.replace("\\", "\\\\").replace('"', '\\"')
+            arguments.append(f'++hydra.sweeper.params.{name}="{quoted}"')
+        if self.parent is not None:
+            from lmlab.runs.parents import choices
+
+            arguments += choices(self.parent, self.overrides)
+        return arguments
+
+    @property
+    def parent(self) -> str | None:
+        """The one run whose checkpoint this, or each job, begins from."""
+        if "from" in self.given:
+            return self.given["from"]
+        parents = [override for override in self.overrides if override.startswith("from=")]
+        if not parents or "from" in self.swept:
+            return None
+        return parents[0].partition("=")[2].strip("'\"")
+
+    @cached_property
+    def swept(self) -> set[str]:
+        """The keys that have several values."""
+        return {w.partition("=")[0].lstrip("+") for w in self.overrides if _is_sweep(w)}
+
+    @property
+    def sweep_name(self) -> str:
+        """A name that the same command has again: what is varied, and what is fixed to which value.
+
+        The values of an axis are not in it, so that more of them join the sweep that is there. It
+        stands before the name of every run in TensorBoard, so a long one is shortened to what is
+        varied, the experiment, and a hash of the rest; unless the sweep is there under the long
+        name, which it had before.
+        """
+        from lmlab.runs.directory import path_name
+
+        named, varied, fixed = self._parts()
+        text = ",".join([*named, *varied, *fixed])
+        whole = path_name(text) or "sweep"
+        before = Path(self._fixed_value("output_dir") or "outputs") / "sweeps" / whole
+        if len(whole) <= LONGEST_NAME or before.is_dir():
+            return whole
+        telling = [key for key in varied if key != "seed"] or varied
+        keys = dict.fromkeys(key.rpartition(".")[2] for key in telling)
+        experiments = [word.partition("=")[2] for word in fixed if word.startswith("experiment=")]
+        short = path_name(",".join([*named, *keys, *experiments])) or "sweep"
+        digits = hashlib.sha256(text.encode()).hexdigest()[:6]
+        room = LONGEST_NAME - len(digits) - 1
+        if len(short) > room:
+            short = short[: room + 1].rpartition(",")[0] or short[:room]
+        return f"{short.strip('-.,')}-{digits}"
+
+    def _parts(self) -> tuple[list[str], list[str], list[str]]:
+        """The named sweeps, the keys that are varied, and those that are fixed with their values:
+        what tells this sweep from others."""
+        named: list[str] = []
+        varied: list[str] = list(self.zips)
+        fixed: list[str] = []
+        for override in sorted(self.overrides):
+            key, equals, value = override.lstrip("+").partition("=")
+            if key == "sweep":
+                named.append(value)
+            elif key in self.swept:
+                varied.append(key)
+            elif equals and not key.startswith(NOT_IN_NAME):
+                fixed.append(f"{key}={value}")
+        return named, varied, fixed
+
+    def _fixed_value(self, key: str) -> str:
+        """The value that is given to a key, or nothing."""
+        given = [word.partition("=")[2] for word in self.overrides if word.startswith(f"{key}=")]
+        return given[-1].strip("'\"") if given else ""
+
+
+def is_zip(value: str) -> bool:
+    """Whether it is the value of keys that go together: see `lmlab.config.axes`."""
+    return value.lstrip().startswith("zip(")
+
+
+def _is_sweep(override: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(override).is_sweep_override()
+    except HydraException:
+        return False  # Hydra will say what is wrong with it
+
+
+def one_line(text: str) -> str:
+    r"""`text` as one line that a terminal shows as it is: \n and other controls are spelled."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

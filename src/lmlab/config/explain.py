@@ -1,0 +1,158 @@
+"""Hydra's errors in one line, with what would work."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmlab.config.compose import composed
+from lmlab.config.stored import conf_dir
+from lmlab.errors import LabError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def is_explained(error: BaseException) -> bool:
+    """Whether `explain` knows what to say of an error."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = (LabError, HydraException, OmegaConfBaseException)
+    return isinstance(error, known) or _raised_by_hydra(error)
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether it was Hydra, or what it reads files by, that raised an error of another kind."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return module.partition(".")[0] in ("hydra", "omegaconf", "yaml")
+
+
+def explain(error: BaseException, name: str, words: list[str]) -> str:
+    """An error's message as one line, with the nearest name that exists.
+
+    `words` are what was typed behind the command's `name`.
+    """
+    from lmlab.config.check import nearest
+    from lmlab.config.help import options
+
+    text = str(error)
+    if isinstance(error, LabError):
+        return text
+    match = re.search(r"Could not override '([^']+)'", text)
+    if GROUP_WANTS_A_NAME in text or (match and name == "train" and options(conf_dir(), match[1])):
+        return _no_option(name, words)
+    if text.startswith("LexerNoViableAltException"):
+        said = text.partition(":")[2].splitlines()[0].strip()
+        return f"{said}: Hydra cannot read this; put its value into quotes ('key=\"value\"')"
+    if match:
+        unknown = f"unknown key {match[1]}"
+        near = _not_in_every_option(match[1], words)
+        return near or unknown + nearest(match[1], _known_keys(name, words))
+    found = (
+        r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']+)'\s+"
+        r"Available options in '[^']+':((?:\s+\S+)*)"
+    )
+    if match := re.search(found, text):
+        group, wrong, offered = match[1], match[2], match[3].partition("Config search path")[0]
+        offers = offered.split() if group.startswith("hydra/") else options(conf_dir(), group)
+        if instead := GONE.get((group, wrong)):
+            return f"{group}={wrong} is gone; {instead}"
+        if extra := EXTRAS.get((group, wrong)):
+            return f'{group}={wrong} needs an extra: pip install "lmlab[{extra}]"'
+        if offers:
+            return f"{group}={wrong}: no such option{nearest(wrong, offers)} ({', '.join(offers)})"
+    return " ".join(text.split("\nSee https")[0].split())
+
+
+def _not_in_every_option(key: str, words: list[str]) -> str | None:
+    """What to say of a key that one of the options has and another has not: one of those that are
+    varied, or one that a named sweep, which varies the key, is not made for."""
+    from lmlab.config.check import keys
+    from lmlab.config.origins import file_that_varies, shown
+
+    typed = dict(argument.partition("=")[::2] for argument in words if "=" in argument)
+    group = key.partition(".")[0]
+    chosen = typed.get(group, "").split(",")
+    sweep = typed.get("sweep", "")
+    if key not in typed and sweep and chosen != [""]:
+        path = file_that_varies(key, sweep, _config_dirs(words))
+        if path is not None:
+            choice = f"{group}={typed[group]}"
+            return (
+                f"sweep={sweep} varies {key} ({shown(path)}), which {choice} does not have: "
+                f"leave {choice} out, or give the axes that you want by -m, without sweep="
+            )
+    for option in chosen if len(chosen) > 1 else []:
+        if key not in keys(_plain(_composed_with([f"{group}={option}"], words))):
+            return (
+                f"unknown key {key}: {group}={option} does not have it; give it to the options "
+                "that do, in a command of their own"
+            )
+    return None
+
+
+def _no_option(name: str, words: list[str]) -> str:
+    """The argument that gives a group something else than a name, such as model=null."""
+    from lmlab.config.check import nearest
+    from lmlab.config.help import options
+
+    for argument in words:
+        key, _, value = argument.partition("=")
+        offers = options(conf_dir(), key) if value else []
+        if offers and name != "train":  # the others have no groups
+            return f"unknown key {key}{nearest(key, _known_keys(name, words))}"
+        if offers and value not in offers:
+            return f"{argument}: no such option ({', '.join(offers)}); or leave it out"
+    return "a group takes the name of an option"
+
+
+GROUP_WANTS_A_NAME = "Config group override must be a string"
+
+# What Hydra finds only if a plugin is installed.
+GONE = {("hydra/launcher", "together"): "hydra/launcher=joblib trains one job on each core"}
+EXTRAS = {
+    ("hydra/launcher", "joblib"): "sweep",
+    ("hydra/launcher", "submitit_local"): "slurm",
+    ("hydra/launcher", "submitit_slurm"): "slurm",
+    ("hydra/launcher", "ray"): "ray",
+}
+
+
+def _known_keys(name: str, words: list[str]) -> list[str]:
+    """Every key of a command's config, composed with the options on the command line, also with
+    those of a --config-dir."""
+    from lmlab.config.check import keys
+    from lmlab.config.help import options
+
+    typed = [argument.partition("=") for argument in words if name == "train"]
+    choices = [
+        f"{group}={option}"
+        for group, _, option in typed
+        if any(option in options(folder, group) for folder in _config_dirs(words))
+    ]
+    return list(keys(_plain(_composed_with(choices, words, name))))
+
+
+def _config_dirs(words: list[str]) -> list[Path]:
+    """conf/, and the folder of --config-dir."""
+    from hydra._internal.utils import get_args_parser
+
+    own = get_args_parser().parse_known_args(words)[0].config_dir
+    return [conf_dir(), *([Path(own).absolute()] if own else [])]
+
+
+def _composed_with(choices: list[str], words: list[str], name: str = "train") -> DictConfig:
+    """A command's config with some options, which may stand in a --config-dir."""
+    quoted = [str(folder).replace("'", "\\'") for folder in _config_dirs(words)[1:]]
+    return composed(name, [*choices, *(f"hydra.searchpath=['file://{f}']" for f in quoted)])
+
+
+def _plain(cfg: DictConfig) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(cfg, resolve=False)

@@ -1,0 +1,127 @@
+"""Which part of a config determines a result, and whether two configs mean the same experiment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from lmlab.config.stored import MOVED
+from lmlab.errors import LabError
+
+# What changes where a run is kept or how fast it goes, but not what it computes.
+NOT_IN_FINGERPRINT = (
+    "output_dir",
+    "name",
+    "run",
+    "resume",
+    "run_dir",
+    "dry_run",
+    "sweep",
+    "logger",
+    "callbacks.pictures",
+    "callbacks.projector",
+    "callbacks.histograms",
+    "callbacks.activations",
+    "checkpoint",
+    "data.steps_per_batch",
+    "eval.at_start",
+    "trainer.accelerator",
+    "trainer.strategy",
+    "trainer.log_every_n_steps",
+    "from.run",  # a parent may move; its fingerprint and the step say what it was
+)
+
+# Keys that came later, with the value that stands for what was done before: at this value they do
+# not count, so that a run of before keeps its fingerprint.
+ADDED_LATER = {
+    "from": None,
+    "teacher.runs": None,
+    "teacher.share": 0.5,
+    "model.temperature": 1.0,
+    "trainer.num_nodes": 1,
+    "parametrisation._target_": "lmlab.training.parametrisation.Standard",
+}
+
+
+FIRST_NAMES = {today: before for before, today in MOVED.items()}  # a move changes no result
+
+# What computes otherwise than it once did, so that results of then are not taken for today's:
+# these schedules came to their end at the last step, and spent it on a rate of 0 where that is 0.
+NOW_OTHERWISE = ("lmlab.training.optim.cosine", "lmlab.training.optim.linear")
+
+
+def fingerprint(config: dict[str, Any]) -> str:
+    """A hash of the part of a config that determines the result."""
+    canonical = json.dumps(determining(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def determining(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that determines the result: dotted keys and their values."""
+    found = {
+        key: value
+        for key, value in _first_named(config)
+        if not under(key, NOT_IN_FINGERPRINT) and (key, value) not in ADDED_LATER.items()
+    }
+    if found.get("schedule._target_") in NOW_OTHERWISE:
+        found["schedule.ends"] = "after the last step"
+    if teachers := found.get("teacher.runs"):  # as of a parent
+        found["teacher.runs"] = [
+            {key: value for key, value in run.items() if key != "run"}
+            if isinstance(run, dict)
+            else run
+            for run in teachers
+        ]
+    optimizer = config.get("optimizer")
+    rules = optimizer.get("rules") if isinstance(optimizer, dict) else None
+    rules = rules if isinstance(rules, dict) else {}
+    for name in (name for name, rule in rules.items() if rule is None):
+        del found[f"optimizer.rules.{name}"]  # it is turned off
+    found.pop("optimizer.rules", None)  # none at all
+    if on := [name for name, rule in rules.items() if rule is not None]:
+        found["optimizer.rules"] = on  # the first that matches wins, and keys have no order
+    return found
+
+
+def _first_named(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The leaves of a config, each class with the name that it had first."""
+    for key, value in leaves(config):
+        yield key, FIRST_NAMES.get(value, value) if key.endswith("._target_") else value
+
+
+def check_continues(
+    stored: dict[str, Any], wanted: dict[str, Any], may_change: tuple[str, ...] = ()
+) -> None:
+    """Whether a run with the config `stored` may go on with `wanted`: with the same experiment.
+
+    Keys below `may_change` are left to the caller, who has another way to compare them.
+
+    Raises:
+        LabError: listing each key whose change would make it another one, with both values.
+    """
+    before, now = determining(stored), determining(wanted)
+    changed = [
+        f"{key}: {before.get(key)!r} is now {now.get(key)!r}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key) and not under(key, may_change)
+    ]
+    if changed:
+        raise LabError(
+            f"a run goes on with its own config ({'; '.join(changed)}); from=<run> begins a new one"
+        )
+
+
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of a config that holds no further keys, with its value."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def under(key: str, roots: tuple[str, ...]) -> bool:
+    """Whether a dotted key is one of `roots`, or below one."""
+    return any(key == root or key.startswith(f"{root}.") for root in roots)

@@ -1,0 +1,108 @@
+"""Which file brought a key that is refused: an experiment, or a sweep, is made for certain options,
+and sets keys that others do not have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+BRINGING = ("sweep", "experiment")  # the groups whose options set keys of other groups
+
+
+def brought(unknown: Sequence[tuple[str, Any]], others: int = 0) -> str | None:
+    """What to say of keys that are refused, each with its value, where a file brought the first.
+
+    `others` are further problems, which are none of unknown keys. None where nobody but the user
+    can have set the key, or outside a command of Hydra's.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return None
+    hydra = HydraConfig.get()
+    folders = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
+    choices, words = dict(hydra.runtime.choices), list(hydra.overrides.task)
+    typed = {word.lstrip("+").partition("=")[0] for word in words}
+
+    def bringer(key: str) -> tuple[str, Path] | None:
+        if key in typed:
+            return None
+        for group in BRINGING:
+            option = choices.get(group)
+            path = option and file_that_sets(key, group, option, folders)
+            if path:
+                return f"{group}={option}", path
+        return None
+
+    (key, value), *_ = unknown
+    found = bringer(key)
+    if found is None:
+        return None
+    choice, path = found
+    group = key.partition(".")[0]
+    taker = f"{group}={choices[group]}" if choices.get(group) else group
+    away = {k: v for k, v in unknown if k.partition(".")[0] == group and bringer(k)}
+    advice = [f"leave {taker} out"] if taker in words else []
+    if len(away) == len(unknown) + others and None not in away.values():
+        # It would be of no use where more is wrong, and Hydra does not delete a null.
+        advice.append(f"take away what it does not take: ~{' ~'.join(away)}")
+    return (
+        f"{choice} sets {key}={value!r} ({shown(path)}), which {taker} does not take: "
+        f"{', or '.join(advice) or f'leave {choice} out'}"
+    )
+
+
+def file_that_sets(key: str, group: str, option: str, folders: Sequence[Path]) -> Path | None:
+    """The file of an option, or of those that it is built on, that has a value for a key."""
+    for path in _files(group, option, folders):
+        node: Any = _read(path)
+        for name in key.split("."):
+            node = node[name] if isinstance(node, dict) and name in node else Missing
+        if node is not Missing:
+            return path
+    return None
+
+
+def file_that_varies(key: str, sweep: str, folders: Sequence[Path]) -> Path | None:
+    """The file of a named sweep, if the key is one of its axes."""
+    from lmlab.config.axes import swept_keys
+
+    for path in _files("sweep", sweep, folders):
+        sweeper = (_read(path).get("hydra") or {}).get("sweeper") or {}
+        if key in swept_keys(sweeper):
+            return path
+    return None
+
+
+def shown(path: Path) -> str:
+    """A path as it can be opened from here."""
+    return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
+
+
+class Missing:
+    """No value at all."""
+
+
+def _files(group: str, option: str, folders: Sequence[Path]) -> Iterator[Path]:
+    """The file of an option, then those that it names in its defaults."""
+    for folder in folders:
+        path = folder / group / f"{option}.yaml"
+        if not path.is_file():
+            continue
+        yield path
+        for entry in _read(path).get("defaults") or []:
+            if isinstance(entry, str) and entry != "_self_":
+                yield from _files(group, entry.removeprefix(f"/{group}/"), folders)
+        return
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}

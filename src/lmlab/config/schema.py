@@ -1,0 +1,264 @@
+"""What each key of a config accepts. The values stand in conf/.
+
+The keys of a part, a node with a `_target_`, are the arguments of that class or function, with the
+types, bounds and defaults that stand there; `targets.py` reads them. The other keys are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    field_validator,
+    model_validator,
+)
+
+from lmlab.bounds import (
+    BelowOne,
+    Count,
+    CountOrZero,
+    Fraction,
+    NotNegative,
+    Positive,
+    Seed,
+    Text,
+)
+from lmlab.config.targets import Target
+
+
+class Node(BaseModel):
+    """A part of a config: no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Custom(Node):
+    """A part whose arguments are left to its target."""
+
+    model_config = ConfigDict(extra="allow")
+    target: str = Field(alias="_target_")
+    partial: bool = Field(default=False, alias="_partial_")
+
+
+# --- the groups ------------------------------------------------------------------------------
+
+# torch.optim annotates its floats without bounds. These are for any optimizer that does.
+OF_OPTIMIZERS = {
+    "lr": Positive,
+    "weight_decay": NotNegative,
+    "betas": BelowOne,
+    "eps": Positive,
+    "momentum": BelowOne,
+    "alpha": BelowOne,
+}
+
+Corpus = Annotated[dict[str, Any], Target("corpus")]
+Tokenizer = Annotated[dict[str, Any], Target("tokenizer", method="fit", positional=1)]
+Model = Annotated[dict[str, Any], Target("model", given=frozenset({"vocab_size", "block_size"}))]
+Schedule = Annotated[dict[str, Any], Target("schedule", positional=2)]
+Parametrisation = Annotated[dict[str, Any], Target("parametrisation")]
+
+
+class SameOptimizer(Node):
+    """A rule without a `_target_`: the optimizer itself, with these numbers in place of its own.
+
+    An argument that it does not take is refused when it is made.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    params: Text | Annotated[list[Text], Field(min_length=1)]
+    schedule: Schedule | None = None
+    lr: Positive = 1.0
+    weight_decay: NotNegative = 0.0
+    betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = Field([0.9, 0.999])
+    eps: Positive = 1.0
+    alpha: BelowOne = 0.0
+    momentum: BelowOne = 0.0
+    nesterov: bool = False
+    fused: bool | None = None
+
+
+OTHER_OPTIMIZER = Target(
+    "optimizer.rules",
+    positional=1,
+    bounds=OF_OPTIMIZERS,
+    more={
+        "params": SameOptimizer.model_fields["params"].annotation,
+        "schedule": NotRequired[Schedule | None],
+    },
+)
+
+
+def check_rule(node: Any) -> Any:
+    """The optimizer of some parameters: another one, or the same with other numbers."""
+    if isinstance(node, Mapping) and "_target_" in node:
+        return OTHER_OPTIMIZER.check(node)
+    return SameOptimizer.model_validate(node)
+
+
+Rule = Annotated[Any, PlainValidator(check_rule)]
+Optimizer = Annotated[
+    dict[str, Any],
+    Target(
+        "optimizer",
+        positional=1,
+        bounds=OF_OPTIMIZERS,
+        more={"rules": NotRequired[dict[Text, Rule | None] | None]},
+    ),
+]
+Callback = Annotated[dict[str, Any], Target("callbacks", offered=frozenset({"tokenizer", "seed"}))]
+Logger = Annotated[
+    dict[str, Any], Target("logger", offered=frozenset({"folder", "save_dir", "resume_step"}))
+]
+
+# --- the three commands ----------------------------------------------------------------------
+
+
+class Data(Node):
+    batch_size: Count
+    block_size: Count
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    steps_per_batch: Count
+
+
+class Eval(Node):
+    every: Count
+    protocol: Literal["random", "full"]
+    iters: Count
+    stride: Count | None
+    at_start: bool = True  # older runs do not say
+
+
+class Checkpoint(Node):
+    keep: Count
+    every: Count | None
+    minutes: Positive | None
+
+
+class Trainer(Node):
+    max_steps: CountOrZero
+    accelerator: str
+    devices: Count | list[int] | str
+    num_nodes: Count = 1  # older runs do not say
+    strategy: str
+    precision: str | int
+    gradient_clip_val: Positive | None
+    accumulate_grad_batches: Count
+    log_every_n_steps: Count
+    compile: bool
+
+
+def stays_inside(path: str) -> str:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError("give a relative path without `..`, such as study/first")
+    return path
+
+
+Inside = Annotated[Text, AfterValidator(stays_inside)]
+
+
+class Sweep(Node):
+    name: Inside
+    fail_fast: bool
+    wait: bool
+    job: str | None
+    trial: Custom | None  # a callback that reports to the sweeper
+
+
+class Parent(Node):
+    """The checkpoint that a run began from."""
+
+    run: str
+    step: CountOrZero
+    fingerprint: str
+
+
+class Teacher(Node):
+    runs: Text | list[Text | Parent] | None
+    share: Fraction
+
+
+class Train(Node):
+    """conf/train.yaml."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    model: Model
+    optimizer: Optimizer
+    schedule: Schedule
+    parametrisation: Parametrisation | None = None  # older runs do not say
+    trainer: Trainer
+    callbacks: dict[str, Callback]
+    logger: dict[str, Logger | bool | None]
+    seed: Seed
+    streams: Literal["separate", "global"]
+    data: Data
+    eval: Eval
+    checkpoint: Checkpoint
+    output_dir: Text
+    name: Inside
+    run: str | None
+    parent: str | Parent | None = Field(alias="from")
+    teacher: Teacher | None = None  # older runs do not say
+    resume: Literal["auto"] | None
+    run_dir: Text | None
+    dry_run: bool
+    sweep: Sweep | None = None  # a stored run keeps none
+
+    @field_validator("logger")
+    @classmethod
+    def is_a_logger_or_none(cls, logger: dict[str, Any]) -> dict[str, Any]:
+        for name, node in logger.items():
+            if node is True and name not in ("tensorboard", "csv"):
+                raise ValueError(f"{name} is a logger by its _target_, or null")
+        return logger
+
+    @model_validator(mode="after")
+    def fits_together(self) -> Train:
+        stride = self.eval.stride
+        if stride is not None and stride > self.data.block_size:
+            raise ValueError(
+                f"eval.stride={stride} skips tokens: at most data.block_size={self.data.block_size}"
+            )
+        return self
+
+
+class Evaluate(Node):
+    """conf/evaluate.yaml."""
+
+    run: str
+    checkpoint: str
+    stride: Count | None
+    dynamic_lr: Positive | None
+    ensemble: list[Text] | None
+    weights: list[Positive] | None
+    accelerator: str
+
+
+class Export(Node):
+    """conf/export.yaml."""
+
+    run: str
+    checkpoint: str
+    to: Literal["hf", "safetensors"]
+    folder: Text
+
+
+class Generate(Node):
+    """conf/generate.yaml."""
+
+    run: str
+    checkpoint: str
+    prompt: str | None
+    max_new_tokens: Count
+    temperature: NotNegative
+    top_k: Count | None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None
+    samples: Count
+    seed: Seed

@@ -1,0 +1,171 @@
+"""Checking a node of a config that has a `_target_` by what its target takes.
+
+Types, bounds and defaults are those of the target's constructor (or of the function), wherever it
+comes from. Nodes within a node are checked alike.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, NotRequired, Union, get_args, get_origin
+
+from pydantic import AfterValidator, ConfigDict, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+
+from lmlab.bounds import Divides, Given
+from lmlab.config.signatures import signature
+from lmlab.errors import LabError
+
+UNKNOWN_ARGUMENT = "unknown_argument"  # the type of that error
+# The keys of a node that are Hydra's own.
+HYDRAS = {"_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": list}
+
+
+@dataclass(frozen=True)
+class Target:
+    """How the nodes of a group are checked: `Annotated[dict[str, Any], Target("model", …)]`.
+
+    `given` are the arguments that the lab hands over itself, so that no config may name them; so
+    are the first `positional` ones, whatever their names. `offered` are handed over if the config
+    does not name them. Where `given` is None nobody knows what will be handed over, and nothing
+    that is missing is asked for.
+
+    `method` is what is called in place of the constructor. `bounds` are for floats whose annotation
+    has none. `more` are keys that are no arguments, with their types.
+    """
+
+    key: str
+    given: frozenset[str] | None = frozenset()
+    positional: int = 0
+    offered: frozenset[str] = frozenset()
+    method: str = ""
+    bounds: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    # The nodes that this one stands in, each with its key.
+    around: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=(), hash=False)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return handler.generate_schema(Annotated[Any, PlainValidator(self.check)])
+
+    def check(self, node: Any) -> dict[str, Any]:
+        """A node, with floats for whole numbers where its target wants floats.
+
+        Raises:
+            ValidationError: pydantic's, of the keys and values that are refused.
+            LabError: if pydantic cannot make anything of the target's annotations.
+        """
+        if not isinstance(node, Mapping) or not all(isinstance(key, str) for key in node):
+            raise PydanticCustomError("no_node", "give a mapping with a _target_")
+        parameters, takes_others = self._parameters(node.get("_target_"))
+        fields: dict[str, Any] = {"_target_": str}
+        fields |= {name: NotRequired[kind] for name, kind in HYDRAS.items()} | dict(self.more)
+        for name, parameter in parameters.items():
+            kind = self._kind(name, parameter.annotation, node)
+            fields[name] = kind if self._asks_for(parameter, node) else NotRequired[kind]
+        for name in [name for name in node if name not in fields]:
+            fields[name] = self._kind(name, Any, node) if takes_others else _refused([*parameters])
+        typed_dict: Any = TypedDict  # mypy takes no other fields than a literal
+        schema = typed_dict("schema", fields)
+        schema.__pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+        try:
+            checked: dict[str, Any] = TypeAdapter(schema).validate_python(dict(node))
+        except (TypeError, RuntimeError) as error:  # a bound that does not go with its type
+            said = str(error).splitlines()[0]
+            raise LabError(f"{self.key}: the annotations of {node['_target_']}: {said}") from error
+        for name, parameter in parameters.items():
+            if name in checked:
+                self._check_divides(name, parameter.annotation, checked)
+        return checked
+
+    def _parameters(self, target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+        """What a config may say to a target, and whether it may say other things too."""
+        found = None
+        if isinstance(target, str):
+            found = signature(f"{target}.{self.method}" if self.method else target)
+        if found is None:
+            return {}, True
+        parameters = [*found.parameters.values()]
+        named = [p for p in parameters[self.positional :] if p.kind in NAMED]
+        takes_others = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+        return {p.name: p for p in named if p.name not in (self.given or ())}, takes_others
+
+    def _asks_for(self, parameter: inspect.Parameter, node: Mapping[str, Any]) -> bool:
+        if self.given is None or "_args_" in node or parameter.name in self.offered:
+            return False
+        return parameter.default is inspect.Parameter.empty
+
+    def _kind(self, name: str, annotation: Any, node: Mapping[str, Any]) -> Any:
+        """The type of an argument, which may be or hold a node with a target."""
+        kind = annotation
+        if name in self.bounds:
+            kind = _with_bound(annotation, self.bounds[name])
+        return Annotated[kind, AfterValidator(self._inner(name, annotation, node))]
+
+    def _inner(self, name: str, annotation: Any, node: Mapping[str, Any]) -> Callable[[Any], Any]:
+        """The check of the nodes within an argument."""
+        if node.get("_recursive_") is False:  # then Hydra makes nothing of what stands below
+            return lambda value: value
+        given = next((m.arguments for m in _metadata(annotation) if isinstance(m, Given)), None)
+        around = (*self.around, (self.key, node))
+        target = Target(f"{self.key}.{name}", given, bounds=self.bounds, around=around)
+
+        def check(value: Any) -> Any:
+            if isinstance(value, Mapping) and "_target_" in value:
+                is_partial = value.get("_partial_") is True
+                return (target if is_partial else replace(target, given=frozenset())).check(value)
+            inside: Any = Annotated[Any, AfterValidator(check)]
+            if isinstance(value, Mapping):
+                return TypeAdapter(dict[Any, inside]).validate_python(value)
+            if isinstance(value, list):
+                return TypeAdapter(list[inside]).validate_python(value)
+            return value
+
+        return check
+
+    def _check_divides(self, name: str, annotation: Any, node: dict[str, Any]) -> None:
+        for whole in (m.whole for m in _metadata(annotation) if isinstance(m, Divides)):
+            nodes = reversed([*self.around, (self.key, node)])  # the nearest that has it counts
+            key, size = next(((key, n[whole]) for key, n in nodes if whole in n), ("", None))
+            n = node[name]
+            if isinstance(size, int) and isinstance(n, int) and (n == 0 or size % n):
+                said = f"{key}.{whole}={size} is not divisible by it"
+                error = PydanticCustomError("undivided", "{said}", {"said": said})
+                raise ValidationError.from_exception_data(
+                    "node", [{"type": error, "loc": (name,), "input": n}]
+                )
+
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _refused(known: list[str]) -> Any:
+    def refuse(value: Any) -> Any:
+        raise PydanticCustomError(UNKNOWN_ARGUMENT, "there is no such argument", {"known": known})
+
+    return Annotated[Any, PlainValidator(refuse)]
+
+
+def _metadata(annotation: Any) -> list[Any]:
+    """Of an annotation and what it is made of: what stands in Annotated[…] after the type."""
+    inner = [m for a in get_args(annotation) for m in _metadata(a)]
+    return [*getattr(annotation, "__metadata__", ()), *inner]
+
+
+def _with_bound(annotation: Any, bound: Any) -> Any:
+    """An annotation with a bound for its floats, unless they have one."""
+    if annotation is float:
+        return bound
+    if annotation is Any:  # not annotated, or by something else than numbers
+        return bound | list[bound] | None
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Union:
+        if float in arguments:  # the rest of `float | Tensor` is nothing that a config can hold
+            arguments = tuple(a for a in arguments if a is not Any)
+        return Union[tuple(_with_bound(a, bound) if a is float else a for a in arguments)]  # noqa: UP007
+    if origin is Annotated and get_origin(arguments[0]) is tuple:
+        members = tuple(m if m is ... else _with_bound(m, bound) for m in get_args(arguments[0]))
+        return Annotated[(tuple.__class_getitem__(members), *arguments[1:])]
+    return annotation

@@ -1,0 +1,102 @@
+"""`scripts/export.py`: a trained model in a form that others read."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+
+from lmlab.console import quiet_libraries, say
+from lmlab.errors import LabError
+from lmlab.runs.checkpoint import Trained, restore
+from lmlab.runs.directory import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS = "model.safetensors"
+
+
+def export(config: dict[str, Any]) -> Path:
+    """Write the folder that was asked for, whole or not at all.
+
+    Raises:
+        LabError: if the model has no form there, or the folder is not empty.
+    """
+    quiet_libraries()
+    folder = Path(config["folder"]).expanduser()
+    _check_free(folder)
+    trained = restore(Run.open(config["run"]), config["checkpoint"])
+    make = {"hf": _hugging_face, "safetensors": _plain}[config["to"]]
+    files, tensors = make(trained)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.mkdir(parents=True)
+        try:
+            for name, content in files.items():
+                text = json.dumps(content, indent=2, ensure_ascii=False)
+                (temporary / name).write_text(text + "\n", encoding="utf-8")
+            (temporary / WEIGHTS).write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+            if folder.is_dir():
+                folder.rmdir()  # it is empty
+            temporary.rename(folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise LabError(f"cannot write {folder}: {error.strerror or error}") from error
+    n_numbers = sum(tensor.numel() for tensor in tensors.values())
+    say(f"{trained.path} (step {trained.step})")
+    say(f"{folder}: {', '.join([*files, WEIGHTS])}; {n_numbers:,} numbers")
+    return folder
+
+
+def _check_free(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise LabError(f"folder={folder} is not empty; give one that is, or a new one")
+    if folder.exists() and not folder.is_dir():
+        raise LabError(f"folder={folder} is a file")
+
+
+def _plain(trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The weights by the lab's own names, with the model's config and the tokenizer."""
+    state = trained.model.state_dict()
+    tied = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
+    tensors = {name: state[name].contiguous() for name in state if name in tied.values()}
+    about = {key: trained.config[key] for key in ("model", "data")}
+    return {"lmlab.json": {**about, "tokenizer": trained.tokenizer.stored()}}, tensors
+
+
+def _hugging_face(trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What transformers' AutoModelForCausalLM and AutoTokenizer load."""
+    from lmlab.exchange import gpt2, llama, tokenizers
+    from lmlab.models.gpt import GPT
+    from lmlab.models.modern import Modern
+
+    model = trained.model
+    if type(model) is GPT:
+        config, tensors = gpt2.config(model), gpt2.exported(model)
+    elif type(model) is Modern:
+        config, tensors = llama.exported(model)
+    else:
+        raise LabError(
+            f"to=hf: {type(model).__name__} is no architecture of Hugging Face's; model=gpt and "
+            "model=modern can be written, and to=safetensors writes any model's weights"
+        )
+    block_size = trained.config["data"]["block_size"]
+    generation = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    files = {
+        "config.json": {
+            **config,
+            **generation,
+            "vocab_size": trained.tokenizer.vocab_size,
+            "torch_dtype": "float32",
+        },
+        tokenizers.TOKENIZER: tokenizers.written(trained.tokenizer),
+        tokenizers.ABOUT: tokenizers.about(block_size),
+    }
+    return files, tensors

@@ -1,0 +1,258 @@
+"""Runs and sweeps as a person who writes Python has them in hand."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmlab.console import shown_on
+from lmlab.runs import directory as runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from lmlab.data.tokenizer import Tokenizer
+    from lmlab.runs.checkpoint import Trained
+    from lmlab.sweeps.table.settings import Table
+
+
+class Run:
+    """A run directory: what was trained, and what can be done with it."""
+
+    def __init__(self, path: str | Path):
+        """Raises LabError if it is no run directory."""
+        self._run = runs.Run.open(str(path))
+
+    @property
+    def path(self) -> Path:
+        return self._run.path
+
+    @property
+    def status(self) -> str:
+        """done, failed, pruned, interrupted, running, or killed."""
+        return self._run.status
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole config that it was trained with."""
+        return self._run.config
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """run.json: status, steps, tokens, versions, what it was computed on."""
+        return self._run.record
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the last evaluation, by name; `val/loss_full` once it is done: nats per token, each
+        token of val predicted once."""
+        return dict(self.record.get("metrics", {}))
+
+    @property
+    def sample(self) -> str | None:
+        """The last text that it made while it was trained."""
+        return self._run.sample
+
+    def curves(self) -> pd.DataFrame:
+        """Every metric that was logged: a row for each step, a column for each metric."""
+        import pandas as pd
+
+        return pd.read_csv(self.path / "metrics.csv", index_col="step")
+
+    def model(self, checkpoint: str = "last") -> nn.Module:
+        """The trained model, idx (B, T) -> logits (B, T, vocab_size), in eval mode.
+
+        `checkpoint` is `last`, `best`, `ema`, or a path.
+        """
+        return self._trained(checkpoint).model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids and back: `encode`, `decode`, `vocab_size`."""
+        return self._trained("last").tokenizer
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        max_new_tokens: int = 500,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 1337,
+        checkpoint: str = "last",
+    ) -> str:
+        """The text that `scripts/generate.py` prints, prompt included."""
+        from lmlab.config import schema
+        from lmlab.config.check import check_plain
+        from lmlab.generate import samples, stream_text
+
+        config = check_plain(
+            {
+                "run": str(self.path),
+                "checkpoint": checkpoint,
+                "prompt": prompt,
+                "max_new_tokens": max_new_tokens,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "samples": 1,
+                "seed": seed,
+            },
+            schema.Generate,
+        )
+        trained = self._trained(checkpoint)
+        (tokens,) = samples(trained, config)
+        return (prompt or "") + "".join(stream_text(trained.tokenizer, tokens))
+
+    def evaluate(
+        self,
+        checkpoint: str = "last",
+        stride: int | None = None,
+        dynamic_lr: float | None = None,
+        ensemble: Sequence[str | Path] = (),
+        weights: Sequence[float] | None = None,
+    ) -> dict[str, float]:
+        """The metrics that `scripts/evaluate.py` prints: a pass over all of val.
+
+        `stride` is how far its windows are apart, in tokens; None: as the run was configured. With
+        a `dynamic_lr` there is `val/loss_dynamic` too: see `lmlab.training.dynamic.Dynamic`. With
+        an `ensemble` of other runs, the mean of the probabilities of all is evaluated, by
+        `weights`, this run's first.
+        """
+        from rich.console import Console
+
+        from lmlab.config import schema
+        from lmlab.config.check import check_plain
+        from lmlab.evaluate import evaluate
+
+        asked = {
+            "run": str(self.path),
+            "checkpoint": checkpoint,
+            "stride": stride,
+            "dynamic_lr": dynamic_lr,
+            "ensemble": [str(path) for path in ensemble] or None,
+            "weights": None if weights is None else [float(weight) for weight in weights],
+            "accelerator": "auto",
+        }
+        config = check_plain(asked, schema.Evaluate)
+        with shown_on(Console(quiet=True)):
+            return evaluate(config)
+
+    def _trained(self, checkpoint: str) -> Trained:
+        from lmlab.runs.checkpoint import restore
+
+        return restore(self._run, checkpoint)
+
+    def __repr__(self) -> str:
+        loss = self.metrics.get("val/loss_full")
+        told = "" if loss is None else f", val/loss_full {loss:.4f}"
+        return f"<Run {self.path}: {self.status} after {self.record.get('step', 0)} steps{told}>"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the figures, and the curve."""
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{value:.4f}</td></tr>"
+            for name, value in sorted(self.metrics.items())
+        )
+        return (
+            f"<p><b>{html.escape(str(self.path))}</b>: {html.escape(self.status)} after "
+            f"{self.record.get('step', 0):,} steps</p>"
+            f'<div style="display: flex; gap: 2em"><table>{rows}</table>{self._picture()}</div>'
+        )
+
+    def _picture(self) -> str:
+        """The losses as an inline picture."""
+        from matplotlib.figure import Figure  # without pyplot, which keeps what it draws
+
+        curves = self.curves()
+        figure = Figure(figsize=(5, 3), layout="constrained")
+        ax = figure.subplots()
+        for name in ("train/loss", "val/loss"):
+            if name in curves and len(curve := curves[name].dropna()):
+                ax.plot(curve.index, curve, label=name, marker="." if len(curve) < 30 else None)
+        ax.set_xlabel("step")
+        ax.set_ylabel("nats per token")
+        ax.legend()
+        return _inline(figure)
+
+
+class Sweep:
+    """A folder of runs."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run, those of the best setting first."""
+        return [Run(directory) for directory in self._table().runs["directory"]]
+
+    def table(self) -> pd.DataFrame:
+        """A row for each setting, the best first: what is varied, how many seeds are done (n), and
+        means and standard deviations over them (sd); see `lmlab.sweeps.table.settings`."""
+        return self._table().settings.infer_objects()
+
+    def run_table(self) -> pd.DataFrame:
+        """A row for each run: see `lmlab.sweeps.table.settings.runs_frame`."""
+        return self._table().runs.infer_objects()
+
+    def differences(
+        self,
+        baseline: str | None = None,
+        *,
+        at: str | None = None,
+        to: float | None = None,
+        least: float | None = None,
+    ) -> pd.DataFrame:
+        """Each setting beside the `baseline`, "key=value,…" (None: the best), paired by seed: the
+        difference, its 95 % interval, and p corrected for as many as are compared.
+
+        `at` is a point of training instead of its end (`"30s"`, `"1000steps"`, `"2e6tokens"`,
+        `"1e12flops"`); `to` compares the steps that it took to a loss.
+        """
+        from lmlab.sweeps.compare.questions import Questions
+
+        table = self._table()
+        asked = Questions.parse(
+            table, baseline, least, [] if at is None else [at], [] if to is None else [to]
+        )
+        answers = asked.answers()
+        found = answers[-1] if at is not None else answers[1 if to is not None else 0]
+        return table.settings[table.keys].infer_objects().join(found.settings)
+
+    def report(self) -> Path:
+        """Write tables and pictures into the folder; the page that shows them all."""
+        from rich.console import Console
+
+        from lmlab.sweeps.compare.questions import Questions
+        from lmlab.sweeps.report.report import PAGE, keep
+
+        table = self._table()
+        with shown_on(Console(quiet=True)):
+            keep(table, self.path, comparisons=Questions(table).answers())
+        return self.path / PAGE
+
+    def _table(self) -> Table:
+        from lmlab.sweeps.table.settings import load
+
+        return load([self.path])
+
+    def __repr__(self) -> str:
+        return f"<Sweep {self.path}: {len(self._table().runs)} runs>"
+
+    def _repr_html_(self) -> str:
+        table = self.table()
+        return f"<p><b>{html.escape(str(self.path))}</b></p>{table.to_html(max_rows=20)}"
+
+
+def _inline(figure: Any) -> str:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=90)
+    data = base64.b64encode(picture.getvalue()).decode()
+    return f'<img alt="loss by step" src="data:image/png;base64,{data}">'

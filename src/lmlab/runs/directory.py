@@ -1,0 +1,372 @@
+"""A run is a directory that explains itself.
+
+config.yaml     what was composed, resolved
+run.json        status, step, metrics, fingerprint, versions, git commit
+checkpoints/    the newest few, by step, and best.ckpt
+metrics.csv     and TensorBoard's event files: the curves
+projector/      its token embeddings, for TensorBoard
+sample.txt      the last text it made
+train.log       what was printed, and warnings
+tokenizer.json  of a run that began from another's checkpoint: its parent's
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import yaml
+
+from lmlab.config.fingerprint import check_continues, fingerprint
+from lmlab.config.own_code import changed_code
+from lmlab.config.stored import with_todays_defaults
+from lmlab.errors import LabError
+from lmlab.files import remove_unfinished, write_atomically
+from lmlab.runs.record import Dumper, check_record, read_config, read_record, read_sample
+
+RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
+SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
+TOKENIZER = "tokenizer.json"
+# Metrics of the end of a run: one that goes on longer has another end.
+OF_THE_END = (*("val/loss_full", "val/bpc_full", "val/loss_full_ema", "val/loss_dynamic"),)
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file, to Windows
+
+
+class Run:
+    """One run directory."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, config: dict[str, Any], **asked: Any) -> Run:
+        """A new directory with the config and a record in it, status `running`.
+
+        `asked` goes into the record, see `begin`.
+
+        Raises:
+            LabError: if it cannot be made, or `run_dir` names one that holds a run already.
+        """
+        if config["run_dir"] is not None:
+            path = Path(config["run_dir"])
+            if (path / RECORD).exists():
+                raise LabError(
+                    f"run_dir={path} holds a run already; choose another, or go on with it by "
+                    "resume=auto"
+                )
+            _make(path, exist_ok=True)
+        else:
+            stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+            stem = Path(config["output_dir"]) / config["name"] / stamp
+            path, n = stem, 1
+            while not _make(path, exist_ok=False):  # runs begun in the same second count on
+                n += 1
+                path = stem.with_name(f"{stamp}-{n}")
+        run = cls(path)
+        run.begin(config, **asked)
+        return run
+
+    def begin(
+        self,
+        config: dict[str, Any],
+        swept: dict[str, Any] | None = None,
+        choices: dict[str, str] | None = None,
+    ) -> None:
+        """Write the config and a first record.
+
+        `swept` are the keys that a sweep varies, with this run's values; `choices` the option of
+        each group that the config was composed of.
+        """
+        self.store(config)
+        self._write(
+            status="running",
+            **({} if swept is None else {"swept": swept}),
+            **({} if choices is None else {"choices": choices}),
+            **({} if config["from"] is None else {"parent": config["from"]}),
+            step=0,
+            metrics={},
+            seconds=0.0,
+            fingerprint=fingerprint(config),
+            started=datetime.now().astimezone().isoformat(timespec="seconds"),
+            versions=_versions(),
+            git_commit=_git_commit(),
+        )
+
+    def go_on(self, config: dict[str, Any], **asked: Any) -> None:
+        """Keep the config that the run goes on with; one that has no record yet begins again."""
+        if not self.record:
+            self.begin(config, **asked)
+        else:
+            self.store(config)
+            self.update(status="running", error=None)
+
+    @classmethod
+    def open(cls, path: str, key: str = "run") -> Run:
+        """The run at `path`, which the config names at `key`.
+
+        Raises:
+            LabError: if there is no run directory.
+        """
+        run = cls(Path(path).expanduser())
+        if not run.path.is_dir():
+            raise LabError(
+                f"{key}={path}: no such directory; runs are kept in outputs/<name>/<time>"
+            )
+        if not (run.path / CONFIG).is_file():
+            raise LabError(f"{key}={path} is not a run directory: it holds no {CONFIG}")
+        return run
+
+    @classmethod
+    def to_resume(cls, config: dict[str, Any]) -> Run | None:
+        """`resume=auto`: the run that a config began before, if there is one.
+
+        The newest that is not finished, else the newest that is; never one that is being trained.
+        """
+        if config["run_dir"] is not None:
+            run = cls(Path(config["run_dir"]))
+            return run if (run.path / RECORD).is_file() else None
+        folder = Path(config["output_dir"]) / config["name"]
+        found: dict[bool, Run] = {}  # by whether it is finished
+        for record in sorted(folder.glob(f"*/{RECORD}")):
+            run = cls(record.parent)
+            try:
+                check_continues(run.config, config)
+                begun_otherwise = run.record.get("fingerprint") != fingerprint(config)
+                if begun_otherwise or changed_code(run.record, config):
+                    continue
+                finished = run.record.get("status") == "done"
+            except (LabError, KeyError, TypeError):
+                continue  # another experiment, or none at all
+            if not run.is_locked():
+                found[finished] = run
+        return found.get(False) or found.get(True)
+
+    def store(self, config: dict[str, Any]) -> None:
+        """Write the config, without the keys that only say how the run was started."""
+        config = {**config, "run": None, "resume": None, "dry_run": False, "sweep": None}
+        text = yaml.dump(config, Dumper=Dumper, sort_keys=False)
+        write_atomically(self.path / CONFIG, text.encode())
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config it was started with, as it reads today."""
+        return with_todays_defaults(read_config(self.path / CONFIG))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What run.json holds, its types checked; empty before it is first written."""
+        record = self.unchecked_record
+        if record:
+            check_record(record, self.path / RECORD)
+        return record
+
+    @property
+    def unchecked_record(self) -> dict[str, Any]:
+        """What run.json holds, of any type: enough to be shown."""
+        return read_record(self.path / RECORD)
+
+    def update(self, **fields: Any) -> None:
+        """Put fields into run.json, atomically.
+
+        Raises:
+            LabError: if it is not there: somebody moved or deleted the directory.
+        """
+        record = self.record
+        if not record:
+            raise LabError(f"run={self.path} is gone: it was moved or deleted while it was trained")
+        self._write(**{**record, **fields})
+
+    def _write(self, **record: Any) -> None:
+        write_atomically(self.path / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+    @property
+    def sample(self) -> str | None:
+        """The last text it made; bytes that are no UTF-8 become U+FFFD."""
+        return read_sample(self.path / SAMPLE)
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest val/loss of all evaluations."""
+        return self.path / CHECKPOINTS / "best.ckpt"
+
+    def step_checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of one step is kept."""
+        return self.path / CHECKPOINTS / f"step-{step:08}.ckpt"
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints by step, newest first. One that Lightning wrote when SLURM took the
+        machine away comes before all others: it lasts only until the next is written."""
+        requeued = sorted(self.path.glob("hpc_ckpt_*.ckpt"), key=lambda p: p.stat().st_mtime)
+        return [*reversed(requeued), *sorted((self.path / CHECKPOINTS).glob("step-*.ckpt"))[::-1]]
+
+    def forget_requeued(self) -> None:
+        """Delete what was written for SLURM: going on from it has led to a later checkpoint."""
+        for path in self.path.glob("hpc_ckpt_*.ckpt"):
+            path.unlink()
+
+    def checkpoint(self, which: str) -> Path:
+        """The path of checkpoint `last` (`ema` is in it), `best`, or any other given as a path.
+
+        Raises:
+            LabError: if there is none.
+        """
+        newest = self.checkpoints()
+        if which in ("last", "ema"):
+            path = newest[0] if newest else self.step_checkpoint(0)
+        else:
+            path = self.best if which == "best" else Path(which).expanduser()
+        if not path.is_file():
+            there = ["last"] * bool(newest) + ["best"] * self.best.is_file()
+            has = ", ".join(there) or "none yet (the first is written at the first evaluation)"
+            raise LabError(f"checkpoint={which}: no such checkpoint; {self.path} has {has}")
+        return path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this directory. A killed process lets go of it.
+
+        Raises:
+            LabError: if another process has it, or it cannot be written.
+        """
+        lock = filelock.FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0.5)  # is_locked has it for a moment
+        except filelock.Timeout:
+            raise LabError(f"run={self.path} is being trained by another process") from None
+        except OSError as error:
+            raise LabError(
+                f"run={self.path} cannot be trained: {LOCK} in it cannot be locked "
+                f"({error.strerror or error})"
+            ) from error
+        for folder in (self.path, self.path / CHECKPOINTS, self.path / "projector"):
+            remove_unfinished(folder)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process is training in this directory now. Leaves no trace."""
+        lock = self.path / LOCK
+        if not lock.is_file():  # opening a pipe would wait for its other end
+            return False
+        try:
+            with lock.open("rb") as file:
+                # Closing the file lets go of it. Another process that looks has it for a moment.
+                return not any(_try_to_lock(file) for _ in range(3))
+        except FileNotFoundError:
+            return False
+
+    @property
+    def status(self) -> str:
+        """How it stands: done, failed, pruned, interrupted, running, or killed.
+
+        `killed` is a run whose record has `running` though no process trains in its directory.
+        """
+        status = self.unchecked_record.get("status")
+        if status == "running" and not self.is_locked():
+            status = self.unchecked_record.get("status")  # it may have ended in the meantime
+            return "killed" if status == "running" else str(status)
+        return str(status)
+
+
+def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
+    """A directory's name for one job of a sweep: what is swept, and what makes it unique."""
+    short = short_keys(swept)
+    ordered = sorted(swept, key=lambda key: (key == "seed", key))
+    return _job_name({short[key]: swept[key] for key in ordered}, config_fingerprint)
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Each key by what stands behind its last dot, unless two would read alike."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    n = Counter(last.values())
+    return {key: name if n[name] == 1 else key for key, name in last.items()}
+
+
+def earlier_job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
+    """The name that a job's directory had when keys were written out; sweeps of then go on."""
+    return _job_name(dict(sorted(swept.items())), config_fingerprint)
+
+
+def _job_name(values: dict[str, Any], config_fingerprint: str) -> str:
+    # Four digits of a number are enough to know it by; the fingerprint has them all.
+    short = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in values.items()}
+    text = ",".join(f"{key}={value}" for key, value in short.items())
+    return f"{path_name(text) or 'job'}-{config_fingerprint[:8]}"
+
+
+def path_name(text: str) -> str:
+    """`text` as a file's name on any file system: plain characters, and never too many."""
+    name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", text).strip("-.")
+    if DEVICE.fullmatch(name):
+        name = f"_{name}"
+    if len(name) > 120:
+        name = f"{name[:111]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name
+
+
+def _make(path: Path, exist_ok: bool) -> bool:
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        if path.is_dir():
+            return False
+        raise LabError(f"cannot keep a run at {path}: a file of that name is there") from None
+    except OSError as error:
+        raise LabError(f"cannot keep a run at {path}: {error.strerror}") from error
+    return True
+
+
+def _try_to_lock(file: BinaryIO) -> bool:
+    taken = filelock.lock_descriptor(file.fileno(), blocking=False)
+    if not taken:
+        time.sleep(0.001)
+    return taken
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    packages = ("lmlab", "torch", "lightning", "hydra-core", "tensorboard", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache  # the code of a process is that of its start, whatever is checked out later
+def _git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, marked where files differ from it."""
+    folder = Path(__file__).parent
+    git = ["git", "-C", str(folder)]
+    try:
+        described = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=5,
+        )
+        tracked = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    # An installed copy may be inside somebody else's repository, whose commit is not ours.
+    return described.stdout.strip() or None if tracked.returncode == 0 else None

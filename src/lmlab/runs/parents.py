@@ -1,0 +1,196 @@
+"""`from=<run>[@<step>|@best]`: which checkpoint of which run a new run begins from, and its config.
+
+The new run's config is the parent's, changed by the overrides on the command line. Where `from`
+names weights that others wrote, it is today's config with the sizes of these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmlab.config.fingerprint import fingerprint
+from lmlab.errors import LabError
+from lmlab.exchange.foreign import Foreign, find
+from lmlab.runs.directory import CONFIG, RECORD, Run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def run_of(parent: str, key: str = "from") -> Run:
+    """The run that `key` names.
+
+    Raises:
+        LabError: if there is none.
+    """
+    path, _ = _split(parent)
+    return Run.open(path, key)
+
+
+def choices(parent: str, typed: Iterable[str]) -> list[str]:
+    """The options that the parent's config was composed of, of each group that is not `typed`.
+
+    With them Hydra knows the keys that the parent has.
+    """
+    if (foreign := find(parent)) is not None:
+        found = {"model": "gpt2", "tokenizer": foreign.tokenizer().kind}
+    else:
+        found = run_of(parent).record.get("choices") or {}
+    groups = {override.partition("=")[0] for override in typed}
+    return [f"{group}={option}" for group, option in found.items() if group not in groups]
+
+
+def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """The config of a run that begins from another's checkpoint: the parent's, with `overrides`.
+
+    `cfg` is what Hydra composed of them. A group of which another option is chosen is taken whole.
+
+    Raises:
+        LabError: for what would put another config in place of the parent's.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf, open_dict
+
+    if (foreign := find(cfg["from"])) is not None:
+        return _of_foreign(cfg, foreign, overrides)
+    run = run_of(cfg["from"])
+    branch, kept = OmegaConf.create(run.config), run.record.get("choices") or {}
+    ours: Any = branch
+    with open_dict(ours):
+        ours.run_dir = None
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            key, value = override.key_or_group, override.value()
+            if key in ("experiment", "sweep"):
+                raise LabError(f"{key}={value}: with from=… the config is the parent's")
+            if override.is_delete():
+                node, _, last = key.rpartition(".")
+                OmegaConf.select(ours, node).pop(last, None)
+            elif not key.startswith("hydra") and kept.get(key) != value:
+                OmegaConf.update(ours, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+        for key in ("from", "resume", "dry_run", "sweep"):
+            ours[key] = cfg[key]
+    return ours
+
+
+def _of_foreign(cfg: DictConfig, foreign: Foreign, overrides: Iterable[str]) -> DictConfig:
+    """What was asked for, with the sizes of foreign weights, but for those that were typed."""
+    from omegaconf import OmegaConf, open_dict
+
+    if cfg.model.get("_target_") != foreign.TARGET:
+        raise LabError(f"from={foreign.path} are GPT-2's weights: leave out model=…")
+    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    sizes = {f"model.{key}": value for key, value in foreign.model.items()}
+    sizes["data.block_size"] = foreign.block_size
+    with open_dict(cfg):
+        for key, value in sizes.items():
+            if key not in typed:
+                OmegaConf.update(cfg, key, value)
+    if cfg.data.block_size > foreign.block_size:
+        raise LabError(
+            f"data.block_size={cfg.data.block_size}: from={foreign.path} knows "
+            f"{foreign.block_size} positions"
+        )
+    return cfg
+
+
+def resolve(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with `from` and each of `teacher.runs` as run, step and fingerprint, if they were
+    typed.
+
+    Raises:
+        LabError: if there is no such checkpoint, or it leaves no step to take.
+    """
+    config = _with_teachers(config)
+    typed = config["from"]
+    if not isinstance(typed, str):
+        return config
+    if (foreign := find(typed)) is not None:
+        parent = {"run": str(foreign.path), "step": 0, "fingerprint": foreign.fingerprint}
+        return {**config, "from": parent}
+    found = _found(typed, "from")
+    if found["step"] >= config["trainer"]["max_steps"]:
+        raise LabError(
+            f"trainer.max_steps={config['trainer']['max_steps']}: from={typed} begins at step "
+            f"{found['step']} and counts on, so give more"
+        )
+    return {**config, "from": found}
+
+
+def _found(typed: str, key: str) -> dict[str, Any]:
+    """Run, step and fingerprint of a typed `<run>[@<step>|@best]`."""
+    run, (_, which) = run_of(typed, key), _split(typed)
+    steps = sorted(_steps(run))
+    if which == "best":
+        step = (run.record.get("best") or {}).get("step") if run.best.is_file() else None
+    else:
+        step = int(which) if which else max(steps, default=None)
+    if step not in steps:
+        there = ", ".join(map(str, steps)) or "none"
+        raise LabError(f"{key}={typed}: no such checkpoint; there is one of step {there}")
+    return {"run": str(run.path), "step": step, "fingerprint": fingerprint(run.config)}
+
+
+def _with_teachers(config: dict[str, Any]) -> dict[str, Any]:
+    """A folder of runs, such as a sweep's, stands for all of its runs."""
+    settings = config.get("teacher") or {}
+    typed = settings.get("runs")
+    if not typed:
+        return config
+    runs: list[dict[str, Any]] = []
+    for one in [typed] if isinstance(typed, str) else typed:
+        if not isinstance(one, str):
+            runs.append(one)
+            continue
+        folder = Path(one).expanduser()
+        if folder.is_dir() and not (folder / CONFIG).is_file():
+            inside = sorted(path.parent for path in folder.rglob(RECORD))
+            if not inside:
+                raise LabError(f"teacher.runs={one}: there is no run in this folder")
+            runs += [_found(str(path), "teacher.runs") for path in inside]
+        else:
+            runs.append(_found(one, "teacher.runs"))
+    return {**config, "teacher": {**settings, "runs": runs}}
+
+
+def foreign_parent(parent: dict[str, Any]) -> Foreign | None:
+    """The weights of others that a resolved `from` names; None if it names a run.
+
+    Raises:
+        LabError: if they have changed since.
+    """
+    foreign = find(parent["run"])
+    if foreign is not None and foreign.fingerprint != parent["fingerprint"]:
+        raise LabError(f"from={parent['run']}: these weights have changed since the run began")
+    return foreign
+
+
+def checkpoint_path(parent: dict[str, Any], key: str = "from") -> Path:
+    """Where the checkpoint of a resolved `from` is kept, or of one of `teacher.runs`.
+
+    Raises:
+        LabError: if it is not there any more.
+    """
+    run = run_of(parent["run"], key)
+    path = _steps(run).get(parent["step"])
+    if path is None or fingerprint(run.config) != parent["fingerprint"]:
+        raise LabError(f"{key}={parent['run']}@{parent['step']}: this checkpoint is gone")
+    return path
+
+
+def _split(parent: str) -> tuple[str, str | None]:
+    """<run>[@<step>|@best|@last] in two."""
+    found = re.fullmatch(r"(.*)@(\d+|best|last)", parent, flags=re.DOTALL)
+    if found is None:
+        return parent, None
+    return found[1], None if found[2] == "last" else found[2]
+
+
+def _steps(run: Run) -> dict[int, Path]:
+    """The checkpoints of a run by step."""
+    best = (run.record.get("best") or {}).get("step")
+    found = {best: run.best} if best is not None and run.best.is_file() else {}
+    folder = run.best.parent
+    return found | {int(path.stem[5:]): path for path in folder.glob("step-[0-9]*.ckpt")}

@@ -1,0 +1,1 @@
+"""Is it better, and beyond the noise? Numbers, no drawing."""

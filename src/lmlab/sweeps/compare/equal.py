@@ -1,0 +1,172 @@
+"""Runs at equal time, steps, tokens or compute, and what each took to reach a loss.
+
+These are points on their curves. Between two evaluations a curve is taken to be straight; before
+the first and behind the last there is nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lmlab.errors import LabError
+from lmlab.files import check_regular
+from lmlab.sweeps.compare.differences import Differences, differences
+from lmlab.sweeps.table.curves import read_curves
+from lmlab.sweeps.table.settings import BPC, METRICS, Table
+from lmlab.sweeps.table.values import shown
+
+UNITS = {"s": "seconds", "steps": "steps", "tokens": "tokens", "flops": "FLOPs"}
+SECONDS = "train/seconds"  # in the event files, at each evaluation
+STRAIGHT = "between two evaluations a curve is taken to be straight"
+
+
+class At(NamedTuple):
+    """A point of training."""
+
+    amount: float
+    unit: str  # of UNITS
+
+    def __str__(self) -> str:
+        return f"{self.amount:,g} {self.unit}"
+
+
+def parse_at(text: str) -> At:
+    """`30s`, `1000steps`, `2e6tokens`, `1e12flops`.
+
+    Raises:
+        LabError: if it is none of these.
+    """
+    match = re.fullmatch(r"\s*([\d.]+(?:e[+-]?\d+)?)\s*([a-z]+)\s*", text)
+    try:
+        amount, unit = float(match[1]), match[2]  # type: ignore[index]
+    except (TypeError, ValueError):
+        amount, unit = math.nan, ""
+    if unit not in UNITS or not 0 <= amount < math.inf:
+        raise LabError(
+            f"--at {text}: a number and its unit, 30s, 1000steps, 2e6tokens or 1e12flops"
+        )
+    return At(amount, unit)
+
+
+def curve_of(table: Table) -> tuple[str, str]:
+    """The curve that fits the metric of a table, and its unit."""
+    return ("val/bpc", METRICS[BPC].unit) if table.metric == BPC else ("val/loss", "nats per token")
+
+
+def compare_at(
+    table: Table,
+    when: At,
+    settings: Sequence[int] | None = None,
+    baseline: int | None = None,
+    least: float | None = None,
+) -> Differences:
+    """Compare settings by their loss at a point of training."""
+    tag, unit = curve_of(table)
+    curves = _curves(table, tag, when.unit)
+    values = {
+        run: np.interp(when.amount, curve[when.unit], curve[tag], left=np.nan, right=np.nan)
+        for run, curve in curves.groupby("run")
+    }
+    return differences(
+        table,
+        pd.Series(values, dtype="float64"),
+        f"{tag} at {when}",
+        unit,
+        settings,
+        baseline,
+        least,
+        lacking=f"have no evaluations around {when}",
+        remarks=_remarks(when.unit),
+    )
+
+
+def compare_to(
+    table: Table,
+    loss: float,
+    unit: str,
+    settings: Sequence[int] | None = None,
+    baseline: int | None = None,
+) -> Differences:
+    """Compare settings by what they took to reach a loss, in one of UNITS."""
+    tag, _ = curve_of(table)
+    curves = _curves(table, tag, unit)
+    values = {run: _reached(curve[unit], curve[tag], loss) for run, curve in curves.groupby("run")}
+    first = curves.groupby("run")[tag].first()
+    remarks = _remarks(unit)
+    if (first <= loss).any():
+        n = int((first <= loss).sum())
+        remarks.append(f"{n} runs were there by their first evaluation, which counts")
+    return differences(
+        table,
+        pd.Series(values, dtype="float64"),
+        f"{UNITS[unit]} to {tag} {shown(loss)}",
+        UNITS[unit],
+        settings,
+        baseline,
+        lacking="did not reach it",
+        remarks=remarks,
+    )
+
+
+def _remarks(unit: str) -> list[str]:
+    """On how the values were found."""
+    remarks = [STRAIGHT]
+    if unit == "flops":
+        remarks.append("FLOPs: of products of matrices, forward and backward (train/flops)")
+    if unit == "s":
+        remarks.append("seconds: of training to that point, evaluations included (train/seconds)")
+    return remarks
+
+
+def _reached(x: pd.Series, losses: pd.Series, loss: float) -> float:
+    """Where a curve first is at a loss or below; NaN if it never is."""
+    below = np.flatnonzero(losses.to_numpy() <= loss)
+    if not len(below):
+        return math.nan
+    last = int(below[0])
+    if last == 0:
+        return float(x.iloc[0])
+    (x0, x1), (high, low) = x.iloc[last - 1 : last + 1], losses.iloc[last - 1 : last + 1]
+    return float(x0 + (high - loss) / (high - low) * (x1 - x0))
+
+
+def _curves(table: Table, tag: str, unit: str) -> pd.DataFrame:
+    """The curves of the runs that count: columns run, `unit` and `tag`, in the order of steps."""
+    runs = table.runs[table.runs["counted"]]
+    curves = read_curves(runs, [tag]).dropna(subset=[tag])
+    if unit == "steps":
+        curves[unit] = curves["step"]
+    elif unit in ("tokens", "flops"):
+        per_step = runs[unit].astype("float64") / runs["step"].astype("float64")
+        curves[unit] = curves["step"] * curves["run"].map(per_step)
+    else:
+        times = [
+            pd.DataFrame({"run": run, "step": list(seconds), unit: list(seconds.values())})
+            for run, seconds in ((run, read_seconds(runs["directory"][run])) for run in runs.index)
+        ]
+        curves = curves.merge(pd.concat(times), how="left", on=["run", "step"])
+    return curves.dropna(subset=[unit]).sort_values(["run", "step"])[["run", unit, tag]]
+
+
+def read_seconds(directory: str) -> dict[int, float]:
+    """By step of each evaluation: seconds of training, from a run's event files.
+
+    What cannot be read is left out.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    try:
+        for path in Path(directory).glob("*tfevents*"):
+            check_regular(path)
+        events = EventAccumulator(directory, size_guidance={"scalars": 0}).Reload()
+        points = events.Scalars(SECONDS)
+    except (OSError, ValueError, KeyError):  # KeyError: none was written
+        return {}
+    return {point.step: point.value for point in points if math.isfinite(point.value)}

@@ -1,0 +1,1 @@
+"""Jobs: their directories, their journal, and who runs them."""

@@ -1,0 +1,198 @@
+"""One job of a sweep: it finds itself done, half done or new. A failure is a result, not an error.
+
+Being resumable is a property of the run, so it holds for every launcher and every sweeper.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from lmlab.config import schema
+from lmlab.config.check import check
+from lmlab.config.fingerprint import fingerprint
+from lmlab.config.own_code import check_same_code, code_of
+from lmlab.console import log, logged_to, say, shown_on
+from lmlab.errors import LabError
+from lmlab.runs.directory import CONFIG, LOG, Run, earlier_job_name, job_name
+from lmlab.runs.parents import config_of, resolve
+from lmlab.sweeps.launch.journal import Entry, Result
+from lmlab.training.processes import check_started_once
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; Run.locked, while it trains
+
+
+def run_job(
+    cfg: DictConfig,
+    sweep_dir: Path,
+    swept: dict[str, Any],
+    overrides: list[str],
+    choices: dict[str, str],
+) -> Result:
+    """Train one job of a sweep, in the directory that follows from its config.
+
+    `swept` are the keys that the sweep varies, with this job's values; `overrides` and `choices`
+    are what Hydra composed its config of.
+
+    Raises:
+        LabError: if the sweep itself was started as several processes.
+    """
+    check_started_once(cfg.get("trainer") or {})
+    entry = Entry.of(sweep_dir, cfg.sweep.job) if cfg.sweep.job else None
+    elsewhere = entry is not None and not entry.journal.is_ours  # who launched prints for all
+    with shown_on(Console(quiet=True) if elsewhere else None):
+        if entry is not None and cfg.sweep.fail_fast and entry.journal.has_failed():
+            return _ended(entry, Result(None, None, "skipped"))
+        config, problem = _checked(cfg)  # a problem is a failure of this job, once it has begun
+        try:
+            if cfg["from"] is not None:
+                config, problem = _checked(config_of(cfg, overrides))
+            if problem is None:
+                config = resolve(config)
+        except LabError as error:
+            problem = error
+        run = Run(Path(cfg.run_dir or _directory(sweep_dir, swept, _identity(config))))
+        if entry is not None:
+            entry.add("running", run=str(run.path))
+        try:
+            if problem is not None:
+                raise problem
+            config = {**config, "run_dir": str(run.path), "resume": "auto"}
+            if config["dry_run"]:
+                from lmlab.plan import plan
+
+                plan(config)
+                return _ended(entry, Result(None, None, "planned"))
+            trained = not _is_finished(run, config) and _train(
+                run, config, swept=swept, choices=choices
+            )
+        # SystemExit too: a library's exit is a failure of its job, not the end of the others.
+        except (Exception, SystemExit) as error:
+            reason = (
+                str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+            )
+            _keep_failure(run, config, swept, error, reason)
+            if entry is None:  # a sweeper that is not ours, and prints no failures
+                say(f"failed  {run.path.name}  {reason}  (log: {run.path / LOG})")
+            return _ended(entry, Result(None, str(run.path), "failed", reason), trained=True)
+        record = run.record
+        loss = record["metrics"].get("val/loss_full")
+        return _ended(entry, Result(loss, str(run.path), record["status"]), trained)
+
+
+def _ended(entry: Entry | None, result: Result, trained: bool = False) -> Result:
+    if entry is not None:
+        loss = None if math.isnan(result) else float(result)
+        entry.add(result.status, run=result.run, loss=loss, trained=trained, error=result.error)
+    return result
+
+
+def _is_finished(run: Run, config: dict[str, Any]) -> bool:
+    """Whether there is nothing left to train. Found without torch, which takes seconds to import.
+
+    Raises:
+        LabError: if it is another run, or was trained on another text, or with other code.
+    """
+    record = run.record
+    if record.get("status") not in ("done", "pruned"):
+        return False
+    if fingerprint(run.config) != fingerprint(config):
+        raise LabError(
+            f"run_dir={run.path} holds another run: each job needs a directory of its own"
+        )
+    from lmlab.config.build import tokens
+
+    check_same_code(record, config, f"{run.path} is done")
+    if record.get("corpus_sha256") not in (None, tokens(config).sha256):
+        raise LabError(f"{run.path} is done, but its corpus has changed since: name another sweep")
+    return True
+
+
+def _directory(sweep_dir: Path, swept: dict[str, Any], identity: str) -> Path:
+    """Where a job is kept: where it was begun, if that was under the name it had before."""
+    before = sweep_dir / earlier_job_name(swept, identity)
+    return before if before.is_dir() else sweep_dir / job_name(swept, identity)
+
+
+def _identity(plain: dict[str, Any]) -> str:
+    """What makes a job another one: what is in its fingerprint, and the code of its own classes."""
+    code = code_of(plain)
+    both = f"{fingerprint(plain)}:{sorted(code.items())}"
+    return hashlib.sha256(both.encode()).hexdigest()[:16] if code else fingerprint(plain)
+
+
+def _train(run: Run, config: dict[str, Any], **asked: Any) -> bool:
+    """Train what is left of a run, once no other process does; whether there was any."""
+    with _alone(run.path):
+        if _is_finished(run, config):
+            return False
+        from lmlab.train import train
+        from lmlab.training.stopping import Pruned
+
+        with suppress(Pruned):  # the record says so
+            train(config, **asked)
+        return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for another sweep's job, or one that outlived the process that launched it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / JOB_LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        say(f"waiting for the process that trains {folder}")
+        lock.acquire(poll_interval=0.5)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _checked(cfg: DictConfig) -> tuple[dict[str, Any], LabError | None]:
+    """The config as it is checked; or as it is, for a name, and why it was refused."""
+    try:
+        return check(cfg, schema.Train), None
+    except LabError as error:
+        problem = error
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException:
+        plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}, problem
+
+
+def _keep_failure(
+    run: Run, plain: dict[str, Any], swept: dict[str, Any], error: BaseException, reason: str
+) -> None:
+    """Leave a failure in the record and in the log; nothing that is done is touched."""
+    from lmlab.display.unbegun import show_refused
+
+    with suppress(LabError, OSError):  # the disk may be what failed
+        status = run.record.get("status")
+        if status == "done" or run.is_locked():
+            return
+        if (run.path / CONFIG).is_file() and fingerprint(run.config) != fingerprint(plain):
+            return  # another run is there
+        run.path.mkdir(parents=True, exist_ok=True)
+        if status is None:  # it failed before there was a run
+            run.begin(plain, swept)
+        run.update(status="failed", error=reason)
+        show_refused(run.path, plain, reason, run.record["started"])
+        if status is None or isinstance(error, LabError):
+            with logged_to(run.path / LOG):
+                log.error("failed", exc_info=error)

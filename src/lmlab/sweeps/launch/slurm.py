@@ -1,0 +1,150 @@
+"""Jobs that are handed to a cluster's queue and left there: `sweep.wait=false`.
+
+What was submitted is kept in the sweep's folder, so the same command finds out how the jobs are.
+One that has ended has said so in the journal of its submission. Of the others the cluster knows
+which wait or run; one that does neither was killed, and is submitted anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+from omegaconf import OmegaConf
+
+from lmlab.console import say
+from lmlab.errors import LabError
+from lmlab.files import write_atomically
+from lmlab.sweeps.launch.journal import FAILED, FOLDER, Event, Journal, Result
+
+if TYPE_CHECKING:
+    from hydra.plugins.launcher import Launcher
+
+KEPT = "submitted.json"
+OF_THE_LAUNCHER = {"submitit_folder", "max_num_timeout"}  # what says nothing about a single job
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job was submitted."""
+
+    journal: str  # the name of the file that it writes to
+    number: int  # of the job in it
+    cluster_job: str  # the cluster's name for it
+
+    def last_event(self, sweep_dir: Path) -> Event | None:
+        """What the job has said last."""
+        journal = Journal(sweep_dir / FOLDER / self.journal)
+        if journal.path.is_file():
+            journal.news()
+        return journal.last.get(self.number)
+
+
+def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -> list[Result]:
+    """Submit what has not been, and give back how each job is.
+
+    Raises:
+        LabError: if the launcher's jobs end with this process, or there is no cluster.
+    """
+    if type(launcher).__name__ != "SlurmLauncher":
+        raise LabError(
+            "sweep.wait=false: the jobs of this launcher end with the command; "
+            "hydra/launcher=submitit_slurm leaves them to a cluster"
+        )
+    folder = sweep_dir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / f".{KEPT}.lock"):
+        places = _read(folder / KEPT)
+        keys = [json.dumps(list(job)) for job in jobs]
+        there = {key: places[key] for key in keys if key in places}
+        results: dict[str, Result | None] = dict(
+            zip(there, _how_they_are(sweep_dir, there.values()), strict=True)
+        )
+        new = [key for key in dict.fromkeys(keys) if results.get(key) is None]
+        if new:
+            journal = Journal.create(sweep_dir, is_followed=False)
+            words = [[*json.loads(key), f"sweep.job={journal.key(i)}"] for i, key in enumerate(new)]
+            for number, (key, name) in enumerate(zip(new, _queue(launcher, words), strict=True)):
+                places[key] = Place(journal.path.name, number, name)
+                results[key] = Result(None, None, "submitted")
+        for key, result in results.items():
+            if result is not None and result.status in FAILED:
+                del places[key]  # said now, and tried again by the next command
+        kept = {key: asdict(place) for key, place in places.items()}
+        write_atomically(folder / KEPT, json.dumps(kept, indent=1).encode())
+    found = [result for key in keys if (result := results[key]) is not None]
+    _say_how_they_are(found, len(new))
+    return found
+
+
+def _how_they_are(sweep_dir: Path, places: Iterable[Place]) -> Iterator[Result | None]:
+    """How submitted jobs are; None for one that is gone without having ended."""
+    from submitit.slurm.slurm import SlurmInfoWatcher
+
+    cluster = SlurmInfoWatcher()
+    events = [(place, place.last_event(sweep_dir)) for place in places]
+    for place, event in events:
+        if event is None or event.status == "running":
+            cluster.register_job(place.cluster_job)  # so that all are asked for at once
+    for place, event in events:
+        if event is not None and event.status != "running":
+            yield event.result
+        elif cluster.is_done(place.cluster_job):
+            yield None
+        elif event is None:
+            yield Result(None, None, "submitted")
+        else:
+            yield Result(None, event.run, "running")
+
+
+def _queue(launcher: Any, jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Submit jobs as one array, as the launcher itself does; the cluster's name for each."""
+    import submitit
+    from hydra.core.singleton import Singleton
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+
+    params = launcher.params
+    try:
+        executor = submitit.AutoExecutor(
+            cluster="slurm",
+            folder=params["submitit_folder"],
+            slurm_max_num_timeout=params["max_num_timeout"],
+        )
+    except RuntimeError as error:
+        raise LabError("hydra/launcher=submitit_slurm: there is no SLURM here (no srun)") from error
+    of_all = set(OmegaConf.structured(BaseQueueConf))
+    of_jobs = {name: value for name, value in params.items() if name not in OF_THE_LAUNCHER}
+    executor.update_parameters(
+        **{n if n in of_all else f"slurm_{n}": value for n, value in of_jobs.items()}
+    )
+    state = Singleton.get_state()
+    calls = [(list(words), "hydra.sweep.dir", i, f"job {i}", state) for i, words in enumerate(jobs)]
+    return [job.job_id for job in executor.map_array(launcher, *zip(*calls, strict=True))]
+
+
+def _read(path: Path) -> dict[str, Place]:
+    if not path.exists():
+        return {}
+    try:
+        return {key: Place(**place) for key, place in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise LabError(
+            f"{path} cannot be read: delete it once none of the sweep's jobs is in the queue"
+        ) from error
+
+
+def _say_how_they_are(results: Sequence[Result], n_new: int) -> None:
+    counts = Counter(result.status for result in results)
+    order = ("done", "pruned", "failed", "killed", "running", "submitted", "skipped", "planned")
+    parts = [f"{counts[status]} {status}" for status in order if counts[status]]
+    say(f"{len(results)} jobs: {', '.join(parts)}" + (f" ({n_new} of them now)" if n_new else ""))
+    for result in results:
+        if result.status in FAILED:
+            say(f"failed  {Path(str(result.run)).name}  {result.error}")
+    if counts["running"] or counts["submitted"]:
+        say("they go on without this command; the same one says how they are")

@@ -1,0 +1,1 @@
+"""What a sweep says: in a terminal, as Markdown, CSV and a page."""

@@ -1,0 +1,1 @@
+"""Optuna's studies over resumable runs."""

@@ -1,0 +1,173 @@
+"""A search space in Hydra's sweep syntax, as Optuna's distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, QuotedString, RangeSweep
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from lmlab.config.axes import Axes, Branch, Row
+from lmlab.errors import LabError
+
+
+@dataclass(frozen=True)
+class Space:
+    """The axes of a search, and Optuna's distribution of each, by its label."""
+
+    axes: Axes
+    searched: dict[str, BaseDistribution]
+
+    @classmethod
+    def parse(
+        cls,
+        params: Mapping[str, Any],
+        when: Mapping[str, Mapping[str, Any]],
+        arguments: Sequence[str],
+        config_loader: ConfigLoader | None = None,
+    ) -> Space:
+        """As `Axes.parse`.
+
+        Raises:
+            LabError: if nothing is searched, or a search makes no sense.
+        """
+        axes = Axes.parse(params, when, arguments, config_loader)
+        searched = {b.label: distribution(b) for b in axes.branches if b.is_swept}
+        if not searched:
+            raise LabError(
+                "nothing to search: give a key several values, key=a,b,c or key=range(…), or "
+                "bounds, key=interval(…), here or in hydra.sweeper.params"
+            )
+        return cls(axes, searched)
+
+    @property
+    def keys(self) -> set[str]:
+        """The config keys that differ between trials."""
+        return {key.lstrip("+") for branch in self.axes.branches for key in branch.keys}
+
+    @property
+    def is_conditional(self) -> bool:
+        return any(branch.condition is not None for branch in self.axes.branches)
+
+    def suggest(self, ask: Callable[[str, BaseDistribution], Any]) -> list[str]:
+        """The overrides of a job whose values `ask` gives one after the other, by label: what is
+        asked for may depend on what was answered."""
+
+        def row(branch: Branch) -> list[Row]:
+            return [_row(branch, ask(branch.label, self.searched[branch.label]))]
+
+        return next(self.axes.jobs(row))
+
+    def job(self, params: Mapping[str, Any]) -> list[str]:
+        """The overrides of the job that tries `params`."""
+        return self.suggest(lambda label, _: params[label])
+
+    def examples(self) -> Iterator[list[str]]:
+        """Jobs in which each choice occurs, and a bound of whatever else is searched."""
+        for branch in self.axes.branches:
+            wanted = self.axes.towards(branch)
+            for row in _examples(branch, self.searched.get(branch.label)):
+
+                def rows(of: Branch, branch: Branch = branch, row: Row = row) -> list[Row]:
+                    if of is branch:
+                        return [row]
+                    found = _examples(of, self.searched[of.label])
+                    for key, values in wanted.items():  # noqa: B023
+                        found = [r for r in found if r.values.get(key, ...) in values] or found
+                    return found[:1]
+
+                yield next(self.axes.jobs(rows))
+
+    def grid(self) -> dict[str, list[Any]]:
+        """Every value of every key.
+
+        Raises:
+            LabError: if there is no end of them.
+        """
+        if self.is_conditional:
+            raise LabError(
+                "hydra/sweeper/sampler=grid: with hydra.sweeper.when there is no one grid; "
+                "hydra/sweeper=grid tries every combination"
+            )
+        for key, d in self.searched.items():
+            if isinstance(d, FloatDistribution) and d.step is None:
+                raise LabError(
+                    f"{key}=interval({d.low},{d.high}): the grid sampler tries every value, so it "
+                    "needs a list or a range"
+                )
+        return {key: list(_values(d)) for key, d in self.searched.items()}
+
+
+def distribution(branch: Branch) -> BaseDistribution:
+    """One axis: choices stay as they would be typed, numbers that have an order keep it."""
+    override = branch.override
+    if override is None:
+        return CategoricalDistribution([_choice(row) for row in branch.rows or ()])
+    value, said = override.value(), override.input_line
+    tags: set[str] = getattr(value, "tags", set())
+    if tags and (tags != {"log"} or not isinstance(value, IntervalSweep)):
+        raise LabError(f"{said}: the one tag is log, and it belongs to an interval")
+    try:
+        if isinstance(value, IntervalSweep):
+            low, high, log = value.start, value.end, bool(tags)
+            if isinstance(low, int) and isinstance(high, int):  # int(interval(…))
+                return IntDistribution(low, high, log=log)
+            return FloatDistribution(low, high, log=log)  # type: ignore[arg-type]
+        if isinstance(value, RangeSweep):
+            numbers = list(value.range())
+            if not numbers:
+                raise ValueError("no number is in this range")
+            low, high, step = min(numbers), max(numbers), abs(value.step)
+            if isinstance(numbers[0], int):
+                return IntDistribution(low, high, step=int(step))
+            return FloatDistribution(low, high, step=step)
+        texts = list(dict.fromkeys(override.sweep_string_iterator()))
+        # The order of shuffled ones would be another one at each start.
+        return CategoricalDistribution(sorted(texts) if getattr(value, "shuffle", False) else texts)
+    except ValueError as error:
+        raise LabError(f"{said}: {' '.join(str(error).split())}") from error
+
+
+def _values(d: BaseDistribution) -> Iterator[Any]:
+    """The values of an axis in order; of an interval its bounds."""
+    if isinstance(d, CategoricalDistribution):
+        yield from d.choices
+    elif isinstance(d, IntDistribution):
+        yield from range(d.low, d.high + 1, d.step)
+    elif isinstance(d, FloatDistribution) and d.step is not None:
+        yield from (d.low + i * d.step for i in range(round((d.high - d.low) / d.step) + 1))
+    elif isinstance(d, FloatDistribution):
+        yield from (d.low, d.high)
+
+
+def _choice(row: Row) -> str:
+    """What a study calls values that go together."""
+    return ", ".join(row.words)
+
+
+def _row(branch: Branch, value: Any) -> Row:
+    """What a value of the study sets."""
+    if branch.override is None:
+        return next(row for row in branch.rows or () if _choice(row) == value)
+    # A choice is text as Hydra reads it already, and a float keeps every digit.
+    word = f"{branch.name}={value if isinstance(value, str) else repr(value)}"
+    said = OverridesParser.create().parse_override(word).value()
+    return Row((word,), {branch.name: said.text if isinstance(said, QuotedString) else said})
+
+
+def _examples(branch: Branch, d: BaseDistribution | None) -> list[Row]:
+    """Every choice; of numbers the first."""
+    if d is None:
+        return list(branch.rows or ())
+    if isinstance(d, CategoricalDistribution):
+        return [_row(branch, choice) for choice in d.choices]
+    return [_row(branch, next(_values(d)))]

@@ -1,0 +1,1 @@
+"""The one table of a sweep, from its run directories."""

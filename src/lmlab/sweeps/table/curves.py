@@ -1,0 +1,173 @@
+"""The curves of runs, from their metrics.csv: averaged over seeds, and given to TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lmlab.errors import LabError
+from lmlab.files import check_regular
+from lmlab.runs.directory import path_name, short_keys
+from lmlab.sweeps.table.settings import Table
+from lmlab.sweeps.table.values import heading, is_missing, label
+
+METRICS_CSV = "metrics.csv"
+SEED_MEAN = "_seed-mean"  # TensorBoard lists it before the runs, which begin with a letter
+SEED_MEAN_BEFORE = "seed-mean"  # what it was called when it stood among them
+AVERAGED = ("train/loss", "train/loss_eval", "val/bpc", "val/loss", "val/loss_full")
+BANDS = ("val/loss", "val/bpc")  # charts of their own under Custom Scalars
+BAND = "± sd/"  # the tags of a band's edges; sorted behind all others
+MOST_POINTS = 100  # of a mean curve: train/loss may have thousands, and nobody sees them
+
+
+def read_curves(runs: pd.DataFrame, tags: Sequence[str]) -> pd.DataFrame:
+    """The curves of some rows of `runs_frame`: columns setting, run, step, and one per tag.
+
+    `run` is the row's index; NaN stands where nothing finite was logged. A file that is missing or
+    damaged gives what can be read of it.
+    """
+    columns = ["setting", "run", "step", *tags]
+    frames = [pd.DataFrame(columns=columns)]
+    for run, setting, directory in runs[["setting", "directory"]].itertuples():
+        path = Path(directory, METRICS_CSV)
+        try:
+            check_regular(path)
+            curves = pd.read_csv(
+                path,
+                usecols=lambda name: name in ("step", *tags),
+                index_col=False,
+                dtype="str",  # a damaged file may hold anything
+                on_bad_lines="skip",
+                encoding_errors="replace",
+            )
+        except (OSError, ValueError):  # none yet, or no table at all
+            continue
+        frames.append(curves.assign(setting=setting, run=run))
+    found = pd.concat(frames)[columns].apply(pd.to_numeric, errors="coerce").astype("float64")
+    found = found.where(np.isfinite)[found["step"].between(0, 2**53)]
+    found = found.astype({"setting": "int64", "run": "int64", "step": "int64"})
+    # Of a step that was logged twice, the later value.
+    return found.groupby(["setting", "run", "step"], as_index=False).last()
+
+
+def shared_steps(curves: pd.DataFrame, tag: str) -> pd.DataFrame:
+    """One curve, at the steps where all runs of a setting have a value: rows of `curves`.
+
+    A mean over fewer runs would leave out those that diverged, and look better than the setting is.
+    Of more than MOST_POINTS steps it takes evenly fewer, the last always.
+    """
+    n_runs = curves.groupby("setting")["run"].nunique()
+    values = curves[["setting", "run", "step", tag]].dropna()
+    n_values = values.groupby(["setting", "step"])["run"].transform("size")
+    values = values[n_values == values["setting"].map(n_runs)]
+    steps = values.groupby("setting")["step"]
+    from_last = steps.rank("dense", ascending=False) - 1
+    return values[from_last % np.ceil(steps.transform("nunique") / MOST_POINTS) == 0]
+
+
+def has_curves(run_dir: str) -> bool:
+    return Path(run_dir, METRICS_CSV).is_file()
+
+
+def write_seed_means(table: Table, folder: Path) -> Path | None:
+    """Give TensorBoard the mean over seeds of each setting that has two or more, as a run.
+
+    A run's tags hold the means; under Custom Scalars a chart shows them with a band of one standard
+    deviation. What an earlier call wrote is replaced, so no curve is ever appended to.
+
+    Raises:
+        LabError: if it cannot be written.
+    """
+    target = folder / SEED_MEAN
+    counted = table.runs[table.runs["counted"]]
+    counted = counted[counted["setting"].map(table.settings["n"]) > 1]
+    means = _means(read_curves(counted, AVERAGED))
+    names = names_of_settings(table, counted["setting"].unique())
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{SEED_MEAN}.") as temporary:
+            for setting, name in names.items():
+                of_setting = means[means.index.get_level_values("setting") == setting]
+                _write(of_setting.droplevel("setting"), Path(temporary, SEED_MEAN, name))
+            for old in (target, folder / SEED_MEAN_BEFORE):
+                if old.exists():
+                    old.rename(Path(temporary, f"before.{old.name}"))
+            if names:
+                Path(temporary, SEED_MEAN).rename(target)
+    except OSError as error:
+        raise LabError(f"cannot write {target}: {error.strerror or error}") from error
+    return target if names else None
+
+
+def _means(curves: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds, and the edges of the bands: index (setting, step), a column per tag."""
+    columns = {}
+    for tag in AVERAGED:
+        by_step = shared_steps(curves, tag).groupby(["setting", "step"])[tag]
+        columns[tag] = mean = by_step.mean()
+        if tag in BANDS:
+            columns[f"{BAND}{tag} above"] = mean + by_step.std()
+            columns[f"{BAND}{tag} below"] = mean - by_step.std()
+    return pd.DataFrame(columns)
+
+
+def names_of_settings(table: Table, settings: Iterable[int]) -> dict[int, str]:
+    """A folder's name for each setting, all different: `model=head,lr=0.1`."""
+    names: dict[int, str] = {}
+    keys = sorted(table.keys)  # as in the names of runs
+    short = short_keys(map(heading, keys))
+    for setting in settings:
+        values = table.settings.loc[setting, keys].items()
+        there = [
+            f"{short[heading(k)]}={label(k, value)}" for k, value in values if not is_missing(value)
+        ]
+        stem = name = path_name(",".join(there)) or "mean"
+        n = 1
+        while name in names.values():
+            n += 1
+            name = f"{stem}-{n}"
+        names[setting] = name
+    return names
+
+
+def _write(means: pd.DataFrame, folder: Path) -> None:
+    """One run of event files, without TensorFlow or torch: half a second, not three."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    folder.mkdir(parents=True)
+    writer = EventFileWriter(str(folder))
+    now = time.time()
+    # A board that has shown an earlier version of this run forgets it here.
+    writer.add_event(Event(wall_time=now, step=0, session_log=SessionLog(status=SessionLog.START)))
+    writer.add_event(Event(wall_time=now, step=0, summary=_layout()))
+    for step, values in means.to_dict("index").items():
+        logged = {tag: value for tag, value in values.items() if not math.isnan(value)}
+        at_step = [Summary.Value(tag=tag, simple_value=value) for tag, value in logged.items()]
+        writer.add_event(Event(wall_time=now, step=step, summary=Summary(value=at_step)))
+    writer.close()
+
+
+def _layout():  # type: ignore[no-untyped-def]
+    """Custom Scalars: the mean of each of BANDS, with its band."""
+    from google.protobuf.json_format import ParseDict
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    def chart(tag: str) -> dict[str, object]:
+        series = {"value": tag, "lower": f"{BAND}{tag} below", "upper": f"{BAND}{tag} above"}
+        return {"title": tag, "margin": {"series": [series]}}
+
+    category = {"title": "mean over seeds ± standard deviation", "chart": list(map(chart, BANDS))}
+    layout = ParseDict({"category": [category]}, layout_pb2.Layout()).SerializeToString()
+    tensor = TensorProto(dtype="DT_STRING", string_val=[layout], tensor_shape={})
+    of_layout = metadata.create_summary_metadata()
+    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=of_layout)
+    return Summary(value=[value])

@@ -1,0 +1,148 @@
+"""Finding runs below folders, and what each run's files hold, however damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmlab.config.fingerprint import determining
+from lmlab.errors import LabError
+from lmlab.runs.directory import RECORD, Run
+from lmlab.sweeps.table.values import canonical
+
+SEED = "seed"
+# Two runs of one config differ all the same if the text or the user's own code was edited between
+# them. Only run.json has these, not the config.
+RECORDED_KEYS = ("corpus_sha256", "code")
+COMPUTED_ON = ("threads", "processor", "device")
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """One run as its files describe it. Whatever is missing or nonsense in them is None."""
+
+    path: Path
+    status: str
+    record: dict[str, Any]  # run.json
+    config: dict[str, Any] | None  # dotted keys that determine the result; None if unreadable
+
+    @property
+    def swept(self) -> dict[str, Any]:
+        """The keys that its sweep varied, with this run's values."""
+        return _mapping(self.record.get("swept"))
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The option of each config group: {"model": "head"}."""
+        return _mapping(self.record.get("choices"))
+
+    @property
+    def seed(self) -> Any:
+        return self.swept.get(SEED, (self.config or {}).get(SEED))
+
+    @property
+    def recorded_keys(self) -> dict[str, Any]:
+        """The values of RECORDED_KEYS; NaN where there is none."""
+        sha, code = self.record.get("corpus_sha256"), self.record.get("code")
+        return {
+            "corpus_sha256": (sha if isinstance(sha, str) else canonical(sha)) if sha else math.nan,
+            "code": hashlib.sha256(canonical(code).encode()).hexdigest()[:8] if code else math.nan,
+        }
+
+    @property
+    def computed_on(self) -> list[dict[str, Any]]:
+        """Threads, processor and device of each machine that it was trained on."""
+        now = {key: self.record[key] for key in COMPUTED_ON if key in self.record}
+        before = self.record.get("computed_before")
+        return [now, *map(_mapping, before if isinstance(before, list) else [])]
+
+    def figures(self) -> dict[str, Any]:
+        """Its row of `lmlab.sweeps.table.settings.runs_frame`, but for the keys."""
+        metrics, best = _mapping(self.record.get("metrics")), _mapping(self.record.get("best"))
+        seconds = _number(self.record.get("seconds"))
+        return {
+            "seed": self.seed,
+            "val/loss_full": _number(metrics.get("val/loss_full")),
+            "val/bpc": _number(metrics.get("val/bpc")),
+            "best val/loss": _number(best.get("val/loss")),
+            "seconds": seconds if seconds is not None and math.isfinite(seconds) else None,
+            "step": _whole(self.record.get("step")),
+            "parameters": _whole(self.record.get("parameters")),
+            "tokens": _whole(self.record.get("tokens")),
+            "flops": _number(self.record.get("flops")),
+            "status": self.status,
+            "error": self.error,
+            "directory": str(self.path),
+        }
+
+    @property
+    def error(self) -> str:
+        """Why it is not done, on one line; empty if it is, or if the record has no reason."""
+        reason = " ".join(str(self.record.get("error") or "").split())
+        step = _whole(self.record.get("step"))
+        if not reason and self.status == "interrupted":
+            return f"stopped at step {step}; the same command goes on"
+        if not reason and self.status == "killed":
+            return f"its process ended without a word after step {step}"
+        return reason
+
+
+def read(folders: Iterable[Path]) -> tuple[list[FoundRun], list[str]]:
+    """Every run below the folders, in the order they were started, and what cannot be read.
+
+    Raises:
+        LabError: if a folder is not there.
+    """
+    found: dict[Path, FoundRun] = {}
+    unreadable = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise LabError(f"{folder}: no such directory; sweeps are kept in outputs/sweeps/<name>")
+        for path in _run_dirs(folder):
+            run = Run(path)
+            try:
+                found[path.resolve()] = FoundRun(
+                    path, run.status, run.unchecked_record, _config(run)
+                )
+            except LabError as error:
+                unreadable.append(" ".join(str(error).split()))
+    by_start = sorted(found.values(), key=lambda run: (str(run.record.get("started")), run.path))
+    return by_start, sorted(unreadable)
+
+
+def _run_dirs(folder: Path) -> Iterator[Path]:
+    for path, folders, files in os.walk(folder):
+        if RECORD in files:
+            folders.clear()  # a run holds no runs
+            yield Path(path)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def _config(run: Run) -> dict[str, Any] | None:
+    try:
+        return determining(run.config)
+    except LabError:
+        return None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _whole(value: Any) -> int | None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return value if is_whole else None

@@ -1,0 +1,150 @@
+"""What training is made of: data, model and callbacks, from a checked config and its text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import get_object
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from lmlab.config import build
+from lmlab.config.signatures import signature
+from lmlab.data.datamodule import TextDataModule
+from lmlab.data.streams import derive, generator
+from lmlab.data.tokens import TokenizedCorpus
+from lmlab.runs.checkpoint import restore
+from lmlab.runs.directory import Run
+from lmlab.runs.parents import checkpoint_path
+from lmlab.training.module import LanguageModule
+from lmlab.training.optimizers.configure import check as check_optimizer
+from lmlab.training.optimizers.parametrisation import scale_weights
+from lmlab.training.optimizers.rules import rules_of
+from lmlab.training.stopping import Stop
+from lmlab.training.teacher import Teacher
+
+# Lightning calls these hooks of a callback once for each batch of training, or within it.
+AROUND_A_BATCH = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+
+
+def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
+    """The datamodule of a config over a tokenised corpus."""
+    evaluation = config["eval"]
+    own_stream = config["streams"] == "separate"
+    return TextDataModule(
+        text.ids,
+        text.tokenizer.vocab_size,
+        n_train=text.n_train,
+        **{**config["data"], "steps_per_batch": steps_per_batch(config)},
+        accumulate=config["trainer"]["accumulate_grad_batches"],
+        max_steps=config["trainer"]["max_steps"],
+        eval_every=evaluation["every"],
+        eval_protocol=evaluation["protocol"],
+        eval_iters=evaluation["iters"],
+        stride=evaluation["stride"],
+        seed=config["seed"],
+        generator=generator(config["seed"], "data") if own_stream else None,
+    )
+
+
+def steps_per_batch(config: dict[str, Any]) -> int:
+    """How many optimizer steps a Lightning batch holds.
+
+    `data.steps_per_batch`, but one where a part might notice: somebody else's callback
+    that is called for every batch wants to see every step; and where all draw from one stream
+    (streams=global), a model that draws must do so in turn with the data.
+    """
+    several: int = config["data"]["steps_per_batch"]
+    watched = any(_sees_batches(str(node["_target_"])) for node in config["callbacks"].values())
+    draws_in_turn = config["streams"] == "global" and build.may_draw(config["model"])
+    return 1 if watched or draws_in_turn else several
+
+
+def _sees_batches(target: str) -> bool:
+    """Whether a callback may want to see every step. Ours know that a batch holds several."""
+    if target.startswith("lmlab."):
+        return False
+    callback = get_object(target)
+    return not isinstance(callback, type) or any(
+        is_overridden(hook, callback, L.Callback) for hook in AROUND_A_BATCH
+    )
+
+
+def make_module(
+    config: dict[str, Any], text: TokenizedCorpus, stop: Stop | None = None
+) -> LanguageModule:
+    """The model of a config, freshly initialised, in its LightningModule."""
+    own_stream = config["streams"] == "separate"
+    torch.manual_seed(derive(config["seed"], "init") if own_stream else config["seed"])
+    model = build.model(config, text.tokenizer.vocab_size)
+    if config["trainer"]["compile"]:
+        model.compile()  # in place, so that the weights keep their names
+    factors = build.parametrisation(config).factors(model, config["model"])
+    scale_weights(factors)
+    make_optimizer, rules = build.optimizer(config), rules_of(config)
+    check_optimizer(model, make_optimizer, rules, factors)
+    return LanguageModule(
+        model,
+        make_optimizer,
+        build.schedule(config),
+        text.tokenizer.characters_per_token(),
+        rules=rules,
+        factors=factors,
+        max_steps=config["trainer"]["max_steps"],
+        accumulate=config["trainer"]["accumulate_grad_batches"],
+        clip_norm=config["trainer"]["gradient_clip_val"],
+        log_every=config["trainer"]["log_every_n_steps"],
+        dropout_seed=derive(config["seed"], "dropout") if own_stream else None,
+        about={
+            "config": config,
+            "tokenizer": text.tokenizer.stored(),
+            "corpus_sha256": text.sha256,
+        },
+        stop=stop,
+        teacher=_teacher(config, text),
+    )
+
+
+def _teacher(config: dict[str, Any], text: TokenizedCorpus) -> Teacher | None:
+    """The teacher of a resolved config.
+
+    Raises:
+        LabError: if one of its runs has changed, or reads other tokens or fewer.
+    """
+    settings = config.get("teacher") or {}
+    models = []
+    for parent in settings.get("runs") or []:
+        path = checkpoint_path(parent, "teacher.runs")
+        trained = restore(Run.open(parent["run"], "teacher.runs"), str(path))
+        trained.check_beside(
+            "teacher.runs", parent["run"], text.tokenizer, text.sha256, config["data"]
+        )
+        models.append(trained.model)
+    return Teacher(models, settings["share"]) if models else None
+
+
+def make_callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback]:
+    """The callbacks of a config.
+
+    One whose constructor cannot do without a `tokenizer` or a `seed` is given the run's, unless its
+    config says one. With streams=global there is no seed but None: all draw from one stream.
+    """
+    seed = config["seed"] if config["streams"] == "separate" else None
+    offered: dict[str, Any] = {"tokenizer": text.tokenizer, "seed": seed}
+    made = []
+    for name, node in config["callbacks"].items():
+        takes = signature(node["_target_"])
+        wanted = (
+            [p.name for p in takes.parameters.values() if p.default is p.empty] if takes else []
+        )
+        given = {key: offered[key] for key in wanted if key in offered and key not in node}
+        made.append(build.part(node, f"callbacks.{name}", L.Callback, **given))
+    return made

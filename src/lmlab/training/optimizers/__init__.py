@@ -1,0 +1,1 @@
+"""Update rules, which parameters each has, and how fast it goes."""

@@ -1,0 +1,111 @@
+"""Parameter groups, and learning-rate schedules as pure functions of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from lmlab.errors import LabError
+from lmlab.training.optimizers.combined import CombinedOptimizer
+from lmlab.training.optimizers.parametrisation import Factors, scale_groups
+from lmlab.training.optimizers.rules import REST, MakeOptimizer, Rule, assign, names_of
+
+
+def configure(
+    model: nn.Module,
+    make: MakeOptimizer,
+    rules: Mapping[str, Rule] | None = None,
+    factors: Mapping[nn.Parameter, Factors] | None = None,
+) -> Optimizer:
+    """An optimizer over the model's parameters that lets weight decay touch matrices only.
+
+    Biases and the gains of norms are left alone: pulling them to zero regularises nothing. What
+    `rules` match goes to optimizers of their own. `factors` are those of a parametrisation. Each
+    group keeps its rate as `initial_lr`, which a schedule multiplies.
+
+    Raises:
+        LabError: naming the rule that takes nothing, or the parameter that an optimizer refuses.
+    """
+    rules, factors = rules or {}, factors or {}
+    taken = assign(model, rules)
+    optimizers = {REST: _made("optimizer", make, taken[REST], model, factors)}
+    for name, rule in rules.items():
+        key = f"optimizer.rules.{name}"
+        optimizers[name] = _made(key, rule.make, taken[name], model, factors)
+    optimizer = CombinedOptimizer(optimizers) if rules else optimizers[REST]
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def check(
+    model: nn.Module,
+    make: MakeOptimizer,
+    rules: Mapping[str, Rule] | None = None,
+    factors: Mapping[nn.Parameter, Factors] | None = None,
+) -> None:
+    """Whether `configure` can make an optimizer for this model.
+
+    Raises:
+        LabError: as `configure` does. A model without parameters to train needs no optimizer.
+    """
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        configure(model, make, rules, factors)
+
+
+def _made(
+    key: str,
+    make: MakeOptimizer,
+    parameters: list[nn.Parameter],
+    model: nn.Module,
+    factors: Mapping[nn.Parameter, Factors],
+) -> Optimizer:
+    alike: dict[tuple[bool, Factors | None], list[nn.Parameter]] = {}
+    for p in sorted(parameters, key=lambda p: p.dim() < 2):  # matrices first
+        alike.setdefault((p.dim() < 2, factors.get(p)), []).append(p)
+    groups: list[dict[str, Any]] = [
+        {"params": members, **({"weight_decay": 0.0} if are_vectors else {})}
+        for (are_vectors, _), members in alike.items()
+    ]
+    try:
+        optimizer = make(groups)
+    except (TypeError, ValueError, RuntimeError) as error:  # of arguments; of parameters
+        raise LabError(f"{key}: {_refused(make, parameters, model, error)}") from error
+    if factors:
+        scale_groups(optimizer, factors, key)
+    return optimizer
+
+
+def _refused(
+    make: MakeOptimizer, parameters: list[nn.Parameter], model: nn.Module, error: Exception
+) -> str:
+    """Why an optimizer could not be made: for its arguments, or for a parameter, which is named."""
+    kind = getattr(getattr(make, "func", make), "__name__", str(make))
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    refused = [p for p in parameters if not _takes(make, p)]
+    if not refused or not _takes(make, nn.Parameter(torch.zeros(2, 2))):
+        return f"{kind} cannot be made: {said}"
+    name, shape = names_of(model)[refused[0]][0], tuple(refused[0].shape)
+    more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+    return (
+        f"{kind} does not take {name} {shape}{more}: {said}; give it to another by optimizer.rules"
+    )
+
+
+def _takes(make: MakeOptimizer, parameter: nn.Parameter) -> bool:
+    try:
+        make([parameter])
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return True
+
+
+def groups_by_rule(optimizer: Optimizer) -> dict[str, list[dict[str, Any]]]:
+    """The parameter groups of each rule; of a single optimizer they are all the REST."""
+    if not isinstance(optimizer, CombinedOptimizer):
+        return {REST: optimizer.param_groups}
+    return {name: one.param_groups for name, one in optimizer.optimizers.items()}
