@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lmlab.runs.directory import Run, path_name
+from lmlab.files import path_name
+from lmlab.runs.directory import Run
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,13 +12,14 @@ from modern_parts import PARTS, T, choices, lively
 from torch import nn
 
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer
-from lmlab.generate import generate, probabilities, stream_text
+from lmlab.generate import stream_text
 from lmlab.models.attention import Head, MultiHead, ProjectedMultiHead
 from lmlab.models.averaging import Average
 from lmlab.models.bigram import Bigram
 from lmlab.models.gpt import GPT
 from lmlab.models.memory import Memory, Past
 from lmlab.models.ngram import NGram
+from lmlab.models.sampling import generate, probabilities
 from lmlab.models.transformer import Block, FeedForward, PreNormBlock, Stack, WideFeedForward
 
 temperatures = st.floats(0.5, 10)  # with these logits no probability is too small for a float32

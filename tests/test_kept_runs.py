@@ -12,10 +12,11 @@ import torch.nn.functional as F
 import yaml
 from comparing import checkpoint
 
-from lmlab.config import build, schema
+from lmlab.config import schema
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import FIRST_NAMES, NOW_OTHERWISE, fingerprint
 from lmlab.config.stored import with_todays_defaults
+from lmlab.data.tokens import text_of
 from lmlab.runs.checkpoint import restore
 from lmlab.runs.directory import Run
 
@@ -33,7 +34,7 @@ def kept(tmp_path, monkeypatch) -> Path:
 def full_loss(run: Run) -> float:
     """The loss of every val token but the first, each predicted once, from the definition."""
     trained = restore(run, "last")
-    ids = torch.from_numpy(build.tokens(trained.config).ids).long()
+    ids = torch.from_numpy(text_of(trained.config).ids).long()
     val = ids[int((1 - trained.config["data"]["val_fraction"]) * len(ids)) :]
     block_size, total, done = trained.config["data"]["block_size"], 0.0, 0
     while done < len(val) - 1:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks.rounds import Part, Ratio, Seconds, Table, interleave, median, ratio
 from lmlab.errors import LabError
-from lmlab.generate import generate, probabilities
 from lmlab.models.gpt import GPT
+from lmlab.models.sampling import generate, probabilities
 
 RECOMPUTE, OURS = "recompute", "lmlab"
 BLOCK_SIZE = 256

@@ -17,6 +17,7 @@ from torch.optim import AdamW, Optimizer
 from lmlab.config import build
 from lmlab.console import console
 from lmlab.data.streams import derive, generator
+from lmlab.data.tokens import text_of
 from lmlab.training.assemble import make_data
 from lmlab.training.optimizers.configure import configure
 
@@ -37,7 +38,7 @@ class Task:
     def __init__(self, overrides: list[str], folder: Path | None = None):
         """`folder` is for what a contestant keeps."""
         self.config, self.folder = composed(overrides), folder or Path()
-        self.text = build.tokens(self.config)
+        self.text = text_of(self.config)
         self.tokens: Tensor = make_data(self.config, self.text).train_tokens
         shape = self.config["data"]
         self.batch_size, self.block_size = shape["batch_size"], shape["block_size"]

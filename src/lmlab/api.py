@@ -16,6 +16,7 @@ from lmlab.config.command_line import CommandLine, one_line
 from lmlab.config.explain import explain, is_explained
 from lmlab.config.stored import conf_dir
 from lmlab.errors import LabError
+from lmlab.runs.parents import asked, words_for_hydra
 from lmlab.training.stopping import Interrupted
 from lmlab.training.waiting import waiting
 
@@ -48,8 +49,8 @@ def train(*overrides: str, **values: Any) -> Run | None:
             if line.is_multirun or line.swept:
                 which = ", ".join(sorted(line.swept)) or "sweep"
                 raise LabError(f"{which}: several values make a sweep; call lmlab.sweep")
-            cfg = _current(composition.composed("train", line.for_hydra, with_hydra=True))
-            config, choices = composition.asked(cfg, line.given), composition.chosen()
+            cfg = _current(composition.composed("train", words_for_hydra(line), with_hydra=True))
+            config, chosen = asked(cfg, line.given), composition.chosen()
         if config["dry_run"]:
             from lmlab.plan import plan
 
@@ -58,7 +59,7 @@ def train(*overrides: str, **values: Any) -> Run | None:
         from lmlab.handles import Run
         from lmlab.train import train
 
-        trained = train(config, choices=choices)
+        trained = train(config, choices=chosen)
         return None if trained is None else Run(trained.path)
 
 
@@ -86,11 +87,11 @@ def sweep(*overrides: str, launcher: str | None = None, **values: Any) -> Sweep 
         line = _line(words)
         hydra = Hydra.create_main_hydra2("lmlab", create_config_search_path(str(conf_dir())))
         # -m is said by the call itself; a flag is none of Hydra's words.
-        asked = [word for word in line.for_hydra if word != "-m"]
-        cfg = hydra.compose_config("train", asked, _mode(), with_log_configuration=False)
+        words = [word for word in words_for_hydra(line) if word != "-m"]
+        cfg = hydra.compose_config("train", words, _mode(), with_log_configuration=False)
         folder = Path(cfg.hydra.sweep.dir)
         try:
-            hydra.multirun("train", _job(line.swept), asked, with_log_configuration=False)
+            hydra.multirun("train", _job(line.swept), words, with_log_configuration=False)
         finally:
             found = any(folder.glob("*/run.json"))
     from lmlab.handles import Sweep
@@ -138,8 +139,10 @@ def _job(swept: set[str]) -> Any:
 
 def _train_job(cfg: DictConfig, swept: set[str]) -> Any:
     """What a launcher calls, maybe in another process."""
+    from lmlab.sweeps.launch.job import train_job
+
     try:
-        return composition.job(cfg, swept)
+        return train_job(cfg, swept)
     except Interrupted as stopped:
         raise SystemExit(128 + stopped.signum) from None
 

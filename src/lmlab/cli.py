@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.config.command_line import CommandLine, one_line
-from lmlab.config.compose import asked, chosen, composed, job
+from lmlab.config.compose import chosen, composed
 from lmlab.config.explain import explain, is_explained
 from lmlab.config.stored import conf_dir
 from lmlab.errors import LabError, shows_tracebacks
+from lmlab.runs.parents import asked, words_for_hydra
 from lmlab.training.stopping import Interrupted
 from lmlab.training.waiting import waiting
 
@@ -48,7 +49,9 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
     from hydra.types import RunMode
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return job(cfg, swept)
+        from lmlab.sweeps.launch.job import train_job
+
+        return train_job(cfg, swept)
     config = asked(cfg, given)
     if config["dry_run"]:
         from lmlab.plan import plan
@@ -147,7 +150,7 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
     try:
         line = CommandLine.parse(words, texts)
         line.check(name)
-        for_hydra = line.for_hydra
+        for_hydra = words_for_hydra(line)
     except LabError as error:
         fail(error)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from lmlab.config import build
 from lmlab.config.own_code import changed_code
 from lmlab.config.sources import source_file
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
+from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.models.ensemble import ensemble_of
 from lmlab.runs.checkpoint import Trained, restore
@@ -40,7 +40,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             "data.block_size"
         )
     began_elsewhere = trained.config["from"] is not None  # its tokenizer was fitted on that text
-    text = build.tokens(trained.config, trained.tokenizer if began_elsewhere else None)
+    text = text_of(trained.config, trained.tokenizer if began_elsewhere else None)
     if text.sha256 != trained.corpus_sha256:
         raise LabError(f"run={config['run']}: its corpus has changed since it was trained")
     if text.tokenizer.stored() != trained.tokenizer.stored():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -12,6 +13,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lmlab.errors import LabError
+
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file, to Windows
+
+
+def path_name(text: str) -> str:
+    """`text` as a file's name on any file system: plain characters, and never too many."""
+    name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", text).strip("-.")
+    if DEVICE.fullmatch(name):
+        name = f"_{name}"
+    if len(name) > 120:
+        name = f"{name[:111]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name
+
 
 # What a killed write leaves: .run.json.1f0a93c2
 UNFINISHED = re.compile(r"\..+\.(ckpt|json|yaml|csv|txt|tsv|pbtxt|bin)\.[a-z0-9_]{8}")

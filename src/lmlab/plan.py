@@ -13,6 +13,7 @@ from torch import nn
 from lmlab.config import build
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.console import console, quiet_libraries
+from lmlab.data.tokens import text_of
 from lmlab.runs.directory import Run
 from lmlab.runs.parents import resolve
 from lmlab.train import tokenizer_of_parent
@@ -21,6 +22,7 @@ from lmlab.training.assemble import make_data
 from lmlab.training.footprint import footprint
 from lmlab.training.optimizers.combined import CombinedOptimizer
 from lmlab.training.optimizers.configure import configure, groups_by_rule
+from lmlab.training.optimizers.parametrisation import parametrisation_of
 from lmlab.training.optimizers.rules import REST, names_of, rules_of
 from lmlab.training.processes import Processes
 
@@ -41,7 +43,7 @@ def plan(config: dict[str, Any]) -> None:
     crew = Processes(config)
     if crew.rank:
         return  # the first says it
-    text = build.tokens(config, tokenizer_of_parent(config))
+    text = text_of(config, tokenizer_of_parent(config))
     data = make_data(config, text)
     trainer, shape = config["trainer"], config["data"]
     preflight.check(config, data.vocab_size)
@@ -93,7 +95,7 @@ def plan(config: dict[str, Any]) -> None:
 
 def _rules(config: dict[str, Any], model: nn.Module) -> list[tuple[str, ...]]:
     """Which optimizer takes which parameters: those that decay and those that do not, apart."""
-    factors = build.parametrisation(config).factors(model, config["model"])
+    factors = parametrisation_of(config).factors(model, config["model"])
     optimizer = configure(model, build.optimizer(config), rules_of(config), factors)
     several = isinstance(optimizer, CombinedOptimizer)
     names = {parameter: called[0] for parameter, called in names_of(model).items()}

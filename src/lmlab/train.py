@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shlex
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,10 +24,11 @@ from rich.console import Console
 from lmlab.config import build
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.config.own_code import check_same_code, code_of
-from lmlab.console import command, log, logged_to, quiet_libraries, say, shown_on
+from lmlab.console import command, console, log, logged_to, quiet_libraries, say, shown_on
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import own_default_generators
 from lmlab.data.tokenizer import Tokenizer
+from lmlab.data.tokens import text_of
 from lmlab.display.from_config import loggers
 from lmlab.display.loggers import Step, begin, end, event_files
 from lmlab.display.samples import Sample
@@ -50,6 +56,28 @@ from lmlab.training.optimizers.rules import n_inside
 from lmlab.training.processes import Processes
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 from lmlab.training.waiting import waiting
+
+
+def help_to_train() -> None:
+    """What a helping process does; `Processes` starts it."""
+    config = pickle.load(sys.stdin.buffer)
+
+    def end_with_the_first() -> None:
+        os.read(sys.stdin.fileno(), 1)  # nothing more is written: it returns at the end
+        os._exit(1)
+
+    threading.Thread(target=end_with_the_first, daemon=True).start()
+    console.quiet = True
+
+    try:
+        train(config)
+    except (Interrupted, Pruned):
+        pass  # the first process prints it
+    except LabError as error:
+        # What fails in all of them is printed by the first process, which then ends this one.
+        time.sleep(2)
+        print(f"error: process {os.environ['LOCAL_RANK']}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def train(
@@ -103,7 +131,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
             say(f"{run.path} is done already, after {run.record['step']} steps")
             return run
     parent, foreign = _parent(config, run), _foreign(config, run)
-    text = build.tokens(config, tokenizer_of_parent(config, run, parent))
+    text = text_of(config, tokenizer_of_parent(config, run, parent))
     if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
         raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
     data = make_data(config, text)
@@ -238,7 +266,7 @@ def _help_to_train(config: dict[str, Any], crew: Processes, stop: Stop) -> None:
         problem: Exception | None = None
         try:
             run = Run.open(config["run"]) if config["run"] else None
-            text = build.tokens(config, tokenizer_of_parent(config, run))
+            text = text_of(config, tokenizer_of_parent(config, run))
             data, module = make_data(config, text), make_module(config, text, stop)
             if (foreign := _foreign(config, run)) is not None:
                 module.model.load_state_dict(foreign.weights(module.model))

@@ -21,7 +21,7 @@ from lmlab.data.bpe import BPETokenizer
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer
 from lmlab.exchange import tokenizers
 from lmlab.exchange.foreign import find
-from lmlab.generate import generate
+from lmlab.models.sampling import generate
 from lmlab.runs.checkpoint import restore
 from lmlab.runs.directory import Run
 

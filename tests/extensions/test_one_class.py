@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import metadata
 from torch import nn
 
 import lmlab.models
-from lmlab.generate import generate
+from lmlab.models.sampling import generate
 from lmlab.runs.checkpoint import restore
 from lmlab.runs.directory import Run
 

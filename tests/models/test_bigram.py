@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lmlab.generate import generate
 from lmlab.models.bigram import Bigram
+from lmlab.models.sampling import generate
 
 # The batch that cell 7 prints; each target is the token after its input.
 X = torch.tensor(

@@ -11,7 +11,7 @@ from comparing import assert_same_run, weights
 from modern_parts import SIZE, T, V, random_ids
 from small import cut
 
-from lmlab.config import build
+from lmlab.data.tokens import text_of
 from lmlab.data.windows import full_pass
 from lmlab.errors import LabError
 from lmlab.handles import Run
@@ -128,7 +128,7 @@ def test_runs_are_evaluated_together(experiment):
     words = ["model=gpt", "model.n_embd=16", "data.val_fraction=0.001"]
     first, second = (Run(experiment(*words, f"seed={seed}").path) for seed in (1, 2))
     both = first.evaluate(ensemble=[second.path], weights=[3, 1])["val/loss_full"]
-    ids = build.tokens(first.config).ids
+    ids = text_of(first.config).ids
     val = torch.from_numpy(ids).long()[int((1 - 0.001) * len(ids)) :]
     total = 0.0
     for windows, counted in full_pass(val, 8, 8, batch_size=1):

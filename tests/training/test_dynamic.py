@@ -10,7 +10,7 @@ from comparing import assert_same_run, checkpoint, curves, same, tensorboard, we
 from small import cut
 from torch import nn
 
-from lmlab.config import build
+from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.handles import Run
 from lmlab.runs.checkpoint import restore
@@ -24,7 +24,7 @@ METRIC = "val/loss_dynamic"
 def by_hand(run: Any, lr: float, stride: int, clip_norm: float = 1.0) -> float:
     """From the definition, token by token of the text."""
     model: nn.Module = restore(run, "last").model.eval()
-    ids, data = build.tokens(run.config).ids, run.config["data"]
+    ids, data = text_of(run.config).ids, run.config["data"]
     val = torch.from_numpy(ids).long()[int((1 - data["val_fraction"]) * len(ids)) :]
     block_size, total, done = data["block_size"], 0.0, 0
     while done < len(val) - 1:

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
-from lmlab.config import build
+from lmlab.data.tokens import text_of
 from lmlab.models.bigram import Bigram
 from lmlab.train import train
 from lmlab.training.assemble import make_data, make_module
@@ -79,7 +79,7 @@ def fitted(composed, path, *words: str, plugins=()) -> list[torch.Tensor]:
         *("trainer.max_steps=40", "eval.every=40", "data.val_fraction=0.01", "optimizer=sgd"),
         *("optimizer.lr=1.0", "trainer.gradient_clip_val=0.5", *words),
     )
-    text = build.tokens(config)
+    text = text_of(config)
     data, module = make_data(config, text), make_module(config, text)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = L.Trainer(

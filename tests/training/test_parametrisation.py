@@ -20,7 +20,12 @@ from lmlab.errors import LabError
 from lmlab.models.gpt import GPT
 from lmlab.train import train
 from lmlab.training.optimizers.configure import configure
-from lmlab.training.optimizers.parametrisation import Factors, MuP, scale_weights
+from lmlab.training.optimizers.parametrisation import (
+    Factors,
+    MuP,
+    parametrisation_of,
+    scale_weights,
+)
 from lmlab.training.optimizers.rules import n_inside, names_of, rules_of
 
 ADAMW = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1, eps=1e-8)
@@ -95,7 +100,7 @@ def test_every_weight_decays_as_much_in_a_step_at_every_size(wider, n_layer, dee
 def test_muon_keeps_its_rate_and_adamw_around_it_is_scaled(composed):
     config = composed("model=modern", "optimizer=muon", *MUP, "model.n_embd=32", "model.n_head=4")
     model = build.model(config, vocab_size=11)
-    factors = build.parametrisation(config).factors(model, config["model"])
+    factors = parametrisation_of(config).factors(model, config["model"])
     optimizer = configure(model, build.optimizer(config), rules_of(config), factors)
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     assert rates[id(model.blocks[0].attention.projection.weight)] == 0.02
@@ -183,7 +188,7 @@ def test_the_standard_one_leaves_fingerprints_as_they_were(composed):
     assert fingerprint(before) == fingerprint(config)
     assert fingerprint(composed("model=gpt", "parametrisation=mup")) != fingerprint(config)
     model = build.model(before, vocab_size=11)
-    assert build.parametrisation(before).factors(model, before["model"]) == {}
+    assert parametrisation_of(before).factors(model, before["model"]) == {}
 
 
 # --- what it is for --------------------------------------------------------------------------
@@ -200,7 +205,7 @@ def sizes_by_width(composed: Any, words: list[str], steps: int = 5) -> dict[int,
         )
         torch.manual_seed(0)
         model = build.model(config, vocab_size=65)
-        factors = build.parametrisation(config).factors(model, config["model"])
+        factors = parametrisation_of(config).factors(model, config["model"])
         scale_weights(factors)
         optimizer = configure(model, build.optimizer(config), rules_of(config), factors)
         take_steps(model, optimizer, steps)
@@ -248,7 +253,7 @@ def test_what_it_does_not_scale_is_refused_in_one_line(composed, words, said):
     model = build.model(config, vocab_size=11)
 
     def scaled() -> None:
-        factors = build.parametrisation(config).factors(model, config["model"])
+        factors = parametrisation_of(config).factors(model, config["model"])
         configure(model, build.optimizer(config), rules_of(config), factors)
 
     with pytest.raises(LabError) as refused:

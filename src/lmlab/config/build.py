@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from lmlab.config.fingerprint import leaves
-from lmlab.console import bytes_progress
-from lmlab.data.corpus import Corpus
-from lmlab.data.tokenizer import Tokenizer
-from lmlab.data.tokens import TokenizedCorpus, tokenize
 from lmlab.errors import LabError
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from lmlab.training.optimizers.parametrisation import Parametrisation
 
 
 def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
@@ -32,7 +25,7 @@ def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
     Raises:
         LabError: naming `key`, if its target is not there, is no `kind`, or refuses its arguments.
     """
-    for target_key, target in _targets(node, key):
+    for target_key, target in targets(node, key):
         if not _makes(target, kind):
             raise LabError(f"{target_key}={target}: not a {kind.__module__}.{kind.__qualname__}")
     try:
@@ -48,7 +41,7 @@ def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
         raise LabError(f"{key}: {node.get('_target_')} cannot be made: {said}") from error
 
 
-def _targets(node: Any, key: str) -> Iterator[tuple[str, str]]:
+def targets(node: Any, key: str) -> Iterator[tuple[str, str]]:
     """Every `_target_` in a node, at any depth, with its key."""
     if isinstance(node, dict):
         if "_target_" in node:
@@ -56,68 +49,33 @@ def _targets(node: Any, key: str) -> Iterator[tuple[str, str]]:
         if node.get("_recursive_") is False:
             return  # what stands below is an argument, which is not made
         for name, child in node.items():
-            yield from _targets(child, f"{key}.{name}")
+            yield from targets(child, f"{key}.{name}")
     elif isinstance(node, list):
         for i, child in enumerate(node):
-            yield from _targets(child, f"{key}.{i}")
+            yield from targets(child, f"{key}.{i}")
+
+
+def named(target: str) -> Any:
+    """The class or function that a `_target_` names.
+
+    Raises:
+        LabError: if it cannot be imported.
+    """
+    try:
+        return get_object(target)
+    except Exception as error:  # whatever importing somebody's module raises
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise LabError(f"{target} cannot be imported: {reason}") from error
 
 
 def _makes(target: str, kind: type) -> bool:
+    made_by = named(target)
+    if isinstance(made_by, type):
+        return issubclass(made_by, kind)
     try:
-        found = get_object(target)
-    except Exception as error:  # whatever importing somebody's module raises
-        said = str(error.__cause__ or error).splitlines()[0]
-        raise LabError(f"{target} cannot be imported: {said}") from error
-    if isinstance(found, type):
-        return issubclass(found, kind)
-    try:
-        return inspect.isfunction(found) and get_type_hints(found).get("return") is kind
+        return inspect.isfunction(made_by) and get_type_hints(made_by).get("return") is kind
     except (NameError, TypeError):  # an annotation that cannot be resolved promises nothing
         return False
-
-
-def may_draw(model: dict[str, Any]) -> bool:
-    """Whether a model's config may stand for one that draws random numbers in its forward pass."""
-    ours = all(target.startswith("lmlab.models.") for _, target in _targets(model, "model"))
-    return not ours or any(p for key, p in leaves(model) if key.endswith("dropout"))
-
-
-def tokens(config: dict[str, Any], fitted: Tokenizer | None = None) -> TokenizedCorpus:
-    """The corpus of a config, tokenised; with a bar where that takes long.
-
-    `fitted` is the tokenizer of a run that this one begins from: ids must mean the same.
-
-    Raises:
-        LabError: if it is of another kind than the config's, or does not know the text.
-    """
-    kind, arguments = tokenizer(config)
-    if fitted is not None and type(fitted) is not kind:
-        raise LabError(f"from: the parent has the tokenizer {fitted.kind}, so this has it too")
-    corpus: Corpus = part(config["corpus"], "corpus", Corpus)
-    with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
-        return tokenize(
-            corpus,
-            kind,
-            progress=progress,
-            arguments=arguments,
-            fitted=fitted,
-            val_fraction=config["data"]["val_fraction"],
-        )
-
-
-def tokenizer(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:
-    """The tokenizer's class, and what its `fit` is given beside the text."""
-    made = part({**config["tokenizer"], "_partial_": True}, "tokenizer", Tokenizer)
-    kind: Any = made.func
-    arguments = made.keywords
-    target = config["tokenizer"]["_target_"]
-    if not (isinstance(kind, type) and issubclass(kind, Tokenizer)):
-        raise LabError(f"tokenizer._target_={target}: not a subclass of Tokenizer")
-    try:
-        inspect.signature(kind.fit).bind([], **arguments)
-    except TypeError as error:
-        raise LabError(f"tokenizer: {target}.fit does not take these arguments: {error}") from error
-    return kind, arguments
 
 
 def model(config: dict[str, Any], vocab_size: int) -> nn.Module:
@@ -139,17 +97,6 @@ def optimizer(config: dict[str, Any], key: str = "optimizer") -> partial[Any]:
 
     node = {name: value for name, value in config["optimizer"].items() if name != "rules"}
     return part({**node, "_partial_": True}, key, Optimizer)
-
-
-def parametrisation(config: dict[str, Any]) -> Parametrisation:
-    """The parametrisation of a config; the standard one for a run that was stored without any."""
-    from lmlab.training.optimizers.parametrisation import Parametrisation, Standard
-
-    node = config.get("parametrisation")
-    if node is None:
-        return Standard()
-    made: Parametrisation = part(node, "parametrisation", Parametrisation)
-    return made
 
 
 def schedule(config: dict[str, Any], key: str = "schedule") -> partial[float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lmlab.errors import LabError
+from lmlab.files import path_name
 
 # What Hydra would take, though a run's directory is not Hydra's.
 UNUSED = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.job.chdir")
@@ -104,22 +105,13 @@ class CommandLine:
 
     @property
     def for_hydra(self) -> list[str]:
-        """What Hydra is to read: a multirun is given a name for its sweep, and a run that begins
-        from another's checkpoint its parent's options.
-
-        Raises:
-            LabError: if there is no such parent.
-        """
+        """What Hydra is to read: a multirun is given a name for its sweep."""
         arguments = [*self.flags, *self.overrides]
         if self.is_multirun and not any(w.startswith("sweep.name=") for w in self.overrides):
             arguments.append(f"sweep.name='{self.sweep_name}'")
         for name, values in self.zips.items():
             quoted = values.replace("\\", "\\\\").replace('"', '\\"')
             arguments.append(f'++hydra.sweeper.params.{name}="{quoted}"')
-        if self.parent is not None:
-            from lmlab.runs.parents import choices
-
-            arguments += choices(self.parent, self.overrides)
         return arguments
 
     @property
@@ -146,8 +138,6 @@ class CommandLine:
         varied, the experiment, and a hash of the rest; unless the sweep is there under the long
         name, which it had before.
         """
-        from lmlab.runs.directory import path_name
-
         named, varied, fixed = self._parts()
         text = ",".join([*named, *varied, *fixed])
         whole = path_name(text) or "sweep"

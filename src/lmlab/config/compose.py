@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lmlab.config.stored import conf_dir
-from lmlab.errors import LabError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-    from lmlab.sweeps.launch.journal import Result
 
 
 def composed(name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
@@ -24,42 +20,6 @@ def composed(name: str, overrides: list[str], with_hydra: bool = False) -> DictC
         return compose(name, overrides, return_hydra_config=with_hydra)
 
 
-def asked(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:
-    """The checked config of one run: what Hydra has composed, which is its current job, with the
-    keys that are taken literally.
-
-    With `run` it is the config that is stored there, and with `from` the parent's, each changed by
-    the overrides.
-
-    Raises:
-        LabError: for what the user can put right.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    from lmlab.config import schema
-    from lmlab.config.check import check
-    from lmlab.runs.parents import config_of
-
-    if "run" in given:
-        cfg = _continued(given["run"])
-    elif "from" in given:
-        given = dict(given)
-        cfg["from"] = given.pop("from")
-        cfg = config_of(cfg, HydraConfig.get().overrides.task)
-    return check(cfg, schema.Train, **given)
-
-
-def job(cfg: DictConfig, swept: set[str]) -> Result:
-    """Train one job of a multirun: what Hydra has composed, which varies the keys `swept`."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from lmlab.sweeps.launch.job import run_job
-
-    hydra = HydraConfig.get()
-    sweep_dir, overrides = Path(hydra.sweep.dir), list(hydra.overrides.task)
-    return run_job(cfg, sweep_dir, _swept_values(swept), overrides, chosen())
-
-
 def chosen() -> dict[str, str]:
     """The options that the config was composed of, by group."""
     from hydra.core.hydra_config import HydraConfig
@@ -70,46 +30,3 @@ def chosen() -> dict[str, str]:
         for group, option in found.items()
         if option is not None and not group.startswith(("hydra", "experiment", "sweep"))
     }
-
-
-def _continued(path: str) -> DictConfig:
-    """The config stored in a run, changed by the overrides on the command line."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import DictConfig, OmegaConf
-
-    from lmlab.runs.directory import Run
-
-    cfg = OmegaConf.create(Run.open(path).config)
-    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-    for override in overrides:
-        key, value = override.key_or_group, override.value()
-        turned_off = key.startswith("logger.") and (value is None or value is False)
-        is_group = isinstance(OmegaConf.select(cfg, key), DictConfig) and not turned_off
-        if is_group or key == "experiment":
-            raise LabError(f"{key}={value}: a run is continued with its own {key}")
-        OmegaConf.update(cfg, key, value)
-    return cfg
-
-
-def _swept_values(swept: set[str]) -> dict[str, Any]:
-    """The keys that the multirun varies, with the values they have in this job."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    from lmlab.config.axes import swept_keys
-
-    hydra = HydraConfig.get()
-    axes = swept | {key.lstrip("+~") for key in swept_keys(hydra.sweeper)}
-    parsed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-    values = {o.get_key_element().lstrip("+~"): o.value() for o in parsed}
-    return {key: _plain_value(value) for key, value in values.items() if key in axes}
-
-
-def _plain_value(value: Any) -> Any:
-    """A value of Hydra's grammar as JSON has it."""
-    if isinstance(value, dict):
-        return {str(key): _plain_value(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain_value(inner) for inner in value]
-    return value if isinstance(value, bool | int | float | None) else str(value)

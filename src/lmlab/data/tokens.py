@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import zlib
@@ -16,12 +17,53 @@ from typing import Any
 
 import numpy as np
 
+from lmlab.config.build import part
 from lmlab.config.sources import code_of_target
+from lmlab.console import bytes_progress
 from lmlab.data import download
 from lmlab.data.corpus import Corpus
 from lmlab.data.tokenizer import Tokenizer, class_name
 from lmlab.errors import LabError
 from lmlab.files import atomic_file, remove_unfinished, write_atomically
+
+
+def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> TokenizedCorpus:
+    """The corpus of a config, tokenised; with a bar where that takes long.
+
+    `fitted` is the tokenizer of a run that this one begins from: ids must mean the same.
+
+    Raises:
+        LabError: if it is of another kind than the config's, or does not know the text.
+    """
+    kind, arguments = tokenizer_of(config)
+    if fitted is not None and type(fitted) is not kind:
+        raise LabError(f"from: the parent has the tokenizer {fitted.kind}, so this has it too")
+    corpus: Corpus = part(config["corpus"], "corpus", Corpus)
+    with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
+        return tokenize(
+            corpus,
+            kind,
+            progress=progress,
+            arguments=arguments,
+            fitted=fitted,
+            val_fraction=config["data"]["val_fraction"],
+        )
+
+
+def tokenizer_of(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:
+    """The tokenizer's class, and what its `fit` is given beside the text."""
+    made = part({**config["tokenizer"], "_partial_": True}, "tokenizer", Tokenizer)
+    kind: Any = made.func
+    arguments = made.keywords
+    target = config["tokenizer"]["_target_"]
+    if not (isinstance(kind, type) and issubclass(kind, Tokenizer)):
+        raise LabError(f"tokenizer._target_={target}: not a subclass of Tokenizer")
+    try:
+        inspect.signature(kind.fit).bind([], **arguments)
+    except TypeError as error:
+        raise LabError(f"tokenizer: {target}.fit does not take these arguments: {error}") from error
+    return kind, arguments
+
 
 FORMAT = 2  # part of every key: raise it when a tokenizer's ids or this layout change
 

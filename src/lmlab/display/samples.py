@@ -14,7 +14,7 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.windows import get_batch
 from lmlab.display.loggers import event_files
 from lmlab.errors import LabError
-from lmlab.generate import generate
+from lmlab.models.sampling import generate
 from lmlab.training.callbacks import of_training
 from lmlab.training.ema import EMA
 

@@ -9,14 +9,14 @@ import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import nn
+from torch import Tensor, nn
 
 from lmlab.config import build, schema
 from lmlab.config.check import check_plain
@@ -27,7 +27,27 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.runs.directory import Run
-from lmlab.training import ema
+
+EMA_KEY = "ema"  # of a checkpoint: {"step": …, "weights": {name of a parameter: tensor}}
+
+
+def load_averaged(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Put the averaged weights of the checkpoint at `path` into a model.
+
+    Raises:
+        LabError: if it has none, or they do not fit the model.
+    """
+    weights = (checkpoint.get(EMA_KEY) or {}).get("weights")
+    if not isinstance(weights, dict):
+        raise LabError(
+            f"checkpoint=ema: {path} holds no averaged weights; train with callbacks=ema"
+        )
+    for name, parameter in model.named_parameters():
+        stored = weights.get(name)
+        if not isinstance(stored, Tensor) or stored.shape != parameter.shape:
+            raise LabError(f"checkpoint {path}: its averaged {name} does not fit the model")
+        parameter.data.copy_(stored)
+
 
 NEEDED = {
     "state_dict": dict,
@@ -251,7 +271,7 @@ def restore(run: Run, which: str) -> Trained:
         if found is not None:
             trained, checkpoint = found
             if which == "ema":
-                ema.load(trained.model, checkpoint, trained.path)
+                load_averaged(trained.model, checkpoint, trained.path)
             return trained
     path = run.checkpoint(which)
     return _restored(None, path, read(path))

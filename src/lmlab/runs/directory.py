@@ -13,10 +13,8 @@ tokenizer.json  of a run that began from another's checkpoint: its parent's
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import platform
-import re
 import subprocess
 import time
 from collections import Counter
@@ -34,7 +32,7 @@ from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.config.own_code import changed_code
 from lmlab.config.stored import with_todays_defaults
 from lmlab.errors import LabError
-from lmlab.files import remove_unfinished, write_atomically
+from lmlab.files import path_name, remove_unfinished, write_atomically
 from lmlab.runs.record import Dumper, check_record, read_config, read_record, read_sample
 
 RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
@@ -42,7 +40,6 @@ SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
 TOKENIZER = "tokenizer.json"
 # Metrics of the end of a run: one that goes on longer has another end.
 OF_THE_END = (*("val/loss_full", "val/bpc_full", "val/loss_full_ema", "val/loss_dynamic"),)
-DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file, to Windows
 
 
 class Run:
@@ -307,16 +304,6 @@ def _job_name(values: dict[str, Any], config_fingerprint: str) -> str:
     short = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in values.items()}
     text = ",".join(f"{key}={value}" for key, value in short.items())
     return f"{path_name(text) or 'job'}-{config_fingerprint[:8]}"
-
-
-def path_name(text: str) -> str:
-    """`text` as a file's name on any file system: plain characters, and never too many."""
-    name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", text).strip("-.")
-    if DEVICE.fullmatch(name):
-        name = f"_{name}"
-    if len(name) > 120:
-        name = f"{name[:111]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return name
 
 
 def _make(path: Path, exist_ok: bool) -> bool:

@@ -16,8 +16,53 @@ from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign, find
 from lmlab.runs.directory import CONFIG, RECORD, Run
 
+
+def asked(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:
+    """The checked config of one run: what Hydra has composed, which is its current job, with the
+    keys that are taken literally.
+
+    With `run` it is the config that is stored there, and with `from` the parent's, each changed by
+    the overrides.
+
+    Raises:
+        LabError: for what the user can put right.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from lmlab.config import schema
+    from lmlab.config.check import check
+
+    if "run" in given:
+        cfg = _continued(given["run"])
+    elif "from" in given:
+        given = dict(given)
+        cfg["from"] = given.pop("from")
+        cfg = config_of(cfg, HydraConfig.get().overrides.task)
+    return check(cfg, schema.Train, **given)
+
+
+def _continued(path: str) -> DictConfig:
+    """The config stored in a run, changed by the overrides on the command line."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import DictConfig, OmegaConf
+
+    cfg = OmegaConf.create(Run.open(path).config)
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        turned_off = key.startswith("logger.") and (value is None or value is False)
+        is_group = isinstance(OmegaConf.select(cfg, key), DictConfig) and not turned_off
+        if is_group or key == "experiment":
+            raise LabError(f"{key}={value}: a run is continued with its own {key}")
+        OmegaConf.update(cfg, key, value)
+    return cfg
+
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from lmlab.config.command_line import CommandLine
 
 
 def run_of(parent: str, key: str = "from") -> Run:
@@ -28,6 +73,17 @@ def run_of(parent: str, key: str = "from") -> Run:
     """
     path, _ = _split(parent)
     return Run.open(path, key)
+
+
+def words_for_hydra(line: CommandLine) -> list[str]:
+    """What Hydra is to read of a command line; of a run that begins from another's checkpoint also
+    the options of its parent.
+
+    Raises:
+        LabError: if there is no such parent.
+    """
+    of_the_parent = [] if line.parent is None else choices(line.parent, line.overrides)
+    return [*line.for_hydra, *of_the_parent]
 
 
 def choices(parent: str, typed: Iterable[str]) -> list[str]:

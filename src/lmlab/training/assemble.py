@@ -6,10 +6,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import get_object
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lmlab.config import build
+from lmlab.config.build import named, targets
+from lmlab.config.fingerprint import leaves
 from lmlab.config.signatures import signature
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import derive, generator
@@ -19,10 +20,17 @@ from lmlab.runs.directory import Run
 from lmlab.runs.parents import checkpoint_path
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import check as check_optimizer
-from lmlab.training.optimizers.parametrisation import scale_weights
+from lmlab.training.optimizers.parametrisation import parametrisation_of, scale_weights
 from lmlab.training.optimizers.rules import rules_of
 from lmlab.training.stopping import Stop
 from lmlab.training.teacher import Teacher
+
+
+def may_draw(model: dict[str, Any]) -> bool:
+    """Whether a model's config may stand for one that draws random numbers in its forward pass."""
+    ours = all(target.startswith("lmlab.models.") for _, target in targets(model, "model"))
+    return not ours or any(p for key, p in leaves(model) if key.endswith("dropout"))
+
 
 # Lightning calls these hooks of a callback once for each batch of training, or within it.
 AROUND_A_BATCH = (
@@ -64,7 +72,7 @@ def steps_per_batch(config: dict[str, Any]) -> int:
     """
     several: int = config["data"]["steps_per_batch"]
     watched = any(_sees_batches(str(node["_target_"])) for node in config["callbacks"].values())
-    draws_in_turn = config["streams"] == "global" and build.may_draw(config["model"])
+    draws_in_turn = config["streams"] == "global" and may_draw(config["model"])
     return 1 if watched or draws_in_turn else several
 
 
@@ -72,7 +80,7 @@ def _sees_batches(target: str) -> bool:
     """Whether a callback may want to see every step. Ours know that a batch holds several."""
     if target.startswith("lmlab."):
         return False
-    callback = get_object(target)
+    callback = named(target)
     return not isinstance(callback, type) or any(
         is_overridden(hook, callback, L.Callback) for hook in AROUND_A_BATCH
     )
@@ -87,7 +95,7 @@ def make_module(
     model = build.model(config, text.tokenizer.vocab_size)
     if config["trainer"]["compile"]:
         model.compile()  # in place, so that the weights keep their names
-    factors = build.parametrisation(config).factors(model, config["model"])
+    factors = parametrisation_of(config).factors(model, config["model"])
     scale_weights(factors)
     make_optimizer, rules = build.optimizer(config), rules_of(config)
     check_optimizer(model, make_optimizer, rules, factors)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,9 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lmlab.bounds import BelowOne
 from lmlab.data.datamodule import EvalBatch
 from lmlab.data.streams import default_states, set_default_states
-from lmlab.errors import LabError
-
-KEY = "ema"  # of a checkpoint: {"step": …, "weights": {name of a parameter: tensor}}
+from lmlab.runs.checkpoint import EMA_KEY
 
 
 class EMA(L.Callback):
@@ -76,7 +73,7 @@ class EMA(L.Callback):
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: list[EvalBatch], *_: Any
     ) -> None:
         of_val = [
-            part._replace(metric=f"{part.metric}_{KEY}")
+            part._replace(metric=f"{part.metric}_{EMA_KEY}")
             for part in batch
             if part.metric.startswith("val/")
         ]
@@ -88,34 +85,16 @@ class EMA(L.Callback):
         self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]
     ) -> None:
         if self.average:
-            checkpoint[KEY] = {"step": self.step, "weights": self.average}
+            checkpoint[EMA_KEY] = {"step": self.step, "weights": self.average}
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]
     ) -> None:
-        if KEY in checkpoint:
-            self.step = checkpoint[KEY]["step"]
-            self._begin(module.model, checkpoint[KEY]["weights"])
+        if EMA_KEY in checkpoint:
+            self.step = checkpoint[EMA_KEY]["step"]
+            self._begin(module.model, checkpoint[EMA_KEY]["weights"])
 
 
 def _sum_dtype(parameter: Tensor) -> torch.dtype:
     """In bfloat16 a small step of an average would be rounded away."""
     return torch.promote_types(parameter.dtype, torch.float32)
-
-
-def load(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Put the averaged weights of the checkpoint at `path` into a model.
-
-    Raises:
-        LabError: if it has none, or they do not fit the model.
-    """
-    weights = (checkpoint.get(KEY) or {}).get("weights")
-    if not isinstance(weights, dict):
-        raise LabError(
-            f"checkpoint=ema: {path} holds no averaged weights; train with callbacks=ema"
-        )
-    for name, parameter in model.named_parameters():
-        stored = weights.get(name)
-        if not isinstance(stored, Tensor) or stored.shape != parameter.shape:
-            raise LabError(f"checkpoint {path}: its averaged {name} does not fit the model")
-        parameter.data.copy_(stored)

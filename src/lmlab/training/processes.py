@@ -21,9 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmlab.console import console, say
+from lmlab.console import say
 from lmlab.errors import LabError
-from lmlab.training.stopping import SIGNALS, Interrupted, Pruned
+from lmlab.training.stopping import SIGNALS
 
 if TYPE_CHECKING:
     import lightning as L
@@ -226,7 +226,7 @@ class Processes:
             "LOCAL_RANK": "0",  # to Lightning: all have been started
         }
         modules = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
-        script = "from lmlab.training.processes import help_to_train; help_to_train()"
+        script = "from lmlab.train import help_to_train; help_to_train()"
         for local_rank in range(1, self._n_here):
             # A helper reads its config from its standard input. While that stays open, this
             # process lives.
@@ -303,29 +303,6 @@ class Processes:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
-
-
-def help_to_train() -> None:
-    """What a helping process does; `Processes` starts it."""
-    config = pickle.load(sys.stdin.buffer)
-
-    def end_with_the_first() -> None:
-        os.read(sys.stdin.fileno(), 1)  # nothing more is written: it returns at the end
-        os._exit(1)
-
-    threading.Thread(target=end_with_the_first, daemon=True).start()
-    console.quiet = True
-    from lmlab.train import train
-
-    try:
-        train(config)
-    except (Interrupted, Pruned):
-        pass  # the first process prints it
-    except LabError as error:
-        # What fails in all of them is printed by the first process, which then ends this one.
-        time.sleep(2)
-        print(f"error: process {os.environ['LOCAL_RANK']}: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 @contextmanager

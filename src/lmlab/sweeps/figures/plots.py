@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import StrMethodFormatter
 
-from lmlab.runs.directory import path_name
+from lmlab.files import path_name
 from lmlab.sweeps.compare.differences import Differences
 from lmlab.sweeps.figures.figures import (
     GREY,

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from lmlab.config import schema
 from lmlab.config.check import check
+from lmlab.config.compose import chosen
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.own_code import check_same_code, code_of
 from lmlab.console import log, logged_to, say, shown_on
@@ -27,6 +28,39 @@ from lmlab.runs.directory import CONFIG, LOG, Run, earlier_job_name, job_name
 from lmlab.runs.parents import config_of, resolve
 from lmlab.sweeps.launch.journal import Entry, Result
 from lmlab.training.processes import check_started_once
+
+
+def train_job(cfg: DictConfig, swept: set[str]) -> Result:
+    """Train one job of a multirun: what Hydra has composed, which varies the keys `swept`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    sweep_dir, overrides = Path(hydra.sweep.dir), list(hydra.overrides.task)
+    return run_job(cfg, sweep_dir, _swept_values(swept), overrides, chosen())
+
+
+def _swept_values(swept: set[str]) -> dict[str, Any]:
+    """The keys that the multirun varies, with the values they have in this job."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from lmlab.config.axes import swept_keys
+
+    hydra = HydraConfig.get()
+    axes = swept | {key.lstrip("+~") for key in swept_keys(hydra.sweeper)}
+    parsed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    values = {o.get_key_element().lstrip("+~"): o.value() for o in parsed}
+    return {key: _plain_value(value) for key, value in values.items() if key in axes}
+
+
+def _plain_value(value: Any) -> Any:
+    """A value of Hydra's grammar as JSON has it."""
+    if isinstance(value, dict):
+        return {str(key): _plain_value(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain_value(inner) for inner in value]
+    return value if isinstance(value, bool | int | float | None) else str(value)
+
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -112,10 +146,10 @@ def _is_finished(run: Run, config: dict[str, Any]) -> bool:
         raise LabError(
             f"run_dir={run.path} holds another run: each job needs a directory of its own"
         )
-    from lmlab.config.build import tokens
+    from lmlab.data.tokens import text_of
 
     check_same_code(record, config, f"{run.path} is done")
-    if record.get("corpus_sha256") not in (None, tokens(config).sha256):
+    if record.get("corpus_sha256") not in (None, text_of(config).sha256):
         raise LabError(f"{run.path} is done, but its corpus has changed since: name another sweep")
     return True
 

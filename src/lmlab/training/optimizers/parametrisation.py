@@ -24,9 +24,20 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lmlab.bounds import Count
+from lmlab.config.build import part
 from lmlab.errors import LabError
 from lmlab.training.optimizers.muon import Muon
 from lmlab.training.optimizers.rules import names_of, roles_of
+
+
+def parametrisation_of(config: dict[str, Any]) -> Parametrisation:
+    """The parametrisation of a config; the standard one for a run that was stored without any."""
+    node = config.get("parametrisation")
+    if node is None:
+        return Standard()
+    made: Parametrisation = part(node, "parametrisation", Parametrisation)
+    return made
+
 
 # The last matrix of a block's two branches, by the ends of its names in gpt and modern.
 INTO_STREAM = ("projection.weight", "feed_forward.2.weight")

@@ -1,0 +1,90 @@
+"""Text from a model, a token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmlab.models.memory import Memory
+
+
+def probabilities(
+    logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
+    """What to sample from: logits (B, vocab_size) -> probabilities (B, vocab_size).
+
+    `temperature` divides the logits; 0 leaves only the likeliest token. `top_k` keeps the k
+    likeliest, `top_p` the fewest likeliest that together hold that much probability (nucleus
+    sampling, Holtzman et al. 2020).
+    """
+    if temperature < 1e-20:  # 0, or so little that dividing by it could overflow
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        kth = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, float("-inf"))
+    probs = F.softmax(logits, dim=-1)
+    if top_p is not None and top_p < 1:
+        ordered, order = probs.sort(descending=True)
+        before = ordered.cumsum(-1) - ordered  # held by the tokens likelier than this one
+        ordered = ordered.masked_fill(before >= top_p, 0.0)
+        probs = torch.zeros_like(probs).scatter(-1, order, ordered)
+        probs = probs / probs.sum(-1, keepdim=True)
+    return probs
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    idx: Tensor,
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+) -> Iterator[Tensor]:
+    """Continue idx (B, T), one token (B, 1) at a time, as they are sampled.
+
+    The model, which should be in eval mode, sees the last block_size tokens. Up to there a model
+    that can is given only what is new (`models.memory`). Beyond, every token has another place in
+    the window and all is computed anew, as it is for models that cannot. A model that is `endless`
+    goes on beyond: it reads all tokens, each once, and keeps what its own windows reach.
+
+    `generator=None` is torch's default generator. With a generator for each sequence, a sequence
+    does not depend on how many others are sampled beside it.
+    """
+    block_size: Any = model.block_size
+    sees: Any = getattr(model, "sees", block_size)
+    memory = Memory.of(model)
+    endless: bool = getattr(model, "endless", False)
+    # A compiled model would be compiled anew for every length.
+    forward = model if model._compiled_call_impl is None else model.forward
+    n_read = 0
+    for _ in range(max_new_tokens):
+        if memory is not None and (endless or idx.shape[1] <= block_size):
+            with memory:
+                for new in idx[:, n_read:].split(block_size, dim=1):
+                    logits = forward(new)[:, -1]  # (B, vocab_size)
+            n_read = idx.shape[1]
+        else:
+            logits = forward(idx[:, -sees:])[:, -1]
+        probs = probabilities(logits.float(), temperature, top_k, top_p)
+        token = _draw(probs, generator).to(idx.device)
+        idx = torch.cat([idx, token], dim=1)
+        yield token
+
+
+def _draw(probs: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    """A token (B, 1) for each row of probs (B, vocab_size)."""
+    if generator is None or isinstance(generator, torch.Generator):
+        # Drawn where the generator is: the same text whatever computed the logits.
+        probs = probs if generator is None else probs.to(generator.device)
+        return torch.multinomial(probs, 1, generator=generator)
+    probs = probs.to(generator[0].device)
+    rows = zip(probs, generator, strict=True)
+    return torch.stack([torch.multinomial(row, 1, generator=source) for row, source in rows])
