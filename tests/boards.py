@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from lmlab.cli import conf_dir
 from lmlab.config import schema
 from lmlab.config.check import check
+from lmlab.core import train
 from lmlab.runs.directory import Run
-from lmlab.train import train
 
 SMALL = (
     *("trainer.accelerator=cpu", "data.batch_size=4", "data.block_size=8", "eval.iters=2"),

@@ -110,7 +110,7 @@ def experiment(composed: Compose, tinyshakespeare_path: Path, tmp_path: Path) ->
     corpus = f"corpus.path={tinyshakespeare_path}"
 
     def run(*overrides: str) -> "Run":
-        from lmlab.train import train  # torch takes seconds
+        from lmlab.core import train  # torch takes seconds
 
         return train(composed(corpus, f"output_dir={tmp_path}", *TINY, *overrides))
 

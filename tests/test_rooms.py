@@ -24,7 +24,7 @@ FLOORS = (
     ("runs",),
     ("training",),
     ("display",),
-    ("train",),
+    ("core",),
     ("evaluate", "generate", "export", "plan"),
     ("sweeps",),
     ("handles",),
@@ -38,7 +38,7 @@ NEVER = {
     "data": ("hydra",),
     "training": ("hydra",),
     "display": ("hydra",),
-    "train": ("hydra",),
+    "core": ("hydra",),
 }
 
 

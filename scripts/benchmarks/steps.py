@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 from benchmarks.rounds import Part, Ratio, Table, interleave, median, ratio
 from benchmarks.tasks import MODELS, Task, as_a_user_has_it
 from lmlab.console import quiet_libraries
+from lmlab.core import train
 from lmlab.data.windows import get_batch
 from lmlab.errors import LabError
-from lmlab.train import train
 
 STEPS = {"bigram": 2000, "head": 1000, "gpt": 120}
 NOTEBOOK, CAREFUL, PLAIN, OURS = (

@@ -56,8 +56,8 @@ def train(*overrides: str, **values: Any) -> Run | None:
 
             plan(config)
             return None
+        from lmlab.core import train
         from lmlab.handles import Run
-        from lmlab.train import train
 
         trained = train(config, choices=chosen)
         return None if trained is None else Run(trained.path)

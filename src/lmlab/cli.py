@@ -58,7 +58,7 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
 
         plan(config)
         return None
-    from lmlab.train import train
+    from lmlab.core import train
 
     run = train(config, choices=chosen())
     if run is None:

@@ -13,10 +13,10 @@ from torch import nn
 from lmlab.config import build
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.console import console, quiet_libraries
+from lmlab.core import tokenizer_of_parent
 from lmlab.data.tokens import text_of
 from lmlab.runs.directory import Run
 from lmlab.runs.parents import resolve
-from lmlab.train import tokenizer_of_parent
 from lmlab.training import preflight
 from lmlab.training.assemble import make_data
 from lmlab.training.footprint import footprint

@@ -7,8 +7,8 @@ import pytest
 from boards import Board, Breaks, Own, Sweep, begin
 from small import cut
 
+from lmlab.core import train
 from lmlab.runs.directory import Run
-from lmlab.train import train
 
 HOSTILE = (
     "<script>alert('&amp;')</script>\n\n```\n# *_|<b>x</b> [a](javascript:b) $\\frac12$ {{c}}\n"

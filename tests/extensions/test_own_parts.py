@@ -12,8 +12,9 @@ from small import cut
 from lmlab.config import build
 from lmlab.config.own_code import code_of
 from lmlab.config.sources import code_of_target
-from lmlab.data.corpus import from_files
+from lmlab.data.corpus import Corpus, from_files
 from lmlab.data.tokens import tokenize
+from lmlab.errors import LabError
 from lmlab.runs.directory import Run
 
 
@@ -194,8 +195,8 @@ def test_code_of_a_package_is_followed_through_all_its_imports(own, monkeypatch)
 
 def test_a_function_whose_annotation_cannot_be_resolved_makes_nothing(here):
     Path("mypackage/odd.py").write_text("def odd(name: str) -> 'Nowhere': ...\n")
-    with pytest.raises(build.LabError, match=r"mypackage\.odd\.odd: not a"):
-        build.part({"_target_": "mypackage.odd.odd", "name": "x"}, "corpus", build.Corpus)
+    with pytest.raises(LabError, match=r"mypackage\.odd\.odd: not a"):
+        build.part({"_target_": "mypackage.odd.odd", "name": "x"}, "corpus", Corpus)
 
 
 def test_evaluate_says_what_has_changed_and_takes_no_other_tokens(here, lab):

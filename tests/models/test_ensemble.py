@@ -11,6 +11,7 @@ from comparing import assert_same_run, weights
 from modern_parts import SIZE, T, V, random_ids
 from small import cut
 
+from lmlab.core import train
 from lmlab.data.tokens import text_of
 from lmlab.data.windows import full_pass
 from lmlab.errors import LabError
@@ -20,7 +21,6 @@ from lmlab.models.ensemble import Ensemble
 from lmlab.models.memory import Memory
 from lmlab.models.modern import Modern
 from lmlab.models.ngram import NGram
-from lmlab.train import train
 from lmlab.training.flops import flops_per_token
 from lmlab.training.optimizers.rules import roles_of
 

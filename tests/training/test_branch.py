@@ -10,10 +10,10 @@ from comparing import checkpoint, curves, same, weights
 from small import cut
 
 from lmlab.config.fingerprint import fingerprint
+from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read
 from lmlab.runs.directory import Run
-from lmlab.train import train
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 

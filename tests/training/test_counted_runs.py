@@ -5,9 +5,9 @@ import torch
 from comparing import assert_same_run, checkpoint
 from small import cut
 
+from lmlab.core import train
 from lmlab.models.ngram import NGram
 from lmlab.runs.checkpoint import restore
-from lmlab.train import train
 
 COUNTS = [
     "model=modern",

@@ -10,11 +10,11 @@ from comparing import assert_same_run, checkpoint, curves, same, tensorboard, we
 from small import cut
 from torch import nn
 
+from lmlab.core import train
 from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.handles import Run
 from lmlab.runs.checkpoint import restore
-from lmlab.train import train
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1"]
 ON = ["callbacks=dynamic", "callbacks.dynamic.lr=0.3", "data.val_fraction=0.001"]

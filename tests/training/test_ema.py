@@ -11,9 +11,9 @@ from comparing import assert_same_run, checkpoint, curves, same, tensorboard, we
 from small import SMALL, cut
 from torch import Tensor
 
+from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import AtomicCheckpointIO, restore
-from lmlab.train import train
 from lmlab.training.ema import EMA
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from small import cut
 from torch import Tensor, nn
 
+from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.train import train
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.muon import Muon, orthogonalise
 from lmlab.training.optimizers.rules import Rule

@@ -8,9 +8,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
+from lmlab.core import train
 from lmlab.data.tokens import text_of
 from lmlab.models.bigram import Bigram
-from lmlab.train import train
 from lmlab.training.assemble import make_data, make_module
 
 EMA = "{_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"

@@ -15,10 +15,10 @@ from torch import nn
 
 from lmlab.config import build
 from lmlab.config.fingerprint import fingerprint
+from lmlab.core import train
 from lmlab.display.activations import LOGITS, mean_sizes
 from lmlab.errors import LabError
 from lmlab.models.gpt import GPT
-from lmlab.train import train
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.parametrisation import (
     Factors,

@@ -21,9 +21,9 @@ from small import SMALL
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import api_pb2, metadata
 
+from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.directory import Run
-from lmlab.train import train
 from lmlab.training.stopping import Interrupted
 
 GPT = [
@@ -41,7 +41,7 @@ GPT = [
 
 # Children begin with everything imported, so that a kill hits training and not the imports.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["lmlab.train"])
+processes.set_forkserver_preload(["lmlab.core"])
 
 
 def start(config: dict[str, Any]) -> Any:

@@ -21,8 +21,8 @@ from lmlab.config import build, schema
 from lmlab.config.check import check
 from lmlab.config.fingerprint import determining, fingerprint
 from lmlab.config.stored import conf_dir
+from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.train import train
 from lmlab.training.footprint import footprint
 from lmlab.training.optimizers.combined import CombinedOptimizer
 from lmlab.training.optimizers.configure import configure, groups_by_rule

@@ -13,9 +13,9 @@ from comparing import assert_same_run
 from rich.console import Console
 from small import TINY
 
+from lmlab.core import train
 from lmlab.data.streams import Turns
 from lmlab.runs.directory import Run
-from lmlab.train import train
 from lmlab.training.stopping import Interrupted, Stop
 
 GPT = ("model=gpt", "model.n_layer=1", "model.n_head=2", "model.n_embd=8", "model.dropout=0.3")

@@ -11,8 +11,8 @@ from small import cut
 from torch import nn
 
 from lmlab.config.fingerprint import fingerprint
+from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.train import train
 from lmlab.training.teacher import Teacher
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]

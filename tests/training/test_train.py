@@ -13,11 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from lmlab import handles as opened
+from lmlab.core import train
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import text_of
 from lmlab.runs.checkpoint import read, restore
 from lmlab.runs.directory import Run
-from lmlab.train import train
 
 
 def optimizer_state(run: Run) -> list:

@@ -226,7 +226,7 @@ class Processes:
             "LOCAL_RANK": "0",  # to Lightning: all have been started
         }
         modules = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
-        script = "from lmlab.train import help_to_train; help_to_train()"
+        script = "from lmlab.core import help_to_train; help_to_train()"
         for local_rank in range(1, self._n_here):
             # A helper reads its config from its standard input. While that stays open, this
             # process lives.

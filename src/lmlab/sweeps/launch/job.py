@@ -172,7 +172,7 @@ def _train(run: Run, config: dict[str, Any], **asked: Any) -> bool:
     with _alone(run.path):
         if _is_finished(run, config):
             return False
-        from lmlab.train import train
+        from lmlab.core import train
         from lmlab.training.stopping import Pruned
 
         with suppress(Pruned):  # the record says so
