@@ -15,7 +15,7 @@ MODULES = {
 
 # From the ground up: a room imports from those below it, and those of one floor not each other.
 FLOORS = (
-    ("errors", "bounds"),
+    ("errors", "bounds", "output"),
     ("console", "files"),
     ("config",),
     ("models",),

@@ -14,6 +14,7 @@ from lmlab.config.compose import chosen, composed
 from lmlab.config.explain import explain, is_explained
 from lmlab.config.stored import conf_dir
 from lmlab.errors import LabError, shows_tracebacks
+from lmlab.output import whole_output
 from lmlab.runs.parents import asked, words_for_hydra
 from lmlab.training.stopping import Interrupted
 from lmlab.training.waiting import waiting
@@ -127,7 +128,16 @@ Task = Callable[["DictConfig", dict[str, str], set[str]], Any]
 
 
 def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
-    """Run the command of an entry point.
+    """Run the command of an entry point; a full standard output is an error, once it is done."""
+    with whole_output() as out:
+        _run(entry, task, texts)
+    if out.problem is not None:
+        print(f"error: {out.problem}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
+    """Compose and check the config of a command, and do what it says.
 
     An error that the user can put right is one line and exit status 2.
 

@@ -26,12 +26,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lmlab.output import output
+
 
 def make_console(**settings: Any) -> Console:
     """A console of rich's; in a notebook one that writes plain lines, as into a file.
 
     Rich would make of each line an output of its own, in HTML.
     """
+    settings.setdefault("file", output)
     made = Console(highlight=False, **settings)
     if made.is_jupyter:
         made = Console(highlight=False, force_jupyter=False, force_terminal=False, **settings)

@@ -12,6 +12,7 @@ from lmlab.console import console, quiet_libraries
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.models.sampling import generate
+from lmlab.output import output
 from lmlab.runs.checkpoint import Trained, restore
 from lmlab.runs.directory import Run
 from lmlab.training.waiting import waiting
@@ -84,6 +85,8 @@ def _show(trained: Trained, config: dict[str, Any], tokens: Iterable[int], numbe
     text = config["prompt"] or ""
     _print(text)
     for piece in stream_text(trained.tokenizer, tokens):
+        if output.is_closed:
+            break
         _print(piece)
         text += piece
     _print("\n")
@@ -112,5 +115,5 @@ def _encode(trained: Trained, prompt: str | None) -> torch.Tensor:
 
 def _print(text: str) -> None:
     # Not rich's print: a sample may hold anything, and must come out as it is.
-    console.file.write(text)
-    console.file.flush()
+    output.write(text)
+    output.flush()

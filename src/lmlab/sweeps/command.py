@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmlab.errors import LabError
+from lmlab.output import whole_output
 
 if TYPE_CHECKING:
     from lmlab.sweeps.compare.scaling import Scaling
@@ -22,15 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Show and keep the report of the folders named; an error is one line and exit status 2."""
     options = _parser().parse_args(arguments)
     try:
-        _show(options)
+        with whole_output() as out:
+            _show(options)
+        if out.problem is not None:
+            raise LabError(out.problem)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # | head
-        sys.stderr.close()
-        sys.exit(1)
 
 
 def _show(options: argparse.Namespace) -> None:
