@@ -1,7 +1,9 @@
 """The commands as a person types them: what bad input gets, and what the good one leaves."""
 
 import json
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from omegaconf import OmegaConf
 from small import SMALL
 
 from lmlab import cli
-from lmlab import training_run as training
+from lmlab import core as training
 from lmlab.config import schema
 from lmlab.config.check import check
 from lmlab.config.fingerprint import fingerprint
@@ -87,12 +89,29 @@ def test_train_names_what_is_wrong_with_a_text(lab, tmp_path, content, expected)
 
 @pytest.fixture
 def run(lab, text) -> Path:
-    status, out, err = lab("train", *SMALL, "corpus=file", "corpus.path=text.txt", "name=fox")
+    status, _, err = lab("train", *SMALL, "corpus=file", "corpus.path=text.txt", "name=fox")
     assert status == 0, err
     assert err == ""
-    assert "longer    python scripts/train.py from=" in out
     (path,) = Path("outputs/fox").iterdir()
     return path
+
+
+def test_each_command_that_a_run_ends_with_works_from_where_one_stands(lab, tmp_path):
+    Path("here/conf/model").mkdir(parents=True)
+    Path("here/conf/model/own.yaml").write_text("_target_: lmlab.models.bigram.Bigram\n")
+    Path("текст и слово.txt").write_text("съешь же ещё этих мягких французских булок\n" * 60)
+    words = ["--config-dir", "here/conf", *SMALL, "model=own", "corpus=file", "name='a b'"]
+    words += ["corpus.path='текст и слово.txt'"]
+    status, out, err = lab("train", *words)
+    assert (status, err) == (0, "")
+    printed = re.findall(r"^(?:look|sample|evaluate|longer) +(.+)$", out, re.MULTILINE)
+    assert len(printed) == 4
+    for line in printed:
+        program, script, *words = shlex.split(line)
+        assert shutil.which(program)
+        assert Path(script).is_file()
+        if (name := Path(script).stem) != "board":
+            assert lab(name, *words)[::2] == (0, "")
 
 
 def test_evaluate_and_generate_need_only_the_run(lab, run):
@@ -240,7 +259,7 @@ def test_a_printed_command_can_be_typed_again(lab, text):
     assert status == 0
     printed = [line for line in out.splitlines() if "scripts/generate.py" in line]
     words = shlex.split(printed[0])[3:]
-    assert words == ["run=a b/{c},d", "prompt=ROMEO:"]
+    assert words[0] == "run=a b/{c},d"
     assert lab("generate", words[0], "prompt=fox", "max_new_tokens=3")[::2] == (0, "")
     assert lab("train", words[0])[::2] == (0, "")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.config.command_line import CommandLine, one_line
@@ -100,7 +102,7 @@ def _export(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
 
 def _show(run: Run) -> None:
     """The end of a run: its result, what it writes like, and what to do next."""
-    from lmlab.console import command, console, say
+    from lmlab.console import board_command, command, console, say
 
     metrics, step = run.record["metrics"], run.record["step"]
     this = shlex.quote(f"run={run.path}")
@@ -115,13 +117,33 @@ def _show(run: Run) -> None:
     if (dynamic := metrics.get("val/loss_dynamic")) is not None:
         say(f"val/loss_dynamic {dynamic:.4f} nats per token (it learns from val as it reads it)")
     say(f"run       {run.path}")
-    in_checkout = command("train").startswith("python")
-    say(f"look      {'make board' if in_checkout else 'lmlab-board'}")
-    say(f'sample    {command("generate")} {this} prompt="ROMEO:"')
+    outputs = Path(run.config["output_dir"])
+    folder = outputs if run.path.is_relative_to(outputs) else run.path
+    say(f"look      {board_command(folder)}")
+    say(f"sample    {command('generate')} {this}{_prompt(run)}")
     say(f"evaluate  {command('evaluate')} {this}")
     if step:
         that = shlex.quote(f"from={run.path}")
-        say(f"longer    {command('train')} {that} trainer.max_steps={2 * step}")
+        words = " ".join([*_config_dirs(), that, f"trainer.max_steps={2 * step}"])
+        say(f"longer    {command('train')} {words}")
+
+
+def _prompt(run: Run) -> str:
+    """A prompt of characters that the run's text has: its sample began with it, or Shakespeare."""
+    corpus = run.config["corpus"]["_target_"]
+    if re.fullmatch(r"lmlab\.data\.corpus\.\w*shakespeare\w*", corpus) and not run.config["from"]:
+        return ' prompt="ROMEO:"'
+    words = [word for word in (run.sample or "").split() if word.isprintable()]
+    return f" {shlex.quote(f'prompt={words[0][:20]}')}" if words else ""
+
+
+def _config_dirs() -> list[str]:
+    """The flag that gave a folder of configs: what it holds is looked up again."""
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources
+    typed = [source.path for source in sources if source.provider == "command-line"]
+    return [f"--config-dir {shlex.quote(path)}" for path in typed]
 
 
 Task = Callable[["DictConfig", dict[str, str], set[str]], Any]

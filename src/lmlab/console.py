@@ -7,6 +7,9 @@ console and to the log of the run that it trains.
 from __future__ import annotations
 
 import logging
+import shlex
+import shutil
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -122,9 +125,35 @@ def _show_and_log(
 
 
 def command(name: str) -> str:
-    """How the user calls one of the commands: from a checkout, or installed."""
-    installed = (Path(__file__).parent / "conf").is_dir()
-    return f"lmlab-{name}" if installed else f"python scripts/{name}.py"
+    """How one of the commands is called from where the user stands: in a checkout, or installed."""
+    script = Path(__file__).parents[2] / "scripts" / f"{name}.py"
+    if not script.is_file():
+        return _program(f"lmlab-{name}")
+    return f"{_program('python')} {_from_here(script)}"
+
+
+def board_command(folder: Path) -> str:
+    """How TensorBoard is started on a folder of runs."""
+    if (
+        Path("Makefile").is_file()
+        and Path("scripts/board.py").is_file()
+        and folder == Path("outputs")
+    ):
+        return "make board"
+    return f"{command('board')} {shlex.quote(str(folder))}"
+
+
+def _program(name: str) -> str:
+    """A program of this environment: its name, if a shell finds it by that, else its path."""
+    folder, on_path = Path(sys.executable).parent, shutil.which(name)
+    if on_path is not None and Path(on_path).parent.resolve() == folder.resolve():
+        return name
+    return _from_here(Path(sys.executable) if name == "python" else folder / name)
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def quiet_libraries() -> None:
