@@ -86,6 +86,13 @@ def test_top_k_keeps_the_k_likeliest_in_proportion(logits, temperature, k):
     torch.testing.assert_close(probs, expected / expected.sum(-1, keepdim=True))
 
 
+
+@pytest.mark.parametrize("top_p", [5e-324, 1e-300, 1e-30])
+def test_the_smallest_top_p_leaves_the_likeliest(top_p):
+    probs = probabilities(torch.tensor([[1.0, 3.0, 2.0]]), top_p=top_p)
+    assert probs.tolist() == [[0.0, 1.0, 0.0]]
+
+
 def test_top_k_keeps_every_token_that_ties_with_the_kth():
     logits = torch.tensor([[3.0, 1.0, 2.0, 2.0, 2.0]])
     assert (probabilities(logits, top_k=2) > 0).tolist() == [[True, False, True, True, True]]

@@ -31,6 +31,7 @@ def probabilities(
     if top_p is not None and top_p < 1:
         ordered, order = probs.sort(descending=True)
         before = ordered.cumsum(-1) - ordered  # held by the tokens likelier than this one
+        before[:, 0] = -1.0  # the likeliest is kept, however small top_p is in float32
         ordered = ordered.masked_fill(before >= top_p, 0.0)
         probs = torch.zeros_like(probs).scatter(-1, order, ordered)
         probs = probs / probs.sum(-1, keepdim=True)
