@@ -23,7 +23,7 @@ from lmlab.errors import LabError
 from lmlab.files import atomic_file, remove_unfinished, write_atomically
 from lmlab.sources import code_of_target
 
-FORMAT = 2  # part of every key: raise it when a tokenizer's ids or this layout change
+FORMAT = 3  # part of every key: raise it when a tokenizer's ids or this layout change
 
 # Up to this, ids are compared with their checksum whenever they are opened: 0.1 s. More of them
 # only if their file was touched since they were compared last.
