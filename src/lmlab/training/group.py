@@ -26,8 +26,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lmlab.console import say
 from lmlab.data.datamodule import free_memory
 from lmlab.data.windows import shift
+from lmlab.memory_limit import memory_bytes
 from lmlab.streams import default_states, set_default_states, turn_given_up
-from lmlab.training.footprint import memory_bytes
 from lmlab.training.rows import Rows, Steps
 from lmlab.training.stopping import Stop
 
