@@ -49,6 +49,7 @@ EXPORTED = {
     "llama": [*QWEN, "model.qk_norm=null", "model.n_kv_head=2"],
     "qwen": QWEN,
     "qwen with gains, tied": [*QWEN, "model.qk_norm.gain=true", "model.tied=true"],
+    "warm": [*QWEN, "model.tied=true", "model.temperature=1.7", "model.dropout=0.1"],
 }
 
 
@@ -78,6 +79,7 @@ def test_transformers_computes_and_writes_the_same(lab, trained, tmp_path, name)
     status, said, err = lab("export", f"run={run.path}", "to=hf", f"folder={folder}")
     assert (status, err) == (0, "")
     assert "model.safetensors" in said
+    assert ("trained on there" in said) == (name == "warm")
     block_size = run.config["data"]["block_size"]
     idx = torch.randint(65, (3, block_size), generator=torch.Generator().manual_seed(1))
     theirs = loaded(folder)

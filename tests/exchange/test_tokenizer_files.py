@@ -1,4 +1,4 @@
-"""A tokenizer.json is taken where it makes the lab's ids, else refused by the part that does not."""
+"""A tokenizer.json is taken where it makes the lab's ids, else refused by its part."""
 
 import json
 import os

@@ -60,6 +60,10 @@ def config(model: GPT) -> dict[str, Any]:
             block.feed_forward[1].approximate
         ],
         "tie_word_embeddings": model.lm_head.weight is model.token_embedding.weight,
+        # transformers would take 0.1 for each.
+        "embd_pdrop": model.dropout.p,
+        "attn_pdrop": block.attention.dropout,
+        "resid_pdrop": block.dropout.p,
     }
 
 
