@@ -29,7 +29,7 @@ from lmlab.experiment import make_callbacks, make_data, make_module
 from lmlab.files import write_atomically
 from lmlab.fingerprint import check_continues, fingerprint
 from lmlab.machine import computed_on
-from lmlab.own_code import check_same_code, code_of
+from lmlab.own_code import check_same_code, code_of, parts_named
 from lmlab.parents import checkpoint_path, foreign_parent, resolve
 from lmlab.processes import Processes
 from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run
@@ -85,7 +85,8 @@ def train(
     waiting.settle()
     config = resolve(config)
     stop = Stop() if stop is None else stop
-    with shown_on(console), own_default_generators(), Processes(config) as crew:
+    named = parts_named(config)
+    with shown_on(console), own_default_generators(), named, Processes(config) as crew:
         if crew.rank:
             with shown_on(Console(quiet=True)):
                 _help_to_train(config, crew, stop)

@@ -52,11 +52,13 @@ def written(tokenizer: Tokenizer) -> dict[str, Any]:
     Raises:
         LabError: for a tokenizer of somebody else's, or without the extra `bpe`.
     """
-    made = _of_library(tokenizer)
-    if made is None:
-        raise LabError(f"the tokenizer {type(tokenizer).__name__} has no form that others read")
-    stored: dict[str, Any] = json.loads(made.to_str())
-    return stored
+    merges = []
+    if isinstance(tokenizer, BPETokenizer):
+        tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+        merges = [(tokens[a], tokens[b]) for a, b in tokenizer.merges]
+    elif isinstance(tokenizer, GPT2Tokenizer):
+        merges = _merges(tokenizer.ranks)
+    return _written(tokenizer, [(as_characters(a), as_characters(b)) for a, b in merges])
 
 
 def about(block_size: int) -> dict[str, Any]:
@@ -138,8 +140,8 @@ class _PlainUnpickler(pickle.Unpickler):
 # --- out -------------------------------------------------------------------------------------
 
 
-def _of_library(tokenizer: Tokenizer) -> Any | None:
-    """One of the lab's tokenizers as one of the library `tokenizers`; None for other people's."""
+def _written(tokenizer: Tokenizer, merges: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The tokenizer.json of one of the lab's tokenizers, with these merges, by the library."""
     library = import_tokenizers(TOKENIZER, instead="")
     if isinstance(tokenizer, CharTokenizer):
         vocab = {character: i for i, character in enumerate(tokenizer.vocabulary)}
@@ -148,24 +150,19 @@ def _of_library(tokenizer: Tokenizer) -> Any | None:
         one = library.Regex(r"[\s\S]")
         made.pre_tokenizer = library.pre_tokenizers.Split(one, behavior="isolated")
         made.decoder = library.decoders.Fuse()
-        return made
-    longest = None
-    if isinstance(tokenizer, ByteTokenizer):
-        names, merges = list(map(as_characters, SINGLE_BYTES)), []
-    elif isinstance(tokenizer, BPETokenizer):
-        names = [as_characters(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
-        merges = [(names[a], names[b]) for a, b in tokenizer.merges]
-        longest = tokenizer.longest_word
-    elif isinstance(tokenizer, GPT2Tokenizer):
-        names = [*map(as_characters, tokenizer.ranks), END_OF_TEXT]
-        merges = [(as_characters(a), as_characters(b)) for a, b in _merges(tokenizer.ranks)]
+    elif isinstance(tokenizer, (ByteTokenizer, BPETokenizer, GPT2Tokenizer)):
+        special = [END_OF_TEXT] if isinstance(tokenizer, GPT2Tokenizer) else []
+        ids = range(tokenizer.vocab_size - len(special))
+        names = [*(as_characters(tokenizer.token_bytes(i)) for i in ids), *special]
+        vocab = {name: i for i, name in enumerate(names)}
+        made = library.Tokenizer(library.models.BPE(vocab=vocab, merges=merges))
+        longest = tokenizer.longest_word if isinstance(tokenizer, BPETokenizer) else None
+        made.pre_tokenizer = words(longest)
+        made.decoder = library.decoders.ByteLevel()
     else:
-        return None
-    vocab = {name: i for i, name in enumerate(names)}
-    made = library.Tokenizer(library.models.BPE(vocab=vocab, merges=merges))
-    made.pre_tokenizer = words(longest)
-    made.decoder = library.decoders.ByteLevel()
-    return made
+        raise LabError(f"the tokenizer {type(tokenizer).__name__} has no form that others read")
+    stored: dict[str, Any] = json.loads(made.to_str())
+    return stored
 
 
 def _merges(ranks: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
@@ -206,19 +203,21 @@ def _equal(stored: Mapping[str, Any]) -> Tokenizer:
     except Exception as error:  # the library raises nothing more precise
         raise ValueError(f"the library `tokenizers` refuses it ({error})") from error
     full = json.loads(theirs.to_str())  # with all that a file may leave out
+    merges: list[tuple[str, str]] = []
     if kind == "WordLevel":
         if not all(len(name) == 1 for name in names):
             raise ValueError("its tokens are words")
         tokenizer: Tokenizer = CharTokenizer("".join(names))
     else:
-        merges = [m.split(" ") if isinstance(m, str) else m for m in stored["model"]["merges"]]
+        pairs = (m.split(" ") if isinstance(m, str) else m for m in stored["model"]["merges"])
+        merges = [(left, right) for left, right in pairs]
         tokenizer = _of_bytes(names, merges, _length_of_words(full["pre_tokenizer"]))
         if not merges and full["pre_tokenizer"] is not None:
             full["pre_tokenizer"]["use_regex"] = True  # wherever it cuts, nothing is joined
-    for part in _differences(full, written(tokenizer)):
+    for part in _differences(full, _written(tokenizer, merges)):
         raise ValueError(part)
     for text in _texts(tokenizer):
-        if theirs.encode(text).ids != tokenizer.encode(text).tolist():
+        if theirs.encode_batch_fast([text])[0].ids != tokenizer.encode(text).tolist():
             raise ValueError(f"it makes other ids of {text[:40]!r}")
     return tokenizer
 
@@ -303,7 +302,7 @@ def _texts(tokenizer: Tokenizer) -> Iterator[str]:
     yield from KINDS_OF_TEXT
     ends = tokenizer.vocab_size - isinstance(tokenizer, GPT2Tokenizer)  # its last id is no text
     tokens = [tokenizer.token_bytes(i).decode(errors="ignore") for i in range(ends)]
-    yield from ("".join(tokens), " ".join(tokens), "\n".join(reversed(tokens)))
+    yield from ("".join(tokens), " ".join(reversed(tokens)))
 
 
 def _check_beside(folder: Path, stored: Mapping[str, Any]) -> None:
