@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 from typing import Any
@@ -81,7 +81,7 @@ def _raised_in(error: Exception, config: dict[str, Any]) -> str | None:
 
 def _keys_and_targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every `_target_` of a config with its key, whether it determines the result or not."""
-    children = node.items() if isinstance(node, dict) else ()
+    children: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, dict) else ()
     children = enumerate(node) if isinstance(node, list) else children
     for name, child in children:
         here = f"{key}.{name}" if key else str(name)
