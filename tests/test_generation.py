@@ -86,7 +86,6 @@ def test_top_k_keeps_the_k_likeliest_in_proportion(logits, temperature, k):
     torch.testing.assert_close(probs, expected / expected.sum(-1, keepdim=True))
 
 
-
 @pytest.mark.parametrize("top_p", [5e-324, 1e-300, 1e-30])
 def test_the_smallest_top_p_leaves_the_likeliest(top_p):
     probs = probabilities(torch.tensor([[1.0, 3.0, 2.0]]), top_p=top_p)

@@ -16,7 +16,7 @@ MODULES = {
 # From the ground up: a room imports from those below it, and those of one floor not each other.
 FLOORS = (
     ("errors", "bounds", "output"),
-    ("console", "files"),
+    ("console", "files", "memory_limit"),
     ("config",),
     ("models",),
     ("data",),

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from lmlab.config import build
 from lmlab.config.fingerprint import check_continues, fingerprint
-from lmlab.config.own_code import check_same_code, code_of
+from lmlab.config.own_code import check_same_code, code_of, parts_named
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say, shown_on
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import own_default_generators
@@ -111,7 +111,8 @@ def train(
     waiting.settle()
     config = resolve(config)
     stop = Stop() if stop is None else stop
-    with shown_on(console), own_default_generators(), Processes(config) as crew:
+    named = parts_named(config)
+    with shown_on(console), own_default_generators(), named, Processes(config) as crew:
         if crew.rank:
             with shown_on(Console(quiet=True)):
                 _help_to_train(config, crew, stop)

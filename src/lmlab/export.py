@@ -6,7 +6,7 @@ import json
 import secrets
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import safetensors.torch
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 
+# Files of JSON, the weights, and what a person should know of both.
+Exported: TypeAlias = "tuple[dict[str, Any], dict[str, Tensor], list[str]]"
+
 
 def export(config: dict[str, Any]) -> Path:
     """Write the folder that was asked for, whole or not at all.
@@ -32,7 +35,7 @@ def export(config: dict[str, Any]) -> Path:
     _check_free(folder)
     trained = restore(Run.open(config["run"]), config["checkpoint"])
     make = {"hf": _hugging_face, "safetensors": _plain}[config["to"]]
-    files, tensors = make(trained)
+    files, tensors, remarks = make(trained)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         temporary.mkdir(parents=True)
@@ -52,6 +55,8 @@ def export(config: dict[str, Any]) -> Path:
     n_numbers = sum(tensor.numel() for tensor in tensors.values())
     say(f"{trained.path} (step {trained.step})")
     say(f"{folder}: {', '.join([*files, WEIGHTS])}; {n_numbers:,} numbers")
+    for remark in remarks:
+        say(remark)
     return folder
 
 
@@ -62,26 +67,27 @@ def _check_free(folder: Path) -> None:
         raise LabError(f"folder={folder} is a file")
 
 
-def _plain(trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _plain(trained: Trained) -> Exported:
     """The weights by the lab's own names, with the model's config and the tokenizer."""
     state = trained.model.state_dict()
     tied = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
     tensors = {name: state[name].contiguous() for name in state if name in tied.values()}
     about = {key: trained.config[key] for key in ("model", "data")}
-    return {"lmlab.json": {**about, "tokenizer": trained.tokenizer.stored()}}, tensors
+    return {"lmlab.json": {**about, "tokenizer": trained.tokenizer.stored()}}, tensors, []
 
 
-def _hugging_face(trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _hugging_face(trained: Trained) -> Exported:
     """What transformers' AutoModelForCausalLM and AutoTokenizer load."""
     from lmlab.exchange import gpt2, llama, tokenizers
     from lmlab.models.gpt import GPT
     from lmlab.models.modern import Modern
 
-    model = trained.model
+    model, remarks = trained.model, []
     if type(model) is GPT:
         config, tensors = gpt2.config(model), gpt2.exported(model)
     elif type(model) is Modern:
         config, tensors = llama.exported(model)
+        remarks = list(llama.remarks(model))
     else:
         raise LabError(
             f"to=hf: {type(model).__name__} is no architecture of Hugging Face's; model=gpt and "
@@ -99,4 +105,4 @@ def _hugging_face(trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tokenizers.TOKENIZER: tokenizers.written(trained.tokenizer),
         tokenizers.ABOUT: tokenizers.about(block_size),
     }
-    return files, tensors
+    return files, {name: tensor.float() for name, tensor in tensors.items()}, remarks

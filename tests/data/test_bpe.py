@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab.data.bpe import BPETokenizer
+from lmlab.data.bpe import LONGEST_WORD, BPETokenizer
 from lmlab.data.corpus import Corpus, from_files
 from lmlab.data.tokenizer import SINGLE_BYTES, CharTokenizer, Tokenizer
 from lmlab.data.tokens import tokenize
@@ -179,3 +181,42 @@ def test_progress_is_told_about_every_byte_of_every_pass(tmp_path: Path) -> None
     told.clear()
     tokenize(text, BPETokenizer, tmp_path, told.append, {"vocab_size": 280})
     assert told == []
+
+
+def dna(n: int) -> str:
+    return "".join(random.Random(1).choices("ACGT", k=n))
+
+
+def test_a_word_as_long_as_the_text_is_learnt_in_time_and_comes_back() -> None:
+    text = dna(300_000)
+    began = time.process_time()
+    bpe = BPETokenizer.fit([text], vocab_size=512)
+    ids = bpe.encode(text)
+    assert time.process_time() - began < 20  # uncut it takes a minute, and four times it for twice
+    assert bpe.decode(ids) == text
+    assert len(ids) < len(text) / 3
+
+
+def test_only_words_longer_than_the_longest_are_cut(bpe: BPETokenizer) -> None:
+    uncut = BPETokenizer(bpe.merges, longest_word=None)
+    for word in ["king" * (LONGEST_WORD // 4), " " + "naïve日本" * 80, " " * 900, TEXT]:
+        assert bpe.encode(word).tolist() == uncut.encode(word).tolist()
+    long = "the" * LONGEST_WORD
+    assert LONGEST_WORD % 3  # so that the cut takes one "the" apart
+    assert bpe.encode(long).tolist() != uncut.encode(long).tolist()
+    assert bpe.decode(bpe.encode(long)) == long
+    parts = [long[i : i + LONGEST_WORD] for i in range(0, len(long), LONGEST_WORD)]
+    assert bpe.encode(long).tolist() == [id_ for p in parts for id_ in uncut.encode(p).tolist()]
+
+
+def test_a_length_of_words_travels_with_a_tokenizer_where_it_is_not_todays(
+    bpe: BPETokenizer,
+) -> None:
+    assert "longest_word" not in bpe.stored()  # checkpoints of before have none
+    for longest in (None, 2):
+        other = BPETokenizer(bpe.merges, longest)
+        again = Tokenizer.from_json(json.loads(json.dumps(other.stored())))
+        assert again.encode(TEXT).tolist() == other.encode(TEXT).tolist()
+    for longest in (0, -1, 10**12, "x"):
+        with pytest.raises(LabError, match="bpe tokenizer is damaged"):
+            Tokenizer.from_json({**bpe.stored(), "longest_word": longest})

@@ -21,6 +21,7 @@ from lmlab.data.bpe import BPETokenizer
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer
 from lmlab.exchange import tokenizers
 from lmlab.exchange.foreign import find
+from lmlab.models.gpt import GPT
 from lmlab.models.sampling import generate
 from lmlab.runs.checkpoint import restore
 from lmlab.runs.directory import Run
@@ -48,6 +49,7 @@ EXPORTED = {
     "llama": [*QWEN, "model.qk_norm=null", "model.n_kv_head=2"],
     "qwen": QWEN,
     "qwen with gains, tied": [*QWEN, "model.qk_norm.gain=true", "model.tied=true"],
+    "warm": [*QWEN, "model.tied=true", "model.temperature=1.7", "model.dropout=0.1"],
 }
 
 
@@ -77,6 +79,7 @@ def test_transformers_computes_and_writes_the_same(lab, trained, tmp_path, name)
     status, said, err = lab("export", f"run={run.path}", "to=hf", f"folder={folder}")
     assert (status, err) == (0, "")
     assert "model.safetensors" in said
+    assert ("trained on there" in said) == (name == "warm")
     block_size = run.config["data"]["block_size"]
     idx = torch.randint(65, (3, block_size), generator=torch.Generator().manual_seed(1))
     theirs = loaded(folder)
@@ -318,6 +321,55 @@ def _without(folder: Path, name: str) -> None:
     save_file({k: v for k, v in load_file(path).items() if k != name}, path)
 
 
+def _with(folder: Path, **tensors: torch.Tensor) -> None:
+    """Tensors added or put in the place of others, by names with __ for a dot."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    named = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    save_file({**load_file(path), **named}, path)
+
+
+def _pickled(folder: Path, change: Any) -> None:
+    """The same weights by torch.save, with what `change` makes of them."""
+    from safetensors.torch import load_file
+
+    torch.save(change(load_file(folder / "model.safetensors")), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def _header(folder: Path, dtype: str | None) -> None:
+    """A header that says another type of the first tensor, of as many bytes."""
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    first = header["transformer.h.0.attn.c_attn.bias"]
+    del first["dtype"]
+    first |= {"dtype": dtype} if dtype else {}
+    written = json.dumps(header).encode()
+    path.write_bytes(len(written).to_bytes(8, "little") + written + content[8 + size :])
+
+
+def _sparse(folder: Path) -> None:
+    """Two terabytes of zeros that take no place on a disk, and a config that wants them."""
+    n_rows = 1 << 34
+    tensor = {"dtype": "F32", "shape": [n_rows, 32], "data_offsets": [0, n_rows * 128]}
+    header = json.dumps({"transformer.wte.weight": tensor}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + n_rows * 128)
+    _config(folder, vocab_size=n_rows)
+
+
+def _few_numbers_many_rows(folder: Path) -> None:
+    """An embedding of more rows than any memory holds, all of which are one."""
+    n_rows = 1 << 40
+    one = torch.zeros(1, 32).expand(n_rows, 32)
+    _pickled(folder, lambda tensors: {**tensors, "transformer.wte.weight": one})
+    _config(folder, vocab_size=n_rows)
+
+
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -328,7 +380,71 @@ BROKEN = {
     "a size": (lambda f: _config(f, n_layer="two"), "n_layer='two' where a positive number"),
     "more layers": (lambda f: _config(f, n_layer=3), "transformer.h.2.ln_1.weight is missing"),
     "fewer layers": (lambda f: _config(f, n_layer=1), "has no place in this model"),
-    "wider": (lambda f: _config(f, n_embd=64), "where (27, 64) is expected"),
+    "wider": (lambda f: _config(f, n_embd=64), "where (28, 64) is expected"),
+    "a million layers": (lambda f: _config(f, n_layer=10**6), "h.2.ln_1.weight is missing"),
+    "a vocabulary": (lambda f: _config(f, vocab_size=10**12), "wte.weight has the shape (28, 32)"),
+    "a block": (lambda f: _config(f, n_positions=10**12), "wpe.weight has the shape (16, 32)"),
+    "a width": (lambda f: _config(f, n_embd=10**12), "where (28, 1000000000000) is expected"),
+    "heads": (lambda f: _config(f, n_head=5), "n_embd=32 is not divisible by n_head=5"),
+    "many heads": (lambda f: _config(f, n_head=10**12), "is not divisible by n_head=1000000000000"),
+    "tied with another": (
+        lambda f: _with(f, lm_head__weight=torch.zeros(28, 32)),
+        "lm_head.weight is another than transformer.wte.weight",
+    ),
+    "untied without one": (
+        lambda f: _config(f, tie_word_embeddings=False),
+        "lm_head.weight is missing",
+    ),
+    "tied perhaps": (lambda f: _config(f, tie_word_embeddings="yes"), "tie_word_embeddings='yes'"),
+    "a gelu of a list": (lambda f: _config(f, activation_function=[1]), "activation_function=[1]"),
+    "complex": (
+        lambda f: _with(f, transformer__ln_f__bias=torch.zeros(32, dtype=torch.complex64)),
+        "transformer.ln_f.bias holds C64",
+    ),
+    "whole numbers": (
+        lambda f: _with(f, transformer__ln_f__bias=torch.zeros(32, dtype=torch.int8)),
+        "transformer.ln_f.bias holds I8",
+    ),
+    "NaN": (
+        lambda f: _with(f, transformer__ln_f__bias=torch.full((32,), torch.nan)),
+        "transformer.ln_f.bias holds NaN",
+    ),
+    "beyond float32": (
+        lambda f: _with(f, transformer__ln_f__bias=torch.full((32,), 1e300, dtype=torch.float64)),
+        "transformer.ln_f.bias holds NaN, or numbers beyond",
+    ),
+    "a type that nobody knows": (lambda f: _header(f, "F99"), "is damaged or cut off"),
+    "a type of another kind": (lambda f: _header(f, "U32"), "c_attn.bias holds U32"),
+    "no type": (lambda f: _header(f, None), "is damaged or cut off"),
+    "no tensors": (
+        lambda f: (f / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}"),
+        "transformer.wte.weight is missing",
+    ),
+    "terabytes of nothing": (_sparse, "this machine has"),
+    "a row a trillion times": (_few_numbers_many_rows, "this machine has"),
+    "a pickled list": (lambda f: _pickled(f, lambda t: list(t.values())), "holds a list"),
+    "a pickled text": (lambda f: _pickled(f, lambda t: {**t, "x": "y"}), "x is a str"),
+    "a pickled number's name": (lambda f: _pickled(f, lambda t: {**t, 3: t}), "3 is a dict"),
+    "pickled, nothing": (lambda f: _pickled(f, lambda t: {}), "wte.weight is missing"),
+    "pickled, sparse": (
+        lambda f: _pickled(f, lambda t: {**t, "x": torch.zeros(3, 3).to_sparse()}),
+        "x is torch.sparse_coo",
+    ),
+    "pickled, complex": (
+        lambda f: _pickled(f, lambda t: {k: v.to(torch.complex64) for k, v in t.items()}),
+        "holds torch.complex64",
+    ),
+    "pickled, elsewhere": (
+        lambda f: _pickled(f, lambda t: {k: v.to("meta") for k, v in t.items()}),
+        "on meta, where plain tensors belong",
+    ),
+    "far fewer ids than rows": (
+        lambda f: (
+            _with(f, transformer__wte__weight=torch.zeros(5000, 32)),
+            _config(f, vocab_size=5000),
+        ),
+        "its tokenizer has 27 ids, and its embedding 5,000 rows",
+    ),
     "config no JSON": (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
     "a tensor missing": (
         lambda f: _without(f, "transformer.ln_f.bias"),
@@ -355,6 +471,41 @@ def test_broken_folders_are_refused_in_one_line(begin, hugging_face, how):
     assert not Path("begun/checkpoints").exists()
 
 
+def test_sizes_that_are_typed_are_those_of_the_weights(begin, hugging_face):
+    for typed, told in {
+        "model.n_layer=3": "model.n_layer=3: from=",
+        "model.n_layer=1": "has 2; leave it out",
+        "model.n_head=2": "has 4; leave it out",
+        "model.gelu=none": "has tanh; leave it out",
+    }.items():
+        status, _, err = begin(hugging_face, "trainer.max_steps=0", typed)
+        assert (status, err.count("\n")) == (2, 1)
+        assert told in err
+    assert begin(hugging_face, "trainer.max_steps=0", "model.tied=false")[0] == 0
+
+
+def test_weights_of_every_float_type_are_read(hugging_face, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = hugging_face / "model.safetensors"
+    original = load_file(path)
+    sizes = {"vocab_size": 28, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
+    model = GPT(**sizes, bias=True, tied=True)
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        save_file({name: tensor.to(dtype) for name, tensor in original.items()}, path)
+        weights = find(str(hugging_face)).weights(model)
+        expected = original["transformer.wte.weight"].to(dtype).float()
+        assert torch.equal(weights["token_embedding.weight"], expected)
+    # Older files are one pickle, newer ones an archive of which only what is asked for is read.
+    path.unlink()
+    for archive in (True, False):
+        torch.save(
+            original, path.with_name("pytorch_model.bin"), _use_new_zipfile_serialization=archive
+        )
+        weights = find(str(hugging_face)).weights(model)
+        assert torch.equal(weights["token_embedding.weight"], original["transformer.wte.weight"])
+
+
 def test_nothing_in_a_checkpoint_of_nanogpts_is_run(begin, nanogpt, tmp_path):
     for name, message in {"ckpt.pt": "would run code", "meta.pkl": "would run code"}.items():
         before = (nanogpt / name).read_bytes()
@@ -364,6 +515,20 @@ def test_nothing_in_a_checkpoint_of_nanogpts_is_run(begin, nanogpt, tmp_path):
         assert message in err
         (nanogpt / name).write_bytes(before)
     assert not list(tmp_path.rglob("was-run"))
+    meta = pickle.loads((nanogpt / "meta.pkl").read_bytes())
+    for change, message in (
+        (
+            {"itos": {i: c for i, c in meta["itos"].items() if i < 20}, "stoi": None},
+            "20 characters",
+        ),
+        ({"itos": {**meta["itos"], 26: "no"}, "stoi": None}, "no single characters"),
+        ({"stoi": {**meta["stoi"], "a": 1}}, "are of two vocabularies"),
+        ({"itos": None}, "is no meta.pkl of nanoGPT's"),
+    ):
+        (nanogpt / "meta.pkl").write_bytes(pickle.dumps({**meta, **change}))
+        status, _, err = begin(nanogpt)
+        assert (status, err.count("\n")) == (2, 1)
+        assert message in err
     (nanogpt / "meta.pkl").unlink()
     assert "put the meta.pkl" in begin(nanogpt)[2]
     _cut(nanogpt / "ckpt.pt")

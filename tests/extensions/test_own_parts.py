@@ -223,3 +223,125 @@ def test_a_study_does_not_go_on_with_other_code(here, lab):
     status, _, err = lab("train", *search, "hydra.sweeper.n_trials=2")
     assert (status, err.count("\n")) == (2, 1)
     assert "cannot go on with another code of mypackage.shapes" in err
+
+
+# Of each kind: what a part is, in place of one that works, and what is said of it.
+WRONG_IN_KIND = """
+import numpy, torch
+from torch import nn
+from lmlab.data.tokenizer import Tokenizer
+from mypackage.mymodel import MyModel
+from mypackage.text import Pairs
+
+class NoEncode(Tokenizer):
+    kind = "none"
+    @classmethod
+    def fit(cls, pieces, n_pairs): ...
+    def token_bytes(self, token): ...
+    def to_json(self): ...
+    @classmethod
+    def _from_json(cls, state): ...
+class NoKind(NoEncode):
+    kind = None
+    def encode(self, text): ...
+class FitsNothing(Pairs):
+    @classmethod
+    def fit(cls, pieces, n_pairs): ...
+class GivesAList(Pairs):
+    def encode(self, text): return [1]
+class GivesFloats(Pairs):
+    def encode(self, text): return numpy.ones(len(text))
+class GivesRows(Pairs):
+    def encode(self, text): return numpy.ones((1, len(text)), int)
+class GivesNegatives(Pairs):
+    def encode(self, text): return numpy.full(len(text), -1)
+class GivesText(Pairs):
+    def token_bytes(self, token): return "a"
+class KeepsBytes(Pairs):
+    def to_json(self): return {"pairs": b"1"}
+class NoSize(Pairs):
+    def __init__(self, pairs): self.pieces = [b"a"]
+
+def nothing(step: int, max_steps: int, every: int) -> float: ...
+def a_text(step: int, max_steps: int, every: int) -> float: return "0.5"
+def later(step: int, max_steps: int, every: int) -> float:
+    if step < 3: return 1.0
+def no_number(step: int, max_steps: int, every: int) -> float: return float("nan")
+
+class Frozen(MyModel):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.requires_grad_(False)
+class Detached(MyModel):
+    def forward(self, idx): return super().forward(idx).detach()
+class InPairs(MyModel):
+    def forward(self, idx):
+        logits = super().forward(idx)
+        return (logits, None) if self.training else logits
+class Bare(nn.Module):
+    def __init__(self, vocab_size: int, block_size: int, n_embd: int): ...
+def no_model(vocab_size: int, block_size: int, n_embd: int) -> nn.Module: ...
+
+class BrokenTokenizer(Pairs):
+    def encode(self, text): raise KeyError("inside")
+def broken(step: int, max_steps: int, every: int) -> float: return 1 / (3 - step)
+class Broken(MyModel):
+    def forward(self, idx): return super().forward(idx) if not self.training else self.inside
+class BrokenFromTheStart(MyModel):
+    def __init__(self, **sizes): raise KeyError("inside")
+"""
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "schedule", "model"])
+def test_a_part_that_is_wrong_in_kind_is_told_what_it_has_to_do(here, lab, kind):
+    (here / "mypackage/wrong.py").write_text(WRONG_IN_KIND)
+    expected = {
+        "tokenizer": {
+            "NoEncode": "lacks encode (encode: Ids of `text`, 1-D",
+            "NoKind": "lacks kind, a text",
+            "FitsNothing": "FitsNothing.fit has to return a Tokenizer; it returns None",
+            "GivesAList": "encode has to return a 1-D array of integers; it returns a list",
+            "GivesFloats": "it returns one of 1-D float64",
+            "GivesRows": "it returns one of 2-D int64",
+            "GivesNegatives": "made the id -1, beyond its vocabulary",
+            "GivesText": "token_bytes has to return bytes; it returns 'a'",
+            "KeepsBytes": "to_json has to return a dict of JSON; it returns {'pairs': b'1'}",
+            "NoSize": "has to set vocab_size",
+        },
+        "schedule": {
+            "nothing": "nothing(0, 8) has to return a number that the learning rate is",
+            "a_text": "it returns '0.5'",
+            "later": "later(3, 8) has to return a number",
+            "no_number": "it returns nan",
+        },
+        "model": {
+            "Frozen": "Frozen has no parameters to train: give trainer.max_steps=0",
+            "Detached": "Detached.forward has to return logits with a gradient",
+            "InPairs": "InPairs.forward has to return logits; in training it returns a tuple",
+            "Bare": "Bare.__init__ has to begin with super().__init__()",
+            "no_model": "no_model has to make a torch.nn",
+        },
+    }[kind]
+    for name, told in expected.items():
+        status, _, err = lab("train", *OWN, *TINY, f"{kind}._target_=mypackage.wrong.{name}")
+        assert (status, err.count("\n")) == (2, 1), (name, err)
+        assert err.startswith(f"error: {kind}: "), err
+        assert told in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "error"),
+    [
+        ("tokenizer", "BrokenTokenizer", KeyError),
+        ("schedule", "broken", ZeroDivisionError),
+        ("model", "Broken", AttributeError),
+        ("model", "BrokenFromTheStart", KeyError),
+    ],
+)
+def test_a_fault_inside_a_part_keeps_its_place_and_the_part_is_named(here, lab, kind, name, error):
+    (here / "mypackage/wrong.py").write_text(WRONG_IN_KIND)
+    with pytest.raises(error) as raised:
+        lab("train", *OWN, *TINY, f"{kind}._target_=mypackage.wrong.{name}")
+    last = f"This was raised inside {kind}._target_=mypackage.wrong.{name}"
+    assert raised.value.__notes__ == [last]
+    assert "wrong.py" in {Path(entry.path).name for entry in raised.traceback}

@@ -6,10 +6,11 @@ import pytest
 import torch
 from small import SMALL
 
+from lmlab import memory_limit as module
 from lmlab.config import build
 from lmlab.errors import LabError
-from lmlab.training import footprint as module
-from lmlab.training.footprint import check_fits, footprint, memory_bytes
+from lmlab.memory_limit import memory_bytes
+from lmlab.training.footprint import check_fits, footprint
 from lmlab.training.optimizers.configure import configure
 
 HUGE = ["model=gpt", "model.n_embd=400000", "model.n_head=1", "model.n_layer=2"]

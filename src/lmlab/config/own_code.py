@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 from lmlab.config.fingerprint import NOT_IN_FINGERPRINT, under
-from lmlab.config.sources import code_of_target, source_file
+from lmlab.config.sources import NOT_OWN, code_of_target, source_file
 from lmlab.errors import LabError
 
 
@@ -42,6 +44,51 @@ def check_same_code(record: dict[str, Any], config: dict[str, Any], what: str) -
     if changed := changed_code(record, config):
         files = ", ".join(str(source_file(name) or name) for name in changed)
         raise LabError(f"{what}: {files} changed since it began; put it back, or begin a new run")
+
+
+@contextmanager
+def parts_named(config: dict[str, Any]) -> Iterator[None]:
+    """What somebody's own code raises keeps its traceback; its last line names the part."""
+    try:
+        yield
+    except LabError:
+        raise
+    except Exception as error:
+        if (part := _raised_in(error, config)) is not None:
+            error.add_note(f"This was raised inside {part}")
+        raise
+
+
+def _raised_in(error: Exception, config: dict[str, Any]) -> str | None:
+    """The key and target of the part whose code raised an error; None if it is nobody's own."""
+    own = {
+        key: target
+        for key, target in _keys_and_targets(config)
+        if target.partition(".")[0] not in NOT_OWN
+    }
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)][::-1]
+    calls = [(f.f_globals.get("__name__"), f.f_code.co_qualname.split(".")[0]) for f in frames]
+    for module, name in calls:
+        for key, target in own.items():
+            if target == f"{module}.{name}":
+                return f"{key}={target}"
+    for module, _ in calls:  # what a part calls
+        for key, target in own.items():
+            if module in code_of_target(target):
+                return f"{key}={target}"
+    return None
+
+
+def _keys_and_targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every `_target_` of a config with its key, whether it determines the result or not."""
+    children: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, dict) else ()
+    children = enumerate(node) if isinstance(node, list) else children
+    for name, child in children:
+        here = f"{key}.{name}" if key else str(name)
+        if name == "_target_":
+            yield here, str(child)
+        else:
+            yield from _keys_and_targets(child, here)
 
 
 def _targets(node: Any, key: str = "") -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 Ids 0 to 255 are the single bytes, as in the byte tokenizer, so any text can be encoded and comes
 back exactly. Each later id is two earlier ones joined, the most frequent pair first. Pairs are
-joined within a word only, where GPT-2's pattern cuts words.
+joined within a word only, where GPT-2's pattern cuts words; a word of more than `LONGEST_WORD`
+bytes (DNA, base64, a text without spaces) is cut after as many.
 
 Sennrich, Haddow and Birch 2016, https://arxiv.org/abs/1508.07909.
 """
@@ -20,6 +21,10 @@ from lmlab.data.tokenizer import SINGLE_BYTES, Tokenizer, cut_between_words
 from lmlab.errors import LabError
 
 MIN_FREQUENCY = 2  # a pair that occurs once teaches nothing
+# Bytes. Each merge is looked for in all of a word, so the time to learn grows with the square of
+# its length: a single word of a megabyte takes minutes, and seconds when it is cut.
+LONGEST_WORD = 1024
+MOST_REPEATED = 100_000  # what a regular expression of `tokenizers` may ask for
 
 # `tokenizers` has a printable character for each byte: its own where it has one, else from U+0100.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -37,14 +42,18 @@ class BPETokenizer(Tokenizer):
     passes = 3  # to count its characters, to train, to encode
     fitted_on_train = True
 
-    def __init__(self, merges: Sequence[tuple[int, int]]):
-        """`merges` are the pairs of ids that are joined, in the order in which that is tried.
+    def __init__(self, merges: Sequence[tuple[int, int]], longest_word: int | None = LONGEST_WORD):
+        """`merges` are the pairs of ids that are joined, in the order in which that is tried;
+        `longest_word` is in bytes (None: words are not cut, as in files that others wrote).
 
         Raises:
-            ValueError: if a pair has an id that no earlier pair made.
+            ValueError: if a pair has an id that no earlier pair made, or words no length.
         """
-        tokenizers = _import_tokenizers()
+        if longest_word is not None and not 1 <= longest_word <= MOST_REPEATED:
+            raise ValueError(f"longest_word={longest_word}: from 1 to {MOST_REPEATED:,}, or none")
+        tokenizers = import_tokenizers()
         self.merges = [(int(left), int(right)) for left, right in merges]
+        self.longest_word = longest_word
         self._tokens, ids = list(SINGLE_BYTES), {token: i for i, token in enumerate(SINGLE_BYTES)}
         for left, right in self.merges:
             if not (0 <= left < len(self._tokens) and 0 <= right < len(self._tokens)):
@@ -61,7 +70,7 @@ class BPETokenizer(Tokenizer):
                 merges=[(names[left], names[right]) for left, right in self.merges],
             )
         )
-        self._encoding.pre_tokenizer = _words(tokenizers)
+        self._encoding.pre_tokenizer = words(self.longest_word)
 
     @classmethod
     def fit(cls, pieces: Iterable[str], vocab_size: int = 512) -> BPETokenizer:
@@ -75,9 +84,9 @@ class BPETokenizer(Tokenizer):
                 f"tokenizer.vocab_size={vocab_size}: at least {len(SINGLE_BYTES)}, for each byte "
                 "is a token"
             )
-        tokenizers = _import_tokenizers()
+        tokenizers = import_tokenizers()
         learner = tokenizers.Tokenizer(tokenizers.models.BPE())
-        learner.pre_tokenizer = _words(tokenizers)
+        learner.pre_tokenizer = words(LONGEST_WORD)
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=MIN_FREQUENCY,
@@ -100,11 +109,14 @@ class BPETokenizer(Tokenizer):
         return self._tokens[token]
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "merges": [list(pair) for pair in self.merges]}
+        state: dict[str, Any] = {"kind": self.kind, "merges": [list(pair) for pair in self.merges]}
+        if self.longest_word != LONGEST_WORD:
+            state["longest_word"] = self.longest_word
+        return state
 
     @classmethod
     def _from_json(cls, state: dict[str, Any]) -> BPETokenizer:
-        return cls(state["merges"])
+        return cls(state["merges"], state.get("longest_word", LONGEST_WORD))
 
     def cut(self, pieces: Iterable[str]) -> Iterator[str]:
         return cut_between_words(pieces)
@@ -137,18 +149,32 @@ def as_bytes(name: str) -> bytes:
         raise ValueError(f"{name!r} is no string of bytes") from error
 
 
-def _words(tokenizers: Any) -> Any:
-    return tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+def words(longest: int | None) -> Any:
+    """What cuts a text into words, as `tokenizers` has it: by GPT-2's pattern, then by length."""
+    tokenizers = import_tokenizers()
+    cut = tokenizers.pre_tokenizers
+    by_pattern = cut.ByteLevel(add_prefix_space=False, use_regex=True)
+    if longest is None:
+        return by_pattern
+    # Behind the first there is a character for each byte, and none that . does not match.
+    by_length = cut.Split(tokenizers.Regex(f".{{1,{longest}}}"), behavior="isolated")
+    return cut.Sequence([by_pattern, by_length])
 
 
-def _import_tokenizers() -> Any:
+def import_tokenizers(
+    what: str = "tokenizer=bpe", instead: str = "; tokenizer=char and tokenizer=byte need nothing"
+) -> Any:
+    """The library. `what` needs it, and `instead` says what does not.
+
+    Raises:
+        LabError: if it is not installed, naming the extra that has it.
+    """
     # Without it `tokenizers` warns in each process that is forked later.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         import tokenizers
     except ImportError as error:
         raise LabError(
-            "tokenizer=bpe needs the extra `bpe`: pip install 'lmlab[bpe]'; "
-            "tokenizer=char and tokenizer=byte need nothing"
+            f"{what} needs the extra `bpe`: pip install 'lmlab[bpe]'{instead}"
         ) from error
     return tokenizers

@@ -58,6 +58,14 @@ def tokenizer_of(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any
     target = config["tokenizer"]["_target_"]
     if not (isinstance(kind, type) and issubclass(kind, Tokenizer)):
         raise LabError(f"tokenizer._target_={target}: not a subclass of Tokenizer")
+    if lacking := sorted(kind.__abstractmethods__):
+        has_to = "; ".join(
+            f"{name}: {(inspect.getdoc(getattr(Tokenizer, name)) or '').splitlines()[0]}"
+            for name in lacking
+        )
+        raise LabError(f"tokenizer: {target} lacks {', '.join(lacking)} ({has_to})")
+    if not isinstance(getattr(kind, "kind", None), str):
+        raise LabError(f"tokenizer: {target} lacks kind, a text for the names of files")
     try:
         inspect.signature(kind.fit).bind([], **arguments)
     except TypeError as error:
@@ -65,7 +73,7 @@ def tokenizer_of(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any
     return kind, arguments
 
 
-FORMAT = 2  # part of every key: raise it when a tokenizer's ids or this layout change
+FORMAT = 3  # part of every key: raise it when a tokenizer's ids or this layout change
 
 # Up to this, ids are compared with their checksum whenever they are opened: 0.1 s. More of them
 # only if their file was touched since they were compared last.
@@ -135,6 +143,7 @@ def tokenize(
     else:
         first, rest = _divided(read(), n_first)
         tokenizer = tokenizer_class.fit(first, **arguments)
+        _check_made(tokenizer, name)
         if n_first is not None:
             deque(rest, maxlen=0)  # for the sake of progress alone
     digest = hashlib.sha256()
@@ -148,12 +157,7 @@ def tokenize(
     with atomic_file(ids_path, parents=True) as file:  # nothing but ids, in the tokenizer's dtype
         for part in _divided(corpus.pieces(on_bytes), n_first):
             for piece in tokenizer.cut(part):
-                ids = tokenizer.encode(piece)
-                if len(ids) and int(ids.max()) >= tokenizer.vocab_size:
-                    raise LabError(
-                        f"tokenizer: {tokenizer_class.__qualname__} made the id {ids.max()}, "
-                        f"beyond its vocabulary of {tokenizer.vocab_size}"
-                    )
+                ids = _ids(tokenizer, tokenizer.encode(piece), tokenizer_class.__qualname__)
                 file.write(ids.data)
                 crc32 = zlib.crc32(ids.data, crc32)
                 n_tokens += len(ids)
@@ -173,6 +177,53 @@ def tokenize(
     if found is None:
         raise LabError(f"{ids_path} changed while it was being written; try again")
     return found
+
+
+def _check_made(tokenizer: Any, name: str) -> None:
+    """Whether what a `fit` returned is a tokenizer that keeps its promises.
+
+    Raises:
+        LabError: naming the one that it does not keep.
+    """
+    if not isinstance(tokenizer, Tokenizer):
+        raise LabError(f"tokenizer: {name}.fit has to return a Tokenizer; it returns {tokenizer!r}")
+    size = getattr(tokenizer, "vocab_size", None)
+    if not isinstance(size, int) or size < 1:
+        raise LabError(f"tokenizer: {name} has to set vocab_size, a count of ids; it is {size!r}")
+    if not isinstance(some := tokenizer.token_bytes(0), bytes):
+        raise LabError(
+            f"tokenizer: {name}.token_bytes has to return bytes; it returns {some!r:.80}"
+        )
+    state = tokenizer.to_json()
+    try:
+        is_plain = isinstance(state, dict) and bool(json.dumps(state))
+    except (TypeError, ValueError):
+        is_plain = False
+    if not is_plain:
+        raise LabError(
+            f"tokenizer: {name}.to_json has to return a dict of JSON; it returns {state!r:.80}"
+        )
+
+
+def _ids(tokenizer: Tokenizer, ids: Any, name: str) -> np.ndarray:
+    """What an `encode` returned, in the tokenizer's dtype.
+
+    Raises:
+        LabError: if these are no ids of its.
+    """
+    if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
+        is_array = isinstance(ids, np.ndarray)
+        what = f"one of {ids.ndim}-D {ids.dtype}" if is_array else f"a {type(ids).__name__}"
+        raise LabError(
+            f"tokenizer: {name}.encode has to return a 1-D array of integers; it returns {what}"
+        )
+    if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise LabError(
+            f"tokenizer: {name} made the id {wrong}, beyond its vocabulary of "
+            f"{tokenizer.vocab_size}"
+        )
+    return ids.astype(tokenizer.dtype, copy=False)
 
 
 def _read(ids_path: Path, about_path: Path) -> TokenizedCorpus | None:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
-import pickle
-import warnings
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lmlab.data.download import sha256
 from lmlab.errors import LabError
 from lmlab.files import read_small
+from lmlab.memory_limit import memory_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lmlab.data.tokenizer import Tokenizer
+    from lmlab.exchange.tensor_files import Described
 
 CONFIG, RUN_CONFIG = "config.json", "config.yaml"
 NANOGPT = "ckpt.pt"
 TENSORS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 MOST_JSON = 1 << 26  # bytes
+PADDED_TO = 128  # rows of an embedding, for the sake of speed, come in multiples of at most so many
 GELU = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
 # What must have this value, if it is there, for the model to be what ours is.
 EXPECTED = {
@@ -52,6 +55,35 @@ class Foreign:
         """A digest of every byte of the weights."""
         return "-".join(sha256(file)[:32] for file in self.files)
 
+    def check(self) -> None:
+        """Whether the files hold what the config says, without reading their numbers.
+
+        Raises:
+            LabError: naming the first tensor that does not fit, or what no memory holds.
+        """
+        from lmlab.exchange import gpt2
+        from lmlab.exchange.tensor_files import describe, described
+
+        sizes = self.model["n_layer"], self.model["n_embd"], self.vocab_size, self.block_size
+        expected = partial(gpt2.shapes, *sizes, self.model["bias"])
+        has, on_disk = memory_bytes(), sum(file.stat().st_size for file in self.files)
+        try:
+            if on_disk > has:
+                raise LabError(_too_much(f"{on_disk:,} bytes of tensors", has))
+            there: dict[str, Described] = {}
+            for file in self.files:
+                if self.is_nanogpt:
+                    there |= describe(file, _nanogpt(file)["model"])
+                else:
+                    there |= described(file)
+            there = {_uncompiled(name): tensor for name, tensor in there.items()}
+            gpt2.check(there, expected(), self.model["tied"], not self.is_nanogpt)
+            n_numbers = sum(math.prod(shape) for _, shape in expected())
+            if 4 * n_numbers > has:
+                raise LabError(_too_much(f"{n_numbers:,} numbers", has))
+        except LabError as error:
+            raise self._named(error) from error
+
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """The weights for a model of these sizes, in float32.
 
@@ -59,16 +91,22 @@ class Foreign:
             LabError: naming the first tensor that does not fit.
         """
         from lmlab.exchange.gpt2 import imported
+        from lmlab.exchange.tensor_files import tensors_of
+        from lmlab.models.gpt import GPT
 
+        assert isinstance(model, GPT)
         tensors: dict[str, Tensor] = {}
         for file in self.files:
-            tensors |= _nanogpt(file)["model"] if self.is_nanogpt else _tensors(file)
-        tensors = {name.removeprefix("_orig_mod."): t for name, t in tensors.items()}  # compiled
-        like, transposed = model.state_dict(), not self.is_nanogpt
+            tensors |= _nanogpt(file)["model"] if self.is_nanogpt else tensors_of(file)
+        tensors = {_uncompiled(name): tensor for name, tensor in tensors.items()}
         try:
-            return imported(tensors, like, self.model["n_layer"], transposed)
+            return imported(tensors, model, self.model["tied"], not self.is_nanogpt)
         except LabError as error:
-            raise LabError(f"from={self.path}: {error}") from error
+            raise self._named(error) from error
+
+    def _named(self, error: LabError) -> LabError:
+        told = str(error)
+        return LabError(told if str(self.path) in told else f"from={self.path}: {told}")
 
     def tokenizer(self) -> Tokenizer:
         """What turns text into this model's ids.
@@ -81,12 +119,20 @@ class Foreign:
         folder = self.path if self.path.is_dir() else self.path.parent
         of_nanogpt = tokenizers.of_nanogpt
         found = of_nanogpt(folder, self.vocab_size) if self.is_nanogpt else tokenizers.read(folder)
-        if found.vocab_size > self.vocab_size:
+        if not 0 <= self.vocab_size - found.vocab_size < PADDED_TO:
             raise LabError(
                 f"from={self.path}: its tokenizer has {found.vocab_size:,} ids, and its embedding "
-                f"{self.vocab_size:,} rows"
+                f"{self.vocab_size:,} rows, of which no more than {PADDED_TO - 1} can be padding"
             )
         return found
+
+
+def _uncompiled(name: str) -> str:
+    return name.removeprefix("_orig_mod.")  # torch.compile's
+
+
+def _too_much(what: str, has: int) -> str:
+    return f"{what}, and this machine has {has:,} bytes of memory"
 
 
 def find(path: str) -> Foreign | None:
@@ -97,6 +143,13 @@ def find(path: str) -> Foreign | None:
     Raises:
         LabError: if they are of another architecture, damaged, or not all there.
     """
+    foreign = _found(path)
+    if foreign is not None:
+        foreign.check()
+    return foreign
+
+
+def _found(path: str) -> Foreign | None:
     named = Path(path).expanduser()
     if (named / RUN_CONFIG).is_file():
         return None
@@ -128,7 +181,7 @@ def _of_hugging_face(named: Path, folder: Path) -> Foreign:
                 f"from={named}: {CONFIG} has {key}={found!r}, and {expected!r} can be read (GPT-2)"
             )
     activation = config.get("activation_function", "gelu_new")
-    if activation not in GELU:
+    if not isinstance(activation, str) or activation not in GELU:
         raise LabError(
             f"from={named}: {CONFIG} has activation_function={activation!r}; "
             f"{', '.join(GELU)} can be read"
@@ -137,7 +190,7 @@ def _of_hugging_face(named: Path, folder: Path) -> Foreign:
     if config.get("n_inner") not in (None, 4 * sizes["n_embd"]):
         raise LabError(f"from={named}: {CONFIG} has n_inner={config['n_inner']}, not 4 n_embd")
     model: dict[str, Any] = {key: sizes[key] for key in ("n_layer", "n_head", "n_embd")}
-    tied = config.get("tie_word_embeddings", True)
+    tied = _switch(named, config, "tie_word_embeddings")
     model |= {"bias": True, "tied": tied, "gelu": GELU[activation]}
     files = _files(named, folder)
     return Foreign(named, files, model, sizes["vocab_size"], sizes["n_positions"], False)
@@ -167,7 +220,7 @@ def _of_nanogpt(named: Path) -> Foreign:
     arguments = _nanogpt(named)["model_args"]
     sizes = _sizes(named, arguments, "block_size")
     model: dict[str, Any] = {key: sizes[key] for key in ("n_layer", "n_head", "n_embd")}
-    model |= {"bias": bool(arguments.get("bias", True)), "tied": True, "gelu": "none"}
+    model |= {"bias": _switch(named, arguments, "bias"), "tied": True, "gelu": "none"}
     return Foreign(named, (named,), model, sizes["vocab_size"], sizes["block_size"], True)
 
 
@@ -179,7 +232,19 @@ def _sizes(named: Path, config: Mapping[str, Any], positions: str) -> dict[str, 
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise LabError(f"from={named}: {key}={value!r} where a positive number is expected")
         sizes[key] = value
+    if sizes["n_embd"] % sizes["n_head"]:
+        raise LabError(
+            f"from={named}: n_embd={sizes['n_embd']} is not divisible by n_head={sizes['n_head']}"
+        )
     return sizes
+
+
+def _switch(named: Path, config: Mapping[str, Any], key: str) -> bool:
+    """True where a config does not say."""
+    value = config.get(key, True)
+    if not isinstance(value, bool):
+        raise LabError(f"from={named}: {key}={value!r} where true or false is expected")
+    return value
 
 
 def _nanogpt(path: Path) -> dict[str, Any]:
@@ -188,38 +253,13 @@ def _nanogpt(path: Path) -> dict[str, Any]:
     Raises:
         LabError: if it is something else, or loading it would run code.
     """
-    found = _unpickled(path)
+    from lmlab.exchange.tensor_files import unpickled
+
+    found = unpickled(path)
     for key in ("model", "model_args"):
         if not isinstance(found, dict) or not isinstance(found.get(key), dict):
             raise LabError(f"from={path} is no checkpoint of nanoGPT's: it has no {key}")
     return found
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix != ".safetensors":
-        found = _unpickled(path)
-        return found if isinstance(found, dict) else {}
-    import safetensors
-    import safetensors.torch
-
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise LabError(f"{path} is damaged or cut off ({str(error).splitlines()[0]})") from error
-
-
-def _unpickled(path: Path) -> Any:
-    """What torch.save wrote: tensors and plain data."""
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of newer pickles, which it reads or refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise LabError(f"{path} is refused: loading it would run code in it") from error
-    except Exception as error:  # zipfile, torch and the unpickler each raise their own
-        raise LabError(f"{path} is damaged or cut off") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -6,13 +6,15 @@ OpenAI's code did (`Conv1D`); nanoGPT has nn.Linear's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmlab.errors import LabError
+from lmlab.exchange.tensor_files import FLOATS, Described
 from lmlab.models.gpt import GPT
 
 PREFIX = "transformer."
@@ -58,6 +60,10 @@ def config(model: GPT) -> dict[str, Any]:
             block.feed_forward[1].approximate
         ],
         "tie_word_embeddings": model.lm_head.weight is model.token_embedding.weight,
+        # transformers would take 0.1 for each.
+        "embd_pdrop": model.dropout.p,
+        "attn_pdrop": block.attention.dropout,
+        "resid_pdrop": block.dropout.p,
     }
 
 
@@ -78,22 +84,85 @@ def exported(model: GPT) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
-def imported(
-    tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], n_layer: int, transposed: bool
-) -> dict[str, Tensor]:
-    """Weights of Hugging Face's or nanoGPT's for a `GPT` whose own are `like`.
+def shapes(
+    n_layer: int, n_embd: int, vocab_size: int, n_positions: int, bias: bool
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of a model of these sizes but for its read-out: their names without the prefix,
+    and shapes as nn.Linear has them. One by one, since a config may say any number of layers."""
+    C = n_embd
+    matrices = {
+        "attn.c_attn": (3 * C, C),
+        "attn.c_proj": (C, C),
+        "mlp.c_fc": (4 * C, C),
+        "mlp.c_proj": (C, 4 * C),
+    }
+    yield from (("wte.weight", (vocab_size, C)), ("wpe.weight", (n_positions, C)))
+    in_blocks = (f"h.{i}.{theirs}" for i in range(n_layer) for theirs in IN_BLOCK.values())
+    for name in chain(["ln_f"], in_blocks):
+        shape = matrices.get(name.split(".", 2)[-1], (C,))
+        yield f"{name}.weight", shape
+        if bias:
+            yield f"{name}.bias", shape[:1]
 
-    The vocabulary and the positions may be more than it has: the last rows are left out, such as
-    those that nanoGPT pads a vocabulary with.
+
+def check(
+    tensors: Mapping[str, Described],
+    expected: Iterable[tuple[str, tuple[int, ...]]],
+    tied: bool,
+    transposed: bool,
+) -> None:
+    """Whether a file's tensors are those of a model, by what the file says of them alone.
 
     Raises:
         LabError: naming the tensor that is missing, left over, or does not fit.
     """
-    prefix = "" if "wte.weight" in tensors else PREFIX
+    prefix = _prefix(tensors)
+    used = {READ_OUT}
+    for name, shape in expected:
+        there = f"{prefix}{name}"
+        turned = transposed and is_transposed(f".{name}")
+        _check_tensor(tensors, there, shape[::-1] if turned else shape)
+        if name == "wte.weight" and (READ_OUT in tensors or not tied):
+            _check_tensor(tensors, READ_OUT, shape)
+        used.add(there)
+    left = [n for n in tensors if n not in used and not n.endswith((".attn.bias", ".masked_bias"))]
+    if left:
+        raise LabError(f"{left[0]} has no place in this model ({len(left)} such tensors)")
+
+
+def _prefix(tensors: Iterable[str]) -> str:
+    return "" if "wte.weight" in tensors else PREFIX
+
+
+def _check_tensor(tensors: Mapping[str, Described], name: str, shape: tuple[int, ...]) -> None:
+    if name not in tensors:
+        raise LabError(f"{name} is missing")
+    if tensors[name].shape != shape:
+        raise LabError(f"{name} has the shape {tensors[name].shape}, where {shape} is expected")
+    if tensors[name].dtype not in FLOATS.values():
+        known = ", ".join(FLOATS.values())
+        raise LabError(f"{name} holds {tensors[name].dtype}, where one of {known} is expected")
+
+
+def imported(
+    tensors: Mapping[str, Tensor], model: GPT, tied: bool, transposed: bool
+) -> dict[str, Tensor]:
+    """Weights of Hugging Face's or nanoGPT's for a model of their sizes, in float32.
+
+    The vocabulary and the positions may be more than it has: the last rows are left out, such as
+    those that nanoGPT pads a vocabulary with. `tied`: they read out by the embedding.
+
+    Raises:
+        LabError: naming the tensor that is missing, does not fit, or holds what is no number.
+    """
+    prefix, n_layer = _prefix(tensors), len(model.blocks)
     theirs = {f"{n}.{kind}": f"{prefix}{t}.{kind}" for n, t in names(n_layer) for kind in KINDS}
-    theirs[READ_OUT] = READ_OUT if READ_OUT in tensors else f"{prefix}wte.weight"
-    found = {}
-    for name, parameter in like.items():
+    embedding = f"{prefix}wte.weight"
+    theirs[READ_OUT] = embedding if tied else READ_OUT
+    if tied and READ_OUT in tensors and not torch.equal(tensors[READ_OUT], tensors[embedding]):
+        raise LabError(f"{READ_OUT} is another than {embedding}, and by the config they are one")
+    weights = {}
+    for name, parameter in model.state_dict().items():
         there = theirs[name]
         if there not in tensors:
             raise LabError(f"{there} is missing")
@@ -105,9 +174,7 @@ def imported(
         if tensor.shape != parameter.shape:
             shapes = tuple(tensor.shape), tuple(parameter.shape)
             raise LabError(f"{there} has the shape {shapes[0]}, where {shapes[1]} is expected")
-        found[name] = tensor.to(torch.float32).contiguous()
-    used = {theirs[name] for name in like} | {READ_OUT, f"{prefix}wte.weight"}
-    left = [n for n in tensors if n not in used and not n.endswith((".attn.bias", ".masked_bias"))]
-    if left:
-        raise LabError(f"{left[0]} has no place in this model ({len(left)} such tensors)")
-    return found
+        weights[name] = tensor.to(torch.float32).contiguous()
+        if not weights[name].isfinite().all():
+            raise LabError(f"{there} holds NaN, or numbers beyond float32")
+    return weights

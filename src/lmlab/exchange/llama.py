@@ -1,4 +1,8 @@
-"""`modern` as Llama, or as Qwen3 where queries and keys are normalised: what these two can hold."""
+"""`modern` as Llama, or as Qwen3 where queries and keys are normalised: what these two can hold.
+
+They are one function in training and out of it but for dropout of attention weights. So a
+temperature, by which `modern` divides its logits only out of training, is in the weights there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmlab.errors import LabError
 from lmlab.models.modern import Attention, Modern
@@ -42,11 +46,27 @@ def exported(model: Modern) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "rms_norm_eps": model.final_norm.eps,
         "rope_theta": model.rope_base,
         "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_base},
+        "attention_dropout": attention.dropout,
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": model.lm_head.weight is model.token_embedding.weight,
     }
     return config, {name: t.contiguous() for name, t in _weights(model, is_qwen).items()}
+
+
+def remarks(model: Modern) -> Iterator[str]:
+    """What holds for the exported model where it is trained on, and not here."""
+    block: Any = model.blocks[0]
+    if model.temperature != 1.0:
+        yield (
+            f"model.temperature={model.temperature:g} is part of the last norm's gain: trained on "
+            "there, logits are divided by it in training, too"
+        )
+    if block.dropout.n_dropped:
+        yield (
+            f"trained on there, dropout is of attention weights alone ({block.attention.dropout:g})"
+            ": Llama and Qwen3 have no other (model.dropout)"
+        )
 
 
 def _in_the_way(model: Modern) -> Iterator[str]:
@@ -56,11 +76,14 @@ def _in_the_way(model: Modern) -> Iterator[str]:
         yield "learned positions or none (model.rope_base)"
     elif model.n_rotated != attention.head_size:
         yield "model.rope_fraction below 1"
-    norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
-    if norms or not isinstance(model.final_norm, RMSNorm):
-        yield "LayerNorm (model.norm, model.qk_norm: they have RMSNorm)"
-    if not isinstance(model.blocks[0].feed_forward, SwiGLU):
-        yield f"{type(model.blocks[0].feed_forward).__name__} (model.feed_forward: SwiGLU)"
+    block: Any = model.blocks[0]
+    norms = [block.attention_norm, block.feed_forward_norm, model.final_norm]
+    norms += [] if attention.qk_norm is None else [attention.qk_norm]
+    others = {type(norm).__name__: None for norm in norms if type(norm) is not RMSNorm}
+    if others:
+        yield f"{' and '.join(others)} (model.norm, model.qk_norm: they have RMSNorm)"
+    if type(block.feed_forward) is not SwiGLU:
+        yield f"{type(block.feed_forward).__name__} (model.feed_forward: SwiGLU)"
     for key in ("bigram_embedding", "bigram_logits", "soft_cap", "counts"):
         if getattr(model, key) is not None:
             yield f"model.{key}" if key != "counts" else "model.counts_order"
@@ -83,7 +106,8 @@ def _in_the_way(model: Modern) -> Iterator[str]:
 def _weights(model: Modern, is_qwen: bool) -> dict[str, Tensor]:
     found = {
         "model.embed_tokens.weight": model.token_embedding.weight,
-        "model.norm.weight": _gain(model.final_norm),
+        # Dividing what the read-out is given divides the logits, be it the embedding or not.
+        "model.norm.weight": _gain(model.final_norm) / model.temperature,
     }
     if model.lm_head.weight is not model.token_embedding.weight:
         found["lm_head.weight"] = model.lm_head.weight

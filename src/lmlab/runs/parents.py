@@ -144,12 +144,24 @@ def _of_foreign(cfg: DictConfig, foreign: Foreign, overrides: Iterable[str]) -> 
         for key, value in sizes.items():
             if key not in typed:
                 OmegaConf.update(cfg, key, value)
+            elif key.startswith("model."):
+                _check_same(foreign, key, OmegaConf.select(cfg, key), value)
     if cfg.data.block_size > foreign.block_size:
         raise LabError(
             f"data.block_size={cfg.data.block_size}: from={foreign.path} knows "
             f"{foreign.block_size} positions"
         )
     return cfg
+
+
+def _check_same(foreign: Foreign, key: str, typed: Any, theirs: Any) -> None:
+    """Whether a model of these weights may have `key=typed`: only a read-out of its own.
+
+    Raises:
+        LabError: if they are another model's.
+    """
+    if typed != theirs and not (key == "model.tied" and typed is False):
+        raise LabError(f"{key}={typed}: from={foreign.path} has {theirs}; leave it out")
 
 
 def resolve(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +11,10 @@ from torch import nn
 
 from lmlab.config import build
 from lmlab.errors import LabError
+from lmlab.memory_limit import memory_bytes
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.rules import rules_of
 
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, in bytes, or "max"
 SMALL = 1 / 16  # weights below this part of memory fit, whatever the optimizer keeps beside them
 
 
@@ -68,19 +65,6 @@ def check_fits(config: dict[str, Any], vocab_size: int) -> None:
             f"{vocab_size:,}) needs {decimal(needed)} of memory to be trained, and this machine "
             f"has {decimal(memory)}: choose a smaller model, or a tokenizer of fewer tokens"
         )
-
-
-def memory_bytes() -> int:
-    """The memory of this machine, or of the container that this process is in; without end where
-    Python cannot find out (Windows)."""
-    try:
-        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        physical = sys.maxsize
-    try:
-        return min(physical, int(CGROUP_LIMIT.read_text("ascii")))
-    except (OSError, ValueError):
-        return physical
 
 
 def _trains_on_cpu(accelerator: str) -> bool:

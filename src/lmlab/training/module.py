@@ -144,6 +144,8 @@ class LanguageModule(L.LightningModule):
         rates: list[Rates] = []
         for i, (x, y) in enumerate(zip(idx.unbind(), targets.flatten(1).unbind(), strict=True), 1):
             logits = self.model(x)  # (B, T, vocab_size)
+            if not (isinstance(logits, Tensor) and logits.requires_grad):
+                raise LabError(self._nothing_to_learn_from(logits))
             loss = F.cross_entropy(logits.flatten(0, 1).float(), y)
             losses.append(loss.detach())  # of the text, whoever teaches
             if self.teacher is not None:
@@ -168,6 +170,19 @@ class LanguageModule(L.LightningModule):
         if direct:
             self.count_steps(len(rates))
         return torch.stack(losses), rates
+
+    def _nothing_to_learn_from(self, logits: Any) -> str:
+        target = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
+        if not isinstance(logits, Tensor):
+            return f"model: {target}.forward has to return logits; in training it returns a " + (
+                type(logits).__name__
+            )
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            return f"model: {target} has no parameters to train: give trainer.max_steps=0"
+        return (
+            f"model: {target}.forward has to return logits with a gradient; they have none "
+            "(torch.no_grad, detach)"
+        )
 
     def _rated(
         self, optimizer: torch.optim.Optimizer

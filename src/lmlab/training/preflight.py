@@ -11,7 +11,8 @@ from rich.filesize import decimal
 from torch import Tensor, nn
 
 from lmlab.errors import LabError
-from lmlab.training.footprint import check_fits, memory_bytes
+from lmlab.memory_limit import memory_bytes
+from lmlab.training.footprint import check_fits
 
 # The Trainer's settings that a config has, with their defaults.
 SETTINGS = {"accelerator": "auto", "devices": "auto", "strategy": "auto", "precision": "32-true"}

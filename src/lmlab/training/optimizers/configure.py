@@ -71,6 +71,10 @@ def _made(
         {"params": members, **({"weight_decay": 0.0} if are_vectors else {})}
         for (are_vectors, _), members in alike.items()
     ]
+    if not parameters and not any(p.requires_grad for p in model.parameters()):
+        raise LabError(
+            f"model: {type(model).__name__} has no parameters to train: give trainer.max_steps=0"
+        )
     try:
         optimizer = make(groups)
     except (TypeError, ValueError, RuntimeError) as error:  # of arguments; of parameters
