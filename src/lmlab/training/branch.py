@@ -76,6 +76,7 @@ def first_checkpoint(
         "random": parent["random"] if same_streams else None,
         "callbacks": {k: v for k, v in parent["callbacks"].items() if k in kept},
         "since_log": [],
+        "trains": False,  # with another rate or precision, that is to be seen again
     }
 
 
