@@ -52,6 +52,7 @@ def make_data(
         accumulate=config["trainer"]["accumulate_grad_batches"],
         max_steps=config["trainer"]["max_steps"],
         eval_every=evaluation["every"],
+        save_every=config["checkpoint"]["every"],
         eval_protocol=evaluation["protocol"],
         eval_iters=evaluation["iters"],
         stride=evaluation["stride"],

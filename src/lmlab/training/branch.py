@@ -75,9 +75,15 @@ def first_checkpoint(
         "TextDataModule": {**stream, "step": parent["global_step"]},
         "random": parent["random"] if same_streams else None,
         "callbacks": {k: v for k, v in parent["callbacks"].items() if k in kept},
-        "since_log": [],
+        "since_log": _since_log(parent, module.log_every),
         "trains": False,  # with another rate or precision, that is to be seen again
     }
+
+
+def _since_log(parent: dict[str, Any], log_every: int) -> list[float]:
+    """The losses that the next point of train/loss is a mean of, as far as the parent has them."""
+    n = parent["global_step"] % log_every
+    return parent["since_log"][-n:] if n else []
 
 
 def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:

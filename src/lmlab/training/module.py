@@ -279,9 +279,11 @@ class LanguageModule(L.LightningModule):
                 )
             self._since_log.append(loss)
             if step % self.log_every == 0:
-                mean = sum(self._since_log) / len(self._since_log)
+                mean = {"train/loss": sum(self._since_log) / len(self._since_log)}
+                # A branch may begin between two points, and its parent not have the losses since.
+                is_whole = len(self._since_log) == self.log_every
                 self._since_log.clear()
-                self.write({"train/loss": mean, **rate}, step)
+                self.write({**(mean if is_whole else {}), **rate}, step)
             last_loss = loss
         self.last_loss = last_loss
 
