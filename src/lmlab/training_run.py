@@ -28,13 +28,12 @@ from lmlab.exchange.foreign import Foreign
 from lmlab.experiment import make_callbacks, make_data, make_module
 from lmlab.files import write_atomically
 from lmlab.fingerprint import check_continues, fingerprint
-from lmlab.machine import computed_on
 from lmlab.own_code import check_same_code, code_of
 from lmlab.parents import checkpoint_path, foreign_parent, resolve
 from lmlab.processes import Processes
 from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run
 from lmlab.streams import own_default_generators
-from lmlab.training.branch import check_parent, first_checkpoint
+from lmlab.training.branch import check_parent, cropped, first_checkpoint
 from lmlab.training.callbacks import (
     Bar,
     Checkpoints,
@@ -125,6 +124,7 @@ def _train(
     )
     callbacks, make_loggers = make_callbacks(config, text), loggers(config)
     if parent is not None:
+        parent = cropped(parent, module)
         check_parent(parent, module)
     new = run is None
     run = run or Run.create(config, **asked)
@@ -347,7 +347,6 @@ def _fit(
         log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
     if trainer.is_global_zero:
-        run.update(**computed_on(run.record, trainer.strategy.root_device))
         n = trainer.world_size
         a_step = Step(data.tokens_per_step * n, flops_per_step and flops_per_step * n)
         begin(curves, module, a_step, run.record["started"])

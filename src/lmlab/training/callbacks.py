@@ -16,6 +16,7 @@ from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
 from lmlab.files import link_or_copy
+from lmlab.machine import computed_on
 from lmlab.runs import OF_THE_END, Run
 from lmlab.streams import let_others
 from lmlab.training.stopping import Interrupted, Stop
@@ -39,6 +40,11 @@ class Recorder(L.Callback):
         self.metrics, self.step = state_dict["metrics"], state_dict["step"]
         for metric in OF_THE_END:
             self.metrics.pop(metric, None)  # it is not the end any more
+
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        # Not before: Lightning shares the processors out among several processes when it launches.
+        if trainer.is_global_zero:
+            self.run.update(**computed_on(self.run.record, trainer.strategy.root_device))
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         self.metrics |= module.metrics

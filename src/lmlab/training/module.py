@@ -279,11 +279,13 @@ class LanguageModule(L.LightningModule):
                 )
             self._since_log.append(loss)
             if step % self.log_every == 0:
-                mean = {"train/loss": sum(self._since_log) / len(self._since_log)}
-                # A branch may begin between two points, and its parent not have the losses since.
-                is_whole = len(self._since_log) == self.log_every
+                last = self._since_log[-self.log_every :]
                 self._since_log.clear()
-                self.write({**(mean if is_whole else {}), **rate}, step)
+                # A run may go on, and a branch begin, between two points that are other than its
+                # checkpoint's: some of the losses are then not there.
+                is_whole = len(last) == self.log_every
+                mean = {"train/loss": sum(last) / len(last)} if is_whole else {}
+                self.write({**mean, **rate}, step)
             last_loss = loss
         self.last_loss = last_loss
 
