@@ -55,8 +55,8 @@ def check_plain(plain: Any, schema: type[BaseModel]) -> dict[str, Any]:
 
 
 def _typed(plain: Any, checked: Any) -> Any:
-    """A config with the floats that its checked twin has, without the keys that a validator has left
-    out of it; all else as it is."""
+    """A config with the floats that its checked twin has, and without what a validator has left out
+    of it; all else as it is."""
     if isinstance(checked, BaseModel):
         names = {info.alias or name: name for name, info in type(checked).model_fields.items()}
         return {

@@ -48,11 +48,17 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_first(experiment, sto
             assert row["val/loss"] == by_step[row["step"]]["val/loss"]
 
 
+def losses_of(run: Run) -> dict[int, float]:
+    return {int(row["step"]): float(row["train/loss"]) for row in curves(run) if row["train/lr"]}
+
+
 @pytest.mark.parametrize(("begin", "log_every"), [(7, 5), (13, 5), (7, 4), (12, 4)])
 def test_each_point_of_train_loss_is_a_mean_of_as_many_steps(experiment, begin, log_every):
     words = ["model=bigram", f"checkpoint.every={begin}", "checkpoint.keep=9", "eval.every=24"]
     whole = experiment(*words, "trainer.log_every_n_steps=1")
-    losses = {int(row["step"]): float(row["train/loss"]) for row in curves(whole) if row["train/lr"]}
+    losses = {
+        int(row["step"]): float(row["train/loss"]) for row in curves(whole) if row["train/lr"]
+    }
     for parents_log_every in (log_every, 3, 24):
         run = experiment(*words, f"trainer.log_every_n_steps={parents_log_every}")
         branched = train(branch(run, f"@{begin}", trainer__log_every_n_steps=log_every))
@@ -70,7 +76,7 @@ def test_each_point_of_train_loss_is_a_mean_of_as_many_steps(experiment, begin, 
 def test_a_run_that_goes_on_with_another_grid_has_means_of_whole_points(experiment):
     words = ["model=bigram", "checkpoint.every=7", "checkpoint.keep=9", "eval.every=24"]
     run = experiment(*words, "trainer.log_every_n_steps=1")
-    losses = {int(row["step"]): float(row["train/loss"]) for row in curves(run) if row["train/lr"]}
+    losses = losses_of(run)
     seldom = experiment(*words, "trainer.log_every_n_steps=5")
     cut(seldom, 7)
     config = {**seldom.config, "run": str(seldom.path)}

@@ -6,11 +6,14 @@ import torch
 from comparing import curves, same, weights
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
+from small import SMALL
 from torch import nn
 
 from lmlab import build
 from lmlab.experiment import make_data, make_module
+from lmlab.fingerprint import fingerprint
 from lmlab.models.bigram import Bigram
+from lmlab.runs import Run
 from lmlab.training_run import train
 
 EMA = "{_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"
@@ -128,9 +131,9 @@ def test_callbacks_are_turned_off_as_loggers_are(lab, text, tmp_path):
     assert status == 0, err
     for path in tmp_path.glob("sweeps/off/*/config.yaml"):
         assert [*Run(path.parent).config["callbacks"]] == ["pictures", "histograms"]
-    status, out, err = lab("train", *words, "dry_run=true")
+    status, _, err = lab("train", *words, "dry_run=true")
     assert status == 0, err
-    status, out, err = lab("train", *words, "run_dir=one")
+    status, _, err = lab("train", *words, "run_dir=one")
     assert status == 0, err
-    status, out, err = lab("train", "from=one", "callbacks.pictures=null", "trainer.max_steps=3")
+    status, _, err = lab("train", "from=one", "callbacks.pictures=null", "trainer.max_steps=3")
     assert status == 0, err
