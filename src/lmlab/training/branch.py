@@ -10,12 +10,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lmlab import build
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
 from lmlab.fingerprint import leaves
 from lmlab.training import ema
-from lmlab.training.footprint import footprint
 from lmlab.training.module import LanguageModule
 from lmlab.training.optim import configure
 
@@ -62,7 +62,7 @@ def _shapes_by_block_size(parent: dict[str, Any], module: LanguageModule) -> dic
         return {}
     as_long = {**config, "data": {**config["data"], "block_size": theirs}}
     with torch.random.fork_rng(devices=[]):
-        longer = footprint(as_long, len(module.characters)).model.state_dict()
+        longer = build.model(as_long, len(module.characters)).state_dict()
     shapes = {}
     for name, value in module.model.state_dict().items():
         before, now = tuple(longer[name].shape) if name in longer else (), tuple(value.shape)
