@@ -62,5 +62,5 @@ class FirstSteps:
 
 def _digest(p: Tensor) -> bytes:
     """Of every bit of a tensor."""
-    content = p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(content).digest()
+    content = p.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(content.numpy().data).digest()

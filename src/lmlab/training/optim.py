@@ -141,8 +141,9 @@ def eps_lost(optimizer: Optimizer) -> str | None:
 
 
 def _each(optimizer: Optimizer) -> list[Optimizer]:
-    combined = isinstance(optimizer, CombinedOptimizer)
-    return [*optimizer.optimizers.values()] if combined else [optimizer]
+    if isinstance(optimizer, CombinedOptimizer):
+        return [*optimizer.optimizers.values()]
+    return [optimizer]
 
 
 def groups_by_rule(optimizer: Optimizer) -> dict[str, list[dict[str, Any]]]:
