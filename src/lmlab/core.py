@@ -38,10 +38,9 @@ from lmlab.files import write_atomically
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.runs.directory import LOG, RECORD, SAMPLE, TOKENIZER, Run
 from lmlab.runs.parents import checkpoint_path, foreign_parent, resolve
-from lmlab.runs.provenance import computed_on
 from lmlab.training import preflight, processes
 from lmlab.training.assemble import make_callbacks, make_data, make_module
-from lmlab.training.branch import check_parent, first_checkpoint
+from lmlab.training.branch import check_parent, cropped, first_checkpoint
 from lmlab.training.callbacks import (
     Bar,
     Checkpoints,
@@ -146,6 +145,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
     )
     callbacks, make_loggers = make_callbacks(config, text), loggers(config)
     if parent is not None:
+        parent = cropped(parent, module)
         check_parent(parent, module)
     new = run is None
     run = run or Run.create(config, **asked)
@@ -366,7 +366,6 @@ def _fit(
         log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
     if trainer.is_global_zero:
-        run.update(**computed_on(run.record, trainer.strategy.root_device))
         n = trainer.world_size
         a_step = Step(data.tokens_per_step * n, flops_per_step and flops_per_step * n)
         begin(curves, module, a_step, run.record["started"])

@@ -90,21 +90,36 @@ def test_the_stream_is_get_batch_after_get_batch(steps_per_batch: int, accumulat
     assert torch.equal(ours.get_state(), theirs.get_state())
 
 
-@given(steps_per_batch=counts, accumulate=st.integers(1, 3), eval_every=counts, max_steps=counts)
-def test_items_end_where_an_evaluation_is_due(
-    steps_per_batch: int, accumulate: int, eval_every: int, max_steps: int
+@given(
+    steps_per_batch=counts,
+    accumulate=st.integers(1, 3),
+    eval_every=counts,
+    max_steps=counts,
+    save_every=st.none() | counts,
+)
+def test_items_end_where_an_evaluation_or_a_checkpoint_is_due(
+    steps_per_batch: int, accumulate: int, eval_every: int, max_steps: int, save_every: int | None
 ) -> None:
     batches = stream(
         steps_per_batch=steps_per_batch,
         accumulate=accumulate,
         eval_every=eval_every,
         max_steps=max_steps,
+        save_every=save_every,
     )
     steps = [len(item) // accumulate for item in batches]
     ends = np.cumsum(steps).tolist()
     assert len(batches) == len(ends)
     assert max(steps) <= steps_per_batch
-    assert {*range(eval_every, max_steps + 1, eval_every), max_steps} <= set(ends)
+    due = {*range(eval_every, max_steps + 1, eval_every), max_steps}
+    if save_every is not None:
+        due |= {step for step in range(1, max_steps) if step % eval_every % save_every == 0}
+    assert due <= set(ends)
+    items = [  # from each evaluation to the next: always as many
+        sum(n - eval_every < end <= n for end in ends)
+        for n in range(eval_every, max_steps + 1, eval_every)
+    ]
+    assert len(set(items)) <= 1
 
 
 def test_the_length_of_a_long_stream_is_known_at_once() -> None:
@@ -122,11 +137,15 @@ def test_the_stream_may_be_torchs_default_generator() -> None:
     assert torch.equal(windows_of(stream(generator=torch.default_generator)), windows_of(stream()))
 
 
-@given(start_step=st.integers(0, 32), steps_per_batch=counts, eval_every=counts)
+@given(st.integers(0, 32), counts, counts, st.none() | counts)
 def test_a_resumed_stream_goes_on_and_ends_its_items_where_it_would_have(
-    start_step: int, steps_per_batch: int, eval_every: int
+    start_step: int, steps_per_batch: int, eval_every: int, save_every: int | None
 ) -> None:
-    settings = {"steps_per_batch": steps_per_batch, "eval_every": eval_every}
+    settings = {
+        "steps_per_batch": steps_per_batch,
+        "eval_every": eval_every,
+        "save_every": save_every,
+    }
     items = list(stream(**settings))
     source = seeded()
     windows_of(stream(max_steps=start_step, generator=source))

@@ -2,16 +2,22 @@
 
 import html
 import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small import cut
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from lmlab.config import build
-from lmlab.display.event_files import next_number, numbered
+from lmlab.core import train
+from lmlab.display.event_files import PREFIX, Records, forget_after, next_number, numbered
 from lmlab.display.summaries import (
     LINE,
     ending,
@@ -145,3 +151,40 @@ def test_a_refused_config_may_hold_anything(node, key: str):
     values = metadata.parse_session_start_info_plugin_data(content).hparams
     assert {"model", "optimizer", "precision"} <= values.keys() <= hyperparameters({}).keys()
     assert len(texts) == 2
+
+
+def events_in(path: Path) -> list[Event]:
+    return [Event.FromString(data) for data in RawEventFileLoader(str(path)).Load()]
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 9), st.integers(0, 40))
+def test_later_events_are_forgotten_and_what_was_cut_off(tmp_path_factory, steps, last, missing):
+    path = tmp_path_factory.mktemp("events") / f"{PREFIX}001"
+    records = Records(path)
+    for step in steps:
+        records.add_event(Event(step=step, wall_time=1.0))
+    records.close()
+    path.write_bytes(path.read_bytes()[: -missing or None])
+    whole = events_in(path)
+    forget_after(path, last)
+    assert events_in(path) == [event for event in whole if event.step <= last]
+
+
+def test_a_text_stands_once_in_the_files_of_a_run_that_goes_on(experiment):
+    run = experiment("model=bigram", "eval.every=6", "checkpoint.keep=9")
+    before = texts(run.path)
+    assert [*before.values()] == [1] * 4
+    cut(run, 12)
+    train({**run.config, "run": str(run.path)})
+    assert texts(run.path) == before
+
+
+def texts(folder: Path) -> Counter[int]:
+    """How often each step has a sample, by whatever reads all of the files."""
+    return Counter(
+        event.step
+        for path in sorted(folder.glob(f"{PREFIX}*"))
+        for event in events_in(path)
+        for value in event.summary.value
+        if value.tag.startswith("sample")
+    )

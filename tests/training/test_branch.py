@@ -48,6 +48,99 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_first(experiment, sto
             assert row["val/loss"] == by_step[row["step"]]["val/loss"]
 
 
+def losses_of(run: Run) -> dict[int, float]:
+    return {int(row["step"]): float(row["train/loss"]) for row in curves(run) if row["train/lr"]}
+
+
+@pytest.mark.parametrize(("begin", "log_every"), [(7, 5), (13, 5), (7, 4), (12, 4)])
+def test_each_point_of_train_loss_is_a_mean_of_as_many_steps(experiment, begin, log_every):
+    words = ["model=bigram", f"checkpoint.every={begin}", "checkpoint.keep=9", "eval.every=24"]
+    whole = experiment(*words, "trainer.log_every_n_steps=1")
+    losses = {
+        int(row["step"]): float(row["train/loss"]) for row in curves(whole) if row["train/lr"]
+    }
+    for parents_log_every in (log_every, 3, 24):
+        run = experiment(*words, f"trainer.log_every_n_steps={parents_log_every}")
+        branched = train(branch(run, f"@{begin}", trainer__log_every_n_steps=log_every))
+        points = {row["step"]: row for row in curves(branched) if row["train/lr"]}
+        assert points.keys() == {str(s) for s in range(begin + 1, 25) if s % log_every == 0}
+        for step, row in points.items():
+            of = [losses[s] for s in range(int(step) - log_every + 1, int(step) + 1)]
+            known = begin % parents_log_every  # of the parent's last steps, in its checkpoint
+            if min(begin, int(step) - log_every) >= begin - known:
+                assert float(row["train/loss"]) == pytest.approx(sum(of) / log_every, abs=1e-6)
+            else:
+                assert row["train/loss"] == ""
+
+
+def test_a_run_that_goes_on_with_another_grid_has_means_of_whole_points(experiment):
+    words = ["model=bigram", "checkpoint.every=7", "checkpoint.keep=9", "eval.every=24"]
+    run = experiment(*words, "trainer.log_every_n_steps=1")
+    losses = losses_of(run)
+    seldom = experiment(*words, "trainer.log_every_n_steps=5")
+    cut(seldom, 7)
+    config = {**seldom.config, "run": str(seldom.path)}
+    config["trainer"] = {**config["trainer"], "log_every_n_steps": 4}
+    points = {row["step"]: row["train/loss"] for row in curves(train(config)) if row["train/lr"]}
+    for step in (8, 12, 16, 20, 24):
+        mean = sum(losses[s] for s in range(step - 3, step + 1)) / 4
+        known = step > 8  # of steps 5 to 8 the checkpoint of step 7 has only 6 and 7
+        expected = pytest.approx(mean, abs=1e-6) if known else 0
+        assert float(points[str(step)] or 0) == expected
+
+
+LONG = ["data.block_size=16", "callbacks=ema"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        GPT,
+        ["model=head"],
+        ["model=multi_head", "optimizer=momentum"],
+        ["model=gpt", "model.n_embd=16", "model.n_layer=1", "optimizer=muon"],
+        [*GPT, "optimizer=sgd", "~optimizer.fused", "optimizer._target_=torch.optim.Adafactor"],
+    ],
+    ids=["gpt", "head", "momentum", "muon", "adafactor"],
+)
+def test_a_smaller_block_size_keeps_the_first_positions(experiment, words):
+    parent = experiment(*words, *LONG)
+    run = train(branch(parent, data__block_size=8, trainer__max_steps=30, checkpoint__keep=9))
+    first, before = read(run.step_checkpoint(24)), checkpoint(parent)
+    name = "position_embedding.weight"
+    kept = before["state_dict"][f"model.{name}"][:8]
+    assert torch.equal(first["state_dict"][f"model.{name}"], kept)
+    assert torch.equal(first["ema"]["weights"][name], before["ema"]["weights"][name][:8])
+    pairs = zip(*(c["optimizer_states"][0]["state"].values() for c in (first, before)), strict=True)
+    for ours, theirs in pairs:
+        for key, value in ours.items():
+            if isinstance(value, torch.Tensor):
+                there = tuple(slice(n) for n in value.shape)
+                assert torch.equal(value, theirs[key][there])
+    assert run.record["status"] == "done"
+
+
+def test_models_without_a_place_for_each_token_take_any_block_size(experiment):
+    words = ["experiment=modern/rope", "model.n_embd=16", "model.n_layer=1", "data.block_size=16"]
+    parent = experiment(*words)
+    for block_size in (8, 32):
+        run = train(branch(parent, data__block_size=block_size, trainer__max_steps=25))
+        assert run.record["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"data__block_size": 32}, r"position_embedding.weight \(16, 32\) is now \(32, 32\)"),
+        ({"data__block_size": 8, "model__n_embd": 16}, r"is now \(16, 16\)"),
+    ],
+)
+def test_what_another_block_size_does_not_explain_is_refused(experiment, more, said):
+    parent = experiment("model=head", "data.block_size=16")
+    with pytest.raises(LabError, match=said):
+        train(branch(parent, trainer__max_steps=30, **more))
+
+
 def test_its_record_and_fingerprint_say_where_it_comes_from(experiment):
     run = experiment("model=bigram")
     longer = train(branch(run, trainer__max_steps=30))

@@ -6,11 +6,14 @@ import torch
 from comparing import curves, same, weights
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
+from small import SMALL
 from torch import nn
 
+from lmlab.config.fingerprint import fingerprint
 from lmlab.core import train
 from lmlab.data.tokens import text_of
 from lmlab.models.bigram import Bigram
+from lmlab.runs.directory import Run
 from lmlab.training.assemble import make_data, make_module
 
 EMA = "{_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"
@@ -112,3 +115,25 @@ def test_scaled_gradients_are_clipped_by_their_real_size(composed, tinyshakespea
     scaled = fitted(composed, tinyshakespeare_path, *optimizer, plugins=[half])
     for left, right in zip(exact, scaled, strict=True):
         torch.testing.assert_close(left, right, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["projector", "sample", "pictures", "histograms"])
+def test_a_callback_that_is_null_is_left_out(composed, name):
+    off, left_out = composed(f"callbacks.{name}=null"), composed(f"~callbacks.{name}")
+    assert off == left_out
+    assert fingerprint(off) == fingerprint(left_out)
+
+
+def test_callbacks_are_turned_off_as_loggers_are(lab, text, tmp_path):
+    words = ["corpus=file", f"corpus.path={text}", *SMALL, "callbacks.projector=null"]
+    words += ["callbacks.sample=null", "logger.csv=null", "name=off"]
+    status, _, err = lab("train", "-m", *words, "seed=1,2", "sweep.name=off")
+    assert status == 0, err
+    for path in tmp_path.glob("sweeps/off/*/config.yaml"):
+        assert [*Run(path.parent).config["callbacks"]] == ["pictures", "histograms"]
+    status, _, err = lab("train", *words, "dry_run=true")
+    assert status == 0, err
+    status, _, err = lab("train", *words, "run_dir=one")
+    assert status == 0, err
+    status, _, err = lab("train", "from=one", "callbacks.pictures=null", "trainer.max_steps=3")
+    assert status == 0, err

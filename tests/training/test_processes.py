@@ -12,12 +12,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import torch
 from comparing import checkpoint, curves, weights
+from lightning.fabric.utilities.distributed import _suggested_max_num_threads
 from small import SMALL
 
 from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
+from lmlab.evaluate import evaluate
 from lmlab.runs.directory import Run
+from lmlab.training.started import check_started_once
 
 SCRIPT = str(Path(__file__).parents[2] / "scripts/train.py")
 GPT = ["name=test", "model=gpt", "model.n_embd=16", "model.n_layer=1", "trainer.accelerator=cpu"]
@@ -307,6 +311,54 @@ def test_what_cannot_be_is_one_line_before_anything_is_made(
         experiment("model=bigram", *(f"trainer.{setting}" for setting in settings))
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+EVALUATED = dict.fromkeys(("stride", "dynamic_lr", "ensemble", "weights"))
+EVALUATED |= {"checkpoint": "last", "accelerator": "cpu"}
+BATCH_SCRIPT = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "test"}
+BATCH_SCRIPT |= dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"SLURM_NTASKS": "2"}, []),
+        (BATCH_SCRIPT, []),
+        ({**BATCH_SCRIPT, "SLURM_NNODES": "2"}, []),
+        ({**BATCH_SCRIPT, "SLURM_NTASKS_PER_NODE": "2"}, []),
+        (BATCH_SCRIPT, ["trainer=ddp", "data.val_fraction=0.001"]),
+    ],
+)
+def test_python_in_a_batch_script_of_several_tasks_is_by_itself(
+    experiment, monkeypatch, environment, words
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    run = experiment("model=bigram", "trainer.accelerator=cpu", *words)
+    assert run.record["status"] == "done"
+    evaluate({**EVALUATED, "run": str(run.path)})
+    if "SLURM_NTASKS_PER_NODE" not in environment:
+        check_started_once({"devices": 2})
+
+
+def test_tasks_of_srun_without_a_number_on_each_node_are_told_how(experiment, monkeypatch):
+    for name, value in {**BATCH_SCRIPT, "SLURM_STEP_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LabError, match="--ntasks-per-node=2"):
+        experiment("model=bigram")
+
+
+def test_the_record_has_the_threads_of_the_steps(experiment, monkeypatch):
+    """Lightning shares the processors out when it launches, unless somebody has."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    before, shared = torch.get_num_threads(), _suggested_max_num_threads(2)
+    torch.set_num_threads(shared + 1)
+    try:
+        run = experiment("model=bigram", "trainer=ddp", "trainer.accelerator=cpu")
+    finally:
+        torch.set_num_threads(before)
+    assert run.record["threads"] == shared
+    assert "computed_before" not in run.record
 
 
 def test_one_stream_is_for_one_process(experiment):

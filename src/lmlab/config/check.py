@@ -55,7 +55,8 @@ def check_plain(plain: Any, schema: type[BaseModel]) -> dict[str, Any]:
 
 
 def _typed(plain: Any, checked: Any) -> Any:
-    """A config with the floats that its checked twin has; all else, and every key, as it is."""
+    """A config with the floats that its checked twin has, and without what a validator has left out
+    of it; all else as it is."""
     if isinstance(checked, BaseModel):
         names = {info.alias or name: name for name, info in type(checked).model_fields.items()}
         return {
@@ -63,7 +64,7 @@ def _typed(plain: Any, checked: Any) -> Any:
             for key, value in plain.items()
         }
     if isinstance(checked, dict):
-        return {key: _typed(value, checked[key]) for key, value in plain.items()}
+        return {key: _typed(value, checked[key]) for key, value in plain.items() if key in checked}
     if isinstance(checked, list | tuple):
         return [_typed(*pair) for pair in zip(plain, checked, strict=True)]
     return checked if type(checked) is float else plain

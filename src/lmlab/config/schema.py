@@ -194,7 +194,7 @@ class Train(Node):
     schedule: Schedule
     parametrisation: Parametrisation | None = None  # older runs do not say
     trainer: Trainer
-    callbacks: dict[str, Callback]
+    callbacks: dict[str, Callback | None]
     logger: dict[str, Logger | bool | None]
     seed: Seed
     streams: Literal["separate", "global"]
@@ -210,6 +210,12 @@ class Train(Node):
     run_dir: Text | None
     dry_run: bool
     sweep: Sweep | None = None  # a stored run keeps none
+
+    @field_validator("callbacks")
+    @classmethod
+    def are_on(cls, callbacks: dict[str, Any]) -> dict[str, Any]:
+        """One that is null is turned off, as if it had been left out."""
+        return {name: node for name, node in callbacks.items() if node is not None}
 
     @field_validator("logger")
     @classmethod

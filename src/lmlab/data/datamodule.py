@@ -37,12 +37,47 @@ def evaluated_at_a_time(block_size: int, vocab_size: int) -> int:
     return max(1, min(EVAL_TOKENS, EVAL_LOGITS // vocab_size) // block_size)
 
 
+@dataclass(frozen=True)
+class Ends:
+    """The steps at which the items of the training stream end: every `eval_every`-th, every
+    `save_every`-th after these, and every `steps_per_batch`-th after those.
+
+    So there are as many items from each evaluation to the next.
+    """
+
+    steps_per_batch: int
+    save_every: int | None  # None: no checkpoint is due between evaluations
+    eval_every: int
+
+    def after(self, step: int) -> int:
+        """The next end, wherever a run is resumed."""
+        evaluated = step - step % self.eval_every
+        saved = step - (step - evaluated) % self._save_every
+        stacked = step - (step - saved) % self.steps_per_batch + self.steps_per_batch
+        return min(stacked, saved + self._save_every, evaluated + self.eval_every)
+
+    def until(self, step: int, is_last: bool = False) -> int:
+        """How many there are by `step`; where the stream ends there, that is one, too."""
+        evaluations, since = divmod(step, self.eval_every)
+        return evaluations * self._within(self.eval_every, True) + self._within(since, is_last)
+
+    def _within(self, n_steps: int, is_last: bool) -> int:
+        saves, rest = divmod(n_steps, self._save_every)
+        per_save = math.ceil(self._save_every / self.steps_per_batch)
+        left = rest / self.steps_per_batch
+        return saves * per_save + (math.ceil(left) if is_last else math.floor(left))
+
+    @property
+    def _save_every(self) -> int:
+        return self.save_every or self.eval_every
+
+
 @dataclass
 class TrainBatches:
     """The training stream: each item is the windows of up to `steps_per_batch` optimizer steps.
 
-    An item ends where an evaluation is due, so however many steps are stacked, evaluations fall
-    on the same steps and every step sees the same windows.
+    An item ends where an evaluation or a checkpoint is due, so however many steps are stacked,
+    these fall on the same steps and every step sees the same windows.
 
     Yields windows (steps * accumulate, batch_size, block_size + 1), int64.
     """
@@ -55,6 +90,7 @@ class TrainBatches:
     eval_every: int
     max_steps: int
     generator: torch.Generator
+    save_every: int | None = None
     start_step: int = 0  # where a resumed run goes on, and the generator's state there
     start_state: Tensor | None = None
     rank: int = 0  # of `world_size` processes that share each step's windows out among them
@@ -67,20 +103,17 @@ class TrainBatches:
         # Lightning fetches ahead of a loader without a length, and so would move the generator.
         if self.start_step >= self.max_steps:
             return 0
-        per_eval = -(-self.eval_every // self.steps_per_batch)
-        ended, since = divmod(self.start_step, self.eval_every)
-        before = ended * per_eval + since // self.steps_per_batch
-        evaluations, rest = divmod(self.max_steps, self.eval_every)
-        return evaluations * per_eval - (-rest // self.steps_per_batch) - before
+        return self._all_ends.until(self.max_steps, True) - self._all_ends.until(self.start_step)
+
+    @property
+    def _all_ends(self) -> Ends:
+        return Ends(self.steps_per_batch, self.save_every, self.eval_every)
 
     def _ends(self) -> Iterator[int]:
-        """The steps at which items end: every steps_per_batch-th after an evaluation, and the next
-        evaluation. Wherever a run is resumed, it is back in step at the next end."""
+        """The steps at which items end, from the start on."""
         step = self.start_step
         while step < self.max_steps:
-            last_eval = step // self.eval_every * self.eval_every
-            stacked = ((step - last_eval) // self.steps_per_batch + 1) * self.steps_per_batch
-            step = min(last_eval + stacked, last_eval + self.eval_every, self.max_steps)
+            step = min(self._all_ends.after(step), self.max_steps)
             yield step
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -222,6 +255,7 @@ class TextDataModule(L.LightningDataModule):
         accumulate: int = 1,
         max_steps: int = 0,
         eval_every: int = 1,
+        save_every: int | None = None,
         eval_protocol: str = "random",
         eval_iters: int = 50,
         stride: int | None = None,
@@ -230,7 +264,8 @@ class TextDataModule(L.LightningDataModule):
     ):
         """The first `n_train` ids are the train split; None: int((1 - val_fraction) * n) of n.
 
-        `generator` draws the training windows (None: torch's default one); `seed` evaluates.
+        `generator` draws the training windows (None: torch's default one); `seed` evaluates. A
+        checkpoint is due every `save_every` steps after an evaluation.
 
         Raises:
             LabError: if a split is too short for a single window.
@@ -256,7 +291,7 @@ class TextDataModule(L.LightningDataModule):
             max_steps,
         )
         self.eval_every, self.eval_protocol, self.eval_iters = eval_every, eval_protocol, eval_iters
-        self.stride = stride or block_size
+        self.save_every, self.stride = save_every, stride or block_size
         self.seed = seed
         self.generator = torch.default_generator if generator is None else generator
         self.start_step = 0
@@ -271,12 +306,11 @@ class TextDataModule(L.LightningDataModule):
     @property
     def batches_per_eval(self) -> int:
         """How many items of the training stream lie between two evaluations."""
-        return math.ceil(self.eval_every / self.steps_per_batch)
+        return self.batches_before(self.eval_every)
 
     def batches_before(self, step: int) -> int:
         """How many items of the training stream end by the time `step` steps are done."""
-        evaluations, since = divmod(step, self.eval_every)
-        return evaluations * self.batches_per_eval + since // self.steps_per_batch
+        return Ends(self.steps_per_batch, self.save_every, self.eval_every).until(step)
 
     def state_dict(self) -> dict[str, Any]:
         """Where training is in the stream; Lightning keeps it in every checkpoint."""
@@ -307,6 +341,7 @@ class TextDataModule(L.LightningDataModule):
             steps_per_batch=self.steps_per_batch,
             accumulate=self.accumulate,
             eval_every=self.eval_every,
+            save_every=self.save_every,
             max_steps=self.max_steps,
             generator=self.generator,
             start_step=self.start_step,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 
+from lmlab.files import write_atomically
+
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -50,6 +52,25 @@ def _checksum(data: bytes) -> bytes:
     crc = google_crc32c.value(data)
     rotated = (crc >> 15 | crc << 17) & 0xFFFFFFFF
     return struct.pack("<I", (rotated + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Leave out the events of later steps, and what a kill has cut off at the end.
+
+    TensorBoard itself leaves them out, where a run that goes on says so. Others that read event
+    files do so for curves, but not for texts.
+    """
+    content, kept, at = path.read_bytes(), [], 0
+    while at + 8 <= len(content):
+        (length,) = struct.unpack_from("<Q", content, at)
+        data, end = at + 12, at + length + 16
+        if end > len(content):
+            break
+        if Event.FromString(content[data : data + length]).step <= step:
+            kept.append(content[at:end])
+        at = end
+    if (left := b"".join(kept)) != content:
+        write_atomically(path, left)
 
 
 def next_number(folder: Path) -> int:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmlab.console import log
 from lmlab.display import summaries
-from lmlab.display.event_files import BEGIN, END, PREFIX, next_number, numbered, write
+from lmlab.display.event_files import BEGIN, END, PREFIX, forget_after, next_number, numbered, write
 from lmlab.display.writers import CurveWriter
 from lmlab.errors import LabError
 from lmlab.files import check_regular, write_atomically
@@ -86,6 +86,9 @@ class EventFiles(TensorBoardLogger):
         self._a_step, self._began = a_step, time.monotonic()
         write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
         if self.resume_step is not None:
+            for path in self.folder.glob(f"{PREFIX}*"):
+                if path.is_file():
+                    forget_after(path, self.resume_step)
             self._go_on_from(self.resume_step)
 
     def _go_on_from(self, resume_step: int) -> None:

@@ -55,6 +55,7 @@ def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
         accumulate=config["trainer"]["accumulate_grad_batches"],
         max_steps=config["trainer"]["max_steps"],
         eval_every=evaluation["every"],
+        save_every=config["checkpoint"]["every"],
         eval_protocol=evaluation["protocol"],
         eval_iters=evaluation["iters"],
         stride=evaluation["stride"],

@@ -7,17 +7,88 @@ from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
+import torch
+from torch import Tensor
 
+from lmlab.config import build
 from lmlab.config.fingerprint import leaves
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
+from lmlab.runs.checkpoint import EMA_KEY
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import configure
 
 # With another value of these, what an optimizer has gathered is as good as before.
 TUNED = {"lr", "weight_decay", "betas", "eps", "alpha", "fused", "foreach"}
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of a tensor, before and now
+
 STREAMS = ("seed", "streams", "trainer.devices")  # with these alike, the same streams go on
+
+
+def cropped(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
+    """A parent's checkpoint for a model that reads fewer tokens at a time.
+
+    Of what has a place for each token of a window, such as learned positions or a mask, the first
+    places are kept, in the averaged weights and in what the optimizer has gathered as well.
+    """
+    shapes = _shapes_by_block_size(parent, module)
+    if not shapes:
+        return parent
+    cropped = dict(parent)
+    cropped["state_dict"] = {
+        name: _crop(value, shapes.get(name.removeprefix("model.")))
+        for name, value in parent["state_dict"].items()
+    }
+    if averaged := parent.get(EMA_KEY):
+        weights = {name: _crop(w, shapes.get(name)) for name, w in averaged["weights"].items()}
+        cropped[EMA_KEY] = {**averaged, "weights": weights}
+    optimizer = configure(module.model, module.make_optimizer, module.rules, module.factors)
+    names = {p: name for name, p in module.model.named_parameters()}
+    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    cropped["optimizer_states"] = [
+        {**old, "state": {i: _crop_state(of, i, order, shapes) for i, of in old["state"].items()}}
+        for old in parent["optimizer_states"]
+    ]
+    return cropped
+
+
+def _shapes_by_block_size(parent: dict[str, Any], module: LanguageModule) -> dict[str, Shapes]:
+    """The tensors of a model that are smaller for its smaller block_size alone, by name: its own
+    shapes are compared with those that it has for the parent's block_size."""
+    config = module.about["config"]
+    theirs, ours = (c["data"]["block_size"] for c in (parent["config"], config))
+    if ours >= theirs:
+        return {}
+    as_long = {**config, "data": {**config["data"], "block_size": theirs}}
+    with torch.random.fork_rng(devices=[]):
+        longer = build.model(as_long, len(module.characters)).state_dict()
+    shapes = {}
+    for name, value in module.model.state_dict().items():
+        before, now = tuple(longer[name].shape) if name in longer else (), tuple(value.shape)
+        differ = [pair for pair in zip(before, now, strict=False) if pair[0] != pair[1]]
+        if len(before) == len(now) and differ and set(differ) == {(theirs, ours)}:
+            shapes[name] = before, now
+    return shapes
+
+
+def _crop(value: Tensor, shapes: Shapes | None) -> Tensor:
+    """The first places of a tensor, in each dimension that has as many as its weight had."""
+    if shapes is None or value.dim() != len(shapes[0]):
+        return value
+    places = zip(value.shape, *shapes, strict=True)
+    return value[tuple(slice(now if n == before else n) for n, before, now in places)].clone()
+
+
+def _crop_state(
+    state: dict[str, Any], i: int, order: list[str], shapes: dict[str, Shapes]
+) -> dict[str, Any]:
+    """What an optimizer has gathered of its i-th parameter."""
+    of_parameter = shapes.get(order[i]) if i < len(order) else None
+    return {
+        key: _crop(value, of_parameter) if isinstance(value, Tensor) else value
+        for key, value in state.items()
+    }
 
 
 def check_parent(parent: dict[str, Any], module: LanguageModule) -> None:
@@ -75,8 +146,15 @@ def first_checkpoint(
         "TextDataModule": {**stream, "step": parent["global_step"]},
         "random": parent["random"] if same_streams else None,
         "callbacks": {k: v for k, v in parent["callbacks"].items() if k in kept},
-        "since_log": [],
+        "since_log": _since_log(parent, module.log_every),
+        "trains": False,  # with another rate or precision, that is to be seen again
     }
+
+
+def _since_log(parent: dict[str, Any], log_every: int) -> list[float]:
+    """The losses that the next point of train/loss is a mean of, as far as the parent has them."""
+    n = parent["global_step"] % log_every
+    return parent["since_log"][-n:] if n else []
 
 
 def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:

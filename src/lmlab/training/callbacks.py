@@ -18,6 +18,7 @@ from lmlab.data.streams import let_others
 from lmlab.errors import LabError
 from lmlab.files import link_or_copy
 from lmlab.runs.directory import OF_THE_END, Run
+from lmlab.runs.provenance import computed_on
 from lmlab.training.stopping import Interrupted, Stop
 from lmlab.training.waiting import waiting
 
@@ -39,6 +40,11 @@ class Recorder(L.Callback):
         self.metrics, self.step = state_dict["metrics"], state_dict["step"]
         for metric in OF_THE_END:
             self.metrics.pop(metric, None)  # it is not the end any more
+
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        # Not before: Lightning shares the processors out among several processes when it launches.
+        if trainer.is_global_zero:
+            self.run.update(**computed_on(self.run.record, trainer.strategy.root_device))
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         self.metrics |= module.metrics
@@ -63,16 +69,16 @@ class Recorder(L.Callback):
 class Checkpoints(L.Callback):
     """Keeps the newest few checkpoints and the best one, and stops training when asked to.
 
-    One is written after every evaluation; between evaluations, at the end of a Lightning batch once
-    `every` steps or `minutes` have gone by since the last. All of them hold every stream of random
-    numbers and the place in the data, so going on from any gives the same run.
+    One is written after every evaluation, every `every` steps after that, and at the end of a
+    Lightning batch once `minutes` have gone by since the last. All of them hold every stream of
+    random numbers and the place in the data, so going on from any gives the same run.
     """
 
     def __init__(self, run: Run, stop: Stop, keep: int, every: int | None, minutes: float | None):
         self.run, self.stop = run, stop
         self.keep, self.every, self.minutes = keep, every, minutes
         self.best: dict[str, float] = {}  # the lowest val/loss so far, and its step
-        self._saved_step, self._saved_at = 0, time.monotonic()
+        self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -81,14 +87,15 @@ class Checkpoints(L.Callback):
         self.best = state_dict["best"]
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         step = trainer.global_step
-        if step % module_data(trainer).eval_every == 0:
+        since_evaluation = step % module_data(trainer).eval_every
+        if since_evaluation == 0:
             return  # the evaluation comes first, so that no checkpoint stands before one
         stopping = agreed(trainer, bool(self.stop))
-        due = self.every is not None and step - self._saved_step >= self.every
+        due = self.every is not None and since_evaluation % self.every == 0
         if self.minutes is not None:
             due |= agreed(trainer, time.monotonic() - self._saved_at >= 60 * self.minutes)
         if stopping or due:
@@ -132,7 +139,7 @@ class Checkpoints(L.Callback):
             self.run.update(best=self.best)
             if is_last:
                 link_or_copy(self.run.best, path)
-        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._saved_at = time.monotonic()
         if trainer.is_global_zero:
             self.run.forget_requeued()
             for path in self.run.checkpoints()[self.keep :]:

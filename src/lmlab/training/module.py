@@ -20,11 +20,18 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.streams import default_states, set_default_states
 from lmlab.data.windows import shift
 from lmlab.errors import LabError
-from lmlab.training.optimizers.configure import configure, groups_by_rule
+from lmlab.training.first_steps import FirstSteps
+from lmlab.training.optimizers.configure import (
+    avoid_faulty_kernels,
+    configure,
+    eps_lost,
+    groups_by_rule,
+)
 from lmlab.training.optimizers.parametrisation import Factors
 from lmlab.training.optimizers.rules import REST, MakeOptimizer, Rule, Schedule
 from lmlab.training.stopping import Interrupted, Stop
@@ -89,6 +96,8 @@ class LanguageModule(L.LightningModule):
         self._clock = self._last_read = 0.0
         # States to go on from, one for each process, until training does.
         self._random: list[dict[str, Any]] | None = None
+        self._trains = False  # whether a step has been seen to change a weight
+        self._first_steps: FirstSteps | None = None  # until then
 
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) -> logits (B, T, vocab_size)."""
@@ -113,6 +122,12 @@ class LanguageModule(L.LightningModule):
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
 
     def on_train_start(self) -> None:
+        # Here, since a loaded state brings parameter groups of its own.
+        avoid_faulty_kernels(self.trainer.optimizers[0])
+        if lost := self._eps_lost():
+            say(lost)
+        if not self._trains:
+            self._first_steps = FirstSteps(self.model)
         if self.teacher is not None:
             self.teacher.to(self.device)
         # Here, since building and setting up may draw.
@@ -160,6 +175,8 @@ class LanguageModule(L.LightningModule):
                     group["lr"] = group["initial_lr"] * factor
             rates.append({tag: groups[0]["lr"] for tag, groups, _ in rated})
             update()  # clips first: see configure_optimizers
+            if self._first_steps is not None:
+                self._watch(rates[-1], is_last=first + len(rates) == self.max_steps)
             for parameter in parameters:
                 parameter.grad = None
             # Within one autocast context the low-precision copies of the weights are kept, and the
@@ -183,6 +200,12 @@ class LanguageModule(L.LightningModule):
             f"model: {target}.forward has to return logits with a gradient; they have none "
             "(torch.no_grad, detach)"
         )
+
+    def _watch(self, rates: Rates, is_last: bool) -> None:
+        """See to it that training changes something."""
+        assert self._first_steps is not None
+        if self._first_steps.changed(max(rates.values()), is_last):
+            self._trains, self._first_steps = True, None
 
     def _rated(
         self, optimizer: torch.optim.Optimizer
@@ -271,16 +294,26 @@ class LanguageModule(L.LightningModule):
                 )
             self._since_log.append(loss)
             if step % self.log_every == 0:
-                mean = sum(self._since_log) / len(self._since_log)
+                last = self._since_log[-self.log_every :]
                 self._since_log.clear()
-                self.write({"train/loss": mean, **rate}, step)
+                # A run may go on, and a branch begin, between two points that are other than its
+                # checkpoint's: some of the losses are then not there.
+                is_whole = len(last) == self.log_every
+                mean = {"train/loss": sum(last) / len(last)} if is_whole else {}
+                self.write({**mean, **rate}, step)
             last_loss = loss
         self.last_loss = last_loss
 
     def what_to_try(self) -> str:
         """Against a loss that grows without bound."""
+        if lost := self._eps_lost():
+            return f"{lost}; the last good checkpoint is kept"
         clip = "" if self.clip_norm else " or trainer.gradient_clip_val=1.0"
         return f"try a smaller optimizer.lr{clip}; the last good checkpoint is kept"
+
+    def _eps_lost(self) -> str | None:
+        optimizers = self.trainer.optimizers
+        return eps_lost(optimizers[0]) if optimizers else None
 
     def validation_step(self, batch: list[EvalBatch], batch_idx: int) -> None:
         alone = self.trainer.world_size == 1  # several cannot agree here, and go on to the end
@@ -356,6 +389,7 @@ class LanguageModule(L.LightningModule):
         self.read_losses()
         checkpoint.update(self.about)
         checkpoint["since_log"], checkpoint["last_loss"] = list(self._since_log), self.last_loss
+        checkpoint["trains"] = self._trains
         # Where the data share this stream, the datamodule knows better how far they have come.
         checkpoint["random"] = self._random or self._random_states()
 
@@ -370,6 +404,7 @@ class LanguageModule(L.LightningModule):
         loop.batch_progress.total.increment_by(data.batches_before(step))
         self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
         self._random = checkpoint["random"]
+        self._trains = checkpoint.get("trains", True)  # older checkpoints do not say
 
     def _go_on_drawing(self) -> None:
         if self._random is not None:

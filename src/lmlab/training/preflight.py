@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.filesize import decimal
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from lmlab.errors import LabError
 from lmlab.memory_limit import memory_bytes
 from lmlab.training.footprint import check_fits
+from lmlab.training.started import is_alone_in_slurm
 
 # The Trainer's settings that a config has, with their defaults.
 SETTINGS = {"accelerator": "auto", "devices": "auto", "strategy": "auto", "precision": "32-true"}
@@ -24,6 +26,8 @@ def trainer(key: str, **settings: Any) -> L.Trainer:
     Raises:
         LabError: if they do not, with those that were chosen, under `key`.
     """
+    if is_alone_in_slurm(settings):
+        settings["plugins"] = [*settings.get("plugins", ()), LightningEnvironment()]
     try:
         return L.Trainer(**settings)
     # TypeError: of devices. ImportError: of a strategy or an accelerator that is not installed.

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,21 +61,6 @@ def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
         )
     given = {key: settings[key] for key in (*preflight.SETTINGS, "num_nodes")}
     return preflight.trainer("trainer: ", **given, **more)
-
-
-def check_started_once(settings: Mapping[str, Any]) -> None:
-    """A sweep's jobs start their processes one after the other, so the sweep itself is one process.
-
-    Raises:
-        LabError: if a job wants several processes, and this one is itself one of several.
-    """
-    several = settings.get("devices", 1) != 1 or settings.get("num_nodes", 1) != 1
-    n_tasks = int(os.environ.get("SLURM_NTASKS", 1)) if "SLURM_PROCID" in os.environ else 1
-    if several and ("LOCAL_RANK" in os.environ or n_tasks > 1):
-        raise LabError(
-            f"trainer.devices={settings['devices']} in a sweep: each job starts its own processes, "
-            "so start the sweep once, not by torchrun nor as several tasks of srun"
-        )
 
 
 class Processes:

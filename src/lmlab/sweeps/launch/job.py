@@ -27,7 +27,7 @@ from lmlab.errors import LabError
 from lmlab.runs.directory import CONFIG, LOG, Run, earlier_job_name, job_name
 from lmlab.runs.parents import config_of, resolve
 from lmlab.sweeps.launch.journal import Entry, Result
-from lmlab.training.processes import check_started_once
+from lmlab.training.started import check_started_once
 
 
 def train_job(cfg: DictConfig, swept: set[str]) -> Result:

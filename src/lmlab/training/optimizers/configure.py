@@ -14,6 +14,8 @@ from lmlab.training.optimizers.combined import CombinedOptimizer
 from lmlab.training.optimizers.parametrisation import Factors, scale_groups
 from lmlab.training.optimizers.rules import REST, MakeOptimizer, Rule, assign, names_of
 
+SIXTEEN_BITS = (torch.bfloat16, torch.float16)
+
 
 def configure(
     model: nn.Module,
@@ -106,6 +108,44 @@ def _takes(make: MakeOptimizer, parameter: nn.Parameter) -> bool:
     except (TypeError, ValueError, RuntimeError):
         return False
     return True
+
+
+def avoid_faulty_kernels(optimizer: Optimizer) -> None:
+    """Turn `fused` off where that would train wrongly.
+
+    torch 2.13's fused SGD on a CPU leaves whole vectors of 16-bit weights as they are (pytorch
+    #191763). Its other fused rules, and all of them in 32 and 64 bits, take the steps they should.
+    """
+    for one in _each(optimizer):
+        for group in one.param_groups if isinstance(one, torch.optim.SGD) else ():
+            if any(p.device.type == "cpu" and p.dtype in SIXTEEN_BITS for p in group["params"]):
+                group["fused"] = False
+
+
+def eps_lost(optimizer: Optimizer) -> str | None:
+    """What to do where an optimizer's eps is lost in the type of its weights; None if it is not.
+
+    It is added to squares of gradients, or to their roots. In float16 these underflow as well, so
+    steps are then divided by 0.
+    """
+    for name, groups in groups_by_rule(optimizer).items():
+        key = "optimizer.eps" if name == REST else f"optimizer.rules.{name}.eps"
+        for group in groups:
+            eps, dtype = group.get("eps"), group["params"][0].dtype
+            if isinstance(eps, float) and 0 < eps < torch.finfo(dtype).smallest_normal:
+                near = "next to 0" if torch.tensor(eps, dtype=dtype) else "0"
+                kind = str(dtype).removeprefix("torch.")
+                return (
+                    f"{key}={eps:g} is {near} in {kind}, and steps are divided by it: give "
+                    f"{key}=1e-4, or trainer.precision=bf16-true or 16-mixed"
+                )
+    return None
+
+
+def _each(optimizer: Optimizer) -> list[Optimizer]:
+    if isinstance(optimizer, CombinedOptimizer):
+        return [*optimizer.optimizers.values()]
+    return [optimizer]
 
 
 def groups_by_rule(optimizer: Optimizer) -> dict[str, list[dict[str, Any]]]:
