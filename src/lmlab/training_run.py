@@ -21,7 +21,7 @@ from lmlab.console import command, log, logged_to, quiet_libraries, say, shown_o
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.from_config import loggers
-from lmlab.display.loggers import Step, begin, end, event_files
+from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign
@@ -30,7 +30,7 @@ from lmlab.files import write_atomically
 from lmlab.fingerprint import check_continues, fingerprint
 from lmlab.machine import computed_on
 from lmlab.own_code import check_same_code, code_of
-from lmlab.parents import checkpoint_path, foreign_parent, resolve
+from lmlab.parents import checkpoint_path, foreign_parent, resolve, run_of
 from lmlab.processes import Processes
 from lmlab.runs import LOG, RECORD, SAMPLE, TOKENIZER, Run
 from lmlab.streams import own_default_generators
@@ -43,10 +43,10 @@ from lmlab.training.callbacks import (
     OwnSignals,
     Recorder,
 )
-from lmlab.training.flops import flops_per_token
 from lmlab.training.group import Group
 from lmlab.training.module import LanguageModule
 from lmlab.training.rules import n_inside
+from lmlab.training.spent import NOTHING, costs_of, spent_at
 from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 from lmlab.waiting import waiting
@@ -133,7 +133,9 @@ def _train(
             stored = json.dumps(text.tokenizer.stored())
             write_atomically(run.path / TOKENIZER, stored.encode())
         if parent is not None:
-            first = first_checkpoint(parent, module, data, callbacks)
+            before = spent_at(parent, run_of(config["from"]["run"]).record)
+            first = first_checkpoint(parent, module, data, callbacks, before)
+            run.update(before=before.recorded, **before.recorded)
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
         start = _start(run, module) if parent is not None or not new else None
         if not new:
@@ -314,10 +316,7 @@ def _fit(
 ) -> None:
     """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
     settings = config["trainer"]
-    tokens_per_step = data.batch_size * data.block_size * settings["accumulate_grad_batches"]
-    per_token = flops_per_token(config, data.vocab_size)
-    flops_per_step = None if per_token is None else per_token * tokens_per_step
-    recorder = Recorder(run, tokens_per_step, flops_per_step)
+    recorder = Recorder(run)
     keeper = Checkpoints(run, module.stop, **config["checkpoint"])
     trial = (config.get("sweep") or {}).get("trial")
     fresh = start is None or start.checkpoint is None
@@ -348,9 +347,9 @@ def _fit(
     )
     if trainer.is_global_zero:
         run.update(**computed_on(run.record, trainer.strategy.root_device))
-        n = trainer.world_size
-        a_step = Step(data.tokens_per_step * n, flops_per_step and flops_per_step * n)
-        begin(curves, module, a_step, run.record["started"])
+        before = spent_at(start.contents, run.record) if start and start.contents else NOTHING
+        recorder.costs = costs_of(config, module, data, trainer.world_size, before)
+        begin(curves, module, recorder.costs, run.record["started"])
     count = getattr(module.model, "fit", None)
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)

@@ -17,8 +17,9 @@ import pandas as pd
 
 from lmlab.errors import LabError
 from lmlab.files import check_regular
-from lmlab.sweeps.curves import read_curves
+from lmlab.sweeps.curves import read_curves, spent_at
 from lmlab.sweeps.differences import Differences, differences
+from lmlab.sweeps.notes import what_is_counted
 from lmlab.sweeps.table import BPC, METRICS, Table
 from lmlab.sweeps.values import shown
 
@@ -118,14 +119,15 @@ def compare_to(
 def _remarks(table: Table, unit: str) -> list[str]:
     """On how the values were found."""
     remarks = [STRAIGHT]
+    counted = table.runs.index[table.runs["counted"]]
+    records = [table.found[run].record for run in counted]
     if unit == "flops":
         remarks.append("FLOPs: of products of matrices, forward and backward (train/flops)")
     if unit == "s":
         remarks.append("seconds: of training to that point, evaluations included (train/seconds)")
-        counted = table.runs.index[table.runs["counted"]]
-        if any(table.found[run].record.get("trained_with") for run in counted):
+        if any(record.get("trained_with") for record in records):
             remarks.append("some runs were trained together: their seconds are those of the group")
-    return remarks
+    return [*remarks, *what_is_counted(records)]
 
 
 def _reached(x: pd.Series, losses: pd.Series, loss: float) -> float:
@@ -147,8 +149,7 @@ def _curves(table: Table, tag: str, unit: str) -> pd.DataFrame:
     if unit == "steps":
         curves[unit] = curves["step"]
     elif unit in ("tokens", "flops"):
-        per_step = runs[unit].astype("float64") / runs["step"].astype("float64")
-        curves[unit] = curves["step"] * curves["run"].map(per_step)
+        curves[unit] = spent_at(table, curves, unit)
     else:
         times = [
             pd.DataFrame({"run": run, "step": list(seconds), unit: list(seconds.values())})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lmlab.sweeps.reading import COMPUTED_ON, FoundRun
@@ -47,6 +47,20 @@ def notes(table: Table) -> list[str]:
     ]
     if amounts:
         lines.append(f"each run: {', '.join(amounts)} of training")
+    return [*lines, *what_is_counted([table.found[i].record for i in done.index])]
+
+
+def what_is_counted(records: Iterable[dict[str, Any]]) -> list[str]:
+    """What steps, tokens, FLOPs and seconds are, where some runs have more than their own."""
+    lines = []
+    records = list(records)
+    if any(record.get("before") for record in records):
+        lines.append(
+            "runs that began from another's checkpoint: steps, tokens, FLOPs and time are those of "
+            "the other up to there, at its own costs, and theirs"
+        )
+    if any(record.get("teacher_flops") for record in records):
+        lines.append("FLOPs: those of teachers' forward passes are among them")
     return lines
 
 

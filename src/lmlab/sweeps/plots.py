@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import StrMethodFormatter
 
 from lmlab.runs import path_name
-from lmlab.sweeps.curves import has_curves, read_curves, shared_steps
+from lmlab.sweeps.curves import has_curves, read_curves, shared_steps, spent_at
 from lmlab.sweeps.differences import Differences
 from lmlab.sweeps.figures import (
     GREY,
@@ -268,12 +268,12 @@ def _curves_to_draw(table: Table) -> pd.DataFrame:
 def _by_flops(table: Table, curves: pd.DataFrame) -> pd.DataFrame | None:
     """The same curves with the operations that training took to each point; None where each step
     of all settings takes as many, or one takes none (a bigram only looks up) or nobody knows."""
-    runs = table.runs.loc[curves["run"].unique()]
-    per_step = runs["flops"].astype("float64") / runs["step"].astype("float64")
-    if not (per_step > 0).all() or np.ptp(per_step) <= 0.01 * per_step.max():
-        return None
     curves = curves[curves["step"] > 0]  # the axis is logarithmic
-    return curves.assign(**{FLOPS: curves["step"] * curves["run"].map(per_step)})
+    flops = spent_at(table, curves, "flops")
+    a_step = flops / curves["step"]
+    if not (a_step > 0).all() or np.ptp(a_step) <= 0.01 * a_step.max():
+        return None
+    return curves.assign(**{FLOPS: flops})
 
 
 def loss_curves(table: Table, curves: pd.DataFrame, x: str = "step") -> Figure:

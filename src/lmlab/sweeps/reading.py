@@ -61,6 +61,12 @@ class FoundRun:
         before = self.record.get("computed_before")
         return [now, *map(_mapping, before if isinstance(before, list) else [])]
 
+    @property
+    def before(self) -> dict[str, float]:
+        """Steps, tokens and FLOPs of the run whose checkpoint it began from, up to there."""
+        before = _mapping(self.record.get("before"))
+        return {key: _number(before.get(key)) or 0.0 for key in ("step", "tokens", "flops")}
+
     def figures(self) -> dict[str, Any]:
         """Its row of `lmlab.sweeps.table.runs_frame`, but for the keys."""
         metrics, best = _mapping(self.record.get("metrics")), _mapping(self.record.get("best"))
