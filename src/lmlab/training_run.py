@@ -23,7 +23,7 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.from_config import loggers
 from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
-from lmlab.errors import LabError
+from lmlab.errors import DivergedError, LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.experiment import make_callbacks, make_data, make_module
 from lmlab.files import write_atomically
@@ -302,7 +302,8 @@ def _outcome_recorded(run: Run) -> Iterator[None]:
 def _record_failure(run: Run, error: BaseException) -> None:
     with suppress(LabError):  # the disk may be what failed
         log.error("failed", exc_info=error)
-        run.update(status="failed", error=f"{type(error).__name__}: {error}")
+        reason = f"{type(error).__name__}: {error}"
+        run.update(status="failed", error=reason, diverged=isinstance(error, DivergedError))
 
 
 def _fit(

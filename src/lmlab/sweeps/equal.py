@@ -143,19 +143,20 @@ def _reached(x: pd.Series, losses: pd.Series, loss: float) -> float:
 
 
 def _curves(table: Table, tag: str, unit: str) -> pd.DataFrame:
-    """The curves of the runs that count: columns run, `unit` and `tag`, in the order of steps."""
-    runs = table.runs[table.runs["counted"]]
+    """The curves of the runs that count, and of those that diverged as far as they go: columns run,
+    `unit` and `tag`, in the order of steps."""
+    runs = table.runs[table.runs["counted"] | table.runs["diverged"]]
     curves = read_curves(runs, [tag]).dropna(subset=[tag])
     if unit == "steps":
         curves[unit] = curves["step"]
     elif unit in ("tokens", "flops"):
         curves[unit] = spent_at(table, curves, unit)
     else:
-        times = [
-            pd.DataFrame({"run": run, "step": list(seconds), unit: list(seconds.values())})
-            for run, seconds in ((run, read_seconds(runs["directory"][run])) for run in runs.index)
+        times = {run: read_seconds(directory) for run, directory in runs["directory"].items()}
+        curves[unit] = [
+            times[run].get(step, math.nan)
+            for run, step in curves[["run", "step"]].itertuples(index=False)
         ]
-        curves = curves.merge(pd.concat(times), how="left", on=["run", "step"])
     return curves.dropna(subset=[unit]).sort_values(["run", "step"])[["run", unit, tag]]
 
 

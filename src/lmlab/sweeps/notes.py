@@ -31,6 +31,7 @@ def notes(table: Table) -> list[str]:
         are_same = len({canonical(sorted(map(shown, of_setting))) for of_setting in seeds}) == 1
         which = f"seeds {listed(seeds.iloc[0])}" if are_same else "seeds"
         lines.append(f"±: mean and standard deviation (n - 1) over the {which} that are done")
+    lines += _flattering(table)
     done = table.runs[table.runs["status"] == "done"]
     if repeated := len(done) - len(counted):
         lines.append(f"{repeated} done before with the same seed: only the newest of each counts")
@@ -48,6 +49,20 @@ def notes(table: Table) -> list[str]:
     if amounts:
         lines.append(f"each run: {', '.join(amounts)} of training")
     return [*lines, *what_is_counted([table.found[i].record for i in done.index])]
+
+
+def _flattering(table: Table) -> list[str]:
+    """Of which settings the mean is left out, or leaves something out, that tells of the loss."""
+    lines, of_setting = [], table.runs.groupby("setting")
+    several = of_setting.size() > 1
+    if n := int((several & (table.settings["diverged"] > 0)).sum()):
+        which = "a setting has" if n == 1 else f"{n} settings have"
+        lines.append(f"{which} no mean: a seed diverged, and the others alone would flatter it")
+    pruned = (table.runs["status"] == "pruned").groupby(table.runs["setting"]).any()
+    if n := int((pruned & (table.settings["n"] > 0)).sum()):
+        which = "a setting" if n == 1 else f"{n} settings"
+        lines.append(f"the mean of {which} is without seeds that were pruned, which flatters it")
+    return lines
 
 
 def what_is_counted(records: Iterable[dict[str, Any]]) -> list[str]:

@@ -46,7 +46,7 @@ from lmlab.sweeps.scales import (
     places,
     styles_of,
 )
-from lmlab.sweeps.table import Table, representatives
+from lmlab.sweeps.table import Table, folded
 from lmlab.sweeps.values import canonical, ceiling, heading, is_missing, is_number, label, shown
 
 MOST_CURVES = 12
@@ -63,7 +63,7 @@ def pictures(table: Table, comparisons: Sequence[Differences] = ()) -> Iterator[
     with mpl.rc_context(STYLE):
         for key in table.keys:
             yield f"loss-by-{path_name(heading(key))}.png", by_key(table, key)
-        if not table.keys and table.settings["n"].iloc[0] > 2:
+        if not table.keys and (table.runs["counted"] | table.runs["diverged"]).sum() > 2:
             yield "loss-by-seed.png", by_seed(table)
         if _is_grid(table):
             yield "heat-map.png", heat_map(table)
@@ -195,11 +195,12 @@ def _lost(table: Table, top: float) -> pd.Series:
 
 def by_seed(table: Table) -> Figure:
     """The loss of each seed of one setting, beside their mean and deviation."""
-    runs = table.runs[table.runs["counted"]]
+    runs = table.runs[table.runs["counted"] | table.runs["diverged"]]
     runs = runs.loc[places(runs["seed"]).sort_values().index]
     mean, deviation = table.loss[1], table.deviation[1]
     fig, ax = new_figure()
-    at, loss = pd.Series(range(len(runs)), runs.index), runs[table.metric]
+    at = pd.Series(range(len(runs)), runs.index)
+    loss = runs[table.metric].mask(runs["diverged"])
     is_drawn = loss <= ceiling(loss)
     if is_drawn.all():
         ax.axhspan(mean - deviation, mean + deviation, color=COLOURS[0], alpha=0.15, lw=0)
@@ -219,7 +220,8 @@ def by_seed(table: Table) -> Figure:
         ax.set_xticks(range(len(runs)), [shown(seed) for seed in runs["seed"]])
     ax.set_xlabel("seed")
     ax.set_ylabel(with_unit(table))
-    put_title(ax, f"{table.metric} by seed", written(mean, deviation))
+    lost = table.settings["status"][1] if table.settings["diverged"][1] else ""
+    put_title(ax, f"{table.metric} by seed", lost or written(mean, deviation))
     return fig
 
 
@@ -259,8 +261,8 @@ def heat_map(table: Table) -> Figure:
 
 def _curves_to_draw(table: Table) -> pd.DataFrame:
     """val/loss of the best settings that kept any: columns setting, run, step and val/loss."""
-    runs = representatives(table.runs)
-    runs = runs[runs["directory"].map(has_curves).astype(bool)]
+    runs = folded(table.runs)
+    runs = runs[runs["directory"].map(has_curves).astype(bool) | runs["diverged"]]
     runs = runs[runs["setting"].isin(runs["setting"].unique()[:MOST_CURVES])]
     return shared_steps(read_curves(runs, [CURVE]), CURVE)
 
@@ -319,6 +321,8 @@ def loss_curves(table: Table, curves: pd.DataFrame, x: str = "step") -> Figure:
     n, n_all = len(settings) + len(off), len(table.settings)
     some = f": the {n} best of {n_all}" if n < n_all else ""
     lost = f"; {len(off)} off the scale" if len(off) else ""
+    if n_diverged := int((settings["diverged"] > 0).sum()):
+        lost += f"; of {n_diverged} a seed diverged where the line ends"
     title = f"{CURVE} by compute" if x == FLOPS else f"{CURVE} while training"
     put_title(ax, f"{title}{some}", what_a_point_is(settings) + lost)
     put_legend(ax, ", ".join(map(heading, keys)))

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
-from lmlab.errors import LabError
+from lmlab.errors import DivergedError
 from lmlab.files import link_or_copy
 from lmlab.runs import OF_THE_END, Run
 from lmlab.streams import let_others
@@ -121,10 +121,10 @@ class Checkpoints(L.Callback):
         """Write a checkpoint of this step, as the last, the best or both; let the oldest go.
 
         Raises:
-            LabError: if the weights are not finite: the last good checkpoint is then left alone.
+            DivergedError: if weights are not finite: the last good checkpoint is then left alone.
         """
         if not all(torch.isfinite(p).all() for p in module.model.parameters()):
-            raise LabError(
+            raise DivergedError(
                 f"weights became infinite or NaN by step {trainer.global_step}, before the loss "
                 f"showed it; {module.what_to_try()}"
             )

@@ -22,7 +22,7 @@ from torchmetrics import MeanMetric
 
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.windows import shift
-from lmlab.errors import LabError
+from lmlab.errors import DivergedError
 from lmlab.streams import default_states, set_default_states
 from lmlab.training.group import Group
 from lmlab.training.optim import configure, groups_by_rule
@@ -255,7 +255,7 @@ class LanguageModule(L.LightningModule):
         for i, rate in enumerate(rates):
             step, loss = first + i + 1, sum(losses[i * n : (i + 1) * n]) / n
             if not math.isfinite(loss):
-                raise LabError(
+                raise DivergedError(
                     f"the loss became {loss} at step {step} (last finite loss "
                     f"{last_loss:.4f}, learning rate {rate['train/lr']:.3g}); {self.what_to_try()}"
                 )
@@ -316,7 +316,7 @@ class LanguageModule(L.LightningModule):
         self.token_lengths.clear()
         for name, loss in metrics.items():
             if not math.isfinite(loss):
-                raise LabError(
+                raise DivergedError(
                     f"{name} became {loss} at step {self.global_step} (last loss of training "
                     f"{self.last_loss:.4f}); {self.what_to_try()}"
                 )
