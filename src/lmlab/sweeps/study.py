@@ -227,12 +227,14 @@ class SharedStudy:
         lived by luck is not the best.
         """
         trials = self.study.get_trials(deepcopy=False)
-        diverged = [_but_seed(t) for t in trials if t.user_attrs.get(DIVERGED)]
-        done = [
-            trial
+        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        lived = [trial.params for trial in done]  # at last, if one was tried again
+        diverged = [
+            _but_seed(trial)
             for trial in trials
-            if trial.state == TrialState.COMPLETE and _but_seed(trial) not in diverged
+            if trial.user_attrs.get(DIVERGED) and trial.params not in lived
         ]
+        done = [trial for trial in done if _but_seed(trial) not in diverged]
         signs = [-1 if d == StudyDirection.MAXIMIZE else 1 for d in self.study.directions]
         losses = [[s * x for s, x in zip(signs, t.values, strict=True)] for t in done]
         front = [
