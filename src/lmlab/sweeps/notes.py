@@ -53,9 +53,9 @@ def notes(table: Table) -> list[str]:
 
 def _flattering(table: Table) -> list[str]:
     """Of which settings the mean is left out, or leaves something out, that tells of the loss."""
-    lines, of_setting = [], table.runs.groupby("setting")
-    several = of_setting.size() > 1
-    if n := int((several & (table.settings["diverged"] > 0)).sum()):
+    lines = []
+    lives = (table.runs["counted"] & ~table.runs["diverged"]).groupby(table.runs["setting"]).any()
+    if n := int((lives & (table.settings["diverged"] > 0)).sum()):
         which = "a setting has" if n == 1 else f"{n} settings have"
         lines.append(f"{which} no mean: a seed diverged, and the others alone would flatter it")
     pruned = (table.runs["status"] == "pruned").groupby(table.runs["setting"]).any()

@@ -108,8 +108,9 @@ def spent_at(checkpoint: dict[str, Any], record: dict[str, Any]) -> Spent:
     if not step:
         return NOTHING
     config = dict(leaves(with_todays_defaults(checkpoint["config"])))
-    shares_out = (checkpoint.get("TextDataModule") or {}).get("world_size")
-    tokens = step * (_count(shares_out) or 1)
+    stream = checkpoint.get("TextDataModule")
+    n_processes = _count(stream.get("world_size")) if isinstance(stream, dict) else None
+    tokens = step * (n_processes or 1)
     for key in ("data.batch_size", "data.block_size", "trainer.accumulate_grad_batches"):
         if (factor := _count(config.get(key))) is None:
             raise LabError(f"a checkpoint is damaged: its config has {key}={config.get(key)!r}")
@@ -117,10 +118,10 @@ def spent_at(checkpoint: dict[str, Any], record: dict[str, Any]) -> Spent:
     n_tokens, n_steps = (_count(record.get(key)) for key in ("tokens", "step"))
     counted = 0 if record.get("flops") == 0 else _count(record.get("flops"))
     flops = None if counted is None or n_tokens is None else tokens * counted / n_tokens
-    seconds = record["seconds"] * min(1.0, step / n_steps) if n_steps else 0.0
-    return Spent(step=step, tokens=tokens, flops=flops, seconds=float(seconds))
+    seconds = record.get("seconds", 0.0) * min(1.0, step / n_steps) if n_steps else 0.0
+    return Spent(step=step, tokens=tokens, flops=flops, seconds=max(0.0, seconds))
 
 
 def _count(value: Any) -> int | None:
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63
     return value if is_count else None
