@@ -30,14 +30,14 @@ from lmlab.data.streams import own_default_generators
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import text_of
 from lmlab.display.from_config import loggers
-from lmlab.display.loggers import Step, begin, end, event_files
+from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
-from lmlab.errors import LabError
+from lmlab.errors import DivergedError, LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.files import write_atomically
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.runs.directory import LOG, RECORD, SAMPLE, TOKENIZER, Run
-from lmlab.runs.parents import checkpoint_path, foreign_parent, resolve
+from lmlab.runs.parents import checkpoint_path, foreign_parent, resolve, run_of
 from lmlab.training import preflight, processes
 from lmlab.training.assemble import make_callbacks, make_data, make_module
 from lmlab.training.branch import check_parent, cropped, first_checkpoint
@@ -49,10 +49,10 @@ from lmlab.training.callbacks import (
     OwnSignals,
     Recorder,
 )
-from lmlab.training.flops import flops_per_token
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.rules import n_inside
 from lmlab.training.processes import Processes
+from lmlab.training.spent import NOTHING, costs_of, spent_at
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 from lmlab.training.waiting import waiting
 
@@ -154,7 +154,9 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
             stored = json.dumps(text.tokenizer.stored())
             write_atomically(run.path / TOKENIZER, stored.encode())
         if parent is not None:
-            first = first_checkpoint(parent, module, data, callbacks)
+            before = spent_at(parent, run_of(config["from"]["run"]).record)
+            first = first_checkpoint(parent, module, data, callbacks, before)
+            run.update(before=before.recorded, **before.recorded)
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
         start = _start(run, module) if parent is not None or not new else None
         if not new:
@@ -319,7 +321,8 @@ def _outcome_recorded(run: Run) -> Iterator[None]:
 def _record_failure(run: Run, error: BaseException) -> None:
     with suppress(LabError):  # the disk may be what failed
         log.error("failed", exc_info=error)
-        run.update(status="failed", error=f"{type(error).__name__}: {error}")
+        reason = f"{type(error).__name__}: {error}"
+        run.update(status="failed", error=reason, diverged=isinstance(error, DivergedError))
 
 
 def _fit(
@@ -333,10 +336,7 @@ def _fit(
 ) -> None:
     """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
     settings = config["trainer"]
-    tokens_per_step = data.batch_size * data.block_size * settings["accumulate_grad_batches"]
-    per_token = flops_per_token(config, data.vocab_size)
-    flops_per_step = None if per_token is None else per_token * tokens_per_step
-    recorder = Recorder(run, tokens_per_step, flops_per_step)
+    recorder = Recorder(run)
     keeper = Checkpoints(run, module.stop, **config["checkpoint"])
     trial = (config.get("sweep") or {}).get("trial")
     fresh = start is None or start.checkpoint is None
@@ -366,9 +366,9 @@ def _fit(
         log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
     if trainer.is_global_zero:
-        n = trainer.world_size
-        a_step = Step(data.tokens_per_step * n, flops_per_step and flops_per_step * n)
-        begin(curves, module, a_step, run.record["started"])
+        before = spent_at(start.contents, run.record) if start and start.contents else NOTHING
+        recorder.costs = costs_of(config, module, data, trainer.world_size, before)
+        begin(curves, module, recorder.costs, run.record["started"])
     count = getattr(module.model, "fit", None)
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)

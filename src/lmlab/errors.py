@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read."""
+"""The errors that a user is meant to read."""
 
 import os
 
@@ -15,6 +15,10 @@ class LabError(Exception):
         if shows_tracebacks():
             raise NotImplementedError  # IPython then shows what it shows of any error
         return [f"{type(self).__name__}: {self}"]
+
+
+class DivergedError(LabError):
+    """A loss, or a weight, that became infinite or NaN in training: a result of the config."""
 
 
 def shows_tracebacks() -> bool:

@@ -216,14 +216,20 @@ class Sweep:
         `at` is a point of training instead of its end (`"30s"`, `"1000steps"`, `"2e6tokens"`,
         `"1e12flops"`); `to` compares the steps that it took to a loss.
         """
+        from lmlab.sweeps.compare.differences import compare
+        from lmlab.sweeps.compare.equal import compare_at, compare_to
         from lmlab.sweeps.compare.questions import Questions
 
         table = self._table()
         asked = Questions.parse(
             table, baseline, least, [] if at is None else [at], [] if to is None else [to]
         )
-        answers = asked.answers()
-        found = answers[-1] if at is not None else answers[1 if to is not None else 0]
+        if asked.at:
+            found = compare_at(table, asked.at[0], None, asked.baseline, least)
+        elif asked.to:
+            found = compare_to(table, asked.to[0], "steps", None, asked.baseline)
+        else:
+            found = compare(table, None, asked.baseline, least)
         return table.settings[table.keys].infer_objects().join(found.settings)
 
     def report(self) -> Path:

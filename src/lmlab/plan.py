@@ -55,7 +55,8 @@ def plan(config: dict[str, Any]) -> None:
     rules = _rules(config, size.model) if n_parameters else []
     tokens_per_step = shape["batch_size"] * shape["block_size"]
     tokens_per_step *= trainer["accumulate_grad_batches"] * crew.world_size
-    tokens = tokens_per_step * trainer["max_steps"]
+    first = config["from"]["step"] if config["from"] else 0
+    tokens = tokens_per_step * (trainer["max_steps"] - first)
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in (
@@ -68,7 +69,7 @@ def plan(config: dict[str, Any]) -> None:
         ("step", f"{tokens_per_step:,} tokens"),
         (
             "steps",
-            f"{trainer['max_steps']:,}: {tokens:,} tokens, "
+            f"{trainer['max_steps']:,}{f', from {first:,} on' * bool(first)}: {tokens:,} tokens, "
             f"{tokens / len(data.train_tokens):.2f} times the train split",
         ),
         (

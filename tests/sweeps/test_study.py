@@ -11,6 +11,7 @@ from lmlab.sweeps.search.space import Space
 from lmlab.sweeps.search.study import (
     NAME,
     SWEEPER,
+    Grid,
     SharedStudy,
     TrialInTraining,
     open_storage,
@@ -161,3 +162,29 @@ def test_a_job_reports_each_step_once_however_often_it_starts(tmp_path, storage)
     (_, pruned) = optuna.load_study(study_name=NAME, storage=open_storage(study.path)).trials
     assert pruned.intermediate_values == {10: 2.0}
     assert pruned.value == 2.0
+
+
+@pytest.mark.parametrize("directions", [["minimize"], ["maximize"], ["minimize", "minimize"]])
+def test_a_seed_that_lived_where_another_diverged_is_not_the_best(tmp_path, directions):
+    space = Space.parse({"x": "1,2", "seed": "1,2,3"}, {}, [])
+    pruner = optuna.pruners.NopPruner()
+
+    def grid(number: int) -> Grid:
+        return Grid(space.grid(), seed=1)
+
+    sign = -1 if directions == ["maximize"] else 1
+    with SharedStudy.opened(tmp_path, "journal", space, directions, pruner, {}) as study:
+        for trial in study.take(6, 6, grid):
+            x, seed = int(trial.params["x"]), int(trial.params["seed"])
+            if (x, seed) in ((1, 2), (2, 1)):  # of which the second is no divergence
+                study.tell(trial, TrialState.FAIL, None, None, diverged=x == 1)
+            else:
+                values = [sign * float(x + seed / 10)] * len(directions)
+                study.tell(trial, TrialState.COMPLETE, values, None)
+        (best,) = study.best()
+        assert best.params == {"x": "2", "seed": "2"}
+        study.try_failed_again()
+        for trial in study.take(6, 6, grid):  # now both live, as on another machine
+            study.tell(trial, TrialState.COMPLETE, [sign * 9.0] * len(directions), None)
+        (best,) = study.best()
+        assert best.params == {"x": "1", "seed": "1"}

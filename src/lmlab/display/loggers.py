@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
@@ -21,6 +21,7 @@ from lmlab.display.writers import CurveWriter
 from lmlab.errors import LabError
 from lmlab.files import check_regular, write_atomically
 from lmlab.runs.directory import OF_THE_END
+from lmlab.training.spent import Costs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,13 +35,6 @@ MOST_STEPS = 2**63 - 1  # that an event may have
 Curves = dict[str, list[tuple[float, int, float]]]  # by tag: wall time, step, value
 
 
-class Step(NamedTuple):
-    """What an optimizer step costs, in all processes together."""
-
-    tokens: int
-    flops: float | None  # None: nobody knows
-
-
 class EventFiles(TensorBoardLogger):
     """Lightning's logger, which also writes what follows from the metrics that it is given:
 
@@ -48,7 +42,8 @@ class EventFiles(TensorBoardLogger):
     train/loss_eval; `train/seconds` and `train/flops`, the time that training took to each
     evaluation, evaluations included, and its floating-point operations; and the losses by tokens
     seen, by milliseconds and by operations instead of steps, as `vs_tokens/…`, `vs_milliseconds/…`
-    and `vs_flops/…`. (In place of a step TensorBoard takes whole numbers alone.)
+    and `vs_flops/…`. (In place of a step TensorBoard takes whole numbers alone.) As the steps of a
+    run that begins from another's checkpoint count on from there, so do all of these.
 
     What is known before the first step and what is known after the last have files of their own:
     TensorBoard shows the first hyperparameters and the first end that it finds in a run, so a run
@@ -61,8 +56,7 @@ class EventFiles(TensorBoardLogger):
         super().__init__(folder, name="", version="", default_hp_metric=False)
         self.folder, self.resume_step = folder, resume_step
         self._number = 0
-        self._best, self._seconds = math.inf, 0.0
-        self._began, self._a_step = time.monotonic(), Step(0, None)
+        self._best, self._costs, self._began = math.inf, Costs(), time.monotonic()
 
     @property
     @rank_zero_experiment
@@ -77,13 +71,13 @@ class EventFiles(TensorBoardLogger):
         return self._experiment
 
     @rank_zero_only
-    def begin(self, summaries: list[Summary], a_step: Step) -> None:
+    def begin(self, summaries: list[Summary], costs: Costs) -> None:
         """Write what is known before the first step, and go on from what stood at resume_step."""
         # With no checkpoint to go on from, an earlier start left nothing that is not done again.
         for suffix in ("",) if self.resume_step is None else (BEGIN, END):
             for path in self.folder.glob(f"{PREFIX}*{suffix}"):
                 path.unlink()
-        self._a_step, self._began = a_step, time.monotonic()
+        self._costs, self._began = costs, time.monotonic()
         write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
         if self.resume_step is not None:
             for path in self.folder.glob(f"{PREFIX}*"):
@@ -95,7 +89,6 @@ class EventFiles(TensorBoardLogger):
         curves = _curves(self.folder, resume_step)
         losses = [loss for _, step, loss in curves.get("val/loss", []) if step]
         self._best = min(losses, default=math.inf)
-        self._seconds = max((value for *_, value in curves.get("train/seconds", [])), default=0.0)
         seconds = {step: value for _, step, value in curves.get("train/seconds", [])}
         for tag, curve in curves.items():
             for wall_time, step, loss in curve:
@@ -112,9 +105,10 @@ class EventFiles(TensorBoardLogger):
             more["val/loss_best"] = min(self._best, metrics["val/loss"])
             if step:  # what a fresh model has is not the best of training
                 self._best = more["val/loss_best"]
-            more["train/seconds"] = seconds = self._seconds + time.monotonic() - self._began
-            if self._a_step.flops:
-                more["train/flops"] = step * self._a_step.flops
+            spent = self._costs.at(step, time.monotonic() - self._began)
+            more["train/seconds"] = seconds = spent.seconds
+            if self._costs.flops and spent.flops is not None:
+                more["train/flops"] = spent.flops
             if "train/loss_eval" in metrics:
                 more["val/loss_gap"] = metrics["val/loss"] - metrics["train/loss_eval"]
                 if step == 0:  # there is no other loss on train yet
@@ -126,14 +120,17 @@ class EventFiles(TensorBoardLogger):
 
     def _places(self, tag: str, step: int, seconds: float | None) -> Iterator[tuple[str, int]]:
         """Where a loss is shown besides at its step: tags, and what they have in place of steps."""
+        if tag not in BY_TOKENS | BY_COST:
+            return
+        spent = self._costs.at(step)
         if tag in BY_TOKENS:
-            yield f"vs_tokens/{tag}", step * self._a_step.tokens
+            yield f"vs_tokens/{tag}", spent.tokens
         if tag not in BY_COST:
             return
         if seconds is not None:
             yield f"vs_milliseconds/{tag}", round(1000 * seconds)
-        if self._a_step.flops and (flops := round(step * self._a_step.flops)) <= MOST_STEPS:
-            yield f"vs_flops/{tag}", flops
+        if self._costs.flops and spent.flops is not None and spent.flops <= MOST_STEPS:
+            yield f"vs_flops/{tag}", round(spent.flops)
 
     @rank_zero_only
     def log_text(self, tag: str, text: str, step: int) -> None:
@@ -257,10 +254,10 @@ def event_files(loggers: list[Logger]) -> list[EventFiles]:
     return [logger for logger in loggers if isinstance(logger, EventFiles)]
 
 
-def begin(loggers: list[Logger], module: Any, a_step: Step, started: str) -> None:
+def begin(loggers: list[Logger], module: Any, costs: Costs, started: str) -> None:
     """Write what TensorBoard shows of a run before its first step; `started` is an ISO time."""
     for logger in event_files(loggers):
-        logger.begin(summaries.opening(module, started), a_step)
+        logger.begin(summaries.opening(module, started), costs)
 
 
 def end(loggers: list[Logger], status: str) -> None:

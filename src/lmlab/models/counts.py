@@ -78,9 +78,8 @@ class CrossFitted(NGram):
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) int64 -> log-probabilities of each next token (B, T, vocab_size), in nats."""
         T = idx.shape[1]
-        if idx.is_meta:  # shapes alone: there is nothing to look up
-            return self.uniform.log().expand(*idx.shape, -1)
-        if self.past is not None or not self.training or not len(self.hashes) or self.n_hashed > T:
+        looks_up_all = self.past is not None or not self.training or not len(self.hashes)
+        if looks_up_all or self.n_hashed > T or idx.is_meta:
             return super().forward(idx)
         start = self.find(idx)[:, None]
         places = start + torch.arange(T + 1, device=idx.device)  # of idx and the token after it

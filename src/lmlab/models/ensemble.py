@@ -81,12 +81,10 @@ class Ensemble(nn.Module):
 
     def _each_its_own(self, idx: Tensor) -> Tensor:
         n_windows, n = len(idx), len(self.learners)
-        if n_windows < n and not idx.is_meta:
+        if n_windows < n:
             raise LabError(f"data.batch_size={n_windows} has no window for each of {n} networks")
         found = []
         for name, windows in zip(self.learners, idx.tensor_split(n), strict=True):
-            if not len(windows):
-                continue  # on the meta device, where one window stands for all
             logits = self.members[name](windows)
             if logits.requires_grad:  # the loss is a mean over all windows: undo that
                 logits.register_hook(partial(torch.mul, other=n_windows / len(windows)))

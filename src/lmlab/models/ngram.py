@@ -164,6 +164,8 @@ class NGram(nn.Module):
         window the lower orders answer. The softmax of the result is the distribution itself.
         """
         T = idx.shape[1]
+        if idx.is_meta:  # shapes alone: there is nothing to look up
+            return self.uniform.log().expand(*idx.shape, -1)
         if self.past is not None:
             (tokens,) = self.past.extend(idx[..., None], reach=self.sees)
             idx = tokens[..., 0]

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from lmlab.display.board import MOST_TICKED
 from lmlab.errors import LabError
-from lmlab.sweeps.table.curves import SEED_MEAN, names_of_settings
+from lmlab.sweeps.table.curves import SEED_MEAN, names_of_settings, of_several_seeds
 from lmlab.sweeps.table.settings import BEST, Table, load
 
 SECONDS = 20.0  # between two looks at which runs are the best
@@ -81,8 +81,8 @@ class Selection:
         found: list[tuple[int, Path]] = []
         for means in sorted(self.folder.rglob(SEED_MEAN)):
             of_sweep = table if means.parent == self.folder else load([means.parent])
-            several = of_sweep.settings.index[of_sweep.settings["n"] > 1]
-            places = {name: n for n, name in names_of_settings(of_sweep, several).items()}
+            names = names_of_settings(of_sweep, of_several_seeds(of_sweep))
+            places = {name: n for n, name in names.items()}
             found += [(places.get(p.name, len(places) + 1), p) for p in means.iterdir()]
         return [path for _, path in sorted(found)]
 

@@ -18,6 +18,8 @@ from lmlab.errors import LabError
 from lmlab.runs.checkpoint import EMA_KEY
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import configure
+from lmlab.training.spent import KEY as SPENT
+from lmlab.training.spent import Spent
 
 # With another value of these, what an optimizer has gathered is as good as before.
 TUNED = {"lr", "weight_decay", "betas", "eps", "alpha", "fused", "foreach"}
@@ -124,13 +126,15 @@ def first_checkpoint(
     module: LanguageModule,
     data: TextDataModule,
     callbacks: Iterable[L.Callback],
+    spent: Spent,
 ) -> dict[str, Any]:
     """A parent's checkpoint as the new run's own, at the same step.
 
-    Weights and the step are the parent's. What the optimizer has gathered is kept where the update
-    rule is the same; rates and decay are the new config's. Streams of random numbers go on if the
-    seed is the parent's and begin anew if it is not. Of callbacks, those that are not lmlab's keep
-    their state: the best loss, say, is the new run's own.
+    Weights and the step are the parent's, and so is what was `spent` up to there. What the
+    optimizer has gathered is kept where the update rule is the same; rates and decay are the new
+    config's. Streams of random numbers go on if the seed is the parent's and begin anew if it is
+    not. Of callbacks, those that are not lmlab's keep their state: the best loss, say, is the new
+    run's own.
     """
     now, before = (dict(leaves(c)) for c in (module.about["config"], parent["config"]))
     same_streams = all(now[key] == before.get(key) for key in STREAMS)
@@ -148,6 +152,7 @@ def first_checkpoint(
         "callbacks": {k: v for k, v in parent["callbacks"].items() if k in kept},
         "since_log": _since_log(parent, module.log_every),
         "trains": False,  # with another rate or precision, that is to be seen again
+        SPENT: spent.model_dump(),
     }
 
 

@@ -15,23 +15,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import let_others
-from lmlab.errors import LabError
+from lmlab.errors import DivergedError
 from lmlab.files import link_or_copy
 from lmlab.runs.directory import OF_THE_END, Run
 from lmlab.runs.provenance import computed_on
-from lmlab.training.stopping import Interrupted, Stop
+from lmlab.training.spent import KEY as SPENT
+from lmlab.training.spent import Costs, Spent
+from lmlab.training.stopping import Interrupted, Pruned, Stop
 from lmlab.training.waiting import waiting
 
 
 class Recorder(L.Callback):
-    """Keeps run.json up to date at every evaluation."""
+    """Keeps run.json up to date at every evaluation, and in each checkpoint what it took."""
 
-    def __init__(self, run: Run, tokens_per_step: int, flops_per_step: float | None = None):
-        """Both are of one process; None: nobody knows how many operations a step takes."""
-        self.run, self.tokens_per_step, self.flops_per_step = run, tokens_per_step, flops_per_step
+    def __init__(self, run: Run):
+        self.run, self.costs = run, Costs()  # until they are known
         self.metrics: dict[str, float] = {}
         self.step: int | None = None  # of the last evaluation within training
-        self._before, self._began = run.record.get("seconds", 0.0), time.monotonic()
+        self._began = time.monotonic()
+
+    def _spent(self, trainer: L.Trainer) -> Spent:
+        return self.costs.at(trainer.global_step, time.monotonic() - self._began)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[SPENT] = self._spent(trainer).model_dump()
 
     def state_dict(self) -> dict[str, Any]:
         return {"metrics": self.metrics, "step": self.step}
@@ -54,16 +63,13 @@ class Recorder(L.Callback):
             self.metrics["train/loss_last"] = module.last_loss
         speed = self.metrics.pop("train/tokens_per_second", None)
         if trainer.is_global_zero:
-            n_steps = trainer.global_step * trainer.world_size  # of one process
-            if self.flops_per_step is not None:
-                self.run.update(flops=round(n_steps * self.flops_per_step))
             self.run.update(
-                step=trainer.global_step,
-                tokens=n_steps * self.tokens_per_step,
-                metrics=self.metrics,
-                seconds=round(self._before + time.monotonic() - self._began, 3),
-                tokens_per_second=speed,
+                **self._spent(trainer).recorded, metrics=self.metrics, tokens_per_second=speed
             )
+
+    def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
+        if isinstance(exception, Interrupted | Pruned) and trainer.is_global_zero:
+            self.run.update(**self._spent(trainer).recorded)  # it may be between two evaluations
 
 
 class Checkpoints(L.Callback):
@@ -122,10 +128,10 @@ class Checkpoints(L.Callback):
         """Write a checkpoint of this step, as the last, the best or both; let the oldest go.
 
         Raises:
-            LabError: if the weights are not finite: the last good checkpoint is then left alone.
+            DivergedError: if weights are not finite: the last good checkpoint is then left alone.
         """
         if not all(torch.isfinite(p).all() for p in module.model.parameters()):
-            raise LabError(
+            raise DivergedError(
                 f"weights became infinite or NaN by step {trainer.global_step}, before the loss "
                 f"showed it; {module.what_to_try()}"
             )

@@ -24,7 +24,7 @@ from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.streams import default_states, set_default_states
 from lmlab.data.windows import shift
-from lmlab.errors import LabError
+from lmlab.errors import DivergedError, LabError
 from lmlab.training.first_steps import FirstSteps
 from lmlab.training.optimizers.configure import (
     avoid_faulty_kernels,
@@ -288,7 +288,7 @@ class LanguageModule(L.LightningModule):
         for i, rate in enumerate(rates):
             step, loss = first + i + 1, sum(losses[i * n : (i + 1) * n]) / n
             if not math.isfinite(loss):
-                raise LabError(
+                raise DivergedError(
                     f"the loss became {loss} at step {step} (last finite loss "
                     f"{last_loss:.4f}, learning rate {rate['train/lr']:.3g}); {self.what_to_try()}"
                 )
@@ -359,7 +359,7 @@ class LanguageModule(L.LightningModule):
         self.token_lengths.clear()
         for name, loss in metrics.items():
             if not math.isfinite(loss):
-                raise LabError(
+                raise DivergedError(
                     f"{name} became {loss} at step {self.global_step} (last loss of training "
                     f"{self.last_loss:.4f}); {self.what_to_try()}"
                 )

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmlab.data.datamodule import TextDataModule
+from lmlab.training.flops import forward_flops_per_token
+
 
 class Teacher:
     """Models whose probabilities are averaged, and learned as soft targets (Hinton et al. 2015,
@@ -25,6 +28,10 @@ class Teacher:
     def to(self, device: torch.device) -> None:
         for model in self.models:
             model.to(device)
+
+    def flops_per_token(self, data: TextDataModule) -> float | None:
+        """Operations of all models for each token that is learned; None: nobody knows."""
+        return forward_flops_per_token(self.models, data.batch_size, data.block_size)
 
     def loss(self, idx: Tensor, logits: Tensor, loss: Tensor) -> Tensor:
         """(1 - share) of the text's `loss`, and the share of the cross-entropy from the teacher's

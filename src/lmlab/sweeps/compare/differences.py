@@ -81,13 +81,12 @@ def compare(
     """
     return differences(
         table,
-        table.runs[table.metric],
+        table.runs[table.metric].mask(table.runs["diverged"]),
         table.metric,
         METRICS[table.metric].unit,
         settings,
         baseline,
         least,
-        lacking="diverged",
     )
 
 
@@ -104,23 +103,28 @@ def differences(
 ) -> Differences:
     """Compare settings by a value of each run; `values` has the index of `table.runs`.
 
-    Only runs that are counted take part. A setting with a run that has no finite value is not
-    compared: by its other runs it would look better than it is. `lacking` says what befell the run.
+    Only runs that are counted take part, and those that diverged. A setting with a run that has no
+    finite value is not compared: by its other runs it would look better than it is. `lacking` says
+    what befell the run, if it did not diverge.
     """
     chosen = list(table.settings.index) if settings is None else list(settings)
     if baseline is not None and baseline not in chosen:
         chosen.append(baseline)
-    runs = table.runs[table.runs["counted"] & table.runs["seed"].notna()]
+    ended = table.runs["counted"] | table.runs["diverged"]
+    runs = table.runs[ended & table.runs["seed"].notna()]
     runs = runs[runs["setting"].isin(chosen)]
     found = pd.DataFrame(
         {
             "setting": runs["setting"],
             "seed": runs["seed"].map(canonical),
             "value": values.reindex(runs.index).astype("float64"),
+            "diverged": runs["diverged"],
         }
     )
     found["value"] = found["value"].where(np.isfinite, math.inf)
     by_seed = found.pivot(index="seed", columns="setting", values="value").reindex(columns=chosen)
+    lost = found[np.isinf(found["value"])].groupby("setting")["diverged"]
+    words = lost.all().map({True: "diverged", False: lacking})  # by setting: what befell them
 
     rows = pd.DataFrame(index=pd.Index(chosen, name="setting"))
     finite = by_seed.where(np.isfinite)
@@ -132,7 +136,7 @@ def differences(
     if baseline is None and rows["value"].notna().any():
         baseline = int(rows.index[0])
 
-    tests = {setting: _test(by_seed, setting, baseline, lacking) for setting in rows.index}
+    tests = {i: _test(by_seed, i, baseline, words.get(i, lacking)) for i in rows.index}
     for name in ("n", "mean", "low", "high", "p", "r"):
         column = {"n": "pairs", "mean": "difference"}.get(name, name)
         rows[column] = [getattr(test, name) for test, _ in tests.values()]

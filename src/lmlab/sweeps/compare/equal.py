@@ -18,7 +18,8 @@ import pandas as pd
 from lmlab.errors import LabError
 from lmlab.files import check_regular
 from lmlab.sweeps.compare.differences import Differences, differences
-from lmlab.sweeps.table.curves import read_curves
+from lmlab.sweeps.report.notes import what_is_counted
+from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import BPC, METRICS, Table
 from lmlab.sweeps.table.values import shown
 
@@ -83,7 +84,7 @@ def compare_at(
         baseline,
         least,
         lacking=f"have no evaluations around {when}",
-        remarks=_remarks(when.unit),
+        remarks=_remarks(table, when.unit),
     )
 
 
@@ -99,7 +100,7 @@ def compare_to(
     curves = _curves(table, tag, unit)
     values = {run: _reached(curve[unit], curve[tag], loss) for run, curve in curves.groupby("run")}
     first = curves.groupby("run")[tag].first()
-    remarks = _remarks(unit)
+    remarks = _remarks(table, unit)
     if (first <= loss).any():
         n = int((first <= loss).sum())
         remarks.append(f"{n} runs were there by their first evaluation, which counts")
@@ -115,14 +116,16 @@ def compare_to(
     )
 
 
-def _remarks(unit: str) -> list[str]:
+def _remarks(table: Table, unit: str) -> list[str]:
     """On how the values were found."""
     remarks = [STRAIGHT]
+    counted = table.runs.index[table.runs["counted"]]
+    records = [table.found[run].record for run in counted]
     if unit == "flops":
         remarks.append("FLOPs: of products of matrices, forward and backward (train/flops)")
     if unit == "s":
         remarks.append("seconds: of training to that point, evaluations included (train/seconds)")
-    return remarks
+    return [*remarks, *what_is_counted(records)]
 
 
 def _reached(x: pd.Series, losses: pd.Series, loss: float) -> float:
@@ -138,20 +141,20 @@ def _reached(x: pd.Series, losses: pd.Series, loss: float) -> float:
 
 
 def _curves(table: Table, tag: str, unit: str) -> pd.DataFrame:
-    """The curves of the runs that count: columns run, `unit` and `tag`, in the order of steps."""
-    runs = table.runs[table.runs["counted"]]
+    """The curves of the runs that count, and of those that diverged as far as they go: columns run,
+    `unit` and `tag`, in the order of steps."""
+    runs = table.runs[table.runs["counted"] | table.runs["diverged"]]
     curves = read_curves(runs, [tag]).dropna(subset=[tag])
     if unit == "steps":
         curves[unit] = curves["step"]
     elif unit in ("tokens", "flops"):
-        per_step = runs[unit].astype("float64") / runs["step"].astype("float64")
-        curves[unit] = curves["step"] * curves["run"].map(per_step)
+        curves[unit] = spent_at(table, curves, unit)
     else:
-        times = [
-            pd.DataFrame({"run": run, "step": list(seconds), unit: list(seconds.values())})
-            for run, seconds in ((run, read_seconds(runs["directory"][run])) for run in runs.index)
+        times = {run: read_seconds(directory) for run, directory in runs["directory"].items()}
+        curves[unit] = [
+            times[run].get(step, math.nan)
+            for run, step in curves[["run", "step"]].itertuples(index=False)
         ]
-        curves = curves.merge(pd.concat(times), how="left", on=["run", "step"])
     return curves.dropna(subset=[unit]).sort_values(["run", "step"])[["run", unit, tag]]
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lmlab.errors import LabError
 from lmlab.sweeps.compare.law import OPERATIONS, Array, Law, fit
+from lmlab.sweeps.report.notes import what_is_counted
 from lmlab.sweeps.table.settings import BEST, Table, count_by_status
 
 CONSTANTS = tuple(constant.name for constant in fields(Law))
@@ -23,6 +25,7 @@ LEAST_POINTS = 7  # five constants, and something left over to be wrong about
 LEAST_VALUES = 3  # of sizes, and of numbers of tokens
 ON_A_LINE = 0.995  # a correlation of log N and log D beyond which they are one thing, not two
 ONE_BUDGET = 1.15  # budgets that differ by less are one: steps are whole numbers
+MORE = 1.2  # 6 N D beyond so many times the operations of a run are not what it computed
 RESAMPLES = 400
 LEVEL = 0.95
 
@@ -121,11 +124,13 @@ def points_of(table: Table) -> tuple[pd.DataFrame, list[str]]:
     if table.metric == BEST:
         raise LabError("--fit: give val/loss_full or val/bpc; a best loss is the best of several")
     remarks = []
-    runs = table.runs[table.runs["counted"] & np.isfinite(table.runs[table.metric])]
+    diverged = table.settings.index[table.settings["diverged"] > 0]
+    lost = table.runs["setting"].isin(diverged)
+    runs = table.runs[table.runs["counted"] & ~lost & np.isfinite(table.runs[table.metric])]
     if len(left := table.runs[~table.runs["counted"]]):
         remarks.append(f"left out: {count_by_status(left['status'])}")
-    if diverged := int((table.runs["counted"] & ~np.isfinite(table.runs[table.metric])).sum()):
-        remarks.append(f"left out: {diverged} that diverged")
+    if n_lost := int((table.runs["counted"] & lost).sum()):
+        remarks.append(f"left out: {n_lost} in settings with a seed that diverged")
 
     records = [table.found[i].record for i in runs.index]
     inside = pd.Series([_count(r.get("parameters_inside")) for r in records], runs.index, float)
@@ -149,6 +154,7 @@ def points_of(table: Table) -> tuple[pd.DataFrame, list[str]]:
     settings = frame.groupby("setting")
     points = settings.mean().assign(sd=settings["loss"].std(), n=settings.size()).reset_index()
     points["compute"] = OPERATIONS * points["parameters"] * points["tokens"]
+    remarks += _on_compute(frame, [table.found[i].record for i in frame.index])
     points = points.sort_values("loss", kind="stable")
     best = points.drop_duplicates(["parameters", "tokens"])
     if len(best) < len(points):
@@ -157,6 +163,18 @@ def points_of(table: Table) -> tuple[pd.DataFrame, list[str]]:
             f"{len(best)} of {len(points)}"
         )
     return best.sort_values(["compute", "parameters"]).reset_index(drop=True), remarks
+
+
+def _on_compute(frame: pd.DataFrame, records: Sequence[dict[str, Any]]) -> list[str]:
+    """What to say of D and of 6 N D, where some runs took another number of operations."""
+    own = [_count(r.get("flops")) - np.nan_to_num(_count(r.get("teacher_flops"))) for r in records]
+    lines = what_is_counted(records)
+    if (OPERATIONS * frame["parameters"] * frame["tokens"] > MORE * np.array(own)).any():
+        lines.append(
+            "6 N D is more than some runs computed (networks of an ensemble share the tokens out "
+            "among them, and tables are looked up): their budgets were smaller"
+        )
+    return lines
 
 
 def _count(value: object) -> float:

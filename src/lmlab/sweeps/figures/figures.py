@@ -46,10 +46,11 @@ def with_unit(table: Table) -> str:
 
 
 def what_a_point_is(settings: pd.DataFrame) -> str:
-    """For the line below a title: over how many seeds."""
-    n = sorted(set(settings["n"]) - {0})
+    """For the line below a title: over how many seeds. One that diverged leaves no mean."""
+    diverged = settings["diverged"] > 0
+    n = sorted(set(settings["n"][~diverged]) - {0})
     if not n:
-        return "nothing done yet"
+        return "a seed of each diverged" if diverged.any() else "nothing done yet"
     if n[-1] == 1:
         return "one seed each"
     return f"mean ± standard deviation over {f'{n[0]} to ' if len(n) > 1 else ''}{n[-1]} seeds"

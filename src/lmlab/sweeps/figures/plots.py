@@ -45,8 +45,8 @@ from lmlab.sweeps.figures.scales import (
     styles_of,
 )
 from lmlab.sweeps.report.leaderboard import figure as written
-from lmlab.sweeps.table.curves import has_curves, read_curves, shared_steps
-from lmlab.sweeps.table.settings import Table, representatives
+from lmlab.sweeps.table.curves import has_curves, read_curves, shared_steps, spent_at
+from lmlab.sweeps.table.settings import Table, folded
 from lmlab.sweeps.table.values import (
     canonical,
     ceiling,
@@ -71,7 +71,7 @@ def pictures(table: Table, comparisons: Sequence[Differences] = ()) -> Iterator[
     with mpl.rc_context(STYLE):
         for key in table.keys:
             yield f"loss-by-{path_name(heading(key))}.png", by_key(table, key)
-        if not table.keys and table.settings["n"].iloc[0] > 2:
+        if not table.keys and (table.runs["counted"] | table.runs["diverged"]).sum() > 2:
             yield "loss-by-seed.png", by_seed(table)
         if _is_grid(table):
             yield "heat-map.png", heat_map(table)
@@ -203,11 +203,12 @@ def _lost(table: Table, top: float) -> pd.Series:
 
 def by_seed(table: Table) -> Figure:
     """The loss of each seed of one setting, beside their mean and deviation."""
-    runs = table.runs[table.runs["counted"]]
+    runs = table.runs[table.runs["counted"] | table.runs["diverged"]]
     runs = runs.loc[places(runs["seed"]).sort_values().index]
     mean, deviation = table.loss[1], table.deviation[1]
     fig, ax = new_figure()
-    at, loss = pd.Series(range(len(runs)), runs.index), runs[table.metric]
+    at = pd.Series(range(len(runs)), runs.index)
+    loss = runs[table.metric].mask(runs["diverged"])
     is_drawn = loss <= ceiling(loss)
     if is_drawn.all():
         ax.axhspan(mean - deviation, mean + deviation, color=COLOURS[0], alpha=0.15, lw=0)
@@ -227,7 +228,8 @@ def by_seed(table: Table) -> Figure:
         ax.set_xticks(range(len(runs)), [shown(seed) for seed in runs["seed"]])
     ax.set_xlabel("seed")
     ax.set_ylabel(with_unit(table))
-    put_title(ax, f"{table.metric} by seed", written(mean, deviation))
+    lost = table.settings["status"][1] if table.settings["diverged"][1] else ""
+    put_title(ax, f"{table.metric} by seed", lost or written(mean, deviation))
     return fig
 
 
@@ -267,8 +269,8 @@ def heat_map(table: Table) -> Figure:
 
 def _curves_to_draw(table: Table) -> pd.DataFrame:
     """val/loss of the best settings that kept any: columns setting, run, step and val/loss."""
-    runs = representatives(table.runs)
-    runs = runs[runs["directory"].map(has_curves).astype(bool)]
+    runs = folded(table.runs)
+    runs = runs[runs["directory"].map(has_curves).astype(bool) | runs["diverged"]]
     runs = runs[runs["setting"].isin(runs["setting"].unique()[:MOST_CURVES])]
     return shared_steps(read_curves(runs, [CURVE]), CURVE)
 
@@ -276,12 +278,12 @@ def _curves_to_draw(table: Table) -> pd.DataFrame:
 def _by_flops(table: Table, curves: pd.DataFrame) -> pd.DataFrame | None:
     """The same curves with the operations that training took to each point; None where each step
     of all settings takes as many, or one takes none (a bigram only looks up) or nobody knows."""
-    runs = table.runs.loc[curves["run"].unique()]
-    per_step = runs["flops"].astype("float64") / runs["step"].astype("float64")
-    if not (per_step > 0).all() or np.ptp(per_step) <= 0.01 * per_step.max():
-        return None
     curves = curves[curves["step"] > 0]  # the axis is logarithmic
-    return curves.assign(**{FLOPS: curves["step"] * curves["run"].map(per_step)})
+    flops = spent_at(table, curves, "flops")
+    a_step = flops / curves["step"]
+    if not (a_step > 0).all() or np.ptp(a_step) <= 0.01 * a_step.max():
+        return None
+    return curves.assign(**{FLOPS: flops})
 
 
 def loss_curves(table: Table, curves: pd.DataFrame, x: str = "step") -> Figure:
@@ -327,6 +329,8 @@ def loss_curves(table: Table, curves: pd.DataFrame, x: str = "step") -> Figure:
     n, n_all = len(settings) + len(off), len(table.settings)
     some = f": the {n} best of {n_all}" if n < n_all else ""
     lost = f"; {len(off)} off the scale" if len(off) else ""
+    if n_diverged := int((settings["diverged"] > 0).sum()):
+        lost += f"; of {n_diverged} a seed diverged where the line ends"
     title = f"{CURVE} by compute" if x == FLOPS else f"{CURVE} while training"
     put_title(ax, f"{title}{some}", what_a_point_is(settings) + lost)
     put_legend(ax, ", ".join(map(heading, keys)))

@@ -23,8 +23,8 @@ from lmlab.sweeps.figures.figures import (
     with_unit,
 )
 from lmlab.sweeps.figures.scales import number_axis, ordered, styles_of
-from lmlab.sweeps.table.curves import read_curves
-from lmlab.sweeps.table.settings import Table, representatives
+from lmlab.sweeps.table.curves import of_all_seeds, read_curves
+from lmlab.sweeps.table.settings import Table, folded
 from lmlab.sweeps.table.values import canonical, ceiling, heading, is_number, label
 
 WIDTH, RATE = "model.n_embd", "optimizer.lr"
@@ -125,11 +125,14 @@ def _footnote(fig: Figure, text: str) -> None:
 
 def _sizes(table: Table) -> pd.DataFrame:
     """Mean absolute activations: columns setting, run, step, and one per tag to be drawn."""
-    runs = representatives(table.runs)
+    runs = folded(table.runs)
     tags = [f"{ACTIVATIONS}{name}" for name in _measured(table, runs)]
     if not tags:
         return pd.DataFrame()
-    return read_curves(runs, tags).dropna(subset=tags, how="all")
+    sizes = read_curves(runs, tags)
+    for tag in tags:
+        sizes[tag] = of_all_seeds(sizes, tag)[tag]  # NaN at all other steps
+    return sizes.dropna(subset=tags, how="all")
 
 
 def _measured(table: Table, runs: pd.DataFrame) -> list[str]:
@@ -167,7 +170,7 @@ def by_width(table: Table, panels: dict[str, pd.DataFrame], sizes: pd.DataFrame)
         axes[row][0].set_ylabel(f"mean |{tag.removeprefix(ACTIVATIONS)}|")
         for ax, (title, settings) in zip(axes[row], panels.items(), strict=True):
             ours = sizes[sizes["setting"].isin(settings.index)]
-            means = ours.groupby(["step", "width"])[tag].mean()
+            means = ours.groupby(["step", "width"])[tag].mean().dropna()
             number_axis(ax, sorted(set(widths)), heading(WIDTH) if row == len(tags) - 1 else "")
             ax.set_yscale("log")
             ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))

@@ -23,10 +23,12 @@ from lmlab.config.compose import chosen
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.own_code import check_same_code, code_of
 from lmlab.console import log, logged_to, say, shown_on
-from lmlab.errors import LabError
+from lmlab.errors import DivergedError, LabError
 from lmlab.runs.directory import CONFIG, LOG, Run, earlier_job_name, job_name
 from lmlab.runs.parents import config_of, resolve
 from lmlab.sweeps.launch.journal import Entry, Result
+from lmlab.sweeps.table.reading import SEED
+from lmlab.sweeps.table.values import canonical
 from lmlab.training.started import check_started_once
 
 
@@ -98,6 +100,7 @@ def run_job(
         except LabError as error:
             problem = error
         run = Run(Path(cfg.run_dir or _directory(sweep_dir, swept, _identity(config))))
+        setting = canonical({key: value for key, value in swept.items() if key != SEED})
         if entry is not None:
             entry.add("running", run=str(run.path))
         try:
@@ -120,17 +123,31 @@ def run_job(
             _keep_failure(run, config, swept, error, reason)
             if entry is None:  # a sweeper that is not ours, and prints no failures
                 say(f"failed  {run.path.name}  {reason}  (log: {run.path / LOG})")
-            return _ended(entry, Result(None, str(run.path), "failed", reason), trained=True)
+            result = Result(None, str(run.path), "failed", reason, _diverged(error))
+            return _ended(entry, result, setting, trained=True)
         record = run.record
         loss = record["metrics"].get("val/loss_full")
-        return _ended(entry, Result(loss, str(run.path), record["status"]), trained)
+        return _ended(entry, Result(loss, str(run.path), record["status"]), setting, trained)
 
 
-def _ended(entry: Entry | None, result: Result, trained: bool = False) -> Result:
+def _ended(
+    entry: Entry | None, result: Result, setting: str | None = None, trained: bool = False
+) -> Result:
     if entry is not None:
-        loss = None if math.isnan(result) else float(result)
-        entry.add(result.status, run=result.run, loss=loss, trained=trained, error=result.error)
+        entry.add(
+            result.status,
+            run=result.run,
+            loss=None if math.isnan(result) else float(result),
+            trained=trained,
+            error=result.error,
+            setting=setting,
+            diverged=result.diverged,
+        )
     return result
+
+
+def _diverged(error: BaseException) -> bool:
+    return isinstance(error, DivergedError)
 
 
 def _is_finished(run: Run, config: dict[str, Any]) -> bool:
@@ -225,7 +242,7 @@ def _keep_failure(
         run.path.mkdir(parents=True, exist_ok=True)
         if status is None:  # it failed before there was a run
             run.begin(plain, swept)
-        run.update(status="failed", error=reason)
+        run.update(status="failed", error=reason, diverged=_diverged(error))
         show_refused(run.path, plain, reason, run.record["started"])
         if status is None or isinstance(error, LabError):
             with logged_to(run.path / LOG):

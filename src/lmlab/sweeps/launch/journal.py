@@ -30,16 +30,23 @@ class Result(float):
     # running or submitted, too
     status: str
     error: str | None  # why it failed
+    diverged: bool  # its loss became infinite or NaN
 
     def __new__(
-        cls, loss: float | None, run: str | None, status: str, error: str | None = None
+        cls,
+        loss: float | None,
+        run: str | None,
+        status: str,
+        error: str | None = None,
+        diverged: bool = False,
     ) -> Result:
         result = super().__new__(cls, math.nan if loss is None else loss)
-        result.run, result.status, result.error = run, status, error
+        result.run, result.status = run, status
+        result.error, result.diverged = error, diverged
         return result
 
     def __reduce__(self) -> Any:
-        return Result, (float(self), self.run, self.status, self.error)
+        return Result, (float(self), self.run, self.status, self.error, self.diverged)
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,12 @@ class Event:
     loss: float | None = None  # val/loss_full, nats per token
     trained: bool = False  # False: it was done before
     error: str | None = None
+    setting: str | None = None  # shared by jobs that differ in nothing but the seed
+    diverged: bool = False
 
     @property
     def result(self) -> Result:
-        return Result(self.loss, self.run, self.status, self.error)
+        return Result(self.loss, self.run, self.status, self.error, self.diverged)
 
 
 @dataclass

@@ -247,7 +247,9 @@ class Progress:
 
     @property
     def best(self) -> Event | None:
-        found = [e for e in self.ended.values() if e.loss is not None]
+        """The job with the lowest loss, of those whose settings have no seed that diverged."""
+        diverged = {e.setting for e in self.ended.values() if e.diverged}
+        found = [e for e in self.ended.values() if e.loss is not None and e.setting not in diverged]
         return min(found, key=lambda e: e.loss, default=None)  # type: ignore[arg-type, return-value]
 
     def seconds_left(self) -> float | None:

@@ -91,13 +91,18 @@ def _count(n: float) -> str:
 def _figures(settings: pd.DataFrame, metric: str) -> list[str]:
     """Means and deviations; a setting that diverged has `nan`, one without a result nothing."""
     cells = map(figure, settings[metric], settings[f"{metric} sd"])
-    empty = settings[metric].isna() & ~_diverged(settings[metric], metric, settings["n"] > 0)
+    empty = settings[metric].isna() & ~_diverged(settings[metric], metric, _has_ended(settings))
     return ["" if is_empty else cell for cell, is_empty in zip(cells, empty, strict=True)]
 
 
-def _diverged(values: pd.Series, metric: str, is_done: pd.Series) -> pd.Series:
+def _has_ended(settings: pd.DataFrame) -> pd.Series:
+    """The settings with a result: a seed is done, or diverged."""
+    return (settings["n"] > 0) | (settings["diverged"] > 0)
+
+
+def _diverged(values: pd.Series, metric: str, has_ended: pd.Series) -> pd.Series:
     """Where NaN is the result: a run that is done has a final loss, though perhaps no best one."""
-    return values.isna() & is_done & (metric != BEST)
+    return values.isna() & has_ended & (metric != BEST)
 
 
 def below(path: str | Path, folder: Path | None) -> str:
@@ -196,8 +201,8 @@ def markdown(
 
 def settings_csv(table: Table, folder: Path) -> str:
     """A row per setting, figures in full precision; n is how many seeds they are over."""
-    is_done = table.settings["n"] > 0
-    return _csv(table.settings[[*table.keys, *SETTING_COLUMNS]], table.keys, is_done, folder)
+    settings = table.settings[[*table.keys, *SETTING_COLUMNS]]
+    return _csv(settings, table.keys, _has_ended(table.settings), folder)
 
 
 def runs_csv(table: Table, folder: Path) -> str:
@@ -207,11 +212,11 @@ def runs_csv(table: Table, folder: Path) -> str:
     return _csv(table.runs[[*table.keys, *RUN_COLUMNS]], keys, is_done, folder)
 
 
-def _csv(frame: pd.DataFrame, keys: Sequence[str], is_done: pd.Series, folder: Path) -> str:
+def _csv(frame: pd.DataFrame, keys: Sequence[str], has_ended: pd.Series, folder: Path) -> str:
     frame = frame.astype(dict.fromkeys(METRICS, object))
     for key in keys:
         frame[key] = frame[key].map(exact)
     for metric in METRICS:
-        frame.loc[_diverged(frame[metric], metric, is_done), metric] = "nan"
+        frame.loc[_diverged(frame[metric], metric, has_ended), metric] = "nan"
     frame["directory"] = [below(path, folder) for path in frame["directory"]]
     return frame.to_csv(index=False, lineterminator="\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lmlab.sweeps.table.reading import COMPUTED_ON, FoundRun
@@ -31,6 +31,7 @@ def notes(table: Table) -> list[str]:
         are_same = len({canonical(sorted(map(shown, of_setting))) for of_setting in seeds}) == 1
         which = f"seeds {listed(seeds.iloc[0])}" if are_same else "seeds"
         lines.append(f"±: mean and standard deviation (n - 1) over the {which} that are done")
+    lines += _flattering(table)
     done = table.runs[table.runs["status"] == "done"]
     if repeated := len(done) - len(counted):
         lines.append(f"{repeated} done before with the same seed: only the newest of each counts")
@@ -47,6 +48,34 @@ def notes(table: Table) -> list[str]:
     ]
     if amounts:
         lines.append(f"each run: {', '.join(amounts)} of training")
+    return [*lines, *what_is_counted([table.found[i].record for i in done.index])]
+
+
+def _flattering(table: Table) -> list[str]:
+    """Of which settings the mean is left out, or leaves something out, that tells of the loss."""
+    lines = []
+    lives = (table.runs["counted"] & ~table.runs["diverged"]).groupby(table.runs["setting"]).any()
+    if n := int((lives & (table.settings["diverged"] > 0)).sum()):
+        which = "a setting has" if n == 1 else f"{n} settings have"
+        lines.append(f"{which} no mean: a seed diverged, and the others alone would flatter it")
+    pruned = (table.runs["status"] == "pruned").groupby(table.runs["setting"]).any()
+    if n := int((pruned & (table.settings["n"] > 0)).sum()):
+        which = "a setting" if n == 1 else f"{n} settings"
+        lines.append(f"the mean of {which} is without seeds that were pruned, which flatters it")
+    return lines
+
+
+def what_is_counted(records: Iterable[dict[str, Any]]) -> list[str]:
+    """What steps, tokens, FLOPs and seconds are, where some runs have more than their own."""
+    lines = []
+    records = list(records)
+    if any(record.get("before") for record in records):
+        lines.append(
+            "runs that began from another's checkpoint: steps, tokens, FLOPs and time are those of "
+            "the other up to there, at its own costs, and theirs"
+        )
+    if any(record.get("teacher_flops") for record in records):
+        lines.append("FLOPs: those of teachers' forward passes are among them")
     return lines
 
 

@@ -94,10 +94,10 @@ def _left_out(found: Differences) -> list[str]:
     table, rows = found.table, found.compared
     runs = table.runs[table.runs["setting"].isin(found.settings.index)]
     lines = []
-    if bad := list(runs["status"][runs["status"] != "done"]):
+    if bad := list(runs["status"][(runs["status"] != "done") & ~runs["diverged"]]):
         lines.append(f"left out: {count_by_status(bad)}")
     pairs = rows["pairs"][found.tested[rows.index]]
-    has = runs[runs["counted"]].groupby("setting").size()
+    has = runs[runs["counted"] | runs["diverged"]].groupby("setting").size()
     if len(pairs) and (has[[*pairs.index, found.baseline]] > pairs.min()).any():
         lines.append("seeds: only those count that a setting and the baseline both have")
     return lines

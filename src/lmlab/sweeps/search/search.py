@@ -296,7 +296,7 @@ def _report(
     if result.status == "pruned":
         study.tell(trial, TrialState.PRUNED, None, result.run)
     elif result.status in FAILED:
-        study.tell(trial, TrialState.FAIL, None, result.run)
+        study.tell(trial, TrialState.FAIL, None, result.run, result.diverged)
     elif result.status == "done":
         values = _values(Run(Path(str(result.run))), settings["metrics"])
         finite = all(math.isfinite(value) for value in values)

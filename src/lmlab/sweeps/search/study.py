@@ -22,16 +22,19 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lmlab.errors import LabError
 from lmlab.sweeps.search.space import Space
+from lmlab.sweeps.table.reading import SEED
 
 NAME = "sweep"  # of the study in its storage
 FILES = {"journal": "study.journal", "sqlite": "study.db"}
 SWEEPERS = ".sweepers"  # the folder of the locks that say who lives
 ABOUT = "about"  # noted on the study: what its trials have in common
 SWEEPER, RUN, AGAIN = "sweeper", "run", "tries_again"  # noted on a trial
+DIVERGED = "diverged"  # too
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
@@ -203,20 +206,50 @@ class SharedStudy:
         trial.set_user_attr(SWEEPER, self.me)
 
     def tell(
-        self, trial: FrozenTrial, state: TrialState, values: list[float] | None, run: str | None
+        self,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: list[float] | None,
+        run: str | None,
+        diverged: bool = False,
     ) -> None:
-        """The end of a trial, and where its run is kept."""
+        """The end of a trial, where its run is kept, and whether its loss became no number."""
         if run is not None:
             self.study._storage.set_trial_user_attr(trial._trial_id, RUN, run)
+        if diverged:
+            self.study._storage.set_trial_user_attr(trial._trial_id, DIVERGED, True)
         self.study.tell(trial.number, values, state)
 
     def best(self) -> list[FrozenTrial]:
-        """The best trial; of several objectives, those that none beats in all; [] if all failed."""
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not done:
-            return []
-        several = len(self.study.directions) > 1
-        return self.study.best_trials if several else [self.study.best_trial]
+        """The best trial; of several objectives, those that none beats in all; [] if all failed.
+
+        Where the seed is searched too, none whose values diverged with another seed: one that
+        lived by luck is not the best.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        lived = [trial.params for trial in done]  # at last, if one was tried again
+        diverged = [
+            _but_seed(trial)
+            for trial in trials
+            if trial.user_attrs.get(DIVERGED) and trial.params not in lived
+        ]
+        done = [trial for trial in done if _but_seed(trial) not in diverged]
+        signs = [-1 if d == StudyDirection.MAXIMIZE else 1 for d in self.study.directions]
+        losses = [[s * x for s, x in zip(signs, t.values, strict=True)] for t in done]
+        front = [
+            trial
+            for trial, own in zip(done, losses, strict=True)
+            if not any(
+                other != own and all(a <= b for a, b in zip(other, own, strict=True))
+                for other in losses
+            )
+        ]
+        return front if len(signs) > 1 else front[:1]
+
+
+def _but_seed(trial: FrozenTrial) -> dict[str, Any]:
+    return {key: value for key, value in trial.params.items() if key != SEED}
 
 
 class TrialInTraining:

@@ -14,7 +14,7 @@ import pandas as pd
 from lmlab.errors import LabError
 from lmlab.files import check_regular
 from lmlab.runs.directory import path_name, short_keys
-from lmlab.sweeps.table.settings import Table
+from lmlab.sweeps.table.settings import Table, folded
 from lmlab.sweeps.table.values import heading, is_missing, label
 
 METRICS_CSV = "metrics.csv"
@@ -30,11 +30,16 @@ def read_curves(runs: pd.DataFrame, tags: Sequence[str]) -> pd.DataFrame:
     """The curves of some rows of `runs_frame`: columns setting, run, step, and one per tag.
 
     `run` is the row's index; NaN stands where nothing finite was logged. A file that is missing or
-    damaged gives what can be read of it.
+    damaged gives what can be read of it. A run that diverged has a row in any case, without values
+    if it logged none, so that no mean over the others is taken for one over all.
     """
     columns = ["setting", "run", "step", *tags]
     frames = [pd.DataFrame(columns=columns)]
-    for run, setting, directory in runs[["setting", "directory"]].itertuples():
+    for run, setting, directory, diverged in runs[
+        ["setting", "directory", "diverged"]
+    ].itertuples():
+        if diverged:
+            frames.append(pd.DataFrame({"setting": [setting], "run": [run], "step": [0]}))
         path = Path(directory, METRICS_CSV)
         try:
             check_regular(path)
@@ -56,19 +61,38 @@ def read_curves(runs: pd.DataFrame, tags: Sequence[str]) -> pd.DataFrame:
     return found.groupby(["setting", "run", "step"], as_index=False).last()
 
 
-def shared_steps(curves: pd.DataFrame, tag: str) -> pd.DataFrame:
+def of_all_seeds(curves: pd.DataFrame, tag: str) -> pd.DataFrame:
     """One curve, at the steps where all runs of a setting have a value: rows of `curves`.
 
     A mean over fewer runs would leave out those that diverged, and look better than the setting is.
-    Of more than MOST_POINTS steps it takes evenly fewer, the last always.
     """
     n_runs = curves.groupby("setting")["run"].nunique()
     values = curves[["setting", "run", "step", tag]].dropna()
     n_values = values.groupby(["setting", "step"])["run"].transform("size")
-    values = values[n_values == values["setting"].map(n_runs)]
+    return values[n_values == values["setting"].map(n_runs)]
+
+
+def shared_steps(curves: pd.DataFrame, tag: str) -> pd.DataFrame:
+    """The same; of more than MOST_POINTS steps it takes evenly fewer, the last always."""
+    values = of_all_seeds(curves, tag)
     steps = values.groupby("setting")["step"]
     from_last = steps.rank("dense", ascending=False) - 1
     return values[from_last % np.ceil(steps.transform("nunique") / MOST_POINTS) == 0]
+
+
+def spent_at(table: Table, curves: pd.DataFrame, quantity: str) -> pd.Series:
+    """The `tokens` or `flops` that training took to each point of some curves of a table's runs.
+
+    Each step of a run took as much; those of the run that it began from are counted as they were.
+    """
+    runs = table.runs.loc[curves["run"].unique()]
+    before = pd.DataFrame(
+        [table.found[i].before for i in runs.index], runs.index, ["step", quantity], "float64"
+    )
+    n_steps = runs["step"].astype("float64") - before["step"]
+    a_step = (runs[quantity].astype("float64") - before[quantity]) / n_steps
+    n = curves["step"] - curves["run"].map(before["step"])
+    return curves["run"].map(before[quantity]) + n * curves["run"].map(a_step)
 
 
 def has_curves(run_dir: str) -> bool:
@@ -79,16 +103,17 @@ def write_seed_means(table: Table, folder: Path) -> Path | None:
     """Give TensorBoard the mean over seeds of each setting that has two or more, as a run.
 
     A run's tags hold the means; under Custom Scalars a chart shows them with a band of one standard
-    deviation. What an earlier call wrote is replaced, so no curve is ever appended to.
+    deviation. The mean over a seed that diverged ends where its curve does. What an earlier call
+    wrote is replaced, so no curve is ever appended to.
 
     Raises:
         LabError: if it cannot be written.
     """
     target = folder / SEED_MEAN
-    counted = table.runs[table.runs["counted"]]
-    counted = counted[counted["setting"].map(table.settings["n"]) > 1]
-    means = _means(read_curves(counted, AVERAGED))
-    names = names_of_settings(table, counted["setting"].unique())
+    several = of_several_seeds(table)
+    runs = folded(table.runs)
+    means = _means(read_curves(runs[runs["setting"].isin(several)], AVERAGED))
+    names = names_of_settings(table, several)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{SEED_MEAN}.") as temporary:
             for setting, name in names.items():
@@ -102,6 +127,13 @@ def write_seed_means(table: Table, folder: Path) -> Path | None:
     except OSError as error:
         raise LabError(f"cannot write {target}: {error.strerror or error}") from error
     return target if names else None
+
+
+def of_several_seeds(table: Table) -> pd.Index:
+    """The settings of which two seeds or more are done, or diverged."""
+    ended = table.runs["counted"] | table.runs["diverged"]
+    n = ended.groupby(table.runs["setting"]).sum()
+    return table.settings.index[n[table.settings.index] > 1]
 
 
 def _means(curves: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ SEED = "seed"
 # Two runs of one config differ all the same if the text or the user's own code was edited between
 # them. Only run.json has these, not the config.
 RECORDED_KEYS = ("corpus_sha256", "code")
+# What the records of before `diverged` was one of their fields say of runs that did.
+NO_NUMBER = re.compile(r"\b(loss|val/\S+|weights) became (infinite or NaN|nan|-?inf)\b")
 COMPUTED_ON = ("threads", "processor", "device")
 
 
@@ -61,6 +64,12 @@ class FoundRun:
         before = self.record.get("computed_before")
         return [now, *map(_mapping, before if isinstance(before, list) else [])]
 
+    @property
+    def before(self) -> dict[str, float]:
+        """Steps, tokens and FLOPs of the run whose checkpoint it began from, up to there."""
+        before = _mapping(self.record.get("before"))
+        return {key: _number(before.get(key)) or 0.0 for key in ("step", "tokens", "flops")}
+
     def figures(self) -> dict[str, Any]:
         """Its row of `lmlab.sweeps.table.settings.runs_frame`, but for the keys."""
         metrics, best = _mapping(self.record.get("metrics")), _mapping(self.record.get("best"))
@@ -77,8 +86,19 @@ class FoundRun:
             "flops": _number(self.record.get("flops")),
             "status": self.status,
             "error": self.error,
+            "diverged": self.diverged,
             "directory": str(self.path),
         }
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended because its loss or its weights became infinite or NaN, or with such a
+        loss."""
+        if self.status == "done":
+            loss = _number(_mapping(self.record.get("metrics")).get("val/loss_full"))
+            return loss is not None and not math.isfinite(loss)
+        says_so = self.record.get("diverged") is True or bool(NO_NUMBER.search(self.error))
+        return says_so and self.status == "failed"
 
     @property
     def error(self) -> str:

@@ -40,10 +40,11 @@ DTYPES = {
     **dict.fromkeys([*METRICS, "seconds", "flops"], "float64"),
     **dict.fromkeys(["step", "parameters", "tokens"], "Int64"),
 }
+# Those of the files; in a frame stands `diverged` among them, too.
 RUN_COLUMNS = ["seed", *METRICS, *QUANTITIES, "status", "error", "directory"]
 SETTING_COLUMNS = ["n", *(f"{name}{sd}" for name in METRICS for sd in ("", " sd")), *QUANTITIES]
 SETTING_COLUMNS += ["status", "directory"]
-TAKEN = {"setting", "counted", *RUN_COLUMNS, *SETTING_COLUMNS}
+TAKEN = {"setting", "counted", "diverged", *RUN_COLUMNS, *SETTING_COLUMNS}
 
 
 def runs_frame(folder: Path | str) -> pd.DataFrame:
@@ -66,14 +67,16 @@ def runs_frame(folder: Path | str) -> pd.DataFrame:
       nobody knows
     - status: done, running, interrupted, pruned, failed or killed
     - error: why it is not done, on one line
+    - diverged: whether its loss became infinite or NaN; of several runs with the same seed that
+      are done or diverged, only the newest is
     - directory: the run directory
     - setting: the place of its setting on the leaderboard, 1 for the best; runs that differ in
       nothing but the seed share one
     - counted: whether it is in the mean of its setting: it is done, and of several runs with the
-      same seed it is the newest
+      same seed that are done or diverged it is the newest
 
     So `runs[runs.counted].groupby("setting")["val/loss_full"].agg(["mean", "std", "size"])` is the
-    leaderboard.
+    leaderboard, but for settings with a seed that diverged: these have no mean.
 
     Raises:
         LabError: if there is no run, or no such folder.
@@ -86,7 +89,9 @@ class Table:
     """Runs and their settings, with what is needed to describe them."""
 
     runs: pd.DataFrame  # see runs_frame; the index counts them in the order they were started
-    settings: pd.DataFrame  # index `setting`, from 1, best first; the keys, then SETTING_COLUMNS
+    # Index `setting`, from 1, best first; the keys, then SETTING_COLUMNS, and how many of its seeds
+    # `diverged`.
+    settings: pd.DataFrame
     keys: list[str]  # the columns of keys in both
     metric: str  # sorted by it
     found: list[FoundRun]  # by the index of `runs`
@@ -95,7 +100,7 @@ class Table:
     @property
     def best(self) -> int | None:
         """The setting with the lowest loss, if any has one."""
-        return 1 if np.isfinite(self.loss[1]) else None
+        return 1 if np.isfinite(self.loss[1]) and not self.settings["diverged"][1] else None
 
     @property
     def loss(self) -> pd.Series:
@@ -139,7 +144,10 @@ def tabulate(
     figures = pd.DataFrame([run.figures() for run in found]).astype(DTYPES)
     runs = pd.concat([values[keys].rename(columns=columns), figures], axis=1)
     runs["setting"] = folding.setting(keys)
-    runs["counted"] = _counted(runs)
+    ended = (runs["status"] == "done") | runs["diverged"]
+    newest = ended & ~_repeated(runs, ended)
+    runs["diverged"] &= newest
+    runs["counted"] = newest & (runs["status"] == "done")
 
     metric = metric or _fitting_metric(folding.texts)
     settings = _settings(runs, list(columns.values()), metric)
@@ -150,12 +158,11 @@ def tabulate(
     return Table(runs, settings, list(columns.values()), metric, found, list(unreadable))
 
 
-def _counted(runs: pd.DataFrame) -> pd.Series:
-    """The runs that are done; of each seed only the newest, for a repetition adds nothing."""
+def _repeated(runs: pd.DataFrame, ended: pd.Series) -> pd.Series:
+    """The runs whose seed has a newer one that ended likewise: a repetition adds nothing."""
     seed = runs["seed"].map(canonical).where(runs["seed"].notna(), runs["directory"])
-    done = runs["status"] == "done"
-    repeated = pd.DataFrame({"setting": runs["setting"], "seed": seed, "done": done})
-    return done & ~repeated.duplicated(keep="last")
+    repeated = pd.DataFrame({"setting": runs["setting"], "seed": seed, "ended": ended})
+    return repeated.duplicated(keep="last")
 
 
 def _settings(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFrame:
@@ -168,21 +175,30 @@ def _settings(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFrame:
     counted = runs[runs["counted"]].groupby("setting")
     settings = runs.drop_duplicates("setting").set_index("setting")[keys]
     settings["n"] = everything["counted"].sum()
+    settings["diverged"] = everything["diverged"].sum()
     for name in METRICS:
         settings[name] = counted[name].mean(skipna=False)
         settings[f"{name} sd"] = counted[name].std(skipna=False)
     # A run alone that is not done shows its best so far.
     alone = (everything.size() == 1) & (settings["n"] == 0)
     settings[BEST] = settings[BEST].where(~alone, everything[BEST].max())
+    diverged = settings["diverged"] > 0
+    for name in METRICS:
+        flattered = diverged & (everything.size() > 1) & np.isfinite(settings[name])
+        settings.loc[flattered, [name, f"{name} sd"]] = np.nan
 
     typical = representatives(runs)
     numbers = typical[QUANTITIES].astype("float64")
     settings[QUANTITIES] = numbers.groupby(typical["setting"]).mean()
-    settings["status"] = everything["status"].agg(status_of)
+    settings["status"] = pd.Series({i: _status(of_setting) for i, of_setting in everything})
     best_run = typical.sort_values(metric, kind="stable").drop_duplicates("setting")
     settings["directory"] = best_run.set_index("setting")["directory"]
     order = pd.DataFrame(
-        {"loss": settings[metric], "unfinished": settings["n"] == 0, "best": settings[BEST]}
+        {
+            "loss": settings[metric].mask(diverged & np.isfinite(settings[metric])),
+            "unfinished": settings["n"] == 0,
+            "best": settings[BEST].mask(diverged),
+        }
     )
     return settings.loc[order.sort_values(list(order), kind="stable").index]
 
@@ -192,12 +208,28 @@ def representatives(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["counted"] | ~runs.groupby("setting")["counted"].transform("any")]
 
 
+def folded(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that a mean over seeds is of: those counted and those that diverged, which have no
+    value at its end; or all of a setting where none is either."""
+    ended = runs["counted"] | runs["diverged"]
+    return runs[ended | ~ended.groupby(runs["setting"]).transform("any")]
+
+
 def _fitting_metric(texts: pd.DataFrame) -> str:
     """Nats per token cannot be compared across tokenizers or texts; bits per character can."""
     tokenizers = texts[[key for key in texts if key.startswith("tokenizer.")]]
     corpora = texts["corpus_sha256"]
     known = corpora[corpora != canonical(float("nan"))]
     return BPC if known.nunique() > 1 or len(tokenizers.drop_duplicates()) > 1 else LOSS
+
+
+def _status(runs: pd.DataFrame) -> str:
+    """How the runs of a setting stand: `5 of 6 diverged, 1 running` where a seed did."""
+    if len(runs) == 1 or not runs["diverged"].any():
+        return status_of(runs["status"])
+    others = runs["status"][~runs["diverged"] & (runs["status"] != "done")]
+    more = f", {count_by_status(others)}" if len(others) else ""
+    return f"{runs['diverged'].sum()} of {len(folded(runs))} diverged{more}"
 
 
 def status_of(statuses: Iterable[str]) -> str:

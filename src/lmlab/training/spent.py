@@ -1,0 +1,127 @@
+"""What training has taken up to a step, a parent's share included: tokens, operations, seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lmlab.bounds import CountOrZero, NotNegative
+from lmlab.config.fingerprint import leaves
+from lmlab.config.stored import with_todays_defaults
+from lmlab.data.datamodule import TextDataModule
+from lmlab.errors import LabError
+from lmlab.training.flops import flops_per_token
+
+KEY = "spent"  # in a checkpoint
+
+
+class Spent(BaseModel):
+    """What it took to come to a step.
+
+    `flops` are operations in products of matrices, forward and backward, and those of teachers'
+    forward passes among them, which are `teacher_flops`; None: nobody knows.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    step: CountOrZero = 0
+    tokens: CountOrZero = 0
+    flops: NotNegative | None = 0.0
+    teacher_flops: NotNegative | None = 0.0
+    seconds: NotNegative = 0.0
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """As run.json has it: what is not known, and teachers where there are none, is left out."""
+        amounts = {
+            "flops": None if self.flops is None else round(self.flops),
+            "teacher_flops": round(self.teacher_flops) if self.teacher_flops else None,
+        }
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            **{name: amount for name, amount in amounts.items() if amount is not None},
+            "seconds": round(self.seconds, 3),
+        }
+
+
+NOTHING = Spent()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a step takes, in all processes together, and what was spent before the first of them."""
+
+    before: Spent = NOTHING
+    tokens: int = 0
+    flops: float | None = 0.0  # of model and teachers; None: nobody knows
+    teacher_flops: float | None = 0.0
+
+    def at(self, step: int, seconds: float = 0.0) -> Spent:
+        """What was spent up to a step, `seconds` of it since the first.
+
+        A step before the first has what it had if it cost as much.
+        """
+        n, before = step - self.before.step, self.before
+        return Spent(
+            step=step,
+            tokens=max(0, before.tokens + n * self.tokens),
+            flops=_more(before.flops, n, self.flops),
+            teacher_flops=_more(before.teacher_flops, n, self.teacher_flops),
+            seconds=before.seconds + seconds,
+        )
+
+
+def costs_of(
+    config: dict[str, Any], module: Any, data: TextDataModule, n_processes: int, before: Spent
+) -> Costs:
+    """Of a run with this config, LanguageModule and data, which goes on from `before`."""
+    tokens = data.tokens_per_step * n_processes
+    own = flops_per_token(config, data.vocab_size)
+    taught = 0.0 if module.teacher is None else module.teacher.flops_per_token(data)
+    if own is None or taught is None:
+        return Costs(before, tokens, None, None)
+    return Costs(before, tokens, tokens * (own + taught), tokens * taught)
+
+
+def _more(before: float | None, n_steps: int, a_step: float | None) -> float | None:
+    return None if before is None or a_step is None else max(0.0, before + n_steps * a_step)
+
+
+def spent_at(checkpoint: dict[str, Any], record: dict[str, Any]) -> Spent:
+    """What a run had spent at a checkpoint of its own; `record` is its run.json, or empty.
+
+    A checkpoint of before this was kept has it by its config and its record, as both counted then:
+    as if every step had been one of this run, with its part of the record's FLOPs and seconds.
+
+    Raises:
+        LabError: if its config does not say how many tokens a step had.
+    """
+    if KEY in checkpoint:
+        try:
+            return Spent.model_validate(checkpoint[KEY])
+        except ValidationError as error:
+            raise LabError(f"a checkpoint is damaged: {KEY} in it is no run's") from error
+    step = checkpoint["global_step"]
+    if not step:
+        return NOTHING
+    config = dict(leaves(with_todays_defaults(checkpoint["config"])))
+    stream = checkpoint.get("TextDataModule")
+    n_processes = _count(stream.get("world_size")) if isinstance(stream, dict) else None
+    tokens = step * (n_processes or 1)
+    for key in ("data.batch_size", "data.block_size", "trainer.accumulate_grad_batches"):
+        if (factor := _count(config.get(key))) is None:
+            raise LabError(f"a checkpoint is damaged: its config has {key}={config.get(key)!r}")
+        tokens *= factor
+    n_tokens, n_steps = (_count(record.get(key)) for key in ("tokens", "step"))
+    counted = 0 if record.get("flops") == 0 else _count(record.get("flops"))
+    flops = None if counted is None or n_tokens is None else tokens * counted / n_tokens
+    seconds = record.get("seconds", 0.0) * min(1.0, step / n_steps) if n_steps else 0.0
+    return Spent(step=step, tokens=tokens, flops=flops, seconds=max(0.0, seconds))
+
+
+def _count(value: Any) -> int | None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63
+    return value if is_count else None
