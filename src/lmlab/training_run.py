@@ -26,7 +26,7 @@ from lmlab.display.samples import Sample
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.experiment import make_callbacks, make_data, make_module
-from lmlab.files import write_atomically
+from lmlab.files import read_small, write_atomically
 from lmlab.fingerprint import check_continues, fingerprint
 from lmlab.machine import computed_on
 from lmlab.own_code import check_same_code, code_of
@@ -50,6 +50,8 @@ from lmlab.training.rules import n_inside
 from lmlab.training.state import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 from lmlab.waiting import waiting
+
+MOST_TOKENIZER = 1 << 28  # bytes
 
 
 def train(
@@ -204,7 +206,8 @@ def tokenizer_of_parent(
         return None
     if parent is None and run is not None and (run.path / TOKENIZER).is_file():
         try:
-            return Tokenizer.from_json(json.loads((run.path / TOKENIZER).read_bytes()))
+            stored = read_small(run.path / TOKENIZER, MOST_TOKENIZER, within=run.path)
+            return Tokenizer.from_json(json.loads(stored))
         except (OSError, ValueError, RecursionError) as error:
             raise LabError(f"{run.path / TOKENIZER} cannot be read: {error}") from error
     if parent is None and (foreign := foreign_parent(config["from"])) is not None:

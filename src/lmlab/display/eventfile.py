@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import time
 from collections.abc import Iterable
@@ -11,29 +12,31 @@ from typing import TYPE_CHECKING
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 
+from lmlab.files import open_to_append, remove
+from lmlab.runs import EVENTS
+
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-PREFIX = "events.out.tfevents."
+PREFIX = EVENTS
 BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are named
+OURS = re.compile(re.escape(PREFIX) + r"\d{3,}(\.begin|\.end)?")  # see `numbered`
 
 
 class Records:
     """What is written to one event file, appended to if it is there already.
 
-    A record is a length, its checksum, the data, their checksum. TensorBoard's own writer computes
-    the checksums in Python, which takes longer than drawing a picture.
+    TensorBoard's own writer computes checksums in Python, which takes longer than drawing a
+    picture.
     """
 
     def __init__(self, path: Path):
-        self.path, self._file = path, path.open("ab")
+        self.path, self._file = path, open_to_append(path, path.parent)
         if not self._file.tell():
-            self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            self.add_event(opening())
 
     def add_event(self, event: Event) -> None:
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        self._file.write(length + _checksum(length) + data + _checksum(data))
+        self._file.write(record(event))
 
     def get_logdir(self) -> str:
         return str(self.path.parent)
@@ -43,6 +46,18 @@ class Records:
 
     def close(self) -> None:
         self._file.close()
+
+
+def opening() -> Event:
+    """The first event of a file."""
+    return Event(wall_time=time.time(), file_version="brain.Event:2")
+
+
+def record(event: Event) -> bytes:
+    """An event as it stands in a file: a length, its checksum, the data, their checksum."""
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
 
 
 def _checksum(data: bytes) -> bytes:
@@ -61,6 +76,18 @@ def next_number(folder: Path) -> int:
 def numbered(folder: Path, number: int, suffix: str = "") -> Path:
     """Where an event file is kept: TensorBoard comes to it after those of smaller numbers."""
     return folder / f"{PREFIX}{number:03}{suffix}"
+
+
+def forget(folder: Path, *suffixes: str) -> None:
+    """Delete the event files that a run wrote, those with these suffixes if any are given; others'
+    event files stay.
+
+    Raises:
+        LabError: if one cannot be deleted.
+    """
+    for path in folder.glob(f"{PREFIX}*"):
+        if OURS.fullmatch(path.name) and (not suffixes or path.suffix in suffixes):
+            remove(path, folder)
 
 
 def write(path: Path, summaries: Iterable[Summary]) -> None:

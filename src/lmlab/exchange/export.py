@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 from pathlib import Path
@@ -28,7 +29,7 @@ def export(config: dict[str, Any]) -> Path:
         LabError: if the model has no form there, or the folder is not empty.
     """
     quiet_libraries()
-    folder = Path(config["folder"]).expanduser()
+    folder = Path(os.path.realpath(Path(config["folder"]).expanduser()))  # x/.. makes no x
     _check_free(folder)
     trained = restore(Run.open(config["run"]), config["checkpoint"])
     make = {"hf": _hugging_face, "safetensors": _plain}[config["to"]]

@@ -21,6 +21,7 @@ from lmlab import schema
 from lmlab.config import check
 from lmlab.console import say
 from lmlab.errors import LabError
+from lmlab.files import lock_at
 from lmlab.runs import LOG, Run
 from lmlab.sweeps.job import JOB_LOCK
 from lmlab.sweeps.journal import FAILED, Event, Journal, Result, followers
@@ -201,13 +202,13 @@ def _wait_for_workers(journal: Journal, numbers: list[int]) -> None:
 
 def _is_alive(event: Event) -> bool:
     """Whether a job that has begun still has a process."""
-    lock = filelock.FileLock(Path(str(event.run)) / JOB_LOCK)
+    folder = Path(str(event.run))
     try:
-        with lock.acquire(blocking=False):
+        with lock_at(folder / JOB_LOCK, folder).acquire(blocking=False):
             return time.time() - event.time < 3  # it may not have come to its lock yet
     except filelock.Timeout:
         return True
-    except OSError:  # no directory yet
+    except (OSError, LabError):  # no directory yet
         return time.time() - event.time < 3
 
 
@@ -216,7 +217,7 @@ def _record_killed(journal: Journal, number: int) -> Result:
 
     path = Path(str(journal.last[number].run))
     Run(path).update(status="killed", error=KILLED)
-    with suppress(OSError):  # a full disk: only the board lacks it
+    with suppress(OSError, LabError):  # a full disk: only the board lacks it
         show_killed(path)
     event = Event(number, "killed", time.time(), run=str(path), trained=True, error=KILLED)
     journal.add(event)

@@ -18,13 +18,13 @@ from lmlab import build
 from lmlab.config import check_plain
 from lmlab.console import command, say
 from lmlab.errors import LabError
-from lmlab.files import write_atomically
+from lmlab.files import make_folder, write_atomically
 from lmlab.fingerprint import NOT_IN_FINGERPRINT, leaves, under
 from lmlab.own_code import code_of
 from lmlab.runs import Run
 from lmlab.schema import Count, Custom, Node, Seed
 from lmlab.sweeps.axes import check_names
-from lmlab.sweeps.journal import FAILED, Result
+from lmlab.sweeps.journal import FAILED, MULTIRUN, Result
 from lmlab.sweeps.launching import Progress, finish, folder_of, keep_filled, launch
 from lmlab.sweeps.places import Places, places_of
 
@@ -108,8 +108,8 @@ def search(
     n_trials, make_sampler = _plan(settings, space)
     n_jobs = _n_jobs(settings, config)
     folder = folder_of(config, n_trials)
-    multirun = OmegaConf.to_yaml(config).encode()
-    write_atomically(folder / "multirun.yaml", multirun, parents=True)
+    make_folder(folder)
+    write_atomically(folder / MULTIRUN, OmegaConf.to_yaml(config).encode())
     results: list[Result] = []
     with SharedStudy.opened(
         folder,

@@ -8,29 +8,41 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
+import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import filelock
 import optuna
 from optuna.distributions import check_distribution_compatibility
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from lmlab.errors import LabError
+from lmlab.files import check_place, lock_at, make_folder, remove
 from lmlab.sweeps.space import Space
+
+# What Optuna and SQLAlchemy raise of a file that somebody damaged: Optuna replays the lines of a
+# journal without a look at them.
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError),
+    *(RecursionError, sqlite3.Error, SQLAlchemyError, StorageInternalError),
+)
 
 NAME = "sweep"  # of the study in its storage
 FILES = {"journal": "study.journal", "sqlite": "study.db"}
 SWEEPERS = ".sweepers"  # the folder of the locks that say who lives
 ABOUT = "about"  # noted on the study: what its trials have in common
+SWEEPER_NAME = re.compile(r"\d+-[0-9a-f]{8}")
 SWEEPER, RUN, AGAIN = "sweeper", "run", "tries_again"  # noted on a trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -43,7 +55,8 @@ class JournalLock(JournalFileOpenLock):
     """The operating system's lock: Optuna's own outlives a killed process by half a minute."""
 
     def __init__(self, path: Path):
-        self.path, self.lock = path, filelock.FileLock(f"{path}.lock")
+        self.path = path
+        self.lock = lock_at(path.with_name(f"{path.name}.lock"), path.parent)
 
     def acquire(self) -> bool:
         self.lock.acquire()
@@ -64,6 +77,40 @@ def open_storage(path: Path) -> BaseStorage:
     if path.suffix == ".db":
         return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
     return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
+
+
+@contextmanager
+def storage_in(path: Path) -> Iterator[BaseStorage]:
+    """The storage in a file that somebody may have damaged, while a study is looked for in it.
+
+    Raises:
+        LabError: if it is something else, or cannot be read. It is then left as it is.
+    """
+    check_place(path, path.parent)
+    try:
+        if path.suffix == ".db":
+            _check_is_optunas(path)
+        yield open_storage(path)
+    except UNREADABLE as error:
+        what = " ".join(str(error).split())[:200] or type(error).__name__
+        raise LabError(
+            f"{path} cannot be used as a study ({what}); move it away, or give another sweep.name"
+        ) from error
+
+
+def _check_is_optunas(path: Path) -> None:
+    """Optuna would put its tables into any database.
+
+    Raises:
+        sqlite3.Error, OSError: if it is none.
+        ValueError: if its tables are others.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master")]
+    if names and "studies" not in names:
+        raise ValueError("it is the database of something else")
 
 
 class SharedStudy:
@@ -95,20 +142,20 @@ class SharedStudy:
         """
         path = folder / FILES[storage]
         for other, name in FILES.items():
-            if other != storage and (folder / name).exists():
+            if other != storage and (folder / name).is_file():
                 raise LabError(
                     f"hydra.sweeper.storage={storage}: the study of this sweep is in {name}; give "
                     f"hydra.sweeper.storage={other}, or another sweep.name"
                 )
         alive = folder / SWEEPERS / f"{os.getpid()}-{secrets.token_hex(4)}.lock"
-        alive.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".study.lock")
-        with filelock.FileLock(alive):
+        make_folder(alive.parent, within=folder)
+        lock = lock_at(folder / ".study.lock", folder)
+        with lock_at(alive, folder):
             try:
-                with lock:
+                with lock, storage_in(path) as in_file:
                     study = optuna.create_study(
                         study_name=NAME,
-                        storage=open_storage(path),
+                        storage=in_file,
                         directions=directions,
                         pruner=pruner,
                         load_if_exists=True,
@@ -117,7 +164,7 @@ class SharedStudy:
                     shared._check(about)
                 yield shared
             finally:
-                alive.unlink(missing_ok=True)
+                remove(alive, folder)
 
     def _check(self, about: dict[str, Any]) -> None:
         stored = self.study.user_attrs.get(ABOUT)
@@ -186,13 +233,16 @@ class SharedStudy:
             return True
         if name == self.me:
             return False
-        path = self.path.parent / SWEEPERS / f"{name}.lock"
+        if not SWEEPER_NAME.fullmatch(str(name)):
+            return True
+        folder = self.path.parent
+        path = folder / SWEEPERS / f"{name}.lock"
         try:
-            with filelock.FileLock(path, blocking=False):
+            with lock_at(path, folder).acquire(blocking=False):
                 pass
         except filelock.Timeout:
             return False
-        path.unlink(missing_ok=True)
+        remove(path, folder)
         return True
 
     def _finish_asking(self, frozen: FrozenTrial, make_sampler: MakeSampler) -> None:
@@ -224,12 +274,10 @@ class TrialInTraining:
 
     def __init__(self, study: str, number: int, pruner: optuna.pruners.BasePruner):
         # The sampler has had its say; a plain one spares this process from asking it again.
-        loaded = optuna.load_study(
-            study_name=NAME,
-            storage=open_storage(Path(study)),
-            sampler=RandomSampler(),
-            pruner=pruner,
-        )
+        with storage_in(Path(study)) as storage:
+            loaded = optuna.load_study(
+                study_name=NAME, storage=storage, sampler=RandomSampler(), pruner=pruner
+            )
         frozen = loaded.get_trials(deepcopy=False)[number]
         self.steps = set(frozen.intermediate_values)  # that were reported, before a resume too
         self._trial = optuna.Trial(loaded, frozen._trial_id)

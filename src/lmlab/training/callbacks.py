@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
-from lmlab.files import link_or_copy
+from lmlab.files import link_or_copy, remove
 from lmlab.runs import OF_THE_END, Run
 from lmlab.streams import let_others
 from lmlab.training.stopping import Interrupted, Stop
@@ -136,7 +136,7 @@ class Checkpoints(L.Callback):
         if trainer.is_global_zero:
             self.run.forget_requeued()
             for path in self.run.checkpoints()[self.keep :]:
-                path.unlink()
+                remove(path, self.run.path)
 
 
 class OwnSignals(L.Callback):
