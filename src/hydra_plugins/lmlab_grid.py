@@ -35,14 +35,16 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from lmlab.files import make_folder, write_atomically
         from lmlab.sweeps.journal import MULTIRUN
-        from lmlab.sweeps.launching import finish, folder_of, launch
+        from lmlab.sweeps.launching import check_some, finish, folder_of, launch
         from lmlab.sweeps.submitting import submit
 
         assert self.config is not None
         assert self.launcher is not None
+        assert self.hydra_context is not None
         jobs = self.jobs(arguments)
         sweep_dir = folder_of(self.config, len(jobs))
         self.validate_batch_is_legal(self.representatives(jobs))
+        check_some(self.config, self.hydra_context.config_loader, jobs)
         make_folder(sweep_dir)
         write_atomically(sweep_dir / MULTIRUN, OmegaConf.to_yaml(self.config).encode())
         run = launch if self.config.sweep.wait or self.config.dry_run else submit

@@ -46,7 +46,8 @@ def check_stays_in(folder: Path, path: Path) -> None:
 
 
 def _out(path: Path, folder: Path) -> str:
-    return f"{path} leads out of {folder} by a link, to {os.path.realpath(path)}; put it there"
+    to = os.path.realpath(path)
+    return f"{path} leads out of {folder} by a link, to {to}; put that in the place of the link"
 
 
 @contextmanager

@@ -235,7 +235,8 @@ class Run:
     def forget_requeued(self) -> None:
         """Delete what was written for SLURM: going on from it has led to a later checkpoint."""
         for path in self._requeued():
-            remove(path, self.path)
+            if not path.is_dir():
+                remove(path, self.path)
 
     def check_checkpoint(self, path: Path) -> None:
         """Whether a checkpoint of this run, or one given by its path, may be read.

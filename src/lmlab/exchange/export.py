@@ -29,7 +29,9 @@ def export(config: dict[str, Any]) -> Path:
         LabError: if the model has no form there, or the folder is not empty.
     """
     quiet_libraries()
-    folder = Path(os.path.realpath(Path(config["folder"]).expanduser()))  # x/.. makes no x
+    folder = Path(config["folder"]).expanduser()
+    if ".." in folder.parts:
+        folder = Path(os.path.realpath(folder))  # x/.. is to make no x
     _check_free(folder)
     trained = restore(Run.open(config["run"]), config["checkpoint"])
     make = {"hf": _hugging_face, "safetensors": _plain}[config["to"]]

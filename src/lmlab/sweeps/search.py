@@ -25,7 +25,7 @@ from lmlab.runs import Run
 from lmlab.schema import Count, Custom, Node, Seed
 from lmlab.sweeps.axes import check_names
 from lmlab.sweeps.journal import FAILED, MULTIRUN, Result
-from lmlab.sweeps.launching import Progress, finish, folder_of, keep_filled, launch
+from lmlab.sweeps.launching import Progress, check_some, finish, folder_of, keep_filled, launch
 from lmlab.sweeps.places import Places, places_of
 
 if TYPE_CHECKING:
@@ -95,8 +95,10 @@ def search(
     settings = _settings(config)
     check_names(settings["params"], config)
     space = Space.parse(settings["params"], settings["when"], arguments, loader)
-    for job in space.examples():  # before anything is asked for: what Hydra cannot compose
+    examples = list(space.examples())
+    for job in examples:  # before anything is asked for: what Hydra cannot compose
         loader.load_sweep_config(config, job)
+    check_some(config, loader, examples, space.keys)
     pruner = build.part(settings["pruner"], "hydra.sweeper.pruner", optuna.pruners.BasePruner)
     prunes = not isinstance(pruner, optuna.pruners.NopPruner)
     if prunes and settings["directions"] != ["minimize"]:

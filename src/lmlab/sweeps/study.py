@@ -7,13 +7,14 @@ operating system releases when it dies: its trials are then anybody's to finish.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import secrets
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from lmlab.errors import LabError
-from lmlab.files import check_place, lock_at, make_folder, remove
+from lmlab.files import check_place, lock_at, make_folder, open_to_read, remove
 from lmlab.sweeps.space import Space
 
 # What Optuna and SQLAlchemy raise of a file that somebody damaged: Optuna replays the lines of a
@@ -88,28 +89,48 @@ def storage_in(path: Path) -> Iterator[BaseStorage]:
     """
     check_place(path, path.parent)
     try:
-        if path.suffix == ".db":
-            _check_is_optunas(path)
+        if path.exists() and path.stat().st_size:
+            (_check_database if path.suffix == ".db" else _check_journal)(path)
         yield open_storage(path)
     except UNREADABLE as error:
-        what = " ".join(str(error).split())[:200] or type(error).__name__
         raise LabError(
-            f"{path} cannot be used as a study ({what}); move it away, or give another sweep.name"
+            f"{path} cannot be used as a study ({_reason(error)}); move it away, or give another "
+            "sweep.name"
         ) from error
 
 
-def _check_is_optunas(path: Path) -> None:
-    """Optuna would put its tables into any database.
+def _reason(error: Exception) -> str:
+    """The first cause, which says most, on one line."""
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    return str(said) if isinstance(error, OSError | sqlite3.Error) else f"damaged: {said}"
+
+
+def _check_journal(path: Path) -> None:
+    """Whether a file begins as a journal does: the end of any other would be cut off, or written
+    on.
 
     Raises:
-        sqlite3.Error, OSError: if it is none.
-        ValueError: if its tables are others.
+        OSError, ValueError: if it does not.
     """
-    if not path.exists() or not path.stat().st_size:
-        return
+    with open_to_read(path, path.parent) as file:
+        first = file.readline()
+    begins = "op_code" in json.loads(first) if first.endswith(b"\n") else first.startswith(b"{")
+    if not begins:
+        raise ValueError("it is something else")
+
+
+def _check_database(path: Path) -> None:
+    """Whether a database is Optuna's, which would put its tables into any.
+
+    Raises:
+        sqlite3.Error: if it is no database.
+        ValueError: if it is another.
+    """
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
         names = [name for (name,) in database.execute("SELECT name FROM sqlite_master")]
-    if names and "studies" not in names:
+    if names and not {"studies", "trials", "version_info"} <= set(names):
         raise ValueError("it is the database of something else")
 
 
@@ -163,8 +184,11 @@ class SharedStudy:
                     shared = cls(path, study, space, alive.stem, lock)
                     shared._check(about)
                 yield shared
+            except (OSError, SQLAlchemyError, StorageInternalError) as error:  # a full disk
+                raise LabError(f"cannot go on with {path}: {_reason(error)}") from error
             finally:
-                remove(alive, folder)
+                with suppress(LabError):  # what went wrong is said above
+                    remove(alive, folder)
 
     def _check(self, about: dict[str, Any]) -> None:
         stored = self.study.user_attrs.get(ABOUT)

@@ -136,7 +136,8 @@ class Checkpoints(L.Callback):
         if trainer.is_global_zero:
             self.run.forget_requeued()
             for path in self.run.checkpoints()[self.keep :]:
-                remove(path, self.run.path)
+                if not path.is_dir():
+                    remove(path, self.run.path)
 
 
 class OwnSignals(L.Callback):
