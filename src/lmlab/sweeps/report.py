@@ -64,7 +64,7 @@ def keep_all(table: Table, folder: Path, plots: bool = True) -> None:
     """
     before = Kept.read(folder).asked
     questions, scaling, asked = Questions(table), None, {PICTURES} if plots else set()
-    with suppress(LabError):  # the runs may be others by now
+    with suppress(LabError, ValueError):  # the runs may be others by now
         at = [word.removeprefix("--at ") for word in before if word.startswith("--at ")]
         to = [float(word.removeprefix("--to ")) for word in before if word.startswith("--to ")]
         questions = Questions.parse(table, None, None, sorted(at), sorted(to))

@@ -108,17 +108,24 @@ def _reason(error: Exception) -> str:
 
 
 def _check_journal(path: Path) -> None:
-    """Whether a file begins as a journal does: the end of any other would be cut off, or written
-    on.
+    """Whether a file is a journal, but for a last line that was cut off: Optuna would write on at
+    the end of any file.
 
     Raises:
-        OSError, ValueError: if it does not.
+        OSError, ValueError: if it is not.
     """
     with open_to_read(path, path.parent) as file:
-        first = file.readline()
-    begins = "op_code" in json.loads(first) if first.endswith(b"\n") else first.startswith(b"{")
-    if not begins:
-        raise ValueError("it is something else")
+        for number, line in enumerate(file, 1):
+            if not (_is_entry(line) if line.endswith(b"\n") else line.startswith(b"{")):
+                raise ValueError(f"line {number} is none of a study's")
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(entry, dict) and "op_code" in entry
 
 
 def _check_database(path: Path) -> None:
