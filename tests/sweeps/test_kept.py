@@ -58,6 +58,10 @@ def test_a_poorer_report_takes_no_other_s_place(folder, capsys):
         assert everything_in(folder) == before
     main([str(folder), "--write", "--at", "20steps", "--at", "10steps"])
     assert "at 10 steps" in (folder / "report.html").read_text("utf-8")
+    (folder / "report.html").unlink()
+    main([str(folder), "--write", "--no-plots"])
+    assert "<img" not in (folder / "report.html").read_text("utf-8")
+    assert not (folder / "plots").exists()
 
 
 @pytest.mark.parametrize("by", [report, lambda folder: Sweep(folder).report()])

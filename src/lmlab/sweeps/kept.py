@@ -75,7 +75,8 @@ class Kept:
             raise LabError(f"{path} cannot be read: {error}") from error
         if not _is_record(record):
             raise LabError(f"{path} is not the record of a report; delete it to begin another")
-        return cls(folder, frozenset(record["asked"]), record["files"])
+        is_there = (folder / PAGE).is_file()
+        return cls(folder, frozenset(record["asked"] if is_there else ()), record["files"])
 
     def replace(self, files: Mapping[str, bytes], asked: frozenset[str]) -> list[str]:
         """Put files into the folder, by their names in it, in place of all that is there of an
