@@ -232,14 +232,14 @@ DAMAGED_RUNS = [
     ("config.yaml", b"a: &a {b: *a}", "it holds an anchor or an alias"),
     ("config.yaml", b"a: 1\n" * 300_000, "and at most 1,048,576 are expected"),
     ("config.yaml", pipe, "it holds no config.yaml"),
-    (".lock", folder, ".lock in it cannot be locked"),
+    (".lock", folder, ".lock is a folder, where a file is to be; move it away"),
     ("metrics.csv", b"\xff\0 no table", "metrics.csv is damaged"),
     ("metrics.csv", b"", "metrics.csv is damaged"),
     ("metrics.csv", b"step,val/loss\nten,1.0\n", "metrics.csv is damaged"),
     ("metrics.csv", b"step,val/loss\n1,1.0,2.0\n", "the row of step 1 is cut off or too long"),
     ("metrics.csv", b"step,val/loss,val/bpc\n1,1.0\n", "the row of step 1 is cut off or too long"),
     ("metrics.csv", b'step,a\n1,"' + b"x" * 200_000, "metrics.csv is damaged"),
-    ("metrics.csv", pipe, "metrics.csv is damaged (it is no regular file)"),
+    ("metrics.csv", pipe, "metrics.csv is a pipe, where a file is to be; move it away"),
 ]
 
 

@@ -16,7 +16,8 @@ MODULES = {
 # From the ground up: a room imports from those below it, and those of one floor not each other.
 FLOORS = (
     ("errors", "bounds", "output"),
-    ("console", "files", "memory_limit"),
+    ("files", "memory_limit"),
+    ("console",),
     ("config",),
     ("models",),
     ("data",),

@@ -33,16 +33,20 @@ class GridSweeper(BasicSweeper):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lmlab.sweeps.launch.launching import finish, folder_of, launch
+        from lmlab.files import make_folder, write_atomically
+        from lmlab.sweeps.launch.journal import MULTIRUN
+        from lmlab.sweeps.launch.launching import check_some, finish, folder_of, launch
         from lmlab.sweeps.launch.slurm import submit
 
         assert self.config is not None
         assert self.launcher is not None
+        assert self.hydra_context is not None
         jobs = self.jobs(arguments)
         sweep_dir = folder_of(self.config, len(jobs))
         self.validate_batch_is_legal(self.representatives(jobs))
-        sweep_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
+        check_some(self.config, self.hydra_context.config_loader, jobs)
+        make_folder(sweep_dir)
+        write_atomically(sweep_dir / MULTIRUN, OmegaConf.to_yaml(self.config).encode())
         run = launch if self.config.sweep.wait or self.config.dry_run else submit
         results = run(self.launcher, sweep_dir, jobs)
         finish(sweep_dir, results)

@@ -6,6 +6,7 @@ console and to the log of the run that it trains.
 
 from __future__ import annotations
 
+import io
 import logging
 import shlex
 import shutil
@@ -13,7 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,6 +30,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lmlab.files import open_to_append
 from lmlab.output import output
 
 
@@ -77,13 +79,19 @@ def shown_on(other: Console | None) -> Iterator[None]:
         _console.reset(before)
 
 
+class _LogFile(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A full disk ends no run because its log lacks a line."""
+
+
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Keep what is said, and the warnings of all libraries, in a file as well.
 
     A thread that belongs to no run, such as a library's, is kept in the file of every run.
     """
-    handler = logging.FileHandler(path, encoding="utf-8")
+    stream = io.TextIOWrapper(open_to_append(path, path.parent), "utf-8", "backslashreplace", "\n")
+    handler = _LogFile(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(lambda record: _log_file.get() in (None, handler))
     root = logging.getLogger()
@@ -98,6 +106,8 @@ def logged_to(path: Path) -> Iterator[None]:
         _log_file.reset(before)
         root.removeHandler(handler)
         handler.close()
+        with suppress(OSError):  # a full disk
+            stream.close()
 
 
 def _log_warnings(change: int) -> None:

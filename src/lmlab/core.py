@@ -34,7 +34,7 @@ from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import DivergedError, LabError
 from lmlab.exchange.foreign import Foreign
-from lmlab.files import write_atomically
+from lmlab.files import read_small, write_atomically
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
 from lmlab.runs.directory import LOG, RECORD, SAMPLE, TOKENIZER, Run
 from lmlab.runs.parents import checkpoint_path, foreign_parent, resolve, run_of
@@ -55,6 +55,8 @@ from lmlab.training.processes import Processes
 from lmlab.training.spent import NOTHING, costs_of, spent_at
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 from lmlab.training.waiting import waiting
+
+MOST_TOKENIZER = 1 << 28  # bytes
 
 
 def help_to_train() -> None:
@@ -225,7 +227,8 @@ def tokenizer_of_parent(
         return None
     if parent is None and run is not None and (run.path / TOKENIZER).is_file():
         try:
-            return Tokenizer.from_json(json.loads((run.path / TOKENIZER).read_bytes()))
+            stored = read_small(run.path / TOKENIZER, MOST_TOKENIZER, within=run.path)
+            return Tokenizer.from_json(json.loads(stored))
         except (OSError, ValueError, RecursionError) as error:
             raise LabError(f"{run.path / TOKENIZER} cannot be read: {error}") from error
     if parent is None and (foreign := foreign_parent(config["from"])) is not None:

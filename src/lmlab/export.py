@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 from pathlib import Path
@@ -32,6 +33,8 @@ def export(config: dict[str, Any]) -> Path:
     """
     quiet_libraries()
     folder = Path(config["folder"]).expanduser()
+    if ".." in folder.parts:
+        folder = Path(os.path.realpath(folder))  # x/.. is to make no x
     _check_free(folder)
     trained = restore(Run.open(config["run"]), config["checkpoint"])
     make = {"hf": _hugging_face, "safetensors": _plain}[config["to"]]

@@ -1,4 +1,9 @@
-"""Files that are whole or not there, and reading small ones that somebody may have damaged."""
+"""Files that are whole or not there, and that stay where they belong.
+
+A folder of runs may come from somebody else. Its own path may lead anywhere, `outputs` to another
+disk, say; but nothing *in* a run or a sweep is read or written through a link that leads out of it,
+and nothing is waited for: what stands in the place of a file and is a pipe or a folder is refused.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,15 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import BinaryIO
+
+import filelock
 
 from lmlab.errors import LabError
 
@@ -31,16 +40,45 @@ def path_name(text: str) -> str:
 UNFINISHED = re.compile(r"\..+\.(ckpt|json|yaml|csv|txt|tsv|pbtxt|bin)\.[a-z0-9_]{8}")
 
 
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether `path`, in `folder`, is elsewhere once its links are followed.
+
+    That the folder itself is reached through links is fine, and so is a link that stays in it.
+    """
+    real, of_folder = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    return not real.is_relative_to(of_folder)
+
+
+def check_stays_in(folder: Path, path: Path) -> None:
+    """Refuse a path in `folder` that a link leads out of it.
+
+    Raises:
+        LabError: naming where it leads.
+    """
+    if leads_out(path, folder):
+        raise LabError(_out(path, folder))
+
+
+def _out(path: Path, folder: Path) -> str:
+    to = os.path.realpath(path)
+    return f"{path} leads out of {folder} by a link, to {to}; put that in the place of the link"
+
+
 @contextmanager
-def atomic_file(path: Path, parents: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(
+    path: Path, parents: bool = False, within: Path | None = None
+) -> Iterator[BinaryIO]:
     """A file to write that appears at `path`, synced to disk, only when the block ends well.
 
     Its folder must be there, unless `parents` are to be made: a run whose directory was moved away
-    is not begun anew.
+    is not begun anew. A link at `path` is replaced, not followed; one on the way to it must not
+    lead out of `within`.
 
     Raises:
         LabError: if it cannot be written (read-only folder, full disk); nothing is left behind.
     """
+    if within is not None:
+        check_stays_in(within, path.parent)
     temporary = _temporary(path)
     try:
         if parents:
@@ -70,9 +108,11 @@ def _replace(temporary: Path, path: Path) -> None:
     temporary.replace(path)
 
 
-def write_atomically(path: Path, content: bytes | memoryview, parents: bool = False) -> None:
+def write_atomically(
+    path: Path, content: bytes | memoryview, parents: bool = False, within: Path | None = None
+) -> None:
     """Put `content` at `path`: a reader finds the old file or the whole new one, never a part."""
-    with atomic_file(path, parents) as file:
+    with atomic_file(path, parents, within) as file:
         file.write(content)
 
 
@@ -112,28 +152,135 @@ def remove_unfinished(folder: Path, older_than: float = 0.0) -> None:
                 path.unlink(missing_ok=True)
 
 
-def read_small(path: Path, most: int) -> bytes:
+def make_folder(path: Path, within: Path | None = None) -> None:
+    """Make a folder and those above it, unless they are there.
+
+    Raises:
+        LabError: if that is not possible, or a link leads it out of `within`.
+    """
+    if within is not None:
+        check_stays_in(within, path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise LabError(f"cannot make the folder {path}: a file of that name is there") from None
+    except OSError as error:
+        raise LabError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
+def remove(path: Path, within: Path) -> None:
+    """Delete a file, if it is there; of a link only the link.
+
+    Raises:
+        LabError: if it cannot be deleted, or a link on the way to it leads out of `within`.
+    """
+    check_stays_in(within, path.parent)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise LabError(f"cannot delete {path}: {error.strerror or error}") from error
+
+
+def lock_at(path: Path, within: Path) -> filelock.FileLock:
+    """A lock of the operating system's; taking it empties the file.
+
+    Raises:
+        LabError: if something is there that is no file of `within`.
+    """
+    check_place(path, within)
+    return filelock.FileLock(path)
+
+
+def check_place(path: Path, within: Path, is_folder: bool = False) -> None:
+    """Whether a file (or a folder) of ours may be kept at `path`: there is none, or it is one.
+
+    Raises:
+        LabError: if anything else is there, or a link leads it out of `within`.
+    """
+    check_stays_in(within, path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise LabError(f"{path} is a link that leads nowhere; delete it") from None
+        return
+    except OSError as error:
+        raise LabError(f"{path} cannot be used: {error.strerror or error}") from error
+    if not (stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)):
+        wanted = "folder" if is_folder else "file"
+        raise LabError(f"{path} is {_kind(mode)}, where a {wanted} is to be; move it away")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFREG: "a file"}
+    return kinds.get(stat.S_IFMT(mode), "a device or a socket")
+
+
+def open_to_append(path: Path, within: Path) -> BufferedWriter:
+    """A file that is written on at its end, made if there is none.
+
+    Raises:
+        LabError: if it cannot be, or something else is there: see `check_place`.
+    """
+    check_place(path, within)
+    try:
+        if path.is_file() and path.stat().st_nlink > 1:
+            write_atomically(path, path.read_bytes())  # its other names are not ours to change
+        return os.fdopen(_opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+    except (OSError, ValueError) as error:
+        raise LabError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from (
+            error
+        )
+
+
+def open_to_read(path: Path, within: Path | None = None) -> BufferedReader:
+    """A regular file, read without waiting for anybody.
+
+    Raises:
+        OSError: if it cannot be opened.
+        ValueError: if it is no regular file, or a link leads it out of `within`.
+    """
+    check_regular(path, within)
+    return os.fdopen(_opened(path, os.O_RDONLY), "rb")
+
+
+def _opened(path: Path, flags: int) -> int:
+    """The descriptor of a regular file, opened by its real path: no link is followed any more,
+    where the system can see to that (not on Windows)."""
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    descriptor = os.open(os.path.realpath(path), flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("it is no regular file")
+    return descriptor
+
+
+def read_small(path: Path, most: int, within: Path | None = None) -> bytes:
     """The bytes of a regular file of at most `most` bytes.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is larger, or no regular file. A pipe is not opened: reading it may wait
-            for ever.
+        ValueError: if it is larger, or no regular file (reading a pipe may wait for ever), or a
+            link leads it out of `within`.
     """
-    check_regular(path)
-    size = path.stat().st_size
-    if size > most:
-        raise ValueError(f"it is {size:,} bytes long, and at most {most:,} are expected")
-    return path.read_bytes()
+    with open_to_read(path, within) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ValueError(f"it is {size:,} bytes long, and at most {most:,} are expected")
+        return file.read()
 
 
-def check_regular(path: Path) -> None:
+def check_regular(path: Path, within: Path | None = None) -> None:
     """Whether a file may be opened without waiting for anybody.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is a pipe, a device, a socket or a folder.
+        ValueError: if it is a pipe, a device, a socket or a folder, or a link leads it out of
+            `within`.
     """
+    if within is not None and leads_out(path, within):
+        raise ValueError(_out(path, within))
     if not path.is_file():
         path.stat()  # raises, with the reason, if there is nothing
         raise ValueError("it is no regular file")

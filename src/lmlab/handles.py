@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab.console import shown_on
+from lmlab.errors import LabError
+from lmlab.files import open_to_read
 from lmlab.runs import directory as runs
 
 if TYPE_CHECKING:
@@ -59,10 +61,17 @@ class Run:
         return self._run.sample
 
     def curves(self) -> pd.DataFrame:
-        """Every metric that was logged: a row for each step, a column for each metric."""
+        """Every metric that was logged: a row for each step, a column for each metric.
+
+        Raises LabError if there is no such table."""
         import pandas as pd
 
-        return pd.read_csv(self.path / "metrics.csv", index_col="step")
+        path = self.path / runs.METRICS
+        try:
+            with open_to_read(path, within=self.path) as file:
+                return pd.read_csv(file, index_col="step")
+        except (OSError, ValueError) as error:
+            raise LabError(f"{path} cannot be read: {error}") from error
 
     def model(self, checkpoint: str = "last") -> nn.Module:
         """The trained model, idx (B, T) -> logits (B, T, vocab_size), in eval mode.
@@ -236,12 +245,10 @@ class Sweep:
         """Write tables and pictures into the folder; the page that shows them all."""
         from rich.console import Console
 
-        from lmlab.sweeps.compare.questions import Questions
-        from lmlab.sweeps.report.report import PAGE, keep
+        from lmlab.sweeps.report.report import PAGE, keep_all
 
-        table = self._table()
         with shown_on(Console(quiet=True)):
-            keep(table, self.path, comparisons=Questions(table).answers())
+            keep_all(self._table(), self.path)
         return self.path / PAGE
 
     def _table(self) -> Table:

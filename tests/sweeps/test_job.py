@@ -63,9 +63,17 @@ def test_a_refused_job_that_is_trained_in_the_end_has_one_row(lab, words, text):
 
 
 def test_a_refused_job_writes_no_event_file_where_none_is_wanted(lab, words):
-    assert lab("train", *words, "optimizer.lr=-1", "logger.tensorboard=null")[0] == 2
-    (folder,) = Path("outputs/sweeps/it").glob("*/run.json")
-    assert not list(folder.parent.glob("events.*"))
+    assert lab("train", *words, "optimizer.lr=-1,1", "logger.tensorboard=null")[0] == 2
+    assert len(list(Path("outputs/sweeps/it").glob("*/run.json"))) == 2
+    assert not list(Path("outputs").rglob("events.*"))
+
+
+@pytest.mark.parametrize("more", [[], ["hydra/sweeper=optuna", "optimizer.lr=1,2"]])
+def test_a_sweep_that_is_refused_as_a_whole_leaves_nothing(lab, words, more):
+    status, _, err = lab("train", *words, "data.batch_size=0", "seed=1,2", *more)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "jobs is refused, the first: data.batch_size=0: input should be" in err
+    assert not Path("outputs").exists()
 
 
 def test_a_sweep_finds_its_jobs_under_the_names_that_they_had_before(lab, words):

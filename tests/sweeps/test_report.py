@@ -264,13 +264,13 @@ def test_errors_are_one_line(sweep, monkeypatch, capsys, words, said):
 
 
 def test_a_folder_that_cannot_be_written_to_is_said_after_the_table(sweep, capsys):
-    (sweep / "leaderboard.csv").mkdir()
+    (sweep / ".report.json").mkdir()
     with pytest.raises(SystemExit) as exit:
-        main([str(sweep), "--no-plots"])
+        main([str(sweep), "--write"])
     said = capsys.readouterr()
     assert exit.value.code == 2
     assert "2.1500 ± 0.0707" in said.out
-    assert re.fullmatch(r"error: cannot write \S+leaderboard\.csv: Is a directory\n", said.err)
+    assert re.fullmatch(r"error: \S+\.report\.json cannot be read: it is no regular.*\n", said.err)
 
 
 def test_several_folders_are_one_table_and_nothing_is_kept(tmp_path, capsys):
@@ -346,7 +346,7 @@ def test_files_are_replaced_when_asked_again(sweep, capsys):
     assert not (sweep / "_seed-mean").exists()
     assert not (sweep / "plots/loss-by-model.png").exists()
     assert (sweep / "plots/curves.png").is_file()
-    assert not list(sweep.glob(".*"))  # nothing left lying about
+    assert {path.name for path in sweep.glob(".*")} == {".report.json", ".report.lock"}
 
 
 def means(folder: Path, *curves: dict[int, float] | None) -> dict[int, tuple[float, float]]:

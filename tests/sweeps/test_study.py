@@ -1,5 +1,10 @@
 """A study that processes share, looked at without training anything."""
 
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import filelock
 import optuna
 import pytest
@@ -9,6 +14,7 @@ from optuna.trial import TrialState
 from lmlab.errors import LabError
 from lmlab.sweeps.search.space import Space
 from lmlab.sweeps.search.study import (
+    FILES,
     NAME,
     SWEEPER,
     Grid,
@@ -188,3 +194,70 @@ def test_a_seed_that_lived_where_another_diverged_is_not_the_best(tmp_path, dire
             study.tell(trial, TrialState.COMPLETE, [sign * 9.0] * len(directions), None)
         (best,) = study.best()
         assert best.params == {"x": "1", "seed": "1"}
+
+
+def a_database_of_something_else(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE studies (mine)")
+        database.commit()
+
+
+def scrambled(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xaa" * 8192 + content[12288:])
+
+
+LINES = ["null", "[1]", "3", "{}", "words", '{"op_code": 99, "worker_id": "x"}', '{"op_code": 0}']
+LINES += ['{"op_code": 4, "worker_id": "x", "study_id": 0, "distributions": {"a": "b"}}']
+BAD_STUDIES = [
+    *(("journal", lambda path, line=line: add_line(path, line)) for line in LINES),
+    *(("journal", lambda path, text=text: path.write_bytes(text)) for text in (b"mine", b"\0\xff")),
+    *(
+        ("sqlite", lambda path, text=text: path.write_bytes(text))
+        for text in (b"mine", b"\0" * 999)
+    ),
+    ("sqlite", lambda path: path.write_bytes(path.read_bytes()[:5000])),
+    ("sqlite", scrambled),
+    ("sqlite", lambda path: (path.unlink(), a_database_of_something_else(path))),
+    *((storage, lambda path: (path.unlink(), path.mkdir())) for storage in FILES),
+    *((storage, lambda path: (path.unlink(), os.mkfifo(path))) for storage in FILES),
+    *((storage, lambda path: (path.unlink(), path.symlink_to(path.name))) for storage in FILES),
+    *((storage, lambda path: (path.unlink(), path.symlink_to("/dev/null"))) for storage in FILES),
+]
+
+
+def add_line(path: Path, line: str) -> None:
+    path.write_text(path.read_text() + line + "\n")
+
+
+@pytest.mark.parametrize(("storage", "damage"), BAD_STUDIES)
+def test_a_study_that_is_something_else_is_refused_and_left_alone(tmp_path, storage, damage):
+    with opened(tmp_path, storage) as study:
+        study.take(1, 1, sampler)
+    damage(study.path)
+    before = study.path.read_bytes() if study.path.is_file() else study.path.lstat()
+    with pytest.raises(LabError, match=str(study.path)) as refused, opened(tmp_path, storage):
+        pass
+    assert "\n" not in str(refused.value)
+    assert before == (study.path.read_bytes() if study.path.is_file() else study.path.lstat())
+
+
+@pytest.mark.parametrize("name", [".study.lock", ".sweepers", "study.journal.lock"])
+def test_a_study_is_locked_by_no_file_elsewhere(tmp_path, name):
+    folder, mine = tmp_path / "sweep", tmp_path / "mine"
+    folder.mkdir()
+    mine.write_text("mine")
+    (folder / name).symlink_to(mine)
+    with pytest.raises(LabError, match=f"{name} leads out of"), opened(folder):
+        pass
+    assert mine.read_text() == "mine"
+
+
+def test_the_name_of_a_dead_process_is_no_path(tmp_path):
+    (tmp_path / "mine.lock").touch()
+    with opened(tmp_path) as study:
+        (trial,) = study.take(1, 1, sampler)
+        study.study._storage.set_trial_user_attr(trial._trial_id, SWEEPER, "../mine")
+    with opened(tmp_path) as study:
+        assert [trial.number for trial in study.take(1, 1, sampler)] == [0]
+    assert (tmp_path / "mine.lock").exists()

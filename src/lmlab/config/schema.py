@@ -157,6 +157,8 @@ class Trainer(Node):
 def stays_inside(path: str) -> str:
     if path.startswith("/") or ".." in path.split("/"):
         raise ValueError("give a relative path without `..`, such as study/first")
+    if not path.isprintable():  # it stands in logs, and in commands to copy
+        raise ValueError("give a name on one line, without control characters")
     return path
 
 

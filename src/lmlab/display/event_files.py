@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import time
 from collections.abc import Iterable
@@ -11,31 +12,31 @@ from typing import TYPE_CHECKING
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 
-from lmlab.files import write_atomically
+from lmlab.files import open_to_append, open_to_read, remove, write_atomically
+from lmlab.runs.directory import EVENTS
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-PREFIX = "events.out.tfevents."
+PREFIX = EVENTS
 BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are named
+OURS = re.compile(re.escape(PREFIX) + r"\d{3,}(\.begin|\.end)?")  # see `numbered`
 
 
 class Records:
     """What is written to one event file, appended to if it is there already.
 
-    A record is a length, its checksum, the data, their checksum. TensorBoard's own writer computes
-    the checksums in Python, which takes longer than drawing a picture.
+    TensorBoard's own writer computes checksums in Python, which takes longer than drawing a
+    picture.
     """
 
     def __init__(self, path: Path):
-        self.path, self._file = path, path.open("ab")
+        self.path, self._file = path, open_to_append(path, path.parent)
         if not self._file.tell():
-            self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            self.add_event(opening())
 
     def add_event(self, event: Event) -> None:
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        self._file.write(length + _checksum(length) + data + _checksum(data))
+        self._file.write(record(event))
 
     def get_logdir(self) -> str:
         return str(self.path.parent)
@@ -47,6 +48,18 @@ class Records:
         self._file.close()
 
 
+def opening() -> Event:
+    """The first event of a file."""
+    return Event(wall_time=time.time(), file_version="brain.Event:2")
+
+
+def record(event: Event) -> bytes:
+    """An event as it stands in a file: a length, its checksum, the data, their checksum."""
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
+
+
 def _checksum(data: bytes) -> bytes:
     """CRC-32C, masked as TFRecord has it (tensorflow/core/lib/hash/crc32c.h)."""
     crc = google_crc32c.value(data)
@@ -54,13 +67,21 @@ def _checksum(data: bytes) -> bytes:
     return struct.pack("<I", (rotated + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Leave out the events of later steps, and what a kill has cut off at the end.
+def forget_after(folder: Path, step: int) -> None:
+    """Leave out of a run's event files what was logged at later steps, and what a kill has cut off.
 
     TensorBoard itself leaves them out, where a run that goes on says so. Others that read event
     files do so for curves, but not for texts.
     """
-    content, kept, at = path.read_bytes(), [], 0
+    for path in folder.glob(f"{PREFIX}*"):
+        if OURS.fullmatch(path.name):
+            _forget_after(path, step)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    with open_to_read(path, within=path.parent) as file:
+        content = file.read()
+    kept, at = [], 0
     while at + 8 <= len(content):
         (length,) = struct.unpack_from("<Q", content, at)
         data, end = at + 12, at + length + 16
@@ -70,7 +91,7 @@ def forget_after(path: Path, step: int) -> None:
             kept.append(content[at:end])
         at = end
     if (left := b"".join(kept)) != content:
-        write_atomically(path, left)
+        write_atomically(path, left, within=path.parent)
 
 
 def next_number(folder: Path) -> int:
@@ -82,6 +103,18 @@ def next_number(folder: Path) -> int:
 def numbered(folder: Path, number: int, suffix: str = "") -> Path:
     """Where an event file is kept: TensorBoard comes to it after those of smaller numbers."""
     return folder / f"{PREFIX}{number:03}{suffix}"
+
+
+def forget(folder: Path, *suffixes: str) -> None:
+    """Delete the event files that a run wrote, those with these suffixes if any are given; others'
+    event files stay.
+
+    Raises:
+        LabError: if one cannot be deleted.
+    """
+    for path in folder.glob(f"{PREFIX}*"):
+        if OURS.fullmatch(path.name) and (not suffixes or path.suffix in suffixes):
+            remove(path, folder)
 
 
 def write(path: Path, summaries: Iterable[Summary]) -> None:

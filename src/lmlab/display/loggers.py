@@ -16,11 +16,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmlab.console import log
 from lmlab.display import summaries
-from lmlab.display.event_files import BEGIN, END, PREFIX, forget_after, next_number, numbered, write
+from lmlab.display.event_files import BEGIN, END, forget, forget_after, next_number, numbered, write
 from lmlab.display.writers import CurveWriter
 from lmlab.errors import LabError
-from lmlab.files import check_regular, write_atomically
-from lmlab.runs.directory import OF_THE_END
+from lmlab.files import open_to_read, write_atomically
+from lmlab.runs.directory import METRICS, OF_THE_END
 from lmlab.training.spent import Costs
 
 if TYPE_CHECKING:
@@ -74,15 +74,11 @@ class EventFiles(TensorBoardLogger):
     def begin(self, summaries: list[Summary], costs: Costs) -> None:
         """Write what is known before the first step, and go on from what stood at resume_step."""
         # With no checkpoint to go on from, an earlier start left nothing that is not done again.
-        for suffix in ("",) if self.resume_step is None else (BEGIN, END):
-            for path in self.folder.glob(f"{PREFIX}*{suffix}"):
-                path.unlink()
+        forget(self.folder, *(() if self.resume_step is None else (BEGIN, END)))
         self._costs, self._began = costs, time.monotonic()
         write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
         if self.resume_step is not None:
-            for path in self.folder.glob(f"{PREFIX}*"):
-                if path.is_file():
-                    forget_after(path, self.resume_step)
+            forget_after(self.folder, self.resume_step)
             self._go_on_from(self.resume_step)
 
     def _go_on_from(self, resume_step: int) -> None:
@@ -194,14 +190,13 @@ class MetricsCSV(Logger):
     def __init__(self, folder: Path, resume_step: int | None = None):
         """`resume_step` keeps the rows of an earlier start up to that step."""
         super().__init__()
-        self.path = path = folder / "metrics.csv"
+        self.path = path = folder / METRICS
         self.rows: dict[int, dict[str, Any]] = {}
         self._changed = False
         if resume_step is None or not path.exists():
             return
         try:
-            check_regular(path)
-            with path.open(newline="", encoding="utf-8") as file:
+            with io.TextIOWrapper(open_to_read(path, folder), "utf-8", newline="") as file:
                 table = csv.DictReader(file, strict=True)
                 if not table.fieldnames:
                     raise ValueError("it is empty")
@@ -268,5 +263,6 @@ def end(loggers: list[Logger], status: str) -> None:
             continue
         try:
             logger.end(status)
-        except OSError as error:  # a full disk, which the run itself has reported or outlived
+        # A full disk, which the run itself has reported or outlived.
+        except (OSError, LabError) as error:
             log.warning("the curves lack how this run ended: %s", error)

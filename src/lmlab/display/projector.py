@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import event_files
 from lmlab.display.summaries import visible
-from lmlab.files import write_atomically
+from lmlab.files import make_folder, write_atomically
+from lmlab.runs.directory import PROJECTOR, PROJECTOR_CONFIG
 
 MOST = 10_000  # points; the projector itself works on no more
 CONFIG = """\
@@ -47,10 +48,11 @@ class Projector(L.Callback):
         vectors = io.BytesIO()
         np.savetxt(vectors, table[:MOST].detach().float().cpu().numpy(), "%.6g", delimiter="\t")
         labels = (visible(self.tokenizer.decode([i])) for i in range(min(len(table), MOST)))
-        (folder / "projector").mkdir(exist_ok=True)
-        write_atomically(folder / "projector" / "vectors.tsv", vectors.getvalue())
-        write_atomically(folder / "projector" / "tokens.tsv", "\n".join(labels).encode() + b"\n")
-        write_atomically(folder / "projector_config.pbtxt", CONFIG.encode())
+        tokens, inside = "\n".join(labels).encode() + b"\n", folder / PROJECTOR
+        make_folder(inside, within=folder)
+        write_atomically(inside / "vectors.tsv", vectors.getvalue(), within=folder)
+        write_atomically(inside / "tokens.tsv", tokens, within=folder)
+        write_atomically(folder / PROJECTOR_CONFIG, CONFIG.encode())
 
 
 def token_embedding(model: nn.Module, vocab_size: int) -> Tensor | None:

@@ -18,7 +18,7 @@ def show_refused(folder: Path, config: dict[str, Any], reason: str, started: str
     both files.
 
     Raises:
-        OSError: if they cannot be written.
+        LabError, OSError: if they cannot be written.
     """
     if not _logs(config) or any(folder.glob(f"{PREFIX}*{BEGIN}")):
         return
@@ -31,7 +31,7 @@ def show_killed(folder: Path) -> None:
     """Mark the row of a run that was killed, if it has one, as failed.
 
     Raises:
-        OSError: if it cannot be written.
+        LabError, OSError: if it cannot be written.
     """
     if any(folder.glob(f"{PREFIX}*{BEGIN}")) and not any(folder.glob(f"{PREFIX}*{END}")):
         write(numbered(folder, next_number(folder) - 1, END), [summaries.ending("killed")])

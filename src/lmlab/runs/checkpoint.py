@@ -209,6 +209,7 @@ def _newest(run: Run, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
     problems = []
     for path in paths:
         try:
+            run.check_checkpoint(path)
             found = use(path, read(path))
         except LabError as error:
             named = str(path) in str(error)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import json
 import platform
+import re
 import subprocess
 import time
 from collections import Counter
@@ -32,12 +33,27 @@ from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.config.own_code import changed_code
 from lmlab.config.stored import with_todays_defaults
 from lmlab.errors import LabError
-from lmlab.files import path_name, remove_unfinished, write_atomically
+from lmlab.files import (
+    check_place,
+    leads_out,
+    lock_at,
+    open_to_read,
+    path_name,
+    remove,
+    remove_unfinished,
+    write_atomically,
+)
 from lmlab.runs.record import Dumper, check_record, read_config, read_record, read_sample
 
 RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
 SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
 TOKENIZER = "tokenizer.json"
+METRICS, PROJECTOR, PROJECTOR_CONFIG = "metrics.csv", "projector", "projector_config.pbtxt"
+EVENTS = "events.out.tfevents."  # how TensorBoard knows an event file
+FILES = (RECORD, CONFIG, SAMPLE, LOG, LOCK, TOKENIZER, METRICS, PROJECTOR_CONFIG)
+# The checkpoints that are ours to delete: by step, and Lightning's when SLURM takes the machine.
+STEP_CHECKPOINT = re.compile(r"step-(\d{8,18})\.ckpt")
+REQUEUED = re.compile(r"hpc_ckpt_\d+\.ckpt")
 # Metrics of the end of a run: one that goes on longer has another end.
 OF_THE_END = (*("val/loss_full", "val/bpc_full", "val/loss_full_ema", "val/loss_dynamic"),)
 
@@ -73,6 +89,7 @@ class Run:
                 n += 1
                 path = stem.with_name(f"{stamp}-{n}")
         run = cls(path)
+        run.check_places()
         run.begin(config, **asked)
         return run
 
@@ -206,13 +223,44 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """The checkpoints by step, newest first. One that Lightning wrote when SLURM took the
         machine away comes before all others: it lasts only until the next is written."""
-        requeued = sorted(self.path.glob("hpc_ckpt_*.ckpt"), key=lambda p: p.stat().st_mtime)
-        return [*reversed(requeued), *sorted((self.path / CHECKPOINTS).glob("step-*.ckpt"))[::-1]]
+        folder = self.path / CHECKPOINTS
+        by_step = [p for p in folder.glob("step-*.ckpt") if STEP_CHECKPOINT.fullmatch(p.name)]
+        requeued = sorted(self._requeued(), key=lambda path: path.lstat().st_mtime)
+        return [*reversed(requeued), *sorted(by_step, reverse=True)]
+
+    def _requeued(self) -> list[Path]:
+        return [p for p in self.path.glob("hpc_ckpt_*.ckpt") if REQUEUED.fullmatch(p.name)]
 
     def forget_requeued(self) -> None:
         """Delete what was written for SLURM: going on from it has led to a later checkpoint."""
-        for path in self.path.glob("hpc_ckpt_*.ckpt"):
-            path.unlink()
+        for path in self._requeued():
+            if not path.is_dir():
+                remove(path, self.path)
+
+    def check_checkpoint(self, path: Path) -> None:
+        """Whether a checkpoint of this run, or one given by its path, may be read.
+
+        Raises:
+            LabError: if it is in this directory, and a link leads it out.
+        """
+        is_ours = path.absolute().is_relative_to(self.path.absolute())
+        if is_ours and leads_out(path, self.path):
+            raise LabError(f"checkpoint {path} is a link that leads out of {self.path}")
+
+    def check_places(self) -> None:
+        """Whether a run may be trained here: where it keeps its files are files, and no links that
+        lead out of the directory.
+
+        Raises:
+            LabError: naming the first that is something else.
+        """
+        for folder in (CHECKPOINTS, PROJECTOR):
+            check_place(self.path / folder, self.path, is_folder=True)
+        for name in FILES:
+            check_place(self.path / name, self.path)
+        # TensorBoard's reader takes whatever has this in its name.
+        for path in [*self.path.glob("*tfevents*"), *(self.path / PROJECTOR).glob("*.tsv")]:
+            check_place(path, self.path)
 
     def checkpoint(self, which: str) -> Path:
         """The path of checkpoint `last` (`ema` is in it), `best`, or any other given as a path.
@@ -229,6 +277,7 @@ class Run:
             there = ["last"] * bool(newest) + ["best"] * self.best.is_file()
             has = ", ".join(there) or "none yet (the first is written at the first evaluation)"
             raise LabError(f"checkpoint={which}: no such checkpoint; {self.path} has {has}")
+        self.check_checkpoint(path)
         return path
 
     @contextmanager
@@ -238,7 +287,8 @@ class Run:
         Raises:
             LabError: if another process has it, or it cannot be written.
         """
-        lock = filelock.FileLock(self.path / LOCK)
+        self.check_places()
+        lock = lock_at(self.path / LOCK, self.path)
         try:
             lock.acquire(timeout=0.5)  # is_locked has it for a moment
         except filelock.Timeout:
@@ -248,7 +298,7 @@ class Run:
                 f"run={self.path} cannot be trained: {LOCK} in it cannot be locked "
                 f"({error.strerror or error})"
             ) from error
-        for folder in (self.path, self.path / CHECKPOINTS, self.path / "projector"):
+        for folder in (self.path, self.path / CHECKPOINTS, self.path / PROJECTOR):
             remove_unfinished(folder)
         try:
             yield
@@ -257,14 +307,11 @@ class Run:
 
     def is_locked(self) -> bool:
         """Whether a process is training in this directory now. Leaves no trace."""
-        lock = self.path / LOCK
-        if not lock.is_file():  # opening a pipe would wait for its other end
-            return False
         try:
-            with lock.open("rb") as file:
+            with open_to_read(self.path / LOCK, self.path) as file:
                 # Closing the file lets go of it. Another process that looks has it for a moment.
                 return not any(_try_to_lock(file) for _ in range(3))
-        except FileNotFoundError:
+        except (OSError, ValueError):  # none is there, or what is no lock of ours
             return False
 
     @property

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign, find
-from lmlab.runs.directory import CONFIG, RECORD, Run
+from lmlab.runs.directory import CONFIG, RECORD, STEP_CHECKPOINT, Run
 
 
 def asked(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:
@@ -245,6 +245,7 @@ def checkpoint_path(parent: dict[str, Any], key: str = "from") -> Path:
     path = _steps(run).get(parent["step"])
     if path is None or fingerprint(run.config) != parent["fingerprint"]:
         raise LabError(f"{key}={parent['run']}@{parent['step']}: this checkpoint is gone")
+    run.check_checkpoint(path)
     return path
 
 
@@ -260,5 +261,5 @@ def _steps(run: Run) -> dict[int, Path]:
     """The checkpoints of a run by step."""
     best = (run.record.get("best") or {}).get("step")
     found = {best: run.best} if best is not None and run.best.is_file() else {}
-    folder = run.best.parent
-    return found | {int(path.stem[5:]): path for path in folder.glob("step-[0-9]*.ckpt")}
+    by_name = ((STEP_CHECKPOINT.fullmatch(path.name), path) for path in run.checkpoints())
+    return found | {int(name[1]): path for name, path in by_name if name is not None}

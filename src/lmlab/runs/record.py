@@ -37,7 +37,7 @@ def read_config(path: Path) -> dict[str, Any]:
         LabError: if it cannot be read, or is something else.
     """
     try:
-        content = read_small(path, MOST_CONFIG)
+        content = read_small(path, MOST_CONFIG, within=path.parent)
         _check_plain(content)
         config = yaml.load(content, Loader=YAML)
         json.dumps(config)  # a date or a set is no value of ours
@@ -70,7 +70,7 @@ def read_record(path: Path) -> dict[str, Any]:
         LabError: if it cannot be read, or is something else.
     """
     try:
-        record = json.loads(read_small(path, MOST_RECORD))
+        record = json.loads(read_small(path, MOST_RECORD, within=path.parent))
         json.dumps(record, ensure_ascii=False).encode()  # half a character cannot be shown
     except FileNotFoundError:
         return {}
@@ -146,6 +146,6 @@ FIELDS = {
 def read_sample(path: Path) -> str | None:
     """A sample.txt as it can be shown; None if there is none."""
     try:
-        return read_small(path, MOST_SAMPLE).decode("utf-8", errors="replace")
+        return read_small(path, MOST_SAMPLE, within=path.parent).decode("utf-8", errors="replace")
     except (OSError, ValueError):
         return None

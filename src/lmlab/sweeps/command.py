@@ -35,9 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
+    from rich.text import Text
+
     from lmlab.config.check import nearest
     from lmlab.console import console
     from lmlab.sweeps.compare.questions import Questions
+    from lmlab.sweeps.kept import Kept, is_of_a_sweep
     from lmlab.sweeps.report.leaderboard import best_of_each, print_table
     from lmlab.sweeps.report.report import keep
     from lmlab.sweeps.report.verdicts import print_differences
@@ -56,8 +59,23 @@ def _show(options: argparse.Namespace) -> None:
     for i, found in enumerate(answers):
         print_differences(found, console, legend=i == 0)
     scaling = _fitted(table) if options.fit else None
-    if len(folders) == 1:
-        keep(table, folders[0], options.plots, asked.answers() if by else answers, scaling)
+    if len(folders) > 1 or not (options.write or is_of_a_sweep(folders[0])):
+        return
+    words = _words(options)
+    if missing := Kept.read(folders[0]).asked - words:  # a report never gives way to a poorer one
+        console.print(
+            Text(f"\nthe report in {folders[0]} stays: it has {', '.join(sorted(missing))}, too")
+        )
+        return
+    keep(table, folders[0], words, asked.answers() if by else answers, scaling)
+
+
+def _words(options: argparse.Namespace) -> frozenset[str]:
+    """What is asked for, as `Kept.asked` has it."""
+    from lmlab.sweeps.kept import FIT, PICTURES
+
+    words = [*(f"--at {when}" for when in options.at), *(f"--to {loss:g}" for loss in options.to)]
+    return frozenset([*words, *[PICTURES] * options.plots, *[FIT] * options.fit])
 
 
 def _fitted(table: Table) -> Scaling:
@@ -90,10 +108,12 @@ def _parser() -> argparse.ArgumentParser:
             "done, after a crash."
         ),
         epilog=(
-            "Kept in the folder: report.html, leaderboard.md, leaderboard.csv (a row per setting), "
-            "runs.csv (a row per run), differences.csv (a row per comparison), scaling.csv and "
-            "scaling.json (of --fit), plots/, and _seed-mean/, the mean curves as runs for "
-            "TensorBoard. With several folders one table over all is printed, and nothing is kept."
+            "Kept in the folder of a sweep, or in any with --write: report.html, leaderboard.md, "
+            "leaderboard.csv (a row per setting), runs.csv (a row per run), differences.csv (a row "
+            "per comparison), scaling.csv and scaling.json (of --fit), plots/, and _seed-mean/, "
+            "the mean curves as runs for TensorBoard. A report that has more than is asked for now "
+            "stays as it is, and so does every file that no report wrote. With several folders one "
+            "table over all is printed, and nothing is kept."
         ),
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="outputs/sweeps/…")
@@ -138,6 +158,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="fit the law L(N, D) = E + A / N^alpha + B / D^beta to runs of several sizes and "
         "numbers of tokens",
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="keep the report in the folder though it is not that of a sweep",
     )
     parser.add_argument(
         "--no-plots", dest="plots", action="store_false", help="draw no pictures (a second less)"

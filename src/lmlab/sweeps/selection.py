@@ -11,7 +11,8 @@ from types import TracebackType
 
 from lmlab.display.board import MOST_TICKED
 from lmlab.errors import LabError
-from lmlab.sweeps.table.curves import SEED_MEAN, names_of_settings, of_several_seeds
+from lmlab.sweeps.kept import SEED_MEAN
+from lmlab.sweeps.table.curves import names_of_settings, of_several_seeds
 from lmlab.sweeps.table.settings import BEST, Table, load
 
 SECONDS = 20.0  # between two looks at which runs are the best
@@ -83,7 +84,8 @@ class Selection:
             of_sweep = table if means.parent == self.folder else load([means.parent])
             names = names_of_settings(of_sweep, of_several_seeds(of_sweep))
             places = {name: n for n, name in names.items()}
-            found += [(places.get(p.name, len(places) + 1), p) for p in means.iterdir()]
+            folders = [path for path in means.glob("*") if path.is_dir()]
+            found += [(places.get(path.name, len(places) + 1), path) for path in folders]
         return [path for _, path in sorted(found)]
 
     def _link(self, wanted: set[Path]) -> None:

@@ -16,7 +16,7 @@ from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import let_others
 from lmlab.errors import DivergedError
-from lmlab.files import link_or_copy
+from lmlab.files import link_or_copy, remove
 from lmlab.runs.directory import OF_THE_END, Run
 from lmlab.runs.provenance import computed_on
 from lmlab.training.spent import KEY as SPENT
@@ -149,7 +149,8 @@ class Checkpoints(L.Callback):
         if trainer.is_global_zero:
             self.run.forget_requeued()
             for path in self.run.checkpoints()[self.keep :]:
-                path.unlink()
+                if not path.is_dir():
+                    remove(path, self.run.path)
 
 
 class OwnSignals(L.Callback):

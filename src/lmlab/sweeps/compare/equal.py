@@ -167,7 +167,7 @@ def read_seconds(directory: str) -> dict[int, float]:
 
     try:
         for path in Path(directory).glob("*tfevents*"):
-            check_regular(path)
+            check_regular(path, within=Path(directory))
         events = EventAccumulator(directory, size_guidance={"scalars": 0}).Reload()
         points = events.Scalars(SECONDS)
     except (OSError, ValueError, KeyError):  # KeyError: none was written

@@ -6,6 +6,7 @@ Each parametrisation, or whatever else differs, has axes of its own, side by sid
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -14,6 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from lmlab.files import open_to_read
+from lmlab.runs.directory import METRICS
 from lmlab.sweeps.figures.figures import (
     DPI,
     STYLE,
@@ -137,13 +140,11 @@ def _sizes(table: Table) -> pd.DataFrame:
 
 def _measured(table: Table, runs: pd.DataFrame) -> list[str]:
     """What the runs have measured of their last block and of the logits."""
-    from pathlib import Path
-
     for directory in runs["directory"]:
         try:
-            with Path(directory, "metrics.csv").open(encoding="utf-8", errors="replace") as file:
-                columns = file.readline().strip().split(",")
-        except OSError:
+            with open_to_read(Path(directory, METRICS), within=Path(directory)) as file:
+                columns = file.readline().decode(errors="replace").strip().split(",")
+        except (OSError, ValueError):
             continue
         names = [c.removeprefix(ACTIVATIONS) for c in columns if c.startswith(ACTIVATIONS)]
         branches = [n for n in names if n.endswith((".attention", ".feed_forward"))]

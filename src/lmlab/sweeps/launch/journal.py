@@ -12,7 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmlab.errors import LabError
+from lmlab.files import make_folder, open_to_read, write_atomically
+
 FOLDER = ".launches"
+MULTIRUN = "multirun.yaml"  # what Hydra composed for the sweep
 
 # What shows the news of a launch, by its journal, in the process that launched: a job that ends
 # there has its end said before the next begins.
@@ -78,13 +82,17 @@ class Journal:
 
     @classmethod
     def create(cls, sweep_dir: Path, is_followed: bool = True) -> Journal:
-        """A new one, for the process that launches; or for jobs that none waits for."""
+        """A new one, for the process that launches; or for jobs that none waits for.
+
+        Raises:
+            LabError: if it cannot be written.
+        """
         folder = sweep_dir / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, within=sweep_dir)
         # The name says which process prints; a job in another one keeps quiet.
         process = os.getpid() if is_followed else 0
         journal = cls(folder / f"{process}-{secrets.token_hex(4)}.jsonl")
-        journal.path.touch()
+        write_atomically(journal.path, b"", within=sweep_dir)
         return journal
 
     def key(self, job: int) -> str:
@@ -97,18 +105,32 @@ class Journal:
         return self.path.name.startswith(f"{os.getpid()}-")
 
     def add(self, event: Event) -> None:
+        """
+        Raises:
+            LabError: if it cannot be written.
+        """
         line = json.dumps(asdict(event)) + "\n"
-        with self.path.open("ab", buffering=0) as file:
-            file.write(line.encode())
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                file.write(line.encode())
+        except OSError as error:
+            raise LabError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def news(self) -> list[Event]:
-        """The events since the last call."""
-        with self.path.open("rb") as file:
-            file.seek(self._read)
-            lines = file.read().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]
+        """The events since the last call.
+
+        Raises:
+            LabError: if they cannot be read.
+        """
+        try:
+            with open_to_read(self.path, within=self.path.parent) as file:
+                file.seek(self._read)
+                lines = file.read().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith(b"\n")]
+            events = [Event(**json.loads(line)) for line in whole]
+        except (OSError, ValueError, TypeError) as error:
+            raise LabError(f"{self.path} cannot be read: {error}") from error
         self._read += sum(map(len, whole))
-        events = [Event(**json.loads(line)) for line in whole]
         self.last |= {event.job: event for event in events}
         return events
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +21,13 @@ from lmlab.config import schema
 from lmlab.config.check import check
 from lmlab.console import say
 from lmlab.errors import LabError
+from lmlab.files import lock_at
 from lmlab.runs.directory import LOG, Run
 from lmlab.sweeps.launch.job import JOB_LOCK
 from lmlab.sweeps.launch.journal import FAILED, Event, Journal, Result, followers
 
 if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
     from omegaconf import DictConfig
 
@@ -56,6 +58,45 @@ def folder_of(config: DictConfig, n_jobs: int) -> Path:
             f"one for each, such as run_dir={run_dir}/${{seed}}"
         )
     return Path(config.hydra.sweep.dir)
+
+
+def check_some(
+    config: DictConfig,
+    loader: ConfigLoader,
+    jobs: Sequence[Sequence[str]],
+    searched: Collection[str] = (),
+) -> None:
+    """Whether any of the jobs can begin. Asked before a folder is made for them.
+
+    A job that is refused for a key that is `searched` says nothing of other values.
+
+    Raises:
+        LabError: if each is refused, with what is said of the first.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    reasons = []
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
+    try:
+        for job in jobs:
+            cfg = loader.load_sweep_config(config, list(job))
+            hydra.set_config(cfg)  # `${hydra:…}` is read from it
+            if cfg["from"] is not None:  # what it is to be stands in its parent
+                return
+            own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+            try:
+                check(own, schema.Train)
+                return
+            except LabError as error:
+                if any(key in str(error) for key in searched):
+                    return
+                reasons.append(error)
+    finally:
+        hydra.cfg = before
+    if reasons:
+        n = f"each of the {len(reasons)} jobs is refused, the first: " * (len(reasons) > 1)
+        raise LabError(f"{n}{reasons[0]}")
 
 
 def launch(
@@ -181,12 +222,19 @@ def finish(
     failed = [result for result in results if result.status in FAILED]
     skipped = f", {counts['skipped']} not begun" if counts["skipped"] else ""
     # None in a dry run, nor where run_dir keeps them elsewhere.
+    problem: LabError | None = None
     if any(result.run and sweep_dir in Path(result.run).parents for result in results):
         from lmlab.sweeps.report.report import report  # here, for it imports pandas
 
-        report(sweep_dir)
+        try:
+            report(sweep_dir)
+        except LabError as error:
+            problem = error
     if failed:
-        raise LabError(f"{len(failed)} of {len(results)} jobs failed{skipped}; {advice}")
+        no_report = "" if problem is None else f"; there is no report: {problem}"
+        raise LabError(f"{len(failed)} of {len(results)} jobs failed{skipped}; {advice}{no_report}")
+    if problem is not None:
+        raise problem
 
 
 def _wait_for_workers(journal: Journal, numbers: list[int]) -> None:
@@ -201,13 +249,13 @@ def _wait_for_workers(journal: Journal, numbers: list[int]) -> None:
 
 def _is_alive(event: Event) -> bool:
     """Whether a job that has begun still has a process."""
-    lock = filelock.FileLock(Path(str(event.run)) / JOB_LOCK)
+    folder = Path(str(event.run))
     try:
-        with lock.acquire(blocking=False):
+        with lock_at(folder / JOB_LOCK, folder).acquire(blocking=False):
             return time.time() - event.time < 3  # it may not have come to its lock yet
     except filelock.Timeout:
         return True
-    except OSError:  # no directory yet
+    except (OSError, LabError):  # no directory yet
         return time.time() - event.time < 3
 
 
@@ -216,7 +264,7 @@ def _record_killed(journal: Journal, number: int) -> Result:
 
     path = Path(str(journal.last[number].run))
     Run(path).update(status="killed", error=KILLED)
-    with suppress(OSError):  # a full disk: only the board lacks it
+    with suppress(OSError, LabError):  # a full disk: only the board lacks it
         show_killed(path)
     event = Event(number, "killed", time.time(), run=str(path), trained=True, error=KILLED)
     journal.add(event)

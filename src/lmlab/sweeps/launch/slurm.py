@@ -14,18 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
 from omegaconf import OmegaConf
 
 from lmlab.console import say
 from lmlab.errors import LabError
-from lmlab.files import write_atomically
+from lmlab.files import lock_at, make_folder, read_small, write_atomically
 from lmlab.sweeps.launch.journal import FAILED, FOLDER, Event, Journal, Result
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
 
-KEPT = "submitted.json"
+KEPT, MOST_KEPT = "submitted.json", 1 << 28  # bytes
 OF_THE_LAUNCHER = {"submitit_folder", "max_num_timeout"}  # what says nothing about a single job
 
 
@@ -57,8 +56,8 @@ def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -
             "hydra/launcher=submitit_slurm leaves them to a cluster"
         )
     folder = sweep_dir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / f".{KEPT}.lock"):
+    make_folder(folder, within=sweep_dir)
+    with lock_at(folder / f".{KEPT}.lock", sweep_dir):
         places = _read(folder / KEPT)
         keys = [json.dumps(list(job)) for job in jobs]
         there = {key: places[key] for key in keys if key in places}
@@ -128,10 +127,11 @@ def _queue(launcher: Any, jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Place]:
-    if not path.exists():
-        return {}
     try:
-        return {key: Place(**place) for key, place in json.loads(path.read_bytes()).items()}
+        stored = json.loads(read_small(path, MOST_KEPT, within=path.parent))
+        return {key: Place(**place) for key, place in stored.items()}
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise LabError(
             f"{path} cannot be read: delete it once none of the sweep's jobs is in the queue"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -176,7 +176,7 @@ def markdown(
     table: Table,
     folder: Path,
     title: str,
-    pictures: Sequence[str] = (),
+    pictures: Iterable[str] = (),
     comparisons: Sequence[Differences] = (),
     sections: Sequence[Section] = (),
 ) -> str:

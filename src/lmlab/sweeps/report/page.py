@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lmlab.console import command
 from lmlab.errors import LabError
 from lmlab.runs.record import read_config
 from lmlab.sweeps.compare.differences import Differences, compare
+from lmlab.sweeps.launch.journal import MULTIRUN
 from lmlab.sweeps.report.leaderboard import columns, failures, summary
 from lmlab.sweeps.report.notes import notes
 from lmlab.sweeps.report.sections import Column, Section
@@ -44,11 +45,11 @@ def page(
     table: Table,
     folder: Path,
     title: str,
-    pictures: Sequence[str] = (),
+    pictures: Mapping[str, bytes] | None = None,
     comparisons: Sequence[Differences] = (),
     sections: Sequence[Section] = (),
 ) -> str:
-    """The report as HTML; `pictures` are paths below the folder, and are put into the page."""
+    """The report as HTML; `pictures`, PNG by name, are put into the page."""
     to_best = compare(table)
     parts = [f"<h1>{_text(title)}</h1>", *_question(folder), f"<p>{_text(summary(table))}.</p>"]
     parts += _table(columns(table, folder, to_best), best=table.best)
@@ -61,7 +62,7 @@ def page(
         parts += [*_table(section.columns), *_list(section.notes)]
     if bad := failures(table, folder):
         parts += ["<h2>failures</h2>", _pre(bad)]
-    parts += [_picture(folder / picture) for picture in pictures]
+    parts += [_picture(name, png) for name, png in (pictures or {}).items()]
     parts += ["<h2>again</h2>", _pre([*_commands(folder), *_made_with(table)])]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head += f"<title>{_text(title)}</title><style>{STYLE}</style>"
@@ -95,15 +96,15 @@ def _table(wanted: Sequence[Column], best: int | None = None) -> Iterator[str]:
     yield "</table>"
 
 
-def _picture(path: Path) -> str:
-    encoded = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<p><img alt="{_text(path.stem)}" src="data:image/png;base64,{encoded}"></p>'
+def _picture(name: str, png: bytes) -> str:
+    encoded = base64.b64encode(png).decode("ascii")
+    return f'<p><img alt="{_text(Path(name).stem)}" src="data:image/png;base64,{encoded}"></p>'
 
 
 def _multirun(folder: Path, *keys: str) -> Any:
     """What Hydra composed for the sweep at some key; None where nothing is left of it."""
     try:
-        node: Any = read_config(folder / "multirun.yaml")
+        node: Any = read_config(folder / MULTIRUN)
     except LabError:
         return None
     for key in keys:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,30 +12,39 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from lmlab.console import console
-from lmlab.files import atomic_file, write_atomically
+from lmlab.errors import LabError
 from lmlab.sweeps.compare.differences import Differences
 from lmlab.sweeps.compare.questions import Questions
+from lmlab.sweeps.kept import (
+    DIFFERENCES_CSV,
+    FIT,
+    LEADERBOARD,
+    LEADERBOARD_CSV,
+    PAGE,
+    PICTURES,
+    PLOTS,
+    RUNS_CSV,
+    SCALING_CSV,
+    SCALING_JSON,
+    SEED_MEAN,
+    Kept,
+    left_alone,
+)
 from lmlab.sweeps.report.leaderboard import markdown, print_table, runs_csv, settings_csv
 from lmlab.sweeps.report.page import page
-from lmlab.sweeps.report.sections import Section
 from lmlab.sweeps.report.verdicts import differences_csv
-from lmlab.sweeps.table.curves import SEED_MEAN, write_seed_means
+from lmlab.sweeps.table.curves import seed_means
 from lmlab.sweeps.table.settings import Table, load
 
 if TYPE_CHECKING:
     from lmlab.sweeps.compare.scaling import Scaling
 
-LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV = "leaderboard.md", "leaderboard.csv", "runs.csv"
-PAGE = "report.html"
-DIFFERENCES_CSV = "differences.csv"
-SCALING_CSV, SCALING_JSON = "scaling.csv", "scaling.json"
-PLOTS = "plots"
-
 
 def report(folder: Path, metric: str | None = None, plots: bool = True) -> Table:
     """Print the leaderboard of every run below a folder, then keep it there with all else.
 
-    It may be called again at any time, while the sweep runs too: files are replaced.
+    It may be called again at any time, while the sweep runs too: files are replaced. What an
+    earlier report was asked for is in the new one, too.
 
     Raises:
         LabError: if there is no run, or, after the leaderboard was printed, if files cannot be
@@ -41,63 +52,84 @@ def report(folder: Path, metric: str | None = None, plots: bool = True) -> Table
     """
     table = load([folder], metric)
     print_table(table, console, str(folder))
-    keep(table, folder, plots, Questions(table).answers())
+    keep_all(table, folder, plots)
     return table
+
+
+def keep_all(table: Table, folder: Path, plots: bool = True) -> None:
+    """Write a report that answers, too, what the one that is there was asked.
+
+    Raises:
+        LabError: if it cannot be written.
+    """
+    before = Kept.read(folder).asked
+    questions, scaling, asked = Questions(table), None, {PICTURES} if plots else set()
+    with suppress(LabError, ValueError):  # the runs may be others by now
+        at = [word.removeprefix("--at ") for word in before if word.startswith("--at ")]
+        to = [float(word.removeprefix("--to ")) for word in before if word.startswith("--to ")]
+        questions = Questions.parse(table, None, None, sorted(at), sorted(to))
+        asked |= before - {FIT, PICTURES}
+    if FIT in before:
+        with suppress(LabError):
+            from lmlab.sweeps.compare.scaling import scaling_of
+
+            scaling = scaling_of(table)
+            asked |= {FIT}
+    keep(table, folder, frozenset(asked), questions.answers(), scaling)
 
 
 def keep(
     table: Table,
     folder: Path,
-    plots: bool = True,
+    asked: frozenset[str] = frozenset({PICTURES}),
     comparisons: Sequence[Differences] = (),
     scaling: Scaling | None = None,
 ) -> None:
     """Write report.html, leaderboard.md, leaderboard.csv, runs.csv, plots/ and _seed-mean/ into a
-    folder, differences.csv, if anything was compared, and a `scaling` law, if one was fitted."""
-    names = _write_pictures(table, comparisons, folder / PLOTS, scaling) if plots else []
-    pictures = [f"{PLOTS}/{name}" for name in names]
-    more = _write_scaling(scaling, folder)
-    about = table, folder, folder.resolve().name, pictures, comparisons, more
-    write_atomically(folder / LEADERBOARD_CSV, settings_csv(table, folder).encode())
-    write_atomically(folder / RUNS_CSV, runs_csv(table, folder).encode())
-    write_atomically(folder / LEADERBOARD, markdown(*about).encode())
-    write_atomically(folder / PAGE, page(*about).encode())
-    if comparisons:
-        write_atomically(folder / DIFFERENCES_CSV, differences_csv(comparisons).encode())
-    else:
-        (folder / DIFFERENCES_CSV).unlink(missing_ok=True)  # of an earlier report
-    means = write_seed_means(table, folder)
-    kept = [
-        PAGE,
-        LEADERBOARD,
-        LEADERBOARD_CSV,
-        RUNS_CSV,
-        *([DIFFERENCES_CSV] if comparisons else []),
-        *([SCALING_CSV, SCALING_JSON] if scaling else []),
-    ]
-    if names:
-        kept.append(f"{PLOTS}/ ({len(names)} pictures)")
-    if means is not None:
-        kept.append(f"{SEED_MEAN}/ (curves for TensorBoard)")
-    console.print(Text(f"\nkept in {folder}: {', '.join(kept)}"))
+    folder, differences.csv, if anything was compared, and a `scaling` law, if one was fitted.
+
+    What is there and was written by no report stays.
+
+    Raises:
+        LabError: if it cannot be written.
+    """
+    pictures: dict[str, bytes] = {}
+    if PICTURES in asked:
+        pictures = {f"{PLOTS}/{name}": png for name, png in _pictures(table, comparisons, scaling)}
+    title = folder.resolve().name
+    sections, laws = [], {}
+    if scaling is not None:
+        from lmlab.sweeps.report import scaling_report
+
+        laws[SCALING_CSV] = scaling_report.scaling_csv(scaling).encode()
+        laws[SCALING_JSON] = scaling_report.scaling_json(scaling).encode()
+        sections = scaling_report.sections(scaling)
+    about = table, folder, title, pictures, comparisons, sections
+    files = {
+        PAGE: page(*about).encode(),
+        LEADERBOARD: markdown(*about).encode(),
+        LEADERBOARD_CSV: settings_csv(table, folder).encode(),
+        RUNS_CSV: runs_csv(table, folder).encode(),
+        **({DIFFERENCES_CSV: differences_csv(comparisons).encode()} if comparisons else {}),
+        **laws,
+    }
+    means = {f"{SEED_MEAN}/{name}": events for name, events in seed_means(table).items()}
+    with Kept.opened(folder) as kept:
+        own = kept.replace({**files, **pictures, **means}, asked)
+    names = [name for name in files if name not in own]
+    if pictures:
+        names.append(f"{PLOTS}/ ({len(pictures)} pictures)")
+    if means:
+        names.append(f"{SEED_MEAN}/ (curves for TensorBoard)")
+    console.print(Text(f"\nkept in {folder}: {', '.join(names)}"))
+    if own:
+        console.print(Text(left_alone(own)))
 
 
-def _write_scaling(scaling: Scaling | None, folder: Path) -> list[Section]:
-    if scaling is None:
-        for name in (SCALING_CSV, SCALING_JSON):  # of an earlier report
-            (folder / name).unlink(missing_ok=True)
-        return []
-    from lmlab.sweeps.report.scaling_report import scaling_csv, scaling_json, sections
-
-    write_atomically(folder / SCALING_CSV, scaling_csv(scaling).encode())
-    write_atomically(folder / SCALING_JSON, scaling_json(scaling).encode())
-    return sections(scaling)
-
-
-def _write_pictures(
-    table: Table, comparisons: Sequence[Differences], folder: Path, scaling: Scaling | None
-) -> list[str]:
-    """Write the pictures, and delete those of an earlier report that are no longer drawn."""
+def _pictures(
+    table: Table, comparisons: Sequence[Differences], scaling: Scaling | None
+) -> Iterable[tuple[str, bytes]]:
+    """Every picture as PNG, by its file's name."""
     from lmlab.sweeps.figures.plots import pictures
     from lmlab.sweeps.figures.width_plots import width_pictures
 
@@ -106,12 +138,7 @@ def _write_pictures(
         from lmlab.sweeps.figures.scaling_plots import scaling_pictures
 
         drawn = chain(scaling_pictures(scaling), drawn)
-    names = []
     for name, figure in drawn:
-        with atomic_file(folder / name, parents=True) as file:
-            figure.savefig(file, format="png")
-        names.append(name)
-    for old in folder.glob("*.png"):
-        if old.name not in names:
-            old.unlink()
-    return names
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+        yield name, png.getvalue()

@@ -22,10 +22,17 @@ from lmlab.config.own_code import code_of
 from lmlab.config.schema import Count, Custom, Node, Seed
 from lmlab.console import command, say
 from lmlab.errors import LabError
-from lmlab.files import write_atomically
+from lmlab.files import make_folder, write_atomically
 from lmlab.runs.directory import Run
-from lmlab.sweeps.launch.journal import FAILED, Result
-from lmlab.sweeps.launch.launching import Progress, finish, folder_of, keep_filled, launch
+from lmlab.sweeps.launch.journal import FAILED, MULTIRUN, Result
+from lmlab.sweeps.launch.launching import (
+    Progress,
+    check_some,
+    finish,
+    folder_of,
+    keep_filled,
+    launch,
+)
 from lmlab.sweeps.launch.pool import Places, places_of
 
 if TYPE_CHECKING:
@@ -92,8 +99,10 @@ def search(
     settings = _settings(config)
     check_names(settings["params"], config)
     space = Space.parse(settings["params"], settings["when"], arguments, loader)
-    for job in space.examples():  # before anything is asked for: what Hydra cannot compose
+    examples = list(space.examples())
+    for job in examples:  # before anything is asked for: what Hydra cannot compose
         loader.load_sweep_config(config, job)
+    check_some(config, loader, examples, space.keys)
     pruner = build.part(settings["pruner"], "hydra.sweeper.pruner", optuna.pruners.BasePruner)
     prunes = not isinstance(pruner, optuna.pruners.NopPruner)
     if prunes and settings["directions"] != ["minimize"]:
@@ -105,8 +114,8 @@ def search(
     n_trials, make_sampler = _plan(settings, space)
     n_jobs = _n_jobs(settings, config)
     folder = folder_of(config, n_trials)
-    multirun = OmegaConf.to_yaml(config).encode()
-    write_atomically(folder / "multirun.yaml", multirun, parents=True)
+    make_folder(folder)
+    write_atomically(folder / MULTIRUN, OmegaConf.to_yaml(config).encode())
     results: list[Result] = []
     with SharedStudy.opened(
         folder,

@@ -7,32 +7,45 @@ operating system releases when it dies: its trials are then anybody's to finish.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import secrets
+import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import filelock
 import optuna
 from optuna.distributions import check_distribution_compatibility
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from lmlab.errors import LabError
+from lmlab.files import check_place, lock_at, make_folder, open_to_read, remove
 from lmlab.sweeps.search.space import Space
 from lmlab.sweeps.table.reading import SEED
+
+# What Optuna and SQLAlchemy raise of a file that somebody damaged: Optuna replays the lines of a
+# journal without a look at them.
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError),
+    *(RecursionError, sqlite3.Error, SQLAlchemyError, StorageInternalError),
+)
 
 NAME = "sweep"  # of the study in its storage
 FILES = {"journal": "study.journal", "sqlite": "study.db"}
 SWEEPERS = ".sweepers"  # the folder of the locks that say who lives
 ABOUT = "about"  # noted on the study: what its trials have in common
+SWEEPER_NAME = re.compile(r"\d+-[0-9a-f]{8}")
 SWEEPER, RUN, AGAIN = "sweeper", "run", "tries_again"  # noted on a trial
 DIVERGED = "diverged"  # too
 
@@ -46,7 +59,8 @@ class JournalLock(JournalFileOpenLock):
     """The operating system's lock: Optuna's own outlives a killed process by half a minute."""
 
     def __init__(self, path: Path):
-        self.path, self.lock = path, filelock.FileLock(f"{path}.lock")
+        self.path = path
+        self.lock = lock_at(path.with_name(f"{path.name}.lock"), path.parent)
 
     def acquire(self) -> bool:
         self.lock.acquire()
@@ -67,6 +81,67 @@ def open_storage(path: Path) -> BaseStorage:
     if path.suffix == ".db":
         return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
     return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
+
+
+@contextmanager
+def storage_in(path: Path) -> Iterator[BaseStorage]:
+    """The storage in a file that somebody may have damaged, while a study is looked for in it.
+
+    Raises:
+        LabError: if it is something else, or cannot be read. It is then left as it is.
+    """
+    check_place(path, path.parent)
+    try:
+        if path.exists() and path.stat().st_size:
+            (_check_database if path.suffix == ".db" else _check_journal)(path)
+        yield open_storage(path)
+    except UNREADABLE as error:
+        raise LabError(
+            f"{path} cannot be used as a study ({_reason(error)}); move it away, or give another "
+            "sweep.name"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first cause, which says most, on one line."""
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    return str(said) if isinstance(error, OSError | sqlite3.Error) else f"damaged: {said}"
+
+
+def _check_journal(path: Path) -> None:
+    """Whether a file is a journal, but for a last line that was cut off: Optuna would write on at
+    the end of any file.
+
+    Raises:
+        OSError, ValueError: if it is not.
+    """
+    with open_to_read(path, path.parent) as file:
+        for number, line in enumerate(file, 1):
+            if not (_is_entry(line) if line.endswith(b"\n") else line.startswith(b"{")):
+                raise ValueError(f"line {number} is none of a study's")
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(entry, dict) and "op_code" in entry
+
+
+def _check_database(path: Path) -> None:
+    """Whether a database is Optuna's, which would put its tables into any.
+
+    Raises:
+        sqlite3.Error: if it is no database.
+        ValueError: if it is another.
+    """
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master")]
+    if names and not {"studies", "trials", "version_info"} <= set(names):
+        raise ValueError("it is the database of something else")
 
 
 class SharedStudy:
@@ -98,20 +173,20 @@ class SharedStudy:
         """
         path = folder / FILES[storage]
         for other, name in FILES.items():
-            if other != storage and (folder / name).exists():
+            if other != storage and (folder / name).is_file():
                 raise LabError(
                     f"hydra.sweeper.storage={storage}: the study of this sweep is in {name}; give "
                     f"hydra.sweeper.storage={other}, or another sweep.name"
                 )
         alive = folder / SWEEPERS / f"{os.getpid()}-{secrets.token_hex(4)}.lock"
-        alive.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".study.lock")
-        with filelock.FileLock(alive):
+        make_folder(alive.parent, within=folder)
+        lock = lock_at(folder / ".study.lock", folder)
+        with lock_at(alive, folder):
             try:
-                with lock:
+                with lock, storage_in(path) as in_file:
                     study = optuna.create_study(
                         study_name=NAME,
-                        storage=open_storage(path),
+                        storage=in_file,
                         directions=directions,
                         pruner=pruner,
                         load_if_exists=True,
@@ -119,8 +194,11 @@ class SharedStudy:
                     shared = cls(path, study, space, alive.stem, lock)
                     shared._check(about)
                 yield shared
+            except (OSError, SQLAlchemyError, StorageInternalError) as error:  # a full disk
+                raise LabError(f"cannot go on with {path}: {_reason(error)}") from error
             finally:
-                alive.unlink(missing_ok=True)
+                with suppress(LabError):  # what went wrong is said above
+                    remove(alive, folder)
 
     def _check(self, about: dict[str, Any]) -> None:
         stored = self.study.user_attrs.get(ABOUT)
@@ -189,13 +267,16 @@ class SharedStudy:
             return True
         if name == self.me:
             return False
-        path = self.path.parent / SWEEPERS / f"{name}.lock"
+        if not SWEEPER_NAME.fullmatch(str(name)):
+            return True
+        folder = self.path.parent
+        path = folder / SWEEPERS / f"{name}.lock"
         try:
-            with filelock.FileLock(path, blocking=False):
+            with lock_at(path, folder).acquire(blocking=False):
                 pass
         except filelock.Timeout:
             return False
-        path.unlink(missing_ok=True)
+        remove(path, folder)
         return True
 
     def _finish_asking(self, frozen: FrozenTrial, make_sampler: MakeSampler) -> None:
@@ -257,12 +338,10 @@ class TrialInTraining:
 
     def __init__(self, study: str, number: int, pruner: optuna.pruners.BasePruner):
         # The sampler has had its say; a plain one spares this process from asking it again.
-        loaded = optuna.load_study(
-            study_name=NAME,
-            storage=open_storage(Path(study)),
-            sampler=RandomSampler(),
-            pruner=pruner,
-        )
+        with storage_in(Path(study)) as storage:
+            loaded = optuna.load_study(
+                study_name=NAME, storage=storage, sampler=RandomSampler(), pruner=pruner
+            )
         frozen = loaded.get_trials(deepcopy=False)[number]
         self.steps = set(frozen.intermediate_values)  # that were reported, before a resume too
         self._trial = optuna.Trial(loaded, frozen._trial_id)

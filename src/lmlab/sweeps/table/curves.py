@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,15 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lmlab.errors import LabError
-from lmlab.files import check_regular
-from lmlab.runs.directory import path_name, short_keys
+from lmlab.files import open_to_read, path_name
+from lmlab.runs.directory import EVENTS, METRICS, short_keys
 from lmlab.sweeps.table.settings import Table, folded
 from lmlab.sweeps.table.values import heading, is_missing, label
 
-METRICS_CSV = "metrics.csv"
-SEED_MEAN = "_seed-mean"  # TensorBoard lists it before the runs, which begin with a letter
-SEED_MEAN_BEFORE = "seed-mean"  # what it was called when it stood among them
 AVERAGED = ("train/loss", "train/loss_eval", "val/bpc", "val/loss", "val/loss_full")
 BANDS = ("val/loss", "val/bpc")  # charts of their own under Custom Scalars
 BAND = "± sd/"  # the tags of a band's edges; sorted behind all others
@@ -40,11 +36,12 @@ def read_curves(runs: pd.DataFrame, tags: Sequence[str]) -> pd.DataFrame:
     ].itertuples():
         if diverged:
             frames.append(pd.DataFrame({"setting": [setting], "run": [run], "step": [0]}))
-        path = Path(directory, METRICS_CSV)
+        path = Path(directory, METRICS)
         try:
-            check_regular(path)
+            with open_to_read(path, within=path.parent) as file:
+                content = file.read()
             curves = pd.read_csv(
-                path,
+                io.BytesIO(content),
                 usecols=lambda name: name in ("step", *tags),
                 index_col=False,
                 dtype="str",  # a damaged file may hold anything
@@ -96,37 +93,25 @@ def spent_at(table: Table, curves: pd.DataFrame, quantity: str) -> pd.Series:
 
 
 def has_curves(run_dir: str) -> bool:
-    return Path(run_dir, METRICS_CSV).is_file()
+    return Path(run_dir, METRICS).is_file()
 
 
-def write_seed_means(table: Table, folder: Path) -> Path | None:
-    """Give TensorBoard the mean over seeds of each setting that has two or more, as a run.
+def seed_means(table: Table) -> dict[str, bytes]:
+    """For TensorBoard: the mean over seeds of each setting that has two or more, as a run of its
+    own, by `<name of the setting>/<event file>`.
 
     A run's tags hold the means; under Custom Scalars a chart shows them with a band of one standard
-    deviation. The mean over a seed that diverged ends where its curve does. What an earlier call
-    wrote is replaced, so no curve is ever appended to.
-
-    Raises:
-        LabError: if it cannot be written.
+    deviation. The mean over a seed that diverged ends where its curve does. The files' names tell
+    the time: an open board reads on in the newest.
     """
-    target = folder / SEED_MEAN
     several = of_several_seeds(table)
     runs = folded(table.runs)
     means = _means(read_curves(runs[runs["setting"].isin(several)], AVERAGED))
-    names = names_of_settings(table, several)
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{SEED_MEAN}.") as temporary:
-            for setting, name in names.items():
-                of_setting = means[means.index.get_level_values("setting") == setting]
-                _write(of_setting.droplevel("setting"), Path(temporary, SEED_MEAN, name))
-            for old in (target, folder / SEED_MEAN_BEFORE):
-                if old.exists():
-                    old.rename(Path(temporary, f"before.{old.name}"))
-            if names:
-                Path(temporary, SEED_MEAN).rename(target)
-    except OSError as error:
-        raise LabError(f"cannot write {target}: {error.strerror or error}") from error
-    return target if names else None
+    events = {}
+    for setting, name in names_of_settings(table, several).items():
+        of_setting = means[means.index.get_level_values("setting") == setting]
+        events[f"{name}/{EVENTS}{time.time_ns()}"] = _events(of_setting.droplevel("setting"))
+    return events
 
 
 def of_several_seeds(table: Table) -> pd.Index:
@@ -167,23 +152,22 @@ def names_of_settings(table: Table, settings: Iterable[int]) -> dict[int, str]:
     return names
 
 
-def _write(means: pd.DataFrame, folder: Path) -> None:
-    """One run of event files, without TensorFlow or torch: half a second, not three."""
+def _events(means: pd.DataFrame) -> bytes:
+    """An event file, without TensorFlow or torch: half a second, not three."""
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    folder.mkdir(parents=True)
-    writer = EventFileWriter(str(folder))
+    from lmlab.display.event_files import opening, record
+
     now = time.time()
     # A board that has shown an earlier version of this run forgets it here.
-    writer.add_event(Event(wall_time=now, step=0, session_log=SessionLog(status=SessionLog.START)))
-    writer.add_event(Event(wall_time=now, step=0, summary=_layout()))
+    start = Event(wall_time=now, step=0, session_log=SessionLog(status=SessionLog.START))
+    events = [opening(), start, Event(wall_time=now, step=0, summary=_layout())]
     for step, values in means.to_dict("index").items():
         logged = {tag: value for tag, value in values.items() if not math.isnan(value)}
         at_step = [Summary.Value(tag=tag, simple_value=value) for tag, value in logged.items()]
-        writer.add_event(Event(wall_time=now, step=step, summary=Summary(value=at_step)))
-    writer.close()
+        events.append(Event(wall_time=now, step=step, summary=Summary(value=at_step)))
+    return b"".join(map(record, events))
 
 
 def _layout():  # type: ignore[no-untyped-def]
