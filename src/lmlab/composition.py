@@ -79,8 +79,10 @@ def _continued(path: str) -> DictConfig:
     from omegaconf import DictConfig, OmegaConf
 
     from lmlab.runs import Run
+    from lmlab.trust import as_texts, check_stored, without
 
-    cfg = OmegaConf.create(Run.open(path).config)
+    stored = Run.open(path).config
+    cfg = OmegaConf.create(as_texts(stored))
     overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     for override in overrides:
         key, value = override.key_or_group, override.value()
@@ -89,6 +91,7 @@ def _continued(path: str) -> DictConfig:
         if is_group or key == "experiment":
             raise LabError(f"{key}={value}: a run is continued with its own {key}")
         OmegaConf.update(cfg, key, value)
+    check_stored(without(stored, [o.key_or_group for o in overrides]), f"run={path}")
     return cfg
 
 

@@ -16,10 +16,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from lmlab import build, preflight, processes
+from lmlab import build, preflight, processes, trust
 from lmlab.console import command, log, logged_to, quiet_libraries, say, shown_on
 from lmlab.data.datamodule import TextDataModule
-from lmlab.data.tokenizer import Tokenizer
+from lmlab.data.tokenizer import Tokenizer, class_name
 from lmlab.display.from_config import loggers
 from lmlab.display.loggers import Step, begin, end, event_files
 from lmlab.display.samples import Sample
@@ -127,6 +127,7 @@ def _train(
     if parent is not None:
         check_parent(parent, module)
     new = run is None
+    trust.remember(config, class_name(type(text.tokenizer)))
     run = run or Run.create(config, **asked)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         if parent is not None or foreign is not None:

@@ -28,6 +28,7 @@ from lmlab.files import write_atomically
 from lmlab.fingerprint import check_continues
 from lmlab.runs import Run
 from lmlab.training import ema
+from lmlab.trust import UntrustedError, check_stored
 
 NEEDED = {
     "state_dict": dict,
@@ -190,6 +191,8 @@ def _newest(run: Run, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
     for path in paths:
         try:
             found = use(path, read(path))
+        except UntrustedError:  # it is whole, and those before it will name the same
+            raise
         except LabError as error:
             named = str(path) in str(error)
             problems.append(str(error) if named else f"checkpoint {path}: {error}")
@@ -259,7 +262,9 @@ def restore(run: Run, which: str) -> Trained:
 
 def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Trained:
     """The model in a checkpoint, which must be of a run if one is given."""
-    config = check_plain(with_todays_defaults(checkpoint["config"]), schema.Train)
+    stored = with_todays_defaults(checkpoint["config"])
+    check_stored(stored, f"checkpoint {path}")
+    config = check_plain(stored, schema.Train)
     tokenizer = Tokenizer.from_json(checkpoint["tokenizer"])
     model = build.model(config, tokenizer.vocab_size)
     weights = {
@@ -286,6 +291,7 @@ def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Traine
 def _config(run: Run) -> dict[str, Any] | None:
     """The config that a run has beside its checkpoints; a checkpoint is used without it, too."""
     try:
+        check_stored(run.config, f"run={run.path}")
         return check_plain(run.config, schema.Train)
     except LabError:
         return None
