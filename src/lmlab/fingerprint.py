@@ -61,7 +61,7 @@ def fingerprint(config: dict[str, Any]) -> str:
 def determining(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that determines the result: dotted keys and their values."""
     found = {
-        key: FIRST_NAMES.get(value, value) if key.endswith("._target_") else value
+        key: FIRST_NAMES.get(str(value), value) if key.endswith("._target_") else value
         for key, value in leaves(config)
         if not under(key, NOT_IN_FINGERPRINT) and (key, value) not in ADDED_LATER.items()
     }

@@ -52,11 +52,12 @@ LIGHTNINGS = {
         "WeightAveraging"
     ),
 }
-# What writes: each may be given only these arguments, none of which says where to, as plain names.
+# What writes, or takes functions: each may be given only these arguments, none of which is a
+# function or says where to write, and texts that are plain names.
 WRITERS = {
     "lmlab.display.loggers.EventFiles": "",
     "lmlab.display.loggers.MetricsCSV": "",
-    "lmlab.display.trackers.MLflow": "experiment_name run_name",
+    "lmlab.display.trackers.MLflow": "experiment_name run_name tracking_uri",
     "lmlab.display.trackers.WandB": "mode name project",
     "lightning.pytorch.callbacks.ModelCheckpoint": (
         "every_n_epochs every_n_train_steps mode monitor save_last save_top_k save_weights_only "
@@ -75,7 +76,8 @@ ARGUMENTS = {
     target: {*names.split(), "_target_", "_partial_", "_convert_"}
     for target, names in WRITERS.items()
 }
-PLAIN = re.compile(r"(\w[\w =+,/-]*(\.[\w =+,/-]+)*)?")  # val/loss is one too; ../x and /x are not
+# val/loss is one too, and conf/'s sqlite:///outputs/mlflow.db; ../x, /x and http://x are not.
+PLAIN = re.compile(r"((sqlite:///)?\w[\w =+,/-]*(\.[\w =+,/-]+)*)?")
 
 INTERPOLATION = re.compile(r"(\\*)\$\{")  # with the backslashes that OmegaConf counts
 
