@@ -21,8 +21,11 @@ import lmlab
 from lmlab import trust
 from lmlab.conf import MOVED, conf_dir
 from lmlab.data.tokenizer import Tokenizer
+from lmlab.display import board
 from lmlab.errors import LabError
 from lmlab.runs import Run
+from lmlab.sweeps import command
+from lmlab.sweeps.selection import Selection
 from lmlab.training.state import restore
 
 FOX = [*SMALL, "eval.every=1", "corpus=file", "corpus.path=text.txt", "name=fox"]
@@ -54,7 +57,8 @@ def here(lab, trained, tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("LMLAB_CONFIG", str(tmp_path / "mine"))
     yield tmp_path
-    sys.modules.pop("loud", None)
+    for name in ("loud", "nets"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -225,6 +229,19 @@ def test_nothing_that_a_stored_config_names_is_run_at_any_door(run, here):
             assert "allows it" in err or "no name of a class" in err, (name, door, err)
 
 
+def test_a_table_of_runs_imports_nothing_that_they_name(here, run, capfd):
+    folder = here / "all"
+    for n, edit in enumerate(HOSTILE.values()):
+        shutil.copytree(run.path, folder / str(n))
+        change(Run(folder / str(n)), edit)
+    command.main([str(folder), "--no-plots"])
+    assert "done" in capfd.readouterr().out
+    with Selection(folder, 3):
+        assert board.count(folder) == len(HOSTILE)
+    assert not Path("exploded").exists()
+    assert not {"loud", "unittest.__main__"} & sys.modules.keys()
+
+
 # --- trees at random -------------------------------------------------------------------------
 
 TARGETS = [
@@ -285,7 +302,8 @@ def with_a_class_that_is_ours(place: str, tree: Any) -> Any:
     return tree
 
 
-CASES = (st.sampled_from(PLACES), trees, st.sampled_from(["restore", "run", "from", "teacher"]))
+AT = ["restore", "run", "from", "teacher", "resume"]
+CASES = (st.sampled_from(PLACES), trees, st.sampled_from(AT))
 IN_A_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -318,6 +336,9 @@ def nothing_happens(run: Run, here: Path, place: str, tree: Any, door: str) -> N
             lmlab.train(run=folder)
         elif door == "from":
             lmlab.train("trainer.max_steps=3", **{"from": folder}, dry_run=True)
+        elif door == "resume":
+            cut(hostile, 1)
+            lmlab.train(*FOX, "resume=auto", run_dir=folder)
         else:
             lmlab.train(*FOX, f"+teacher.runs=['{folder}']", "dry_run=true")
     assert not Path("exploded").exists()
@@ -377,6 +398,21 @@ def test_what_one_has_trained_with_is_remembered_and_nothing_else(lab, here, run
         status, _, err = lab(*words)
         assert (status, "LMLAB_TRUST=loud" in err) == (2, True)
     assert file.read_text() == "nets\n"
+
+
+def test_of_a_package_that_is_trusted_what_it_only_imports_is_not(here, monkeypatch):
+    (here / "nets.py").write_text(
+        NET + "import torch\nfrom torch import fx\nfrom torch.nn import Linear\nAgain = Linear\n"
+    )
+    monkeypatch.setenv("LMLAB_TRUST", "nets")
+    for name in ("nets.torch.fx.GraphModule", "nets.fx.GraphModule", "nets.Linear", "nets.Again"):
+        model = {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": name}]}
+        with pytest.raises(LabError, match=rf"model\._args_\.0\._target_={name}.*TRUST={name} "):
+            trust.check_stored({"model": model}, "run=a")
+    trust.check_stored({"model": {"_target_": "nets.Net"}}, "run=a")
+    trust.remember({"model": {"_target_": "nets.Linear"}})  # of one's own it was taken all the same
+    trust.check_stored({"model": {"_target_": "nets.Linear"}}, "run=a")
+    assert trust.remembered_in().read_text() == "nets.Linear\n"
 
 
 def test_what_is_typed_on_top_of_a_stored_config_is_ones_own_and_the_rest_is_not(lab, here, run):

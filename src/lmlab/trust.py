@@ -107,7 +107,7 @@ def check_stored(config: Any, source: str) -> None:
             raise UntrustedError(
                 f"{key}._target_={_shown(target)}: {source} holds what is no name of a class"
             )
-        if _is_within(target, trusted):
+        if _is_trusted(target, trusted):
             if not node.get("_recursive_", True) and (text := _interpolation(node)):
                 raise UntrustedError(
                     f"{key}: {source} holds {_shown(text)}, which {target} may evaluate"
@@ -118,9 +118,10 @@ def check_stored(config: Any, source: str) -> None:
                 f"(it may write elsewhere); {VARIABLE}={target} allows it"
             )
         elif not _is_listed(target):
+            name = target if _is_trusted(f"{_package(target)}.", trusted) else _package(target)
             raise UntrustedError(
                 f"{key}._target_={target}: {source} names what is no part of the lab's, nor of a "
-                f"package that you trust; if you do, {VARIABLE}={_package(target)} allows it"
+                f"package that you trust; if you do, {VARIABLE}={name} allows it"
             )
 
 
@@ -151,7 +152,7 @@ def without(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 def is_allowed(target: Any) -> bool:
     """Whether a stored config may name a class, whatever it says to it."""
-    return _is_name(target) and (_is_listed(target) or _is_within(target, _trusted()))
+    return _is_name(target) and (_is_listed(target) or _is_trusted(target, _trusted()))
 
 
 def remember(config: dict[str, Any], *classes: str) -> None:
@@ -166,9 +167,8 @@ def remember(config: dict[str, Any], *classes: str) -> None:
         *((name, {"_target_": name}) for name in classes),
     ]:
         listed = _is_name(target) and _is_listed(target) and _refused_argument(node) is None
-        if _is_name(target) and not listed and not _is_within(target, trusted):
-            package = _package(target)
-            new[target if package in SHARED else package] = None
+        if _is_name(target) and not listed and not _is_trusted(target, trusted):
+            new[target if _is_shared(target) else _package(target)] = None
     if not new:
         return
     named, file = ", ".join(new), remembered_in()
@@ -220,9 +220,21 @@ def _trusted() -> set[str]:
     return {name for name in map(str.strip, named) if name}
 
 
-def _is_within(target: str, trusted: set[str]) -> bool:
-    parts = target.split(".")
-    return any(".".join(parts[: n + 1]) in trusted for n in range(len(parts)))
+def _is_trusted(target: str, trusted: set[str]) -> bool:
+    """Whether it is trusted by itself, or by what it lies in: not what is only imported there."""
+    around = target
+    while around := around.rpartition(".")[0]:
+        if around in trusted:
+            return target in trusted or _package(around) in SHARED or not _is_shared(target)
+    return target in trusted
+
+
+def _is_shared(target: str) -> bool:
+    if _package(target) in SHARED:
+        return True
+    from lmlab.signatures import package_of  # here, for it imports pydantic
+
+    return package_of(target) in SHARED
 
 
 def _is_name(target: Any) -> bool:
