@@ -20,7 +20,7 @@ from lmlab.trust import as_texts, check_stored, without
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-GROUP, OPTION = re.compile(r"[a-z]\w*(/\w+)*"), re.compile(r"\w[\w-]*(/\w[\w-]*)*")
+GROUP, OPTION = re.compile(r"[a-z]\w*(/\w+)*"), re.compile(r"\w[\w-]*([./]\w[\w-]*)*")
 
 
 def run_of(parent: str, key: str = "from") -> Run:

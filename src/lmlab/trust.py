@@ -114,11 +114,12 @@ def check_stored(config: Any, source: str) -> None:
                 )
         elif (name := _refused_argument(node)) is not None:
             raise UntrustedError(
-                f"{key}.{name}={_shown(node[name])}: {source} may say to {target} no such thing "
-                f"(it may write elsewhere); {VARIABLE}={target} allows it"
+                f"{key}.{_shown(name)}={_shown(node[name])}: {source} is not to say this to "
+                f"{target}, which may write elsewhere by it; {VARIABLE}={target} allows it"
             )
         elif not _is_listed(target):
-            name = target if _is_trusted(f"{_package(target)}.", trusted) else _package(target)
+            package = _package(target)
+            name = target if package in trusted else package  # which only imports it
             raise UntrustedError(
                 f"{key}._target_={target}: {source} names what is no part of the lab's, nor of a "
                 f"package that you trust; if you do, {VARIABLE}={name} allows it"
@@ -243,7 +244,8 @@ def _is_name(target: Any) -> bool:
         return False
     parts = target.split(".")
     dunder = any(part.startswith("__") for part in parts[1:])
-    return len(parts) > 1 and all(map(str.isidentifier, parts)) and not dunder
+    is_path = len(parts) > 1 and all(map(str.isidentifier, parts))
+    return is_path and not dunder and len(target) <= 2 * LONGEST
 
 
 def _is_listed(target: str) -> bool:
@@ -277,5 +279,5 @@ def _package(target: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
