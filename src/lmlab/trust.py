@@ -76,8 +76,8 @@ ARGUMENTS = {
     target: {*names.split(), "_target_", "_partial_", "_convert_"}
     for target, names in WRITERS.items()
 }
-# val/loss is one too, and conf/'s sqlite:///outputs/mlflow.db; ../x, /x and http://x are not.
-PLAIN = re.compile(r"((sqlite:///)?\w[\w =+,/-]*(\.[\w =+,/-]+)*)?")
+# val/loss is one too, and MLflow's own file; ../x, /x and http://x are not.
+PLAIN = re.compile(r"(\w[\w =+,/-]*(\.[\w =+,/-]+)*)?|sqlite:///([^?#]*/)?mlflow\.db")
 
 INTERPOLATION = re.compile(r"(\\*)\$\{")  # with the backslashes that OmegaConf counts
 
