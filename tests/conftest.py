@@ -36,6 +36,7 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMLAB_CACHE", str(folder))
+        patch.setenv("LMLAB_CONFIG", str(folder / "config"))
         yield folder
 
 

@@ -148,7 +148,7 @@ def a_folder(run: Run) -> None:
         (with_another_tokenizer, "does not fit the model in its own config"),
         (with_damaged_tokenizer, "the stored char tokenizer is damaged"),
         (with_code_as_tokenizer, "the tokenizer's class os.mkdir: not a lmlab"),
-        (with_a_tokenizer_of_nowhere, "class nosuch.package.Tokens cannot be imported"),
+        (with_a_tokenizer_of_nowhere, "class nosuch.package.Tokens: not a lmlab tokenizer"),
         (with_nothing_of_ours, "was not written by lmlab"),
         (with_config_within_itself, "its config is no plain data"),
         (with_numbers_for_names, "was not written by lmlab"),

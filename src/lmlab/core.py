@@ -21,13 +21,13 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from lmlab.config import build
+from lmlab.config import build, trust
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.config.own_code import check_same_code, code_of, parts_named
 from lmlab.console import command, console, log, logged_to, quiet_libraries, say, shown_on
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import own_default_generators
-from lmlab.data.tokenizer import Tokenizer
+from lmlab.data.tokenizer import Tokenizer, class_name
 from lmlab.data.tokens import text_of
 from lmlab.display.from_config import loggers
 from lmlab.display.loggers import begin, end, event_files
@@ -150,6 +150,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
         parent = cropped(parent, module)
         check_parent(parent, module)
     new = run is None
+    trust.remember(config, class_name(type(text.tokenizer)))
     run = run or Run.create(config, **asked)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         if parent is not None or foreign is not None:

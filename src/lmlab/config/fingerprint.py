@@ -61,8 +61,8 @@ def fingerprint(config: dict[str, Any]) -> str:
 def determining(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that determines the result: dotted keys and their values."""
     found = {
-        key: value
-        for key, value in _first_named(config)
+        key: FIRST_NAMES.get(str(value), value) if key.endswith("._target_") else value
+        for key, value in leaves(config)
         if not under(key, NOT_IN_FINGERPRINT) and (key, value) not in ADDED_LATER.items()
     }
     if found.get("schedule._target_") in NOW_OTHERWISE:

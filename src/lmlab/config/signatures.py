@@ -132,6 +132,29 @@ def signature(target: str) -> inspect.Signature | None:
         return None
 
 
+def package_of(target: str) -> str:
+    """The package that a class or function is of: the one that it is named in, or the one that this
+    only imports it from. As far as the source says."""
+    package, *names = target.split(".")
+    module = _module(package)
+    for _ in range(DEEPEST):
+        if module is None or not names:
+            break
+        owner, bound = next(_bindings(module, names[0]), (module, None))
+        if isinstance(bound, Imported):
+            package, names[:1] = bound.module.partition(".")[0], [bound.name] if bound.name else []
+            if package != module.name.partition(".")[0]:
+                break
+            module = _module(bound.module)
+        elif isinstance(bound, ast.expr):
+            module, names[:1] = owner, _dotted_or_none(bound)
+        elif bound is not None:
+            break
+        else:
+            module = _module(f"{module.name}.{names.pop(0)}")
+    return package
+
+
 def _module(name: str) -> Module | None:
     path = source_file(name)
     return None if path is None else _parsed(path, name, path.stat().st_mtime_ns)
@@ -355,6 +378,13 @@ def _last_name(node: ast.expr) -> str:
     if isinstance(node, ast.Call):
         node = node.func
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def _dotted_or_none(node: ast.expr) -> list[str]:
+    try:
+        return _dotted(node)
+    except UnreadableError:
+        return []
 
 
 def _dotted(node: ast.expr) -> list[str]:

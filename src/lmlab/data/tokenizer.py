@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lmlab.config.trust import VARIABLE, UntrustedError, is_allowed
 from lmlab.errors import LabError
 
 N_CODE_POINTS = 0x110000
@@ -293,8 +294,14 @@ def _subclass(name: Any) -> type[Tokenizer]:
     """The tokenizer's class of that name; its module is imported, and nothing else is called.
 
     Raises:
-        LabError: if it cannot be imported, or is no Tokenizer.
+        LabError: if a stored config may not name it, it cannot be imported, or is no Tokenizer.
     """
+    if not is_allowed(name):
+        shown = str(name)[:100]
+        raise UntrustedError(
+            f"the tokenizer's class {shown}: not a lmlab tokenizer, nor of a package that you "
+            f"trust; if you do, {VARIABLE}={shown.partition('.')[0]} allows it"
+        )
     try:
         found = pkgutil.resolve_name(name)
     except Exception as error:  # whatever importing somebody's module raises

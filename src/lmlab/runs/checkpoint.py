@@ -22,6 +22,7 @@ from lmlab.config import build, schema
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import check_continues
 from lmlab.config.stored import with_todays_defaults
+from lmlab.config.trust import UntrustedError, check_stored
 from lmlab.console import say
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
@@ -211,6 +212,8 @@ def _newest(run: Run, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
         try:
             run.check_checkpoint(path)
             found = use(path, read(path))
+        except UntrustedError:  # it is whole, and those before it will name the same
+            raise
         except LabError as error:
             named = str(path) in str(error)
             problems.append(str(error) if named else f"checkpoint {path}: {error}")
@@ -280,7 +283,9 @@ def restore(run: Run, which: str) -> Trained:
 
 def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Trained:
     """The model in a checkpoint, which must be of a run if one is given."""
-    config = check_plain(with_todays_defaults(checkpoint["config"]), schema.Train)
+    stored = with_todays_defaults(checkpoint["config"])
+    check_stored(stored, f"checkpoint {path}")
+    config = check_plain(stored, schema.Train)
     tokenizer = Tokenizer.from_json(checkpoint["tokenizer"])
     model = build.model(config, tokenizer.vocab_size)
     weights = {
@@ -307,6 +312,7 @@ def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Traine
 def _config(run: Run) -> dict[str, Any] | None:
     """The config that a run has beside its checkpoints; a checkpoint is used without it, too."""
     try:
+        check_stored(run.config, f"run={run.path}")
         return check_plain(run.config, schema.Train)
     except LabError:
         return None

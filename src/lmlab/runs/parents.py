@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab.config.fingerprint import fingerprint
+from lmlab.config.trust import as_texts, check_stored, without
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign, find
 from lmlab.runs.directory import CONFIG, RECORD, STEP_CHECKPOINT, Run
@@ -47,7 +48,8 @@ def _continued(path: str) -> DictConfig:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import DictConfig, OmegaConf
 
-    cfg = OmegaConf.create(Run.open(path).config)
+    stored = Run.open(path).config
+    cfg = OmegaConf.create(as_texts(stored))
     overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     for override in overrides:
         key, value = override.key_or_group, override.value()
@@ -56,6 +58,7 @@ def _continued(path: str) -> DictConfig:
         if is_group or key == "experiment":
             raise LabError(f"{key}={value}: a run is continued with its own {key}")
         OmegaConf.update(cfg, key, value)
+    check_stored(without(stored, [o.key_or_group for o in overrides]), f"run={path}")
     return cfg
 
 
@@ -63,6 +66,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lmlab.config.command_line import CommandLine
+
+GROUP, OPTION = re.compile(r"[a-z]\w*(/\w+)*"), re.compile(r"\w[\w-]*([./]\w[\w-]*)*")
 
 
 def run_of(parent: str, key: str = "from") -> Run:
@@ -89,14 +94,28 @@ def words_for_hydra(line: CommandLine) -> list[str]:
 def choices(parent: str, typed: Iterable[str]) -> list[str]:
     """The options that the parent's config was composed of, of each group that is not `typed`.
 
-    With them Hydra knows the keys that the parent has.
+    With them Hydra knows the keys that the parent has. A record of somebody else's is not to say
+    more to Hydra than that.
     """
     if (foreign := find(parent)) is not None:
         found = {"model": "gpt2", "tokenizer": foreign.tokenizer().kind}
     else:
-        found = run_of(parent).record.get("choices") or {}
+        found = _choices(run_of(parent))
     groups = {override.partition("=")[0] for override in typed}
     return [f"{group}={option}" for group, option in found.items() if group not in groups]
+
+
+def _choices(run: Run) -> dict[str, str]:
+    """The options in a run's record, as far as they are the names of groups and options."""
+    stored = run.record.get("choices")
+    return {
+        group: option
+        for group, option in (stored.items() if isinstance(stored, dict) else ())
+        if isinstance(option, str)
+        and GROUP.fullmatch(group)
+        and OPTION.fullmatch(option)
+        and group.partition("/")[0] not in ("hydra", "experiment", "sweep")
+    }
 
 
 def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
@@ -113,21 +132,28 @@ def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
     if (foreign := find(cfg["from"])) is not None:
         return _of_foreign(cfg, foreign, overrides)
     run = run_of(cfg["from"])
-    branch, kept = OmegaConf.create(run.config), run.record.get("choices") or {}
+    stored, kept = run.config, _choices(run)
+    branch = OmegaConf.create(as_texts(stored))
     ours: Any = branch
+    replaced = []
     with open_dict(ours):
         ours.run_dir = None
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             key, value = override.key_or_group, override.value()
             if key in ("experiment", "sweep"):
                 raise LabError(f"{key}={value}: with from=… the config is the parent's")
+            word = str(override.input_line).partition("=")[2]
+            if key.startswith("hydra") or (key in kept and kept[key] in (value, word)):
+                continue
+            replaced.append(key)
             if override.is_delete():
                 node, _, last = key.rpartition(".")
                 OmegaConf.select(ours, node).pop(last, None)
-            elif not key.startswith("hydra") and kept.get(key) != value:
+            else:
                 OmegaConf.update(ours, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
         for key in ("from", "resume", "dry_run", "sweep"):
             ours[key] = cfg[key]
+    check_stored(without(stored, replaced), f"from={run.path}")
     return ours
 
 
