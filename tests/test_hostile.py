@@ -150,7 +150,7 @@ def a_folder(run: Run) -> None:
         (with_code_as_tokenizer, "the tokenizer's class os.mkdir: not a lmlab"),
         (with_a_tokenizer_of_nowhere, "class nosuch.package.Tokens cannot be imported"),
         (with_nothing_of_ours, "was not written by lmlab"),
-        (with_config_within_itself, "its config is no plain data"),
+        (with_config_within_itself, "its config: it is nested more than 64 deep"),
         (with_numbers_for_names, "was not written by lmlab"),
         (cut_off, "is damaged or cut off"),
         (emptied, "is damaged or cut off"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lmlab.training.parametrisation import Parametrisation
+
+MOST_PARTS = 100_000  # modules and parameters of a model
 
 
 def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
@@ -120,17 +124,44 @@ def tokenizer(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:
     return kind, arguments
 
 
-def model(config: dict[str, Any], vocab_size: int) -> nn.Module:
-    """The model of a config, freshly initialised from torch's default generator."""
+def model(config: dict[str, Any], vocab_size: int, most: int = MOST_PARTS) -> nn.Module:
+    """The model of a config, freshly initialised from torch's default generator.
+
+    Raises:
+        LabError: if it cannot be made, or has more than `most` modules and parameters.
+    """
     from torch import nn  # here, since a job that is done only asks for its tokens
 
-    block_size = config["data"]["block_size"]
-    made = part(config["model"], "model", nn.Module, vocab_size=vocab_size, block_size=block_size)
+    node, block_size = config["model"], config["data"]["block_size"]
+    with _no_more_than(most):
+        made = part(node, "model", nn.Module, vocab_size=vocab_size, block_size=block_size)
     if not hasattr(made, "block_size"):  # sampling asks how many tokens it may see
         made.block_size = block_size
     if not hasattr(made, "vocab_size"):  # rules of optimizers ask which weight makes the logits
         made.vocab_size = vocab_size
     return made
+
+
+@contextmanager
+def _no_more_than(most: int) -> Iterator[None]:
+    """Stop a model from being made, which for a million layers would take hours."""
+    from torch.nn.modules import module as hooks
+
+    counted = itertools.count(1)
+
+    def count(*_: Any) -> None:
+        if next(counted) > most:
+            raise LabError(f"model: more than {most:,} modules and weights; give it fewer layers")
+
+    handles = [
+        hooks.register_module_module_registration_hook(count),
+        hooks.register_module_parameter_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def optimizer(config: dict[str, Any], key: str = "optimizer") -> partial[Any]:

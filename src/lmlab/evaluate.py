@@ -17,7 +17,7 @@ from lmlab.sources import source_file
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
 from lmlab.training.optim import constant
-from lmlab.training.state import Trained, restore
+from lmlab.training.state import Trained, precision_of, restore
 from lmlab.waiting import waiting
 
 
@@ -63,6 +63,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         callbacks=dynamic,
         accelerator=config["accelerator"],
         devices=1,
+        precision=precision_of(trained.config),
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

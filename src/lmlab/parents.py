@@ -38,7 +38,7 @@ def choices(parent: str, typed: Iterable[str]) -> list[str]:
     if (foreign := find(parent)) is not None:
         found = {"model": "gpt2", "tokenizer": foreign.tokenizer().kind}
     else:
-        found = run_of(parent).record.get("choices") or {}
+        found = run_of(parent).choices
     groups = {override.partition("=")[0] for override in typed}
     return [f"{group}={option}" for group, option in found.items() if group not in groups]
 
@@ -57,7 +57,7 @@ def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
     if (foreign := find(cfg["from"])) is not None:
         return _of_foreign(cfg, foreign, overrides)
     run = run_of(cfg["from"])
-    branch, kept = OmegaConf.create(run.config), run.record.get("choices") or {}
+    branch, kept = OmegaConf.create(run.config), run.choices
     ours: Any = branch
     with open_dict(ours):
         ours.run_dir = None
@@ -192,5 +192,4 @@ def _steps(run: Run) -> dict[int, Path]:
     """The checkpoints of a run by step."""
     best = (run.record.get("best") or {}).get("step")
     found = {best: run.best} if best is not None and run.best.is_file() else {}
-    folder = run.best.parent
-    return found | {int(path.stem[5:]): path for path in folder.glob("step-[0-9]*.ckpt")}
+    return found | run.checkpoints_by_step()

@@ -42,6 +42,7 @@ SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
 TOKENIZER = "tokenizer.json"
 # Metrics of the end of a run: one that goes on longer has another end.
 OF_THE_END = (*("val/loss_full", "val/bpc_full", "val/loss_full_ema", "val/loss_dynamic"),)
+STEP = re.compile(r"step-([0-9]{8,18})\.ckpt")
 DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file, to Windows
 
 
@@ -174,6 +175,12 @@ class Run:
         return record
 
     @property
+    def choices(self) -> dict[str, str]:
+        """The option of each group that its config was composed of; none of Hydra's own."""
+        choices = self.record.get("choices") or {}
+        return {group: o for group, o in choices.items() if not group.startswith("hydra")}
+
+    @property
     def unchecked_record(self) -> dict[str, Any]:
         """What run.json holds, of any type: enough to be shown."""
         return read_record(self.path / RECORD)
@@ -210,7 +217,13 @@ class Run:
         """The checkpoints by step, newest first. One that Lightning wrote when SLURM took the
         machine away comes before all others: it lasts only until the next is written."""
         requeued = sorted(self.path.glob("hpc_ckpt_*.ckpt"), key=lambda p: p.stat().st_mtime)
-        return [*reversed(requeued), *sorted((self.path / CHECKPOINTS).glob("step-*.ckpt"))[::-1]]
+        by_step = self.checkpoints_by_step()
+        return [*reversed(requeued), *(by_step[step] for step in sorted(by_step, reverse=True))]
+
+    def checkpoints_by_step(self) -> dict[int, Path]:
+        """Those that are called by their step."""
+        paths = (self.path / CHECKPOINTS).glob("step-*.ckpt")
+        return {int(m[1]): path for path in paths if (m := STEP.fullmatch(path.name))}
 
     def forget_requeued(self) -> None:
         """Delete what was written for SLURM: going on from it has led to a later checkpoint."""

@@ -125,7 +125,7 @@ def _train(
     )
     callbacks, make_loggers = make_callbacks(config, text), loggers(config)
     if parent is not None:
-        check_parent(parent, module)
+        check_parent(parent, module, callbacks)
     new = run is None
     run = run or Run.create(config, **asked)
     with run.locked(), logged_to(run.path / LOG), stop.listening():
@@ -135,7 +135,7 @@ def _train(
         if parent is not None:
             first = first_checkpoint(parent, module, data, callbacks)
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
-        start = _start(run, module) if parent is not None or not new else None
+        start = _start(run, module, callbacks) if parent is not None or not new else None
         if not new:
             if run.record.get("fingerprint", fingerprint(config)) != fingerprint(config):
                 say("it was begun by an earlier lmlab, whose schedule ended a step before today's")
@@ -181,7 +181,11 @@ def _parent(config: dict[str, Any], run: Run | None) -> dict[str, Any] | None:
     """The checkpoint that a run begins from; None where it has one of its own, or begins anew."""
     if _begins_by_itself(config, run) or foreign_parent(config["from"]) is not None:
         return None
-    return read(checkpoint_path(config["from"]))
+    path = checkpoint_path(config["from"])
+    parent = read(path)
+    if parent["global_step"] != config["from"]["step"]:
+        raise LabError(f"from={path} is of step {parent['global_step']}, whatever its name says")
+    return parent
 
 
 def _foreign(config: dict[str, Any], run: Run | None) -> Foreign | None:
@@ -233,8 +237,8 @@ class SharedRun:
     corpus_sha256: str
 
 
-def _start(run: Run, module: LanguageModule) -> Start:
-    found = newest_whole(run, lambda stored: check_goes_on(stored, module.about, module.model))
+def _start(run: Run, module: LanguageModule, callbacks: list[L.Callback]) -> Start:
+    found = newest_whole(run, lambda stored: check_goes_on(stored, module, callbacks))
     if found is None:
         return Start(0, None)
     path, contents = found

@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning as L
 
+from lmlab import schema
+from lmlab.conf import with_todays_defaults
+from lmlab.config import check_plain
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
 from lmlab.fingerprint import leaves
+from lmlab.training import ema
+from lmlab.training.contents import (
+    check_callbacks,
+    check_continuable,
+    check_optimizer,
+    check_weights,
+    weights_of,
+)
 from lmlab.training.module import LanguageModule
-from lmlab.training.optim import configure
 
 # With another value of these, what an optimizer has gathered is as good as before.
 TUNED = {"lr", "weight_decay", "betas", "eps", "alpha", "fused", "foreach"}
 STREAMS = ("seed", "streams", "trainer.devices")  # with these alike, the same streams go on
 
 
-def check_parent(parent: dict[str, Any], module: LanguageModule) -> None:
+def check_parent(
+    parent: dict[str, Any], module: LanguageModule, callbacks: Sequence[L.Callback]
+) -> None:
     """Whether a model can go on with a parent's checkpoint.
 
     Raises:
-        LabError: naming the first weight that does not fit.
+        LabError: naming the first weight that does not fit, or another part that does not.
     """
+    try:
+        check_continuable(parent)
+        check_plain(with_todays_defaults(parent["config"]), schema.Train)
+    except LabError as error:
+        raise LabError(f"from: of the parent's checkpoint, {error}") from error
     if parent["tokenizer"] != module.about["tokenizer"]:
         raise LabError("from: the parent has another tokenizer, so its ids mean something else")
     theirs = {
@@ -42,6 +59,15 @@ def check_parent(parent: dict[str, Any], module: LanguageModule) -> None:
             )
     if not any(p.requires_grad for p in module.model.parameters()):
         raise LabError("from: a model without parameters takes no steps to go on with")
+    try:
+        check_weights(weights_of(parent), module.model)
+        if parent.get(ema.KEY) is not None:
+            check_weights(parent[ema.KEY]["weights"], module.model)
+        if _same_optimizer(parent, module):
+            check_optimizer(parent["optimizer_states"], module.fresh_optimizer)
+        check_callbacks(parent["callbacks"], [c for c in callbacks if _keeps_its_state(c)])
+    except LabError as error:
+        raise LabError(f"from: of the parent's checkpoint, {error}") from error
 
 
 def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
@@ -67,7 +93,7 @@ def first_checkpoint(
     stream = parent.get("TextDataModule", {}) if same_streams else {}
     if not stream:
         stream = {"generator": data.generator.get_state(), "world_size": None}
-    kept = {c.state_key for c in callbacks if not type(c).__module__.startswith("lmlab.")}
+    kept = {c.state_key for c in callbacks if _keeps_its_state(c)}
     return {
         **parent,
         **module.about,
@@ -79,20 +105,28 @@ def first_checkpoint(
     }
 
 
+def _keeps_its_state(callback: L.Callback) -> bool:
+    return not type(callback).__module__.startswith("lmlab.")
+
+
 def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
     """The state of the new run's optimizer: its own groups, with what the parent's gathered."""
-    optimizer = configure(module.model, module.make_optimizer, module.rules, module.factors)
-    new = optimizer.state_dict()
-    before, now = parent["config"]["optimizer"], module.about["config"]["optimizer"]
-    if not parent["optimizer_states"]:
-        return new
-    (old,) = parent["optimizer_states"]
-    members = [[group["params"] for group in state["param_groups"]] for state in (old, new)]
-    if _what_gathers(before) == _what_gathers(now) and members[0] == members[1]:
-        new["state"] = old["state"]
-    else:
+    new = module.fresh_optimizer().state_dict()
+    if _same_optimizer(parent, module):
+        new["state"] = parent["optimizer_states"][0]["state"]
+    elif parent["optimizer_states"]:
         say("from: the optimizer is another one and begins afresh")
     return new
+
+
+def _same_optimizer(parent: dict[str, Any], module: LanguageModule) -> bool:
+    """Whether what a parent's optimizer gathered is of use to this one."""
+    before, now = parent["config"]["optimizer"], module.about["config"]["optimizer"]
+    if not parent["optimizer_states"] or _what_gathers(before) != _what_gathers(now):
+        return False
+    old, new = parent["optimizer_states"][0], module.fresh_optimizer().state_dict()
+    members = [[group["params"] for group in state["param_groups"]] for state in (old, new)]
+    return members[0] == members[1]
 
 
 def _what_gathers(optimizer: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

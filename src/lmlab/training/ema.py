@@ -16,6 +16,7 @@ from lmlab.bounds import BelowOne
 from lmlab.data.datamodule import EvalBatch
 from lmlab.errors import LabError
 from lmlab.streams import default_states, set_default_states
+from lmlab.training.contents import check_weights
 
 KEY = "ema"  # of a checkpoint: {"step": …, "weights": {name of a parameter: tensor}}
 
@@ -95,7 +96,7 @@ class EMA(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]
     ) -> None:
-        if KEY in checkpoint:
+        if checkpoint.get(KEY) is not None:
             self.step = checkpoint[KEY]["step"]
             self._begin(module.model, checkpoint[KEY]["weights"])
 
@@ -111,13 +112,14 @@ def load(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
     Raises:
         LabError: if it has none, or they do not fit the model.
     """
-    weights = (checkpoint.get(KEY) or {}).get("weights")
-    if not isinstance(weights, dict):
+    if checkpoint.get(KEY) is None:
         raise LabError(
             f"checkpoint=ema: {path} holds no averaged weights; train with callbacks=ema"
         )
+    weights = checkpoint[KEY]["weights"]
+    try:
+        check_weights(weights, model)
+    except LabError as error:
+        raise LabError(f"checkpoint {path}: of its averaged weights, {error}") from error
     for name, parameter in model.named_parameters():
-        stored = weights.get(name)
-        if not isinstance(stored, Tensor) or stored.shape != parameter.shape:
-            raise LabError(f"checkpoint {path}: its averaged {name} does not fit the model")
-        parameter.data.copy_(stored)
+        parameter.data.copy_(weights[name])

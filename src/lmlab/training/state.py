@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import pickle
 import struct
+import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from rich.filesize import decimal
 from torch import nn
 
 from lmlab import build, schema
@@ -26,18 +28,17 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.fingerprint import check_continues
+from lmlab.preflight import check_logits
 from lmlab.runs import Run
-from lmlab.training import ema
+from lmlab.training import contents, ema
+from lmlab.training.footprint import memory_bytes, shapes
 
-NEEDED = {
-    "state_dict": dict,
-    "config": dict,
-    "tokenizer": dict,
-    "corpus_sha256": str,
-    "global_step": int,
-}
+if TYPE_CHECKING:
+    from lmlab.training.module import LanguageModule
+
 MARK, N_DIGITS = b"lmlab-sha256:", 64  # of the comment that ends a checkpoint
-NO_COMMENT = 22  # bytes of a zip's last record, where no comment follows
+
+DOUBLE = "64-true"
 
 T = TypeVar("T")
 
@@ -95,18 +96,18 @@ def _check_bytes(file: BinaryIO) -> None:
     """Compare the digest, or in a checkpoint of before there was one, the sums that zip keeps.
 
     Raises:
-        ValueError: if they differ.
+        ValueError: if they differ, or it is no checkpoint at all.
     """
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - NO_COMMENT))
-    end = file.read()
-    file.seek(0)
-    if end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0"):
-        with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(file) as archive:  # its end is read first: a large hole has none
+        if sum(entry.file_size for entry in archive.infolist()) > size:
+            raise ValueError("it holds more than its size")
+        if not archive.comment:
             damaged = archive.testzip()  # torch.load does not compare the checksums it wrote
-        if damaged is not None:
-            raise ValueError(f"{damaged} in it does not check")
-        return
+            if damaged is not None:
+                raise ValueError(f"{damaged} in it does not check")
+            return
+    file.seek(0)
     digest, left = hashlib.sha256(), max(0, size - N_DIGITS)
     while block := file.read(min(left, 1 << 20)):
         digest.update(block)
@@ -119,12 +120,20 @@ def read(path: Path) -> dict[str, Any]:
     """The contents of a checkpoint, on the CPU.
 
     Raises:
-        LabError: if a byte of it is damaged, or it holds anything but plain data and tensors.
+        LabError: if a byte of it is damaged, or it holds anything but plain data and tensors, of
+            the types that they should be.
     """
     if not path.is_file():  # opening a pipe would wait for its other end
         raise LabError(f"checkpoint {path} is no regular file")
+    n_bytes, has = path.stat().st_size, memory_bytes()
+    if n_bytes > has:
+        raise LabError(
+            f"checkpoint {path} is of {decimal(n_bytes)}, and this machine has {decimal(has)} of "
+            "memory"
+        )
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kinds of tensors that are refused below
             _check_bytes(file)
             file.seek(0)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
@@ -132,35 +141,66 @@ def read(path: Path) -> dict[str, Any]:
         raise LabError(f"checkpoint {path} is refused: loading it would run code in it") from error
     except Exception as error:  # zipfile, zlib, torch and the unpickler each raise their own
         raise LabError(f"checkpoint {path} is damaged or cut off") from error
-    if not isinstance(checkpoint, dict) or not all(
-        isinstance(checkpoint.get(key), kind) for key, kind in NEEDED.items()
-    ):
-        raise LabError(f"checkpoint {path} was not written by lmlab: it lacks {', '.join(NEEDED)}")
     try:
-        json.dumps(checkpoint["config"])
-    except (TypeError, ValueError, RecursionError) as error:
-        raise LabError(f"checkpoint {path}: its config is no plain data ({error})") from error
+        contents.check(checkpoint, n_bytes)
+    except LabError as error:
+        raise LabError(f"checkpoint {path} was not written by lmlab: {error}") from error
     return checkpoint
 
 
-def check_goes_on(checkpoint: dict[str, Any], about: dict[str, Any], model: nn.Module) -> None:
-    """Whether a run with this model may go on from a checkpoint.
-
-    `about` is what the run will put into its own: config, tokenizer, corpus_sha256.
+def check_goes_on(
+    checkpoint: dict[str, Any], module: LanguageModule, callbacks: Sequence[L.Callback]
+) -> None:
+    """Whether a run of this module may go on from a checkpoint. The weights are loaded in passing.
 
     Raises:
-        LabError: if it is another experiment's, or a parameter is missing or has another shape.
+        LabError: if it is another experiment's, or a part of it is missing or does not fit.
     """
+    contents.check_continuable(checkpoint)
+    about, model = module.about, module.model
     stored = with_todays_defaults(checkpoint["config"])
     check_continues(stored, about["config"], may_change=("corpus",))  # its sha256 decides
     for key in ("corpus_sha256", "tokenizer"):
         if checkpoint[key] != about[key]:
             raise LabError(f"its {key} is another")
-    for name, parameter in model.named_parameters():
-        stored = checkpoint["state_dict"].get(f"model.{name}")
-        shape = tuple(stored.shape) if isinstance(stored, torch.Tensor) else None
-        if shape != tuple(parameter.shape):
-            raise LabError(f"its {name} has the shape {shape}, not {tuple(parameter.shape)}")
+    if checkpoint["global_step"] > module.max_steps:
+        raise LabError(
+            f"its global_step is {checkpoint['global_step']}, and trainer.max_steps is "
+            f"{module.max_steps}"
+        )
+    _load(model, checkpoint)
+    if checkpoint.get(ema.KEY) is not None:
+        contents.check_weights(checkpoint[ema.KEY]["weights"], model)
+    check_gathered(checkpoint, module, callbacks)
+
+
+def check_gathered(
+    checkpoint: Mapping[str, Any], module: LanguageModule, callbacks: Sequence[L.Callback]
+) -> None:
+    """Whether what the optimizer and the callbacks kept fits those of a run.
+
+    Raises:
+        LabError: if it does not.
+    """
+    trains = any(p.requires_grad for p in module.model.parameters())
+    if trains and checkpoint["global_step"]:
+        contents.check_optimizer(checkpoint["optimizer_states"], module.fresh_optimizer)
+    contents.check_callbacks(checkpoint["callbacks"], callbacks)
+
+
+def _load(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Put a checkpoint's weights into a model.
+
+    Raises:
+        LabError: if they do not fit it.
+    """
+    weights = contents.weights_of(checkpoint)
+    contents.check_weights(weights, model)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        said = str(error).splitlines()[-1].strip()
+        raise LabError(f"its weights do not fit the model: {said[:300]}") from error
 
 
 def newest_whole(
@@ -191,8 +231,7 @@ def _newest(run: Run, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
         try:
             found = use(path, read(path))
         except LabError as error:
-            named = str(path) in str(error)
-            problems.append(str(error) if named else f"checkpoint {path}: {error}")
+            problems.append(_named(path, error))
             continue
         for problem in problems:
             say(f"{problem}; going by the one before, {path.name}")
@@ -254,26 +293,29 @@ def restore(run: Run, which: str) -> Trained:
                 ema.load(trained.model, checkpoint, trained.path)
             return trained
     path = run.checkpoint(which)
-    return _restored(None, path, read(path))
+    try:
+        return _restored(None, path, read(path))
+    except LabError as error:
+        raise LabError(_named(path, error)) from error
+
+
+def _named(path: Path, error: LabError) -> str:
+    return str(error) if str(path) in str(error) else f"checkpoint {path}: {error}"
 
 
 def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Trained:
     """The model in a checkpoint, which must be of a run if one is given."""
     config = check_plain(with_todays_defaults(checkpoint["config"]), schema.Train)
     tokenizer = Tokenizer.from_json(checkpoint["tokenizer"])
-    model = build.model(config, tokenizer.vocab_size)
-    weights = {
-        name.removeprefix("model."): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith("model.")
-    }
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        said = str(error).splitlines()[-1].strip()
+        model = _model(config, tokenizer.vocab_size, contents.weights_of(checkpoint))
+        _load(model, checkpoint)
+    except LabError as error:
         raise LabError(
-            f"checkpoint {path} does not fit the model in its own config: {said}"
+            f"checkpoint {path} does not fit the model in its own config: {error}"
         ) from error
+    target, block_size = config["model"]["_target_"], config["data"]["block_size"]
+    check_logits(model, target, tokenizer.vocab_size, block_size)
     if run is not None and (stored := _config(run)) is not None:
         try:
             check_continues(config, stored, may_change=("corpus",))
@@ -281,6 +323,30 @@ def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Traine
             raise LabError(f"checkpoint {path} is of another run: {error}") from error
     corpus_sha256, step = checkpoint["corpus_sha256"], checkpoint["global_step"]
     return Trained(config, tokenizer, model.eval(), corpus_sha256, step, path)
+
+
+def _model(
+    config: dict[str, Any], vocab_size: int, weights: Mapping[str, torch.Tensor]
+) -> nn.Module:
+    """A model that `weights` fit, in float64 if it was trained so, else in float32.
+
+    Its shapes are compared before it takes any memory.
+    """
+    most = 1000 + 16 * len(weights)  # of which some hold no weights
+    try:
+        with torch.random.fork_rng(devices=[]):
+            on_shapes = shapes(config, vocab_size, most)
+    except LabError:  # somebody's own may compute while it is built
+        pass
+    else:
+        contents.check_weights(weights, on_shapes)
+    model = build.model(config, vocab_size, most)
+    return model.double() if precision_of(config) == DOUBLE else model
+
+
+def precision_of(config: dict[str, Any]) -> str:
+    """In which a model is used that was trained with this config."""
+    return DOUBLE if str(config["trainer"]["precision"]) in ("64", DOUBLE) else "32-true"
 
 
 def _config(run: Run) -> dict[str, Any] | None:
