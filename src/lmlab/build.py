@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
     from lmlab.training.parametrisation import Parametrisation
 
-MOST_PARTS = 100_000  # modules and parameters of a model
+MOST_PARTS = 20_000  # modules and parameters of a model: some seconds to make
+
+
+class TooManyPartsError(LabError):
+    """A model that would take too long to make, on whatever device."""
 
 
 def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
@@ -151,7 +155,9 @@ def _no_more_than(most: int) -> Iterator[None]:
 
     def count(*_: Any) -> None:
         if next(counted) > most:
-            raise LabError(f"model: more than {most:,} modules and weights; give it fewer layers")
+            raise TooManyPartsError(
+                f"model: more than {most:,} modules and weights; give it fewer layers"
+            )
 
     handles = [
         hooks.register_module_module_registration_hook(count),

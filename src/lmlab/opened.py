@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmlab import runs
 from lmlab.console import shown_on
+from lmlab.errors import LabError
+from lmlab.files import check_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,10 +61,21 @@ class Run:
         return self._run.sample
 
     def curves(self) -> pd.DataFrame:
-        """Every metric that was logged: a row for each step, a column for each metric."""
+        """Every metric that was logged: a row for each step, a column for each metric.
+
+        Raises:
+            LabError: if metrics.csv is not there, or no table.
+        """
         import pandas as pd
 
-        return pd.read_csv(self.path / "metrics.csv", index_col="step")
+        path = self.path / "metrics.csv"
+        try:
+            check_regular(path)
+            return pd.read_csv(path, index_col="step")
+        except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+            raise LabError(
+                f"{path} cannot be read: {' '.join(str(error).split())[:200]}"
+            ) from error
 
     def model(self, checkpoint: str = "last") -> nn.Module:
         """The trained model, idx (B, T) -> logits (B, T, vocab_size), in eval mode.

@@ -6,6 +6,7 @@ callbacks, once these are there.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
@@ -209,9 +210,11 @@ def check_weights(weights: Mapping[str, Any], model: nn.Module) -> None:
     """
     for name, parameter in model.named_parameters(remove_duplicate=False):
         stored = weights.get(name)
-        shape = tuple(stored.shape) if isinstance(stored, Tensor) else None
-        if stored is None or shape != tuple(parameter.shape):
-            raise LabError(f"its {name} has the shape {shape}, not {tuple(parameter.shape)}")
+        if stored is None:
+            raise LabError(f"it lacks {name}")
+        if stored.shape != parameter.shape:
+            shape, wanted = tuple(stored.shape), tuple(parameter.shape)
+            raise LabError(f"its {name} has the shape {shape}, not {wanted}")
         if _kind(stored) != _kind(parameter):
             raise LabError(f"its {name} is of {stored.dtype}, not of {parameter.dtype}")
         if stored.isnan().any():
@@ -273,7 +276,9 @@ def _without_numbers(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, Tensor) and (value.is_complex() or _shares_memory(value)):
             raise LabError(f"its optimizer's {name} is no tensor of real numbers of its own")
     return {
-        name: value.to("meta") if isinstance(value, Tensor) and value.dim() else value
+        name: value.to("meta")
+        if isinstance(value, Tensor) and value.dim()
+        else copy.deepcopy(value)  # a step is taken with it
         for name, value in values.items()
     }
 

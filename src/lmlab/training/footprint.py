@@ -38,6 +38,8 @@ def footprint(config: dict[str, Any], vocab_size: int) -> Footprint:
     """
     try:
         model = shapes(config, vocab_size)
+    except build.TooManyPartsError:
+        raise
     except LabError:  # somebody's own may compute while it is built
         model = build.model(config, vocab_size)
     return Footprint(model, _trained_bytes(model), _optimizer_bytes(model, config))
@@ -54,6 +56,8 @@ def check_fits(config: dict[str, Any], vocab_size: int) -> None:
     memory = memory_bytes()
     try:
         model = shapes(config, vocab_size)
+    except build.TooManyPartsError:
+        raise
     except LabError:
         return  # made in earnest it says why; or it is a model that cannot do without memory
     needed = _trained_bytes(model)

@@ -336,6 +336,8 @@ def _model(
     try:
         with torch.random.fork_rng(devices=[]):
             on_shapes = shapes(config, vocab_size, most)
+    except build.TooManyPartsError:
+        raise
     except LabError:  # somebody's own may compute while it is built
         pass
     else:
