@@ -17,8 +17,8 @@ from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import FIRST_NAMES, NOW_OTHERWISE, fingerprint
 from lmlab.config.stored import with_todays_defaults
 from lmlab.data.tokens import text_of
-from lmlab.runs.checkpoint import restore
 from lmlab.runs.directory import Run
+from lmlab.training.restored import restore
 
 KEPT = Path(__file__).parent / "kept"
 NAMES = sorted(path.parent.name for path in KEPT.glob("*/run.json"))

@@ -23,10 +23,10 @@ from lmlab.config.stored import MOVED, conf_dir
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display import board
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import restore
 from lmlab.runs.directory import Run
 from lmlab.sweeps import command
 from lmlab.sweeps.selection import Selection
+from lmlab.training.restored import restore
 
 FOX = [*SMALL, "eval.every=1", "corpus=file", "corpus.path=text.txt", "name=fox"]
 # A package that says so when one of its modules is imported.

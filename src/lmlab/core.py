@@ -35,12 +35,12 @@ from lmlab.display.samples import Sample
 from lmlab.errors import DivergedError, LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.files import read_small, write_atomically
-from lmlab.runs.checkpoint import AtomicCheckpointIO, Start, check_goes_on, newest_whole, read
+from lmlab.runs.checkpoint import AtomicCheckpointIO, Start, newest_whole, read
 from lmlab.runs.directory import LOG, RECORD, SAMPLE, TOKENIZER, Run
 from lmlab.runs.parents import checkpoint_path, foreign_parent, resolve, run_of
 from lmlab.training import preflight, processes
 from lmlab.training.assemble import make_callbacks, make_data, make_module
-from lmlab.training.branch import check_parent, cropped, first_checkpoint
+from lmlab.training.branch import first_checkpoint, fitted
 from lmlab.training.callbacks import (
     Bar,
     Checkpoints,
@@ -52,6 +52,7 @@ from lmlab.training.callbacks import (
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.rules import n_inside
 from lmlab.training.processes import Processes
+from lmlab.training.restored import check_goes_on
 from lmlab.training.spent import NOTHING, costs_of, spent_at
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 from lmlab.training.waiting import waiting
@@ -147,8 +148,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
     )
     callbacks, make_loggers = make_callbacks(config, text), loggers(config)
     if parent is not None:
-        parent = cropped(parent, module)
-        check_parent(parent, module)
+        parent = fitted(parent, module, callbacks)
     new = run is None
     trust.remember(config, class_name(type(text.tokenizer)))
     run = run or Run.create(config, **asked)
@@ -161,7 +161,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
             first = first_checkpoint(parent, module, data, callbacks, before)
             run.update(before=before.recorded, **before.recorded)
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
-        start = _start(run, module) if parent is not None or not new else None
+        start = _start(run, module, callbacks) if parent is not None or not new else None
         if not new:
             if run.record.get("fingerprint", fingerprint(config)) != fingerprint(config):
                 say("it was begun by an earlier lmlab, whose schedule ended a step before today's")
@@ -205,7 +205,11 @@ def _parent(config: dict[str, Any], run: Run | None) -> dict[str, Any] | None:
     """The checkpoint that a run begins from; None where it has one of its own, or begins anew."""
     if _begins_by_itself(config, run) or foreign_parent(config["from"]) is not None:
         return None
-    return read(checkpoint_path(config["from"]))
+    path = checkpoint_path(config["from"])
+    parent = read(path)
+    if parent["global_step"] != config["from"]["step"]:
+        raise LabError(f"from={path} is of step {parent['global_step']}, whatever its name says")
+    return parent
 
 
 def _foreign(config: dict[str, Any], run: Run | None) -> Foreign | None:
@@ -258,8 +262,8 @@ class SharedRun:
     corpus_sha256: str
 
 
-def _start(run: Run, module: LanguageModule) -> Start:
-    found = newest_whole(run, lambda stored: check_goes_on(stored, module.about, module.model))
+def _start(run: Run, module: LanguageModule, callbacks: list[L.Callback]) -> Start:
+    found = newest_whole(run, lambda stored: check_goes_on(stored, module, callbacks))
     if found is None:
         return Start(0, None)
     path, contents = found

@@ -13,12 +13,12 @@ from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.models.ensemble import ensemble_of
-from lmlab.runs.checkpoint import Trained, restore
 from lmlab.runs.directory import Run
 from lmlab.training import preflight
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.schedules import constant
+from lmlab.training.restored import Trained, precision_of, restore
 from lmlab.training.waiting import waiting
 
 
@@ -64,6 +64,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         callbacks=dynamic,
         accelerator=config["accelerator"],
         devices=1,
+        precision=precision_of(trained.config),
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

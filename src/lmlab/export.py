@@ -13,8 +13,8 @@ import safetensors.torch
 
 from lmlab.console import quiet_libraries, say
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import Trained, restore
 from lmlab.runs.directory import Run
+from lmlab.training.restored import Trained, restore
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,8 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.models.sampling import generate
 from lmlab.output import output
-from lmlab.runs.checkpoint import Trained, restore
 from lmlab.runs.directory import Run
+from lmlab.training.restored import Trained, restore
 from lmlab.training.waiting import waiting
 
 AT_A_TIME = 64  # samples made beside each other

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lmlab.data.tokenizer import Tokenizer
-    from lmlab.runs.checkpoint import Trained
     from lmlab.sweeps.table.settings import Table
+    from lmlab.training.restored import Trained
 
 
 class Run:
@@ -63,15 +63,19 @@ class Run:
     def curves(self) -> pd.DataFrame:
         """Every metric that was logged: a row for each step, a column for each metric.
 
-        Raises LabError if there is no such table."""
+        Raises:
+            LabError: if metrics.csv is not there, or no table.
+        """
         import pandas as pd
 
         path = self.path / runs.METRICS
         try:
             with open_to_read(path, within=self.path) as file:
                 return pd.read_csv(file, index_col="step")
-        except (OSError, ValueError) as error:
-            raise LabError(f"{path} cannot be read: {error}") from error
+        except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+            raise LabError(
+                f"{path} cannot be read: {' '.join(str(error).split())[:200]}"
+            ) from error
 
     def model(self, checkpoint: str = "last") -> nn.Module:
         """The trained model, idx (B, T) -> logits (B, T, vocab_size), in eval mode.
@@ -154,7 +158,7 @@ class Run:
             return evaluate(config)
 
     def _trained(self, checkpoint: str) -> Trained:
-        from lmlab.runs.checkpoint import restore
+        from lmlab.training.restored import restore
 
         return restore(self._run, checkpoint)
 

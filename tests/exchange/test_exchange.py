@@ -23,8 +23,8 @@ from lmlab.exchange import tokenizers
 from lmlab.exchange.foreign import find
 from lmlab.models.gpt import GPT
 from lmlab.models.sampling import generate
-from lmlab.runs.checkpoint import restore
 from lmlab.runs.directory import Run
+from lmlab.training.restored import restore
 
 transformers.utils.logging.disable_progress_bar()
 

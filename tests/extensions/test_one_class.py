@@ -14,8 +14,8 @@ from torch import nn
 
 import lmlab.models
 from lmlab.models.sampling import generate
-from lmlab.runs.checkpoint import restore
 from lmlab.runs.directory import Run
+from lmlab.training.restored import restore
 
 SRC = Path(lmlab.__file__).parent
 MINE = ["--config-dir=conf", "corpus=file", "corpus.path=mypackage/fox.txt", *TINY]

@@ -7,7 +7,7 @@ from small import cut
 
 from lmlab.core import train
 from lmlab.models.ngram import NGram
-from lmlab.runs.checkpoint import restore
+from lmlab.training.restored import restore
 
 COUNTS = [
     "model=modern",

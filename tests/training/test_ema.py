@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import AtomicCheckpointIO, restore
+from lmlab.runs.checkpoint import AtomicCheckpointIO
 from lmlab.training.ema import EMA
+from lmlab.training.restored import restore
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 ON = "callbacks=ema"
@@ -83,8 +84,10 @@ def test_training_goes_on_as_without_it(experiment, streams):
         [*GPT, "data.steps_per_batch=4"],
         [*GPT, "optimizer=muon", "streams=global"],
         ["model=head", "trainer.precision=bf16-true"],
+        [*GPT, "trainer.precision=64-true"],
+        [*GPT, "trainer.precision=64-true", "optimizer=muon"],
     ],
-    ids=["adamw", "muon", "bf16"],
+    ids=["adamw", "muon", "bf16", "64", "64-muon"],
 )
 def test_a_run_that_was_cut_short_ends_as_if_it_never_was(experiment, tmp_path, words):
     words = [*words, ON, SHORT, "checkpoint.every=5", "checkpoint.keep=9"]
@@ -181,7 +184,7 @@ def test_one_that_does_not_fit_is_refused(experiment):
     contents = checkpoint(run)
     contents["ema"]["weights"]["table.weight"] = torch.zeros(2, 2)
     AtomicCheckpointIO().save_checkpoint(contents, run.checkpoints()[0])
-    with pytest.raises(LabError, match=r"its averaged table.weight does not fit the model"):
+    with pytest.raises(LabError, match=r"of its averaged weights, its table.weight has the shape"):
         restore(run, "ema")
     assert restore(run, "last").step == 24
 

@@ -21,7 +21,7 @@ from lmlab.config import build
 from lmlab.console import make_console
 from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import read, restore
+from lmlab.runs.checkpoint import read
 from lmlab.runs.directory import Run
 from lmlab.sweeps.compare.questions import Questions
 from lmlab.sweeps.report.leaderboard import markdown
@@ -30,6 +30,7 @@ from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import load
 from lmlab.training import spent
 from lmlab.training.flops import flops_per_token
+from lmlab.training.restored import restore
 from lmlab.training.stopping import Interrupted
 
 V, T = 65, 8  # of tinyshakespeare, and a window of a tiny run

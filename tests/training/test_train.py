@@ -16,8 +16,9 @@ from lmlab import handles as opened
 from lmlab.core import train
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import text_of
-from lmlab.runs.checkpoint import read, restore
+from lmlab.runs.checkpoint import read
 from lmlab.runs.directory import Run
+from lmlab.training.restored import restore
 
 
 def optimizer_state(run: Run) -> list:

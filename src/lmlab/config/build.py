@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 # What a constructor raises of its arguments, or for want of a file.
 REFUSALS = (TypeError, ValueError, RuntimeError, AssertionError, ImportError, OSError)
+
+MOST_PARTS = 20_000  # modules and parameters of a model: some seconds to make
+
+
+class TooManyPartsError(LabError):
+    """A model that would take too long to make, on whatever device."""
 
 
 def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
@@ -107,20 +115,48 @@ def _makes(target: str, kind: type) -> bool:
         return False
 
 
-def model(config: dict[str, Any], vocab_size: int) -> nn.Module:
-    """The model of a config, freshly initialised from torch's default generator."""
+def model(config: dict[str, Any], vocab_size: int, most: int = MOST_PARTS) -> nn.Module:
+    """The model of a config, freshly initialised from torch's default generator.
+
+    Raises:
+        LabError: if it cannot be made, or has more than `most` modules and parameters.
+    """
     from torch import nn  # here, since a job that is done only asks for its tokens
 
-    block_size = config["data"]["block_size"]
-    made = part(config["model"], "model", nn.Module, vocab_size=vocab_size, block_size=block_size)
+    node, block_size = config["model"], config["data"]["block_size"]
+    with _no_more_than(most):
+        made = part(node, "model", nn.Module, vocab_size=vocab_size, block_size=block_size)
     if "_parameters" not in vars(made):
-        target = config["model"]["_target_"]
-        raise LabError(f"model: {target}.__init__ has to begin with super().__init__()")
+        raise LabError(f"model: {node['_target_']}.__init__ has to begin with super().__init__()")
     if not hasattr(made, "block_size"):  # sampling asks how many tokens it may see
         made.block_size = block_size
     if not hasattr(made, "vocab_size"):  # rules of optimizers ask which weight makes the logits
         made.vocab_size = vocab_size
     return made
+
+
+@contextmanager
+def _no_more_than(most: int) -> Iterator[None]:
+    """Stop a model from being made, which for a million layers would take hours."""
+    from torch.nn.modules import module as hooks
+
+    counted = itertools.count(1)
+
+    def count(*_: Any) -> None:
+        if next(counted) > most:
+            raise TooManyPartsError(
+                f"model: more than {most:,} modules and weights; give it fewer layers"
+            )
+
+    handles = [
+        hooks.register_module_module_registration_hook(count),
+        hooks.register_module_parameter_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def optimizer(config: dict[str, Any], key: str = "optimizer") -> partial[Any]:

@@ -118,13 +118,18 @@ def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
     more = len({k for k, _ in (_place(p, plain) for p in problems) if not under(key, (k,))})
     tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
     if first["type"] in UNKNOWN:
-        return f"unknown key {key}={value!r}{_instead(key, first, plain)}{tail}"
+        return f"unknown key {key}={_short(value)}{_instead(key, first, plain)}{tail}"
     if first["type"] == "missing":
         return f"{key} is missing{tail}"
     said = first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
     if not key:  # a rule between keys, which names them itself
         return said + tail
-    return f"{key}={value!r}: {said[0].lower()}{said[1:]}{tail}"
+    return f"{key}={_short(value)}: {said[0].lower()}{said[1:]}{tail}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _instead(key: str, problem: ErrorDetails, plain: dict[Any, Any]) -> str:

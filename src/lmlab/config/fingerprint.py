@@ -61,13 +61,14 @@ def fingerprint(config: dict[str, Any]) -> str:
 def determining(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that determines the result: dotted keys and their values."""
     found = {
-        key: FIRST_NAMES.get(str(value), value) if key.endswith("._target_") else value
+        key: FIRST_NAMES.get(value, value) if _names_target(key, value) else value
         for key, value in leaves(config)
         if not under(key, NOT_IN_FINGERPRINT) and (key, value) not in ADDED_LATER.items()
     }
     if found.get("schedule._target_") in NOW_OTHERWISE:
         found["schedule.ends"] = "after the last step"
-    if teachers := found.get("teacher.runs"):  # as of a parent
+    teachers = found.get("teacher.runs")
+    if isinstance(teachers, list) and teachers:  # as of a parent
         found["teacher.runs"] = [
             {key: value for key, value in run.items() if key != "run"}
             if isinstance(run, dict)
@@ -78,11 +79,15 @@ def determining(config: dict[str, Any]) -> dict[str, Any]:
     rules = optimizer.get("rules") if isinstance(optimizer, dict) else None
     rules = rules if isinstance(rules, dict) else {}
     for name in (name for name, rule in rules.items() if rule is None):
-        del found[f"optimizer.rules.{name}"]  # it is turned off
+        found.pop(f"optimizer.rules.{name}", None)  # it is turned off
     found.pop("optimizer.rules", None)  # none at all
     if on := [name for name, rule in rules.items() if rule is not None]:
         found["optimizer.rules"] = on  # the first that matches wins, and keys have no order
     return found
+
+
+def _names_target(key: str, value: Any) -> bool:
+    return key.endswith("._target_") and isinstance(value, str)
 
 
 def _first_named(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -101,10 +101,16 @@ class CountTable(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         # Sizes depend on the corpus a table was fitted on: make room before torch compares shapes.
-        for name in ("keys", "counts", "adjusted"):
-            if prefix + name in state_dict:
-                setattr(self, name, self.keys.new_empty(state_dict[prefix + name].shape))
+        columns = {name: state_dict.get(prefix + name) for name in ("keys", "counts", "adjusted")}
+        for name, column in columns.items():
+            if column is not None:
+                setattr(self, name, self.keys.new_empty(column.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
+        sizes = {tuple(column.shape) for column in columns.values() if column is not None}
+        ascending = self.keys.dim() == 1 and bool((self.keys.diff() > 0).all())
+        if sizes != {(len(self.keys),)} or not ascending:
+            errors: list[str] = args[-1]  # of the whole model, which torch raises
+            errors.append(f"{prefix}keys, counts and adjusted are no table of grams")
 
 
 class NGram(nn.Module):

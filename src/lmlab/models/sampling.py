@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmlab.errors import LabError
 from lmlab.models.memory import Memory
 
 
@@ -31,8 +32,7 @@ def probabilities(
     if top_p is not None and top_p < 1:
         ordered, order = probs.sort(descending=True)
         before = ordered.cumsum(-1) - ordered  # held by the tokens likelier than this one
-        before[:, 0] = -1.0  # the likeliest is kept, however small top_p is in float32
-        ordered = ordered.masked_fill(before >= top_p, 0.0)
+        ordered = ordered.masked_fill((before >= top_p) & (before > 0), 0.0)  # the first is kept
         probs = torch.zeros_like(probs).scatter(-1, order, ordered)
         probs = probs / probs.sum(-1, keepdim=True)
     return probs
@@ -74,7 +74,10 @@ def generate(
             n_read = idx.shape[1]
         else:
             logits = forward(idx[:, -sees:])[:, -1]
-        probs = probabilities(logits.float(), temperature, top_k, top_p)
+        logits = logits.float()
+        if not logits.amax(-1).isfinite().all():  # the largest of a row is NaN where any is
+            raise LabError("the model's logits are NaN or infinite: there is nothing to draw from")
+        probs = probabilities(logits, temperature, top_k, top_p)
         token = _draw(probs, generator).to(idx.device)
         idx = torch.cat([idx, token], dim=1)
         yield token

@@ -52,8 +52,10 @@ METRICS, PROJECTOR, PROJECTOR_CONFIG = "metrics.csv", "projector", "projector_co
 EVENTS = "events.out.tfevents."  # how TensorBoard knows an event file
 FILES = (RECORD, CONFIG, SAMPLE, LOG, LOCK, TOKENIZER, METRICS, PROJECTOR_CONFIG)
 # The checkpoints that are ours to delete: by step, and Lightning's when SLURM takes the machine.
-STEP_CHECKPOINT = re.compile(r"step-(\d{8,18})\.ckpt")
+STEP_CHECKPOINT = re.compile(r"step-([0-9]{8,18})\.ckpt")
 REQUEUED = re.compile(r"hpc_ckpt_\d+\.ckpt")
+# Names of a group and of its option.
+GROUP, OPTION = re.compile(r"[a-z]\w*(/\w+)*"), re.compile(r"\w[\w-]*([./]\w[\w-]*)*")
 # Metrics of the end of a run: one that goes on longer has another end.
 OF_THE_END = (*("val/loss_full", "val/bpc_full", "val/loss_full_ema", "val/loss_dynamic"),)
 
@@ -188,6 +190,18 @@ class Run:
         return record
 
     @property
+    def choices(self) -> dict[str, str]:
+        """The option of each group that its config was composed of, as far as these are names of
+        groups and options; none of Hydra's own."""
+        return {
+            group: option
+            for group, option in (self.record.get("choices") or {}).items()
+            if GROUP.fullmatch(group)
+            and OPTION.fullmatch(option)
+            and group.partition("/")[0] not in ("hydra", "experiment", "sweep")
+        }
+
+    @property
     def unchecked_record(self) -> dict[str, Any]:
         """What run.json holds, of any type: enough to be shown."""
         return read_record(self.path / RECORD)
@@ -223,10 +237,14 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """The checkpoints by step, newest first. One that Lightning wrote when SLURM took the
         machine away comes before all others: it lasts only until the next is written."""
-        folder = self.path / CHECKPOINTS
-        by_step = [p for p in folder.glob("step-*.ckpt") if STEP_CHECKPOINT.fullmatch(p.name)]
+        by_step = self.checkpoints_by_step()
         requeued = sorted(self._requeued(), key=lambda path: path.lstat().st_mtime)
-        return [*reversed(requeued), *sorted(by_step, reverse=True)]
+        return [*reversed(requeued), *(by_step[step] for step in sorted(by_step, reverse=True))]
+
+    def checkpoints_by_step(self) -> dict[int, Path]:
+        """Those that are called by their step."""
+        paths = (self.path / CHECKPOINTS).glob("step-*.ckpt")
+        return {int(m[1]): path for path in paths if (m := STEP_CHECKPOINT.fullmatch(path.name))}
 
     def _requeued(self) -> list[Path]:
         return [p for p in self.path.glob("hpc_ckpt_*.ckpt") if REQUEUED.fullmatch(p.name)]

@@ -15,7 +15,7 @@ from lmlab.config.fingerprint import fingerprint
 from lmlab.config.trust import as_texts, check_stored, without
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign, find
-from lmlab.runs.directory import CONFIG, RECORD, STEP_CHECKPOINT, Run
+from lmlab.runs.directory import CONFIG, RECORD, Run
 
 
 def asked(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:
@@ -67,8 +67,6 @@ if TYPE_CHECKING:
 
     from lmlab.config.command_line import CommandLine
 
-GROUP, OPTION = re.compile(r"[a-z]\w*(/\w+)*"), re.compile(r"\w[\w-]*([./]\w[\w-]*)*")
-
 
 def run_of(parent: str, key: str = "from") -> Run:
     """The run that `key` names.
@@ -100,22 +98,9 @@ def choices(parent: str, typed: Iterable[str]) -> list[str]:
     if (foreign := find(parent)) is not None:
         found = {"model": "gpt2", "tokenizer": foreign.tokenizer().kind}
     else:
-        found = _choices(run_of(parent))
+        found = run_of(parent).choices
     groups = {override.partition("=")[0] for override in typed}
     return [f"{group}={option}" for group, option in found.items() if group not in groups]
-
-
-def _choices(run: Run) -> dict[str, str]:
-    """The options in a run's record, as far as they are the names of groups and options."""
-    stored = run.record.get("choices")
-    return {
-        group: option
-        for group, option in (stored.items() if isinstance(stored, dict) else ())
-        if isinstance(option, str)
-        and GROUP.fullmatch(group)
-        and OPTION.fullmatch(option)
-        and group.partition("/")[0] not in ("hydra", "experiment", "sweep")
-    }
 
 
 def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
@@ -132,7 +117,7 @@ def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
     if (foreign := find(cfg["from"])) is not None:
         return _of_foreign(cfg, foreign, overrides)
     run = run_of(cfg["from"])
-    stored, kept = run.config, _choices(run)
+    stored, kept = run.config, run.choices
     branch = OmegaConf.create(as_texts(stored))
     ours: Any = branch
     replaced = []
@@ -287,5 +272,4 @@ def _steps(run: Run) -> dict[int, Path]:
     """The checkpoints of a run by step."""
     best = (run.record.get("best") or {}).get("step")
     found = {best: run.best} if best is not None and run.best.is_file() else {}
-    by_name = ((STEP_CHECKPOINT.fullmatch(path.name), path) for path in run.checkpoints())
-    return found | {int(name[1]): path for name, path in by_name if name is not None}
+    return found | run.checkpoints_by_step()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from lmlab.bounds import CountOrZero
 from lmlab.errors import LabError
 from lmlab.files import read_small
 
@@ -19,8 +27,67 @@ YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MOST_CONFIG, MOST_RECORD = 1 << 20, 1 << 24  # bytes; both take a few thousand
 MOST_SAMPLE = 1 << 24
 DEEPEST = 64  # libyaml's stack ends in a crash, not in an error
+MOST_VALUES = 1 << 20
+PLAIN = (bool, int, float, str, type(None))
 
-NEEDED = ("status", "step", "metrics", "started")  # what a record has from its beginning
+
+def _is_time(text: str) -> str:
+    try:
+        datetime.fromisoformat(text).timestamp()
+    except (OverflowError, OSError) as error:
+        raise ValueError("out of range") from error
+    return text
+
+
+Word = Annotated[str, Field(pattern=r"^[A-Za-z_0-9][\w.+/-]*$")]
+
+
+class Loose(BaseModel):
+    """What somebody else may have written: the types of what is named here, and anything else."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Best(Loose):
+    loss: float | None = Field(None, alias="val/loss")
+    step: CountOrZero | None = None
+
+
+class Record(Loose):
+    """run.json. What has no default is there from the beginning; None: not said, or unknown."""
+
+    status: str = Field(description="a word")
+    step: CountOrZero = Field(description="a number of steps")
+    metrics: dict[str, float] = Field(description="numbers by name")
+    started: Annotated[str, AfterValidator(_is_time)] = Field(description="an ISO time")
+    seconds: float = Field(0.0, allow_inf_nan=False, description="a number of seconds")
+    best: Best | None = Field(None, description="numbers by name")
+    corpus_sha256: str = Field("", description="a sha256")
+    fingerprint: str = Field("", description="a text")
+    parent: Any = None
+    swept: dict[str, Any] | None = Field(None, description="values by key")
+    choices: dict[Word, Word] | None = Field(None, description="options by group")
+    code: dict[str, str] | None = Field(None, description="hashes by module")
+    versions: dict[str, str] | None = Field(None, description="versions by package")
+    git_commit: str | None = Field(None, description="a text")
+    error: str | None = Field(None, description="a text")
+    trackers: dict[str, str | int] = Field({}, description="ids by name")
+    parameters: CountOrZero | None = Field(None, description="a number")
+    parameters_inside: CountOrZero | None = Field(None, description="a number")
+    train_tokens: CountOrZero | None = Field(None, description="a number")
+    tokens: CountOrZero | None = Field(None, description="a number")
+    flops: float | None = Field(None, description="a number")
+    tokens_per_second: float | None = Field(None, description="a number")
+    threads: CountOrZero | None = Field(None, description="a number")
+    processor: str | None = Field(None, description="a text")
+    device: str | None = Field(None, description="a text")
+    computed_before: list[dict[str, Any]] | None = Field(None, description="a list of machines")
+
+    @model_validator(mode="after")
+    def has_its_result(self) -> Record:
+        if self.status == "done" and "val/loss_full" not in self.metrics:
+            raise ValueError("it says done, and has no val/loss_full")
+        return self
 
 
 class Dumper(yaml.SafeDumper):
@@ -39,8 +106,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = read_small(path, MOST_CONFIG, within=path.parent)
         _check_plain(content)
-        config = yaml.load(content, Loader=YAML)
-        json.dumps(config)  # a date or a set is no value of ours
+        config = check_plain_data(yaml.load(content, Loader=YAML))
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise LabError(f"{path} cannot be read: {said}") from error
@@ -70,8 +136,7 @@ def read_record(path: Path) -> dict[str, Any]:
         LabError: if it cannot be read, or is something else.
     """
     try:
-        record = json.loads(read_small(path, MOST_RECORD, within=path.parent))
-        json.dumps(record, ensure_ascii=False).encode()  # half a character cannot be shown
+        record = check_plain_data(json.loads(read_small(path, MOST_RECORD, within=path.parent)))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -81,66 +146,73 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def check_plain_data(data: Any) -> Any:
+    """`data`, if it is what JSON can hold: numbers, texts, lists, and dicts by text.
+
+    Raises:
+        ValueError: if it is not, or is nested too deep, perhaps in a circle.
+    """
+    left, n_values = [(data, 0)], 0
+    while left:
+        node, depth = left.pop()
+        n_values += 1  # lists that stand in many places count each time
+        if depth > DEEPEST or n_values > MOST_VALUES:
+            raise ValueError(f"it is nested more than {DEEPEST} deep, or without end")
+        if isinstance(node, dict):
+            if not all(isinstance(key, str) for key in node):
+                raise ValueError("it holds a key that is no text")
+            left += [(child, depth + 1) for pair in node.items() for child in pair]
+        elif isinstance(node, list | tuple):
+            left += [(child, depth + 1) for child in node]
+        elif isinstance(node, str):
+            node.encode()  # half a character cannot be shown
+        elif type(node) not in PLAIN:  # a date, a set or a tensor is no value of ours
+            raise ValueError(f"it holds a {type(node).__name__}")
+    return data
+
+
 def check_record(record: dict[str, Any], path: Path) -> None:
-    """Whether the fields that training goes by are there and hold what they should.
+    """Whether the fields of a record hold what they should.
 
     Raises:
         LabError: naming the first that does not.
     """
-    for key in NEEDED:
-        if key not in record:
-            raise LabError(f"{path} is damaged: it says nothing about {key}")
-    for key, (holds, what) in FIELDS.items():
-        if key in record and not holds(record[key]):
-            shown = repr(record[key])
-            shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
-            raise LabError(f"{path} is damaged: its {key} is {shown}, not {what}")
-    if record["status"] == "done" and "val/loss_full" not in record["metrics"]:
-        raise LabError(f"{path} is damaged: it says done, and has no val/loss_full")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _is_number(value: Any) -> bool:
-    # NaN and infinity are results; an integer too long for a float is none.
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
-
-
-def _is_seconds(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_number, value.values()))
-
-
-def _are_ids(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(v, str | int) for v in value.values())
-
-
-def _is_time(value: Any) -> bool:
     try:
-        return isinstance(value, str) and bool(datetime.fromisoformat(value).timestamp())
-    except (ValueError, OverflowError, OSError):
-        return False
+        Record.model_validate(record)
+    except ValidationError as error:
+        raise LabError(f"{path} is damaged: {problem(error, Record)}") from error
 
 
-FIELDS = {
-    "status": (_is_text, "a word"),
-    "step": (_is_count, "a number of steps"),
-    "metrics": (_are_numbers, "numbers by name"),
-    "best": (_are_numbers, "numbers by name"),
-    "seconds": (_is_seconds, "a number of seconds"),
-    "started": (_is_time, "an ISO time"),
-    "corpus_sha256": (_is_text, "a sha256"),
-    "trackers": (_are_ids, "ids by name"),
-}
+def problem(error: ValidationError, kind: type[BaseModel]) -> str:
+    """What is wrong with what somebody wrote, in one line."""
+    first = error.errors()[0]
+    key, value = ".".join(map(str, first["loc"])), first["input"]
+    if first["type"] == "missing":
+        return f"it says nothing about {key}"
+    if not key:  # a rule of the whole
+        return first["msg"].removeprefix("Value error, ")
+    described = next(
+        (
+            field.description
+            for name, field in kind.model_fields.items()
+            if first["loc"][0] in (name, field.alias)
+        ),
+        None,
+    )
+    if described is None and first["type"] == "value_error":
+        return f"its {key[:80]}: {first['ctx']['error']}"
+    wrong = f"not {described}" if described else first["msg"][:1].lower() + first["msg"][1:200]
+    return f"its {key[:80]} is {shown(value)}, {wrong}"
+
+
+def shown(value: Any) -> str:
+    """A value as it is told, cut where it is long."""
+    known = isinstance(value, str | int | float | list | dict | tuple | None)
+    try:
+        text = repr(value) if known else f"a {type(value).__name__}"
+    except (ValueError, RecursionError):  # Python writes no number of 5,000 digits down
+        text = f"a {type(value).__name__} too large"
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def read_sample(path: Path) -> str | None:

@@ -15,13 +15,13 @@ from lmlab.config.signatures import signature
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import derive, generator
 from lmlab.data.tokens import TokenizedCorpus
-from lmlab.runs.checkpoint import restore
 from lmlab.runs.directory import Run
 from lmlab.runs.parents import checkpoint_path
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import check as check_optimizer
 from lmlab.training.optimizers.parametrisation import parametrisation_of, scale_weights
 from lmlab.training.optimizers.rules import rules_of
+from lmlab.training.restored import restore
 from lmlab.training.stopping import Stop
 from lmlab.training.teacher import Teacher
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from lmlab.config import build
+from lmlab.config import build, schema
+from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import leaves
+from lmlab.config.stored import with_todays_defaults
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import EMA_KEY
+from lmlab.runs.contents import (
+    check_callbacks,
+    check_continuable,
+    check_optimizer,
+    check_weights,
+    weights_of,
+)
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.spent import KEY as SPENT
@@ -93,14 +102,22 @@ def _crop_state(
     }
 
 
-def check_parent(parent: dict[str, Any], module: LanguageModule) -> None:
-    """Whether a model can go on with a parent's checkpoint.
+def fitted(
+    parent: dict[str, Any], module: LanguageModule, callbacks: Sequence[L.Callback]
+) -> dict[str, Any]:
+    """A parent's checkpoint as a model can go on with it: see `cropped`.
 
     Raises:
-        LabError: naming the first weight that does not fit.
+        LabError: naming the first weight that does not fit, or another part that does not.
     """
+    try:
+        check_continuable(parent)
+        check_plain(with_todays_defaults(parent["config"]), schema.Train)
+    except LabError as error:
+        raise LabError(f"from: of the parent's checkpoint, {error}") from error
     if parent["tokenizer"] != module.about["tokenizer"]:
         raise LabError("from: the parent has another tokenizer, so its ids mean something else")
+    parent = cropped(parent, module)
     theirs = {
         name: tuple(value.shape)
         for name, value in parent["state_dict"].items()
@@ -115,6 +132,16 @@ def check_parent(parent: dict[str, Any], module: LanguageModule) -> None:
             )
     if not any(p.requires_grad for p in module.model.parameters()):
         raise LabError("from: a model without parameters takes no steps to go on with")
+    try:
+        check_weights(weights_of(parent), module.model)
+        if parent.get(EMA_KEY) is not None:
+            check_weights(parent[EMA_KEY]["weights"], module.model)
+        if _same_optimizer(parent, module):
+            check_optimizer(parent["optimizer_states"], module.fresh_optimizer)
+        check_callbacks(parent["callbacks"], [c for c in callbacks if _keeps_its_state(c)])
+    except LabError as error:
+        raise LabError(f"from: of the parent's checkpoint, {error}") from error
+    return parent
 
 
 def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
@@ -142,7 +169,7 @@ def first_checkpoint(
     stream = parent.get("TextDataModule", {}) if same_streams else {}
     if not stream:
         stream = {"generator": data.generator.get_state(), "world_size": None}
-    kept = {c.state_key for c in callbacks if not type(c).__module__.startswith("lmlab.")}
+    kept = {c.state_key for c in callbacks if _keeps_its_state(c)}
     return {
         **parent,
         **module.about,
@@ -162,20 +189,28 @@ def _since_log(parent: dict[str, Any], log_every: int) -> list[float]:
     return parent["since_log"][-n:] if n else []
 
 
+def _keeps_its_state(callback: L.Callback) -> bool:
+    return not type(callback).__module__.startswith("lmlab.")
+
+
 def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
     """The state of the new run's optimizer: its own groups, with what the parent's gathered."""
-    optimizer = configure(module.model, module.make_optimizer, module.rules, module.factors)
-    new = optimizer.state_dict()
-    before, now = parent["config"]["optimizer"], module.about["config"]["optimizer"]
-    if not parent["optimizer_states"]:
-        return new
-    (old,) = parent["optimizer_states"]
-    members = [[group["params"] for group in state["param_groups"]] for state in (old, new)]
-    if _what_gathers(before) == _what_gathers(now) and members[0] == members[1]:
-        new["state"] = old["state"]
-    else:
+    new = module.fresh_optimizer().state_dict()
+    if _same_optimizer(parent, module):
+        new["state"] = parent["optimizer_states"][0]["state"]
+    elif parent["optimizer_states"]:
         say("from: the optimizer is another one and begins afresh")
     return new
+
+
+def _same_optimizer(parent: dict[str, Any], module: LanguageModule) -> bool:
+    """Whether what a parent's optimizer gathered is of use to this one."""
+    before, now = parent["config"]["optimizer"], module.about["config"]["optimizer"]
+    if not parent["optimizer_states"] or _what_gathers(before) != _what_gathers(now):
+        return False
+    old, new = parent["optimizer_states"][0], module.fresh_optimizer().state_dict()
+    members = [[group["params"] for group in state["param_groups"]] for state in (old, new)]
+    return members[0] == members[1]
 
 
 def _what_gathers(optimizer: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

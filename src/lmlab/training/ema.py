@@ -90,7 +90,7 @@ class EMA(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]
     ) -> None:
-        if EMA_KEY in checkpoint:
+        if checkpoint.get(EMA_KEY) is not None:
             self.step = checkpoint[EMA_KEY]["step"]
             self._begin(module.model, checkpoint[EMA_KEY]["weights"])
 

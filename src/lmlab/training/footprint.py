@@ -34,7 +34,9 @@ def footprint(config: dict[str, Any], vocab_size: int) -> Footprint:
         LabError: if its model or its optimizer cannot be made.
     """
     try:
-        model = _shapes(config, vocab_size)
+        model = shapes(config, vocab_size)
+    except build.TooManyPartsError:
+        raise
     except LabError:  # somebody's own may compute while it is built
         model = build.model(config, vocab_size)
     return Footprint(model, _trained_bytes(model), _optimizer_bytes(model, config))
@@ -50,7 +52,9 @@ def check_fits(config: dict[str, Any], vocab_size: int) -> None:
     """
     memory = memory_bytes()
     try:
-        model = _shapes(config, vocab_size)
+        model = shapes(config, vocab_size)
+    except build.TooManyPartsError:
+        raise
     except LabError:
         return  # made in earnest it says why; or it is a model that cannot do without memory
     needed = _trained_bytes(model)
@@ -71,9 +75,14 @@ def _trains_on_cpu(accelerator: str) -> bool:
     return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
 
 
-def _shapes(config: dict[str, Any], vocab_size: int) -> nn.Module:
+def shapes(config: dict[str, Any], vocab_size: int, most: int = build.MOST_PARTS) -> nn.Module:
+    """The model of a config on the meta device, which takes no memory.
+
+    Raises:
+        LabError: if it cannot be made, or computes while it is.
+    """
     with torch.device("meta"):
-        return build.model(config, vocab_size)
+        return build.model(config, vocab_size, most)
 
 
 def _trained_bytes(model: nn.Module) -> int:

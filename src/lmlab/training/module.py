@@ -14,6 +14,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import ParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -116,6 +117,10 @@ class LanguageModule(L.LightningModule):
             # Right before the step, since a gradient scaler (16-mixed) unscales at its beginning.
             optimizer.register_step_pre_hook(self._clip)
         return optimizer
+
+    def fresh_optimizer(self) -> torch.optim.Optimizer:
+        """One over the model's parameters, before its first step."""
+        return configure(self.model, self.make_optimizer, self.rules, self.factors)
 
     def _clip(self, *_: Any) -> None:
         assert self.clip_norm is not None
@@ -396,7 +401,9 @@ class LanguageModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning would pick its loops up in mid-epoch, where it counts rounds; what counts here
         # are steps. So its loops begin anew, with their counts set to where training is.
-        del checkpoint["loops"]
+        checkpoint.pop("loops", None)
+        if isinstance(self.trainer.precision_plugin, DoublePrecision):
+            self.double()  # as the Trainer does, but only after float32 weights were loaded into
         step = checkpoint["global_step"]
         loop = self.trainer.fit_loop.epoch_loop
         loop.manual_optimization.optim_step_progress.total.increment_by(step)

@@ -1,0 +1,199 @@
+"""A run's model again, from its checkpoint; and whether a run may go on from one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from torch import nn
+
+from lmlab.config import build, schema
+from lmlab.config.check import check_plain
+from lmlab.config.fingerprint import check_continues
+from lmlab.config.stored import with_todays_defaults
+from lmlab.config.trust import check_stored
+from lmlab.console import say
+from lmlab.data.tokenizer import Tokenizer
+from lmlab.errors import LabError
+from lmlab.runs import contents
+from lmlab.runs.checkpoint import EMA_KEY, load_averaged, named_by, newest, read
+from lmlab.runs.directory import Run
+from lmlab.training.footprint import shapes
+from lmlab.training.preflight import check_logits
+
+if TYPE_CHECKING:
+    from lmlab.training.module import LanguageModule
+
+DOUBLE = "64-true"
+
+
+def check_goes_on(
+    checkpoint: dict[str, Any], module: LanguageModule, callbacks: Sequence[L.Callback]
+) -> None:
+    """Whether a run of this module may go on from a checkpoint. The weights are loaded in passing.
+
+    Raises:
+        LabError: if it is another experiment's, or a part of it is missing or does not fit.
+    """
+    contents.check_continuable(checkpoint)
+    about, model = module.about, module.model
+    stored = with_todays_defaults(checkpoint["config"])
+    check_continues(stored, about["config"], may_change=("corpus",))  # its sha256 decides
+    for key in ("corpus_sha256", "tokenizer"):
+        if checkpoint[key] != about[key]:
+            raise LabError(f"its {key} is another")
+    if checkpoint["global_step"] > module.max_steps:
+        raise LabError(
+            f"its global_step is {checkpoint['global_step']}, and trainer.max_steps is "
+            f"{module.max_steps}"
+        )
+    _load(model, checkpoint)
+    if checkpoint.get(EMA_KEY) is not None:
+        contents.check_weights(checkpoint[EMA_KEY]["weights"], model)
+    check_gathered(checkpoint, module, callbacks)
+
+
+def check_gathered(
+    checkpoint: Mapping[str, Any], module: LanguageModule, callbacks: Sequence[L.Callback]
+) -> None:
+    """Whether what the optimizer and the callbacks kept fits those of a run.
+
+    Raises:
+        LabError: if it does not.
+    """
+    trains = any(p.requires_grad for p in module.model.parameters())
+    if trains and checkpoint["global_step"]:
+        contents.check_optimizer(checkpoint["optimizer_states"], module.fresh_optimizer)
+    contents.check_callbacks(checkpoint["callbacks"], callbacks)
+
+
+def _load(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Put a checkpoint's weights into a model.
+
+    Raises:
+        LabError: if they do not fit it.
+    """
+    weights = contents.weights_of(checkpoint)
+    contents.check_weights(weights, model)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        said = str(error).splitlines()[-1].strip()
+        raise LabError(f"its weights do not fit the model: {said[:300]}") from error
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model as a checkpoint holds it, and what it needs to be used."""
+
+    config: dict[str, Any]
+    tokenizer: Tokenizer
+    model: nn.Module
+    corpus_sha256: str
+    step: int
+    path: Path
+
+    def check_beside(
+        self, key: str, run: str, tokenizer: Tokenizer, corpus_sha256: str, data: dict[str, Any]
+    ) -> None:
+        """Whether it can be asked beside another run, of these tokens, this text and `data`; a
+        remark where it may have been trained on what is val there. `key` names `run`.
+
+        Raises:
+            LabError: if it reads other tokens, or fewer at a time.
+        """
+        mine = self.config["data"]
+        if self.tokenizer.stored() != tokenizer.stored():
+            raise LabError(f"{key}={run} reads other tokens than this run")
+        if mine["block_size"] < data["block_size"]:
+            raise LabError(
+                f"{key}={run} reads {mine['block_size']} tokens at a time, and this run "
+                f"{data['block_size']} (data.block_size)"
+            )
+        if self.corpus_sha256 != corpus_sha256 or mine["val_fraction"] < data["val_fraction"]:
+            say(f"{key}={run} was trained on other text: val may not be new to it")
+
+
+def restore(run: Run, which: str) -> Trained:
+    """The model of a run's checkpoint: `last`, `best`, or one given by path; in eval mode.
+
+    `ema` is the last one with its averaged weights.
+
+    Raises:
+        LabError: if there is none, or it cannot be used.
+    """
+    if which in ("last", "ema"):
+        found = newest(run, lambda path, checkpoint: (_restored(run, path, checkpoint), checkpoint))
+        if found is not None:
+            trained, checkpoint = found
+            if which == "ema":
+                load_averaged(trained.model, checkpoint, trained.path)
+            return trained
+    path = run.checkpoint(which)
+    try:
+        return _restored(None, path, read(path))
+    except LabError as error:
+        raise LabError(named_by(path, error)) from error
+
+
+def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Trained:
+    """The model in a checkpoint, which must be of a run if one is given."""
+    stored = with_todays_defaults(checkpoint["config"])
+    check_stored(stored, f"checkpoint {path}")
+    config = check_plain(stored, schema.Train)
+    tokenizer = Tokenizer.from_json(checkpoint["tokenizer"])
+    try:
+        model = _model(config, tokenizer.vocab_size, contents.weights_of(checkpoint))
+        _load(model, checkpoint)
+    except LabError as error:
+        raise LabError(
+            f"checkpoint {path} does not fit the model in its own config: {error}"
+        ) from error
+    target, block_size = config["model"]["_target_"], config["data"]["block_size"]
+    check_logits(model, target, tokenizer.vocab_size, block_size)
+    if run is not None and (stored := _config(run)) is not None:
+        try:
+            check_continues(config, stored, may_change=("corpus",))
+        except LabError as error:
+            raise LabError(f"checkpoint {path} is of another run: {error}") from error
+    corpus_sha256, step = checkpoint["corpus_sha256"], checkpoint["global_step"]
+    return Trained(config, tokenizer, model.eval(), corpus_sha256, step, path)
+
+
+def _model(
+    config: dict[str, Any], vocab_size: int, weights: Mapping[str, torch.Tensor]
+) -> nn.Module:
+    """A model that `weights` fit, in float64 if it was trained so, else in float32.
+
+    Its shapes are compared before it takes any memory.
+    """
+    most = 1000 + 16 * len(weights)  # of which some hold no weights
+    try:
+        with torch.random.fork_rng(devices=[]):
+            on_shapes = shapes(config, vocab_size, most)
+    except build.TooManyPartsError:
+        raise
+    except LabError:  # somebody's own may compute while it is built
+        pass
+    else:
+        contents.check_weights(weights, on_shapes)
+    model = build.model(config, vocab_size, most)
+    return model.double() if precision_of(config) == DOUBLE else model
+
+
+def precision_of(config: dict[str, Any]) -> str:
+    """In which a model is used that was trained with this config."""
+    return DOUBLE if str(config["trainer"]["precision"]) in ("64", DOUBLE) else "32-true"
+
+
+def _config(run: Run) -> dict[str, Any] | None:
+    """The config that a run has beside its checkpoints; a checkpoint is used without it, too."""
+    try:
+        check_stored(run.config, f"run={run.path}")
+        return check_plain(run.config, schema.Train)
+    except LabError:
+        return None
