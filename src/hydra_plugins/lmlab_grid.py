@@ -33,14 +33,16 @@ class GridSweeper(BasicSweeper):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
+        from lmlab.sweeps.composing import check_jobs
         from lmlab.sweeps.launching import finish, folder_of, launch
         from lmlab.sweeps.submitting import submit
 
         assert self.config is not None
         assert self.launcher is not None
+        assert self.hydra_context is not None
         jobs = self.jobs(arguments)
         sweep_dir = folder_of(self.config, len(jobs))
-        self.validate_batch_is_legal(self.representatives(jobs))
+        check_jobs(self.config, self.hydra_context.config_loader, self.representatives(jobs))
         sweep_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
         run = launch if self.config.sweep.wait or self.config.dry_run else submit
@@ -51,10 +53,13 @@ class GridSweeper(BasicSweeper):
     def jobs(self, arguments: list[str]) -> list[list[str]]:
         """The overrides of each job."""
         from lmlab.sweeps.axes import Axes, check_names, every_row
+        from lmlab.sweeps.launching import check_multirun
 
+        assert self.config is not None
         assert self.hydra_context is not None
-        check_names(self.params, self.config or {})
+        check_names(self.params, self.config)
         axes = Axes.parse(self.params, self.when, arguments, self.hydra_context.config_loader)
+        axes.check_size(check_multirun(self.config)["sweep"]["max_jobs"])
         found = {tuple(job): None for job in axes.jobs(every_row)}  # in order, each once
         return [list(job) for job in found]
 

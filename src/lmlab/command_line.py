@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.errors import LabError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 # What Hydra would take, though a run's directory is not Hydra's.
 UNUSED = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.job.chdir")
@@ -60,7 +64,11 @@ class CommandLine:
         named = any(key == "sweep" and value for key, _, value in pairs)
         mode = any(key.lstrip("+") == "hydra.mode" and "MULTI" in value for key, _, value in pairs)
         is_multirun = args.multirun or named or mode
-        zips = {key.lstrip("+"): value for key, _, value in pairs if is_zip(value)}
+        together = [(key.lstrip("+"), value) for key, _, value in pairs if is_zip(value)]
+        zips = dict(together)
+        if len(zips) < len(together):
+            twice = Counter(name for name, _ in together).most_common(1)[0][0]
+            raise LabError(f"{twice}=zip(…) is given twice: leave one out")
         overrides = [w for w in args.overrides if not is_zip(w.partition("=")[2])]
         if zips and not is_multirun:
             raise LabError(f"{next(iter(zips))}=zip(…) is many runs: give -m too")
@@ -75,6 +83,7 @@ class CommandLine:
             LabError: with what to give instead.
         """
         trains = command == "train"
+        keys_of_each = self._keys  # refuses a sweep within a value
         for override in self.overrides:
             key = override.lstrip("+~").partition("=")[0]
             if key in UNUSED:
@@ -97,10 +106,11 @@ class CommandLine:
                 f"run={self.given['run']}: one run goes on by itself, without -m or sweep=; a "
                 "sweep goes on by the command that began it"
             )
-        for override in self.overrides:
-            key = override.lstrip("+").partition("=")[0]
-            if key in self.swept and key.startswith(OF_A_SWEEP):
-                raise LabError(f"{override}: a sweep has one value of {key}")
+        for override, keys in keys_of_each.items():
+            for key in sorted(keys):
+                if key in self.swept and key.startswith(OF_A_SWEEP):
+                    raise LabError(f"{override}: a sweep has one value of {key}")
+        self._check_zips()
 
     @property
     def for_hydra(self) -> list[str]:
@@ -132,10 +142,53 @@ class CommandLine:
             return None
         return parents[0].partition("=")[2].strip("'\"")
 
+    def _check_zips(self) -> None:
+        """Refuse a key of those that go together that is given once more."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        from lmlab.sweeps.branches import read_branch
+
+        for name, values in self.zips.items():
+            together: set[str] = set()
+            with suppress(HydraException):  # the sweeper will say what is wrong with it
+                together = read_branch(OverridesParser.create(), name, values, None).keys
+            for override, keys in self._keys.items():
+                for key in sorted(keys & together):
+                    raise LabError(f"{override}: {name}=zip(…) has {key}, too; leave one out")
+
+    @cached_property
+    def _parsed(self) -> dict[str, Override]:
+        """The overrides that Hydra can read; it will say what is wrong with the others.
+
+        Raises:
+            LabError: for what Hydra reads and cannot use.
+        """
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        from lmlab.sweeps.grammar import parse
+
+        parser, parsed = OverridesParser.create(), {}
+        for word in self.overrides:
+            with suppress(HydraException):
+                parsed[word] = parse(parser, word)
+        return parsed
+
+    @cached_property
+    def _keys(self) -> dict[str, set[str]]:
+        """The keys that each override sets."""
+        from lmlab.sweeps.grammar import keys_set_by
+
+        return {word: keys_set_by(override) for word, override in self._parsed.items()}
+
     @cached_property
     def swept(self) -> set[str]:
         """The keys that have several values."""
-        return {w.partition("=")[0].lstrip("+") for w in self.overrides if _is_sweep(w)}
+        return {key for word in self._parsed if self._is_sweep(word) for key in self._keys[word]}
+
+    def _is_sweep(self, word: str) -> bool:
+        return word in self._parsed and self._parsed[word].is_sweep_override()
 
     @property
     def sweep_name(self) -> str:
@@ -174,7 +227,7 @@ class CommandLine:
             key, equals, value = override.lstrip("+").partition("=")
             if key == "sweep":
                 named.append(value)
-            elif key in self.swept:
+            elif self._is_sweep(override):
                 varied.append(key)
             elif equals and not key.startswith(NOT_IN_NAME):
                 fixed.append(f"{key}={value}")
@@ -189,16 +242,6 @@ class CommandLine:
 def is_zip(value: str) -> bool:
     """Whether it is the value of keys that go together: see `lmlab.sweeps.axes`."""
     return value.lstrip().startswith("zip(")
-
-
-def _is_sweep(override: str) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        return OverridesParser.create().parse_override(override).is_sweep_override()
-    except HydraException:
-        return False  # Hydra will say what is wrong with it
 
 
 def one_line(text: str) -> str:

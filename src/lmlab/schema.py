@@ -166,6 +166,7 @@ Inside = Annotated[Text, AfterValidator(stays_inside)]
 class Sweep(Node):
     name: Inside
     fail_fast: bool
+    max_jobs: Count = 10_000  # older runs do not say
     wait: bool
     job: str | None
     trial: Custom | None  # a callback that reports to the sweeper

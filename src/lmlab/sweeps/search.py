@@ -24,8 +24,9 @@ from lmlab.own_code import code_of
 from lmlab.runs import Run
 from lmlab.schema import Count, Custom, Node, Seed
 from lmlab.sweeps.axes import check_names
+from lmlab.sweeps.composing import check_jobs
 from lmlab.sweeps.journal import FAILED, Result
-from lmlab.sweeps.launching import Progress, finish, folder_of, keep_filled, launch
+from lmlab.sweeps.launching import Progress, check_multirun, finish, folder_of, keep_filled, launch
 from lmlab.sweeps.places import Places, places_of
 
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ def search(
     settings = _settings(config)
     check_names(settings["params"], config)
     space = Space.parse(settings["params"], settings["when"], arguments, loader)
-    for job in space.examples():  # before anything is asked for: what Hydra cannot compose
-        loader.load_sweep_config(config, job)
+    check_jobs(config, loader, list(space.examples()))  # before anything is asked for
     pruner = build.part(settings["pruner"], "hydra.sweeper.pruner", optuna.pruners.BasePruner)
     prunes = not isinstance(pruner, optuna.pruners.NopPruner)
     if prunes and settings["directions"] != ["minimize"]:
@@ -105,7 +105,8 @@ def search(
             f"that is minimised, not metrics={settings['metrics']} "
             f"directions={settings['directions']}; choose hydra/sweeper/pruner=none"
         )
-    n_trials, make_sampler = _plan(settings, space)
+    most = check_multirun(config)["sweep"]["max_jobs"]
+    n_trials, make_sampler = _plan(settings, space, most)
     n_jobs = _n_jobs(settings, config)
     folder = folder_of(config, n_trials)
     multirun = OmegaConf.to_yaml(config).encode()
@@ -225,8 +226,9 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     return plain
 
 
-def _plan(settings: dict[str, Any], space: Space) -> tuple[int, MakeSampler]:
-    """How many trials there are to be in all, and what makes the sampler of each."""
+def _plan(settings: dict[str, Any], space: Space, most: int) -> tuple[int, MakeSampler]:
+    """How many trials there are to be in all, and what makes the sampler of each; a grid has at
+    most `most` points."""
     from optuna.samplers import BaseSampler
 
     from lmlab.sweeps.study import Grid, seed_for
@@ -235,6 +237,11 @@ def _plan(settings: dict[str, Any], space: Space) -> tuple[int, MakeSampler]:
     seed, more = node.get("seed"), {}
     is_grid = node["_target_"] == Grid.TARGET
     if is_grid:
+        if space.n_points > most:
+            raise LabError(
+                f"hydra/sweeper/sampler=grid: {space.n_points:,} points, and at most "
+                f"sweep.max_jobs={most:,}: give fewer values, or a larger sweep.max_jobs"
+            )
         more["search_space"] = space.grid()
         size = math.prod(len(values) for values in more["search_space"].values())
         if n_trials < size:
