@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.command_line import CommandLine, one_line
-from lmlab.composition import asked, chosen, composed, job
+from lmlab.composition import asked, chosen, composed, job, ours_alone
 from lmlab.conf import conf_dir
-from lmlab.errors import LabError, shows_tracebacks
-from lmlab.hydra_errors import explain, is_explained
+from lmlab.errors import shows_tracebacks
+from lmlab.hydra_errors import config_dirs, explain, is_explained
+from lmlab.own_configs import check_own_configs
 from lmlab.training.stopping import Interrupted
 from lmlab.waiting import waiting
 
@@ -146,10 +147,14 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
 
     try:
         line = CommandLine.parse(words, texts)
+        for folder in config_dirs(words)[1:]:
+            check_own_configs(folder, line.overrides)
         line.check(name)
         for_hydra = line.for_hydra
-    except LabError as error:
-        fail(error)
+    except Exception as error:
+        if is_explained(error):
+            fail(error)
+        raise
 
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> Any:
@@ -171,7 +176,8 @@ def _command(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> N
         if line.flags and set(line.flags) <= {"-h", "--help"}:
             print(_help(entry, line.overrides))
         else:
-            main(guarded)()
+            with ours_alone():
+                main(guarded)()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

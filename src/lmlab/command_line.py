@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ UNUSED = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.job.chdir")
 OF_A_SWEEP = ("sweep.", "output_dir")
 # Where a sweep is kept, or how it is run: the same sweep all the same.
 NOT_IN_NAME = ("hydra", "sweep.", "output_dir", "run_dir", "resume", "dry_run")
+LONGEST_WORD = 256  # characters of what an error shows
 LONGEST_NAME = 24  # characters of a sweep's name that follows from its command
 
 
@@ -211,7 +213,7 @@ class CommandLine:
         keys = dict.fromkeys(key.rpartition(".")[2] for key in telling)
         experiments = [word.partition("=")[2] for word in fixed if word.startswith("experiment=")]
         short = path_name(",".join([*named, *keys, *experiments])) or "sweep"
-        digits = hashlib.sha256(text.encode()).hexdigest()[:6]
+        digits = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:6]
         room = LONGEST_NAME - len(digits) - 1
         if len(short) > room:
             short = short[: room + 1].rpartition(",")[0] or short[:room]
@@ -245,5 +247,7 @@ def is_zip(value: str) -> bool:
 
 
 def one_line(text: str) -> str:
-    r"""`text` as one line that a terminal shows as it is: \n and other controls are spelled."""
+    r"""`text` as one line that a terminal shows as it is: \n and other controls are spelled, and of
+    a word without end its beginning stands there."""
+    text = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:LONGEST_WORD]}…", text)
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

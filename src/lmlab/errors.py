@@ -1,5 +1,6 @@
 """The one error that a user is meant to read."""
 
+import errno
 import os
 
 
@@ -15,6 +16,11 @@ class LabError(Exception):
         if shows_tracebacks():
             raise NotImplementedError  # IPython then shows what it shows of any error
         return [f"{type(self).__name__}: {self}"]
+
+
+def is_too_long(error: BaseException) -> bool:
+    """Whether a name was longer than the file system takes, wherever it was looked up."""
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
 
 
 def shows_tracebacks() -> bool:

@@ -62,6 +62,8 @@ class Axes:
         overrides = [parse(parser, argument) for argument in arguments]
         typed = [Branch(override.get_key_element(), None, override) for override in overrides]
         known = [*(branch for several in branches.values() for branch in several), *typed]
+        if not isinstance(when, Mapping):
+            raise LabError(f"hydra.sweeper.when={when}: give it conditions and their keys")
         depend: list[str] = []
         for text, of_it in when.items():
             condition = _condition(parser, str(text), known)
@@ -177,8 +179,10 @@ def check_names(params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Refuse a name for keys that go together that is a key itself.
 
     Raises:
-        LabError: with another name.
+        LabError: with another name; if there are no keys at all.
     """
+    if not isinstance(params, Mapping):
+        raise LabError(f"hydra.sweeper.params={params}: give it keys and their values")
     for name, values in params.items():
         together = ZIP.fullmatch(str(values)) or is_rows(values)
         if together and str(name).partition(".")[0] in config:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmlab.errors import LabError
+from lmlab.errors import LabError, is_too_long
 
 if TYPE_CHECKING:
     from lmlab.sweeps.scaling import Scaling
@@ -31,6 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # | head
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if not is_too_long(error):
+            raise
+        print("error: a name longer than the file system takes", file=sys.stderr)
+        sys.exit(2)
 
 
 def _show(options: argparse.Namespace) -> None:
