@@ -195,8 +195,8 @@ TRAIN: list[Row] = [
     # What is too long, too deep, or nowhere
     (["run=" + "n" * 300], ["run=nnn", "a name longer than the file system takes"]),
     (["from=" + "n" * 300], ["from=nnn", "a name longer than the file system takes"]),
-    (["name=" + "n" * 300], ["name"]),
-    (["run_dir=" + "p" * 300], ["File name too long"]),
+    (["name=" + "n" * 300], ["name='nnn", "a name longer than the file system takes"]),
+    (["run_dir=" + "p" * 300], ["run_dir=ppp", "a name longer than the file system takes"]),
     (["-m", "seed=1,2", "output_dir=" + "n" * 300], ["output_dir=nnn", "a name longer than"]),
     (["teacher.runs=" + "n" * 300], ["teacher.runs=nnn", "a name longer than"]),
     (["n" * 300 + "=3"], ["a name longer than the file system takes"]),

@@ -30,13 +30,12 @@ def ours_alone() -> Iterator[None]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
-    global_hydra, hydra_config = GlobalHydra.instance(), HydraConfig.instance()
-    before = global_hydra.hydra, hydra_config.cfg
-    global_hydra.clear()
+    before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
     try:
         yield
-    finally:
-        global_hydra.hydra, hydra_config.cfg = before
+    finally:  # Hydra may have made another of each
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = before
 
 
 def asked(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:

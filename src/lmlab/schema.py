@@ -157,6 +157,8 @@ class Trainer(Node):
 def stays_inside(path: str) -> str:
     if path.startswith("/") or ".." in path.split("/"):
         raise ValueError("give a relative path without `..`, such as study/first")
+    if any(len(part.encode(errors="surrogatepass")) > 255 for part in path.split("/")):
+        raise ValueError("a name longer than the file system takes")
     return path
 
 
