@@ -100,9 +100,10 @@ class Branch:
     def listed(self) -> Iterator[Row]:
         """The values of a list or a range as they were typed, maybe some of them twice."""
         assert self.override is not None
-        texts = self.override.sweep_string_iterator()
         if self.numbers is not None:
-            texts = map(Transformer.str, self.numbers)
+            texts: Iterator[str] = map(Transformer.str, self.numbers)
+        else:
+            texts = self.override.sweep_string_iterator()
         parser = OverridesParser.create()
         for text in texts:
             yield Row.of(parser.parse_override(f"{self.override.get_key_element()}={text}"))
