@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from bad_input import BAD
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from small import SMALL
 
@@ -305,3 +306,54 @@ def test_checking_changes_no_fingerprint(words):
     with initialize_config_dir(str(cli.conf_dir()), version_base="1.3"):
         cfg = compose("train", ["name=n", *words.split()])
     assert fingerprint(check(cfg, schema.Train)) == fingerprint(OmegaConf.to_container(cfg))
+
+
+OWN = {  # the files of a --config-dir, and what is said of model=mine there
+    "a bomb": (
+        {
+            "mine": "a0: &a0 [1,1,1,1,1,1,1,1,1]\n"
+            + "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+        },
+        "its aliases stand for more than 100,000 values",
+    ),
+    "within itself": ({"mine": "a: &x [*x]\n"}, "its aliases stand for more than 100,000 values"),
+    "itself": ({"mine": "defaults: [mine]\n"}, "lead back to model/mine"),
+    "each other": (
+        {"mine": "defaults: [other]\n", "other": "defaults: [mine]\n"},
+        "lead back to model/mine",
+    ),
+    "by its whole name": ({"mine": "defaults: [{/model: mine}]\n"}, "lead back to model/mine"),
+    "by what was chosen": ({"mine": "defaults: [{/model: '${model}'}]\n"}, "lead back"),
+    "by a way around": ({"mine": "defaults: [../model/mine]\n"}, "lead back to model/mine"),
+    "an override of nothing": (
+        {"mine": "defaults: [{override /nothing: x}]\n"},
+        "Could not override 'nothing@model.nothing'",
+    ),
+    "very deep": ({"mine": f"a: {'[' * 500}{']' * 500}\n"}, "nested too deep"),
+}
+
+
+@pytest.mark.parametrize(("files", "expected"), OWN.values(), ids=OWN)
+def test_a_config_that_has_no_end_is_refused(lab, tmp_path, files, expected):
+    (tmp_path / "own/model").mkdir(parents=True)
+    for name, content in files.items():
+        (tmp_path / f"own/model/{name}.yaml").write_text(content)
+    status, out, err = lab("train", "--config-dir", "own", "model=mine", "dry_run=true")
+    assert (status, out) == (2, "")
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+def test_a_dry_run_of_a_sweep_says_what_is_planned(lab, text):
+    status, out, err = lab("train", "-m", *SWEEP, "seed=1,2", "dry_run=true")
+    assert (status, err) == (0, "")
+    assert "2/2 planned" in out
+    assert "done" not in out
+
+
+def test_an_application_of_hydras_may_call_a_command(lab, text):
+    with initialize_config_dir(str(cli.conf_dir()), version_base="1.3"):
+        before = GlobalHydra.instance().hydra
+        assert lab("train", *SWEEP, "dry_run=true")[::2] == (0, "")
+        assert lab("train", "--help")[::2] == (0, "")
+        assert GlobalHydra.instance().hydra is before

@@ -34,6 +34,7 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from lmlab.files import make_folder, write_atomically
+        from lmlab.sweeps.launch.composing import check_jobs
         from lmlab.sweeps.launch.journal import MULTIRUN
         from lmlab.sweeps.launch.launching import check_some, finish, folder_of, launch
         from lmlab.sweeps.launch.slurm import submit
@@ -43,7 +44,7 @@ class GridSweeper(BasicSweeper):
         assert self.hydra_context is not None
         jobs = self.jobs(arguments)
         sweep_dir = folder_of(self.config, len(jobs))
-        self.validate_batch_is_legal(self.representatives(jobs))
+        check_jobs(self.config, self.hydra_context.config_loader, self.representatives(jobs))
         check_some(self.config, self.hydra_context.config_loader, jobs)
         make_folder(sweep_dir)
         write_atomically(sweep_dir / MULTIRUN, OmegaConf.to_yaml(self.config).encode())
@@ -55,10 +56,13 @@ class GridSweeper(BasicSweeper):
     def jobs(self, arguments: list[str]) -> list[list[str]]:
         """The overrides of each job."""
         from lmlab.config.axes import Axes, check_names, every_row
+        from lmlab.sweeps.launch.launching import check_multirun
 
+        assert self.config is not None
         assert self.hydra_context is not None
-        check_names(self.params, self.config or {})
+        check_names(self.params, self.config)
         axes = Axes.parse(self.params, self.when, arguments, self.hydra_context.config_loader)
+        axes.check_size(check_multirun(self.config)["sweep"]["max_jobs"])
         found = {tuple(job): None for job in axes.jobs(every_row)}  # in order, each once
         return [list(job) for job in found]
 

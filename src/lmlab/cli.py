@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.config.command_line import CommandLine, one_line
-from lmlab.config.compose import chosen, composed
-from lmlab.config.explain import explain, is_explained
+from lmlab.config.compose import chosen, composed, ours_alone
+from lmlab.config.explain import config_dirs, explain, is_explained
+from lmlab.config.own_configs import check_own_configs
 from lmlab.config.stored import conf_dir
-from lmlab.errors import LabError, shows_tracebacks
+from lmlab.errors import shows_tracebacks
 from lmlab.output import whole_output
 from lmlab.runs.parents import asked, words_for_hydra
 from lmlab.training.stopping import Interrupted
@@ -181,10 +182,14 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
 
     try:
         line = CommandLine.parse(words, texts)
+        for folder in config_dirs(words)[1:]:
+            check_own_configs(folder, line.overrides)
         line.check(name)
         for_hydra = words_for_hydra(line)
-    except LabError as error:
-        fail(error)
+    except Exception as error:
+        if is_explained(error):
+            fail(error)
+        raise
 
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> Any:
@@ -206,7 +211,8 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
         if line.flags and set(line.flags) <= {"-h", "--help"}:
             print(_help(entry, line.overrides))
         else:
-            main(guarded)()
+            with ours_alone():
+                main(guarded)()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

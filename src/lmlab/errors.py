@@ -1,5 +1,6 @@
 """The errors that a user is meant to read."""
 
+import errno
 import os
 
 
@@ -19,6 +20,11 @@ class LabError(Exception):
 
 class DivergedError(LabError):
     """A loss, or a weight, that became infinite or NaN in training: a result of the config."""
+
+
+def is_too_long(error: BaseException) -> bool:
+    """Whether a name was longer than the file system takes, wherever it was looked up."""
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
 
 
 def shows_tracebacks() -> bool:

@@ -32,7 +32,7 @@ def path_name(text: str) -> str:
     if DEVICE.fullmatch(name):
         name = f"_{name}"
     if len(name) > 120:
-        name = f"{name[:111]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        name = f"{name[:111]}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
     return name
 
 

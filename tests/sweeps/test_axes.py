@@ -128,12 +128,63 @@ def test_the_command_line_replaces_what_it_says_anything_of():
         ({"a": "1,2"}, {"a=1": {}}, "give it keys"),
         ({"a": "1,2"}, {"a=1": {"a": "3"}}, "a depends on itself"),
         ({"a": "interval(0,1)"}, {}, "a grid tries every value"),
+        ({"a": "range(5,1)"}, {}, r"a=range\(5,1\): no number is in this range"),
+        ({"a": "sort(range(1,5,-1))"}, {}, "no number is in this range"),
+        ({"a": "range(1,5,0)"}, {}, "a step that is not 0"),
+        ({"a": "range(1,inf)"}, {}, "a range has an end"),
+        ({"a": "shuffle(sort(range(10,0,-4)))"}, {}, "write the range in its order"),
+        ({"a": "1,range(2,4)"}, {}, "a sweep within a value"),
+        ({"a": "{b:range(2,4)}"}, {}, "a sweep within a value"),
+        ({"a": []}, {}, "a: it has no rows"),
+        ({"a": {"b": 1}}, {}, "a: give it values"),
+        ({"s": "zip(a=[],b=[])"}, {}, "a has no values"),
+        ({"s": "zip(a=range(10000000000),b=[1])"}, {}, "a has 10000000000 values and b 1"),
+        ({"s": "zip(a=range(10000000000),b=range(10000000000))"}, {}, "at most 100,000"),
     ],
 )
 def test_what_makes_no_sense_is_named_in_one_line(params, when, problem):
     with pytest.raises(LabError, match=problem) as found:
         jobs(params, when)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("sort(range(10,0,-4))", [2, 6, 10]),
+        ("sort(range(1,10,4),reverse=true)", [9, 5, 1]),
+        ("sort(reverse=true, sweep=range(1,10,4))", [9, 5, 1]),
+        ("sort(range(1.0,0,-0.3))", [0.1, 0.4, 0.7, 1.0]),
+        ("sort(range(0.1,1.0,0.4),reverse=true)", [0.9, 0.5, 0.1]),
+        ("sort(shuffle(range(10,0,-4)))", [2, 6, 10]),
+        ("tag(a,sort(range(10,0,-5)))", [5, 10]),
+        ("range(0,0.9,0.3)", [0.0, 0.3, 0.6]),
+        ("range(10,0,-4)", [10, 6, 2]),
+    ],
+)
+def test_the_numbers_of_a_range(text, numbers):
+    assert jobs({"a": text}) == [[f"a={number}"] for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("params", "when", "n_jobs"),
+    [
+        ({"a": "range(10001)"}, {}, "10,001 jobs (a has 10,001 values)"),
+        ({"a": "range(100000)", "b": "range(100000)"}, {}, "10,000,000,000 jobs"),
+        ({"a": "range(0,1,1e-300)"}, {}, "10^18 or more jobs"),
+        ({"a": "1,2"}, {"a=1": {"b": "range(10000000000)"}}, "at least 10,000,000,000 jobs"),
+        ({"a": "1,2"}, {"a=1": {"b": "range(6000)"}, "a=2": {"b": "range(6000)"}}, "10,001 jobs"),
+    ],
+)
+def test_too_many_jobs_are_counted_and_not_made(params, when, n_jobs):
+    axes = Axes.parse(params, when, [])
+    with pytest.raises(LabError, match=r"at most sweep\.max_jobs=10,000") as error:
+        axes.check_size(10_000)
+    assert n_jobs in str(error.value)
+
+
+def test_as_many_jobs_as_are_allowed_are_none_too_many():
+    Axes.parse({"a": "range(10)", "b": "range(10)"}, {"b=3": {"a": "1"}}, []).check_size(91)
 
 
 def test_the_keys_that_are_varied():

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.errors import LabError
 from lmlab.files import path_name
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 # What Hydra would take, though a run's directory is not Hydra's.
 UNUSED = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.job.chdir")
@@ -18,6 +23,7 @@ UNUSED = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.job.chdir")
 OF_A_SWEEP = ("sweep.", "output_dir")
 # Where a sweep is kept, or how it is run: the same sweep all the same.
 NOT_IN_NAME = ("hydra", "sweep.", "output_dir", "run_dir", "resume", "dry_run")
+LONGEST_WORD = 256  # characters of what an error shows
 LONGEST_NAME = 24  # characters of a sweep's name that follows from its command
 
 
@@ -61,7 +67,11 @@ class CommandLine:
         named = any(key == "sweep" and value for key, _, value in pairs)
         mode = any(key.lstrip("+") == "hydra.mode" and "MULTI" in value for key, _, value in pairs)
         is_multirun = args.multirun or named or mode
-        zips = {key.lstrip("+"): value for key, _, value in pairs if is_zip(value)}
+        together = [(key.lstrip("+"), value) for key, _, value in pairs if is_zip(value)]
+        zips = dict(together)
+        if len(zips) < len(together):
+            twice = Counter(name for name, _ in together).most_common(1)[0][0]
+            raise LabError(f"{twice}=zip(…) is given twice: leave one out")
         overrides = [w for w in args.overrides if not is_zip(w.partition("=")[2])]
         if zips and not is_multirun:
             raise LabError(f"{next(iter(zips))}=zip(…) is many runs: give -m too")
@@ -76,6 +86,7 @@ class CommandLine:
             LabError: with what to give instead.
         """
         trains = command == "train"
+        keys_of_each = self._keys  # refuses a sweep within a value
         for override in self.overrides:
             key = override.lstrip("+~").partition("=")[0]
             if key in UNUSED:
@@ -98,10 +109,11 @@ class CommandLine:
                 f"run={self.given['run']}: one run goes on by itself, without -m or sweep=; a "
                 "sweep goes on by the command that began it"
             )
-        for override in self.overrides:
-            key = override.lstrip("+").partition("=")[0]
-            if key in self.swept and key.startswith(OF_A_SWEEP):
-                raise LabError(f"{override}: a sweep has one value of {key}")
+        for override, keys in keys_of_each.items():
+            for key in sorted(keys):
+                if key in self.swept and key.startswith(OF_A_SWEEP):
+                    raise LabError(f"{override}: a sweep has one value of {key}")
+        self._check_zips()
 
     @property
     def for_hydra(self) -> list[str]:
@@ -124,10 +136,53 @@ class CommandLine:
             return None
         return parents[0].partition("=")[2].strip("'\"")
 
+    def _check_zips(self) -> None:
+        """Refuse a key of those that go together that is given once more."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        from lmlab.config.branches import read_branch
+
+        for name, values in self.zips.items():
+            together: set[str] = set()
+            with suppress(HydraException):  # the sweeper will say what is wrong with it
+                together = read_branch(OverridesParser.create(), name, values, None).keys
+            for override, keys in self._keys.items():
+                for key in sorted(keys & together):
+                    raise LabError(f"{override}: {name}=zip(…) has {key}, too; leave one out")
+
+    @cached_property
+    def _parsed(self) -> dict[str, Override]:
+        """The overrides that Hydra can read; it will say what is wrong with the others.
+
+        Raises:
+            LabError: for what Hydra reads and cannot use.
+        """
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        from lmlab.config.grammar import parse
+
+        parser, parsed = OverridesParser.create(), {}
+        for word in self.overrides:
+            with suppress(HydraException):
+                parsed[word] = parse(parser, word)
+        return parsed
+
+    @cached_property
+    def _keys(self) -> dict[str, set[str]]:
+        """The keys that each override sets."""
+        from lmlab.config.grammar import keys_set_by
+
+        return {word: keys_set_by(override) for word, override in self._parsed.items()}
+
     @cached_property
     def swept(self) -> set[str]:
         """The keys that have several values."""
-        return {w.partition("=")[0].lstrip("+") for w in self.overrides if _is_sweep(w)}
+        return {key for word in self._parsed if self._is_sweep(word) for key in self._keys[word]}
+
+    def _is_sweep(self, word: str) -> bool:
+        return word in self._parsed and self._parsed[word].is_sweep_override()
 
     @property
     def sweep_name(self) -> str:
@@ -148,7 +203,7 @@ class CommandLine:
         keys = dict.fromkeys(key.rpartition(".")[2] for key in telling)
         experiments = [word.partition("=")[2] for word in fixed if word.startswith("experiment=")]
         short = path_name(",".join([*named, *keys, *experiments])) or "sweep"
-        digits = hashlib.sha256(text.encode()).hexdigest()[:6]
+        digits = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:6]
         room = LONGEST_NAME - len(digits) - 1
         if len(short) > room:
             short = short[: room + 1].rpartition(",")[0] or short[:room]
@@ -164,7 +219,7 @@ class CommandLine:
             key, equals, value = override.lstrip("+").partition("=")
             if key == "sweep":
                 named.append(value)
-            elif key in self.swept:
+            elif self._is_sweep(override):
                 varied.append(key)
             elif equals and not key.startswith(NOT_IN_NAME):
                 fixed.append(f"{key}={value}")
@@ -181,16 +236,8 @@ def is_zip(value: str) -> bool:
     return value.lstrip().startswith("zip(")
 
 
-def _is_sweep(override: str) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        return OverridesParser.create().parse_override(override).is_sweep_override()
-    except HydraException:
-        return False  # Hydra will say what is wrong with it
-
-
 def one_line(text: str) -> str:
-    r"""`text` as one line that a terminal shows as it is: \n and other controls are spelled."""
+    r"""`text` as one line that a terminal shows as it is: \n and other controls are spelled, and of
+    a word without end its beginning stands there."""
+    text = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:LONGEST_WORD]}…", text)
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lmlab.config.stored import conf_dir
@@ -13,11 +15,23 @@ if TYPE_CHECKING:
 def composed(name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
     """The config of a command, without running it; `with_hydra` keeps Hydra's own node."""
     from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with ours_alone(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose(name, overrides, return_hydra_config=with_hydra)
+
+
+@contextmanager
+def ours_alone() -> Iterator[None]:
+    """Hydra is one for a process: an application of another's, which calls us, has it back."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:  # Hydra may have made another of each
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = before
 
 
 def chosen() -> dict[str, str]:

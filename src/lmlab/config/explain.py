@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab.config.compose import composed
 from lmlab.config.stored import conf_dir
-from lmlab.errors import LabError
+from lmlab.errors import LabError, is_too_long
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -20,16 +22,24 @@ def is_explained(error: BaseException) -> bool:
     from omegaconf.errors import OmegaConfBaseException
 
     known = (LabError, HydraException, OmegaConfBaseException)
-    return isinstance(error, known) or _raised_by_hydra(error)
+    return isinstance(error, known) or is_too_long(error) or _raised_by_hydra(error)
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
-    """Whether it was Hydra, or what it reads files by, that raised an error of another kind."""
+    """Whether it was Hydra, or what of Python's own it called, that raised an error of another
+    kind: no package but Hydra's has a part in it after the last line of ours."""
+    packages = []
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__"))
+        packages.append(module.partition(".")[0])
         trace = trace.tb_next
-    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
-    return module.partition(".")[0] in ("hydra", "omegaconf", "yaml")
+    ours = max((i for i, name in enumerate(packages) if name == "lmlab"), default=-1)
+    since = {name for name in packages[ours + 1 :] if name not in sys.stdlib_module_names}
+    return bool(since) and since <= READS_CONFIGS
+
+
+READS_CONFIGS = {"hydra", "omegaconf", "yaml", "antlr4"}
 
 
 def explain(error: BaseException, name: str, words: list[str]) -> str:
@@ -37,12 +47,27 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
 
     `words` are what was typed behind the command's `name`.
     """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     from lmlab.config.check import nearest
     from lmlab.config.help import options
 
     text = str(error)
     if isinstance(error, LabError):
         return text
+    if is_too_long(error):
+        assert isinstance(error, OSError)
+        return f"{_word_of(error.filename, words)}: a name longer than the file system takes"
+    if isinstance(error, RecursionError) or "maximum recursion depth" in text:
+        deep = [word for word in words if word.count("[") + word.count("{") + word.count(".") > 50]
+        return f"{deep[0] if deep else 'the config'}: it is nested too deep"
+    if match := re.search(r"Error parsing override '(.*)'\s.*(?:Range|Choice|Interval)Sweep", text):
+        return f"{match[1]}: a sweep within a sweep is not taken; write its values one by one"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        text = f"{type(error).__name__}: {text}"
+    elif not text:
+        text = f"Hydra cannot compose the config ({type(error).__name__})"
     match = re.search(r"Could not override '([^']+)'", text)
     if GROUP_WANTS_A_NAME in text or (match and name == "train" and options(conf_dir(), match[1])):
         return _no_option(name, words)
@@ -51,8 +76,11 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
         return f"{said}: Hydra cannot read this; put its value into quotes ('key=\"value\"')"
     if match:
         unknown = f"unknown key {match[1]}"
-        near = _not_in_every_option(match[1], words)
-        return near or unknown + nearest(match[1], _known_keys(name, words))
+        if match[1].startswith("hydra"):  # Hydra's own
+            return f"{unknown}; to add one to Hydra's own: ++{match[1]}…"
+        with suppress(HydraException, OmegaConfBaseException):  # a file that never composes
+            near = _not_in_every_option(match[1], words)
+            return near or unknown + nearest(match[1], _known_keys(name, words))
     found = (
         r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']+)'\s+"
         r"Available options in '[^']+':((?:\s+\S+)*)"
@@ -73,6 +101,7 @@ def _not_in_every_option(key: str, words: list[str]) -> str | None:
     """What to say of a key that one of the options has and another has not: one of those that are
     varied, or one that a named sweep, which varies the key, is not made for."""
     from lmlab.config.check import keys
+    from lmlab.config.help import options
     from lmlab.config.origins import file_that_varies, shown
 
     typed = dict(argument.partition("=")[::2] for argument in words if "=" in argument)
@@ -80,20 +109,32 @@ def _not_in_every_option(key: str, words: list[str]) -> str | None:
     chosen = typed.get(group, "").split(",")
     sweep = typed.get("sweep", "")
     if key not in typed and sweep and chosen != [""]:
-        path = file_that_varies(key, sweep, _config_dirs(words))
+        path = file_that_varies(key, sweep, config_dirs(words))
         if path is not None:
             choice = f"{group}={typed[group]}"
             return (
                 f"sweep={sweep} varies {key} ({shown(path)}), which {choice} does not have: "
                 f"leave {choice} out, or give the axes that you want by -m, without sweep="
             )
+    offers = options(conf_dir(), group)
     for option in chosen if len(chosen) > 1 else []:
-        if key not in keys(_plain(_composed_with([f"{group}={option}"], words))):
+        if option in offers and key not in keys(
+            _plain(_composed_with([f"{group}={option}"], words))
+        ):
             return (
                 f"unknown key {key}: {group}={option} does not have it; give it to the options "
                 "that do, in a command of their own"
             )
     return None
+
+
+def _word_of(filename: object, words: list[str]) -> str:
+    """The argument that a file's name comes from."""
+    for word in words:
+        value = word.partition("=")[2].strip("'\"") or word
+        if len(value) > 100 and (value[:200] in str(filename) or str(filename) in value):
+            return word
+    return str(filename)
 
 
 def _no_option(name: str, words: list[str]) -> str:
@@ -103,7 +144,7 @@ def _no_option(name: str, words: list[str]) -> str:
 
     for argument in words:
         key, _, value = argument.partition("=")
-        offers = options(conf_dir(), key) if value else []
+        offers = options(conf_dir(), key) if key and value else []
         if offers and name != "train":  # the others have no groups
             return f"unknown key {key}{nearest(key, _known_keys(name, words))}"
         if offers and value not in offers:
@@ -133,12 +174,12 @@ def _known_keys(name: str, words: list[str]) -> list[str]:
     choices = [
         f"{group}={option}"
         for group, _, option in typed
-        if any(option in options(folder, group) for folder in _config_dirs(words))
+        if any(option in options(folder, group) for folder in config_dirs(words))
     ]
     return list(keys(_plain(_composed_with(choices, words, name))))
 
 
-def _config_dirs(words: list[str]) -> list[Path]:
+def config_dirs(words: list[str]) -> list[Path]:
     """conf/, and the folder of --config-dir."""
     from hydra._internal.utils import get_args_parser
 
@@ -148,7 +189,7 @@ def _config_dirs(words: list[str]) -> list[Path]:
 
 def _composed_with(choices: list[str], words: list[str], name: str = "train") -> DictConfig:
     """A command's config with some options, which may stand in a --config-dir."""
-    quoted = [str(folder).replace("'", "\\'") for folder in _config_dirs(words)[1:]]
+    quoted = [str(folder).replace("'", "\\'") for folder in config_dirs(words)[1:]]
     return composed(name, [*choices, *(f"hydra.searchpath=['file://{f}']" for f in quoted)])
 
 

@@ -159,6 +159,8 @@ def stays_inside(path: str) -> str:
         raise ValueError("give a relative path without `..`, such as study/first")
     if not path.isprintable():  # it stands in logs, and in commands to copy
         raise ValueError("give a name on one line, without control characters")
+    if any(len(part.encode(errors="surrogatepass")) > 255 for part in path.split("/")):
+        raise ValueError("a name longer than the file system takes")
     return path
 
 
@@ -168,6 +170,7 @@ Inside = Annotated[Text, AfterValidator(stays_inside)]
 class Sweep(Node):
     name: Inside
     fail_fast: bool
+    max_jobs: Count = 10_000  # older runs do not say
     wait: bool
     job: str | None
     trial: Custom | None  # a callback that reports to the sweeper

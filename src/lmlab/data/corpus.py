@@ -92,6 +92,8 @@ def from_files(path: str) -> Corpus:
         LabError: if nothing is there, or it is empty, or not a readable file.
     """
     expanded = Path(path).expanduser()
+    if path.endswith("/") and expanded.is_file():
+        raise LabError(f"corpus.path={path} is a file; a name that ends in / is a folder's")
     if expanded.exists():
         files = [expanded]
     else:

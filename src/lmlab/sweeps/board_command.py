@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lmlab.display.board import MOST_TICKED, count, start
-from lmlab.errors import LabError
+from lmlab.errors import LabError, is_too_long
 
 
 def main() -> None:
@@ -35,6 +35,11 @@ def main() -> None:
             link = start(folder, *flags)
         except LabError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            if not is_too_long(error):
+                raise
+            print("error: a name longer than the file system takes", file=sys.stderr)
             sys.exit(2)
         print(f"open {link}   (ctrl-c ends it)", flush=True)
         threading.Event().wait()

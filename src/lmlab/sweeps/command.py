@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmlab.errors import LabError
+from lmlab.errors import LabError, is_too_long
 from lmlab.output import whole_output
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if not is_too_long(error):
+            raise
+        print("error: a name longer than the file system takes", file=sys.stderr)
+        sys.exit(2)
 
 
 def _show(options: argparse.Namespace) -> None:

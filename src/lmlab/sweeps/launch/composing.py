@@ -7,6 +7,7 @@ same options of the same groups: it is done once for all of them.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from uuid import uuid4
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -14,12 +15,40 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lmlab.errors import LabError
 
 MOST = 64  # composed configs that are kept
 
 # By sweep, and what was composed. Of the process, since a worker is sent the loader with every job.
 _composed: dict[tuple[str | None, ...], DictConfig] = {}
+
+
+def check_jobs(config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]]) -> None:
+    """Compose jobs of a sweep, before any of them begins.
+
+    Raises:
+        LabError: if one asks for a launcher or a sweeper: there is one of each for all of them.
+        HydraException: if one cannot be composed.
+    """
+    for job in jobs:
+        composed = loader.load_sweep_config(config, list(job))
+        for part in ("launcher", "sweeper"):
+            wanted, there = (
+                OmegaConf.to_container(one.hydra[part], resolve=False) for one in (composed, config)
+            )
+            if wanted != there:
+                raise LabError(
+                    f"{' '.join(_sources(job))}: sets hydra/{part} or its keys, of which a sweep "
+                    f"has one for all of its jobs; give hydra/{part}=… to the sweep, and take it "
+                    "out of what is swept"
+                )
+
+
+def _sources(job: Sequence[str]) -> Sequence[str]:
+    """The overrides of a job that bring whole files of keys; all of them where there are none."""
+    return [w for w in job if w.startswith(("hydra", "experiment=", "sweep="))] or job
 
 
 class RememberingLoader(ConfigLoaderImpl):
@@ -67,6 +96,7 @@ class RememberingLoader(ConfigLoaderImpl):
         return config
 
     def _is_value(self, override: Override) -> bool:
-        """Whether it sets a value, which no file is chosen by."""
+        """Whether it sets a value, which no file is chosen by; a dict of a group's name does."""
         is_group = self.repository.group_exists(override.key_or_group)
+        is_group = is_group and not isinstance(override.value(), dict)
         return not (is_group or override.is_hydra_override() or override.package)

@@ -48,11 +48,12 @@ def _swept_values(swept: set[str]) -> dict[str, Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from lmlab.config.axes import swept_keys
+    from lmlab.config.grammar import key_of, settings
 
     hydra = HydraConfig.get()
     axes = swept | {key.lstrip("+~") for key in swept_keys(hydra.sweeper)}
     parsed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-    values = {o.get_key_element().lstrip("+~"): o.value() for o in parsed}
+    values = {key: v for o in parsed for key, v in settings(key_of(o), o.value()).items()}
     return {key: _plain_value(value) for key, value in values.items() if key in axes}
 
 

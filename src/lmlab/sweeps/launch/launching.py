@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import filelock
 from omegaconf import OmegaConf
@@ -44,14 +44,23 @@ class Multirun(schema.Node):
     sweep: schema.Sweep
 
 
+def check_multirun(config: DictConfig) -> dict[str, Any]:
+    """What a sweep is kept by.
+
+    Raises:
+        LabError: for what makes no sense.
+    """
+    run_dir = OmegaConf.to_container(config, resolve=False)["run_dir"]  # type: ignore[index, call-overload]
+    return check(OmegaConf.masked_copy(config, ["output_dir", "sweep"]), Multirun, run_dir=run_dir)
+
+
 def folder_of(config: DictConfig, n_jobs: int) -> Path:
     """Where a sweep of `n_jobs` jobs is kept.
 
     Raises:
         LabError: if that is no place for it, or the jobs would share one directory.
     """
-    run_dir = OmegaConf.to_container(config, resolve=False)["run_dir"]  # type: ignore[index, call-overload]
-    check(OmegaConf.masked_copy(config, ["output_dir", "sweep"]), Multirun, run_dir=run_dir)
+    run_dir = check_multirun(config)["run_dir"]
     if n_jobs > 1 and run_dir is not None and "${" not in str(run_dir):
         raise LabError(
             f"run_dir={run_dir}: {n_jobs} jobs cannot share one directory; leave it out, or name "
@@ -313,8 +322,9 @@ class Progress:
     def line(self) -> str:
         counts = Counter(e.status for e in self.ended.values())
         kept = sum(not e.trained for e in self.ended.values() if e.status in ("done", "pruned"))
-        parts = [f"{counts['done']}/{self.total} done" + (f" ({kept} before)" if kept else "")]
-        others = ("pruned", "failed", "killed", "skipped", "planned")
+        aim = "planned" if counts["planned"] else "done"  # in a dry run nothing is done
+        parts = [f"{counts[aim]}/{self.total} {aim}" + (f" ({kept} before)" if kept else "")]
+        others = ("pruned", "failed", "killed", "skipped")
         parts += [f"{counts[status]} {status}" for status in others if counts[status]]
         if self.running:
             parts.append(f"{len(self.running)} running")

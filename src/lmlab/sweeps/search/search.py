@@ -24,9 +24,11 @@ from lmlab.console import command, say
 from lmlab.errors import LabError
 from lmlab.files import make_folder, write_atomically
 from lmlab.runs.directory import Run
+from lmlab.sweeps.launch.composing import check_jobs
 from lmlab.sweeps.launch.journal import FAILED, MULTIRUN, Result
 from lmlab.sweeps.launch.launching import (
     Progress,
+    check_multirun,
     check_some,
     finish,
     folder_of,
@@ -100,8 +102,7 @@ def search(
     check_names(settings["params"], config)
     space = Space.parse(settings["params"], settings["when"], arguments, loader)
     examples = list(space.examples())
-    for job in examples:  # before anything is asked for: what Hydra cannot compose
-        loader.load_sweep_config(config, job)
+    check_jobs(config, loader, examples)  # before anything is asked for
     check_some(config, loader, examples, space.keys)
     pruner = build.part(settings["pruner"], "hydra.sweeper.pruner", optuna.pruners.BasePruner)
     prunes = not isinstance(pruner, optuna.pruners.NopPruner)
@@ -111,7 +112,8 @@ def search(
             f"that is minimised, not metrics={settings['metrics']} "
             f"directions={settings['directions']}; choose hydra/sweeper/pruner=none"
         )
-    n_trials, make_sampler = _plan(settings, space)
+    most = check_multirun(config)["sweep"]["max_jobs"]
+    n_trials, make_sampler = _plan(settings, space, most)
     n_jobs = _n_jobs(settings, config)
     folder = folder_of(config, n_trials)
     make_folder(folder)
@@ -231,8 +233,9 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     return plain
 
 
-def _plan(settings: dict[str, Any], space: Space) -> tuple[int, MakeSampler]:
-    """How many trials there are to be in all, and what makes the sampler of each."""
+def _plan(settings: dict[str, Any], space: Space, most: int) -> tuple[int, MakeSampler]:
+    """How many trials there are to be in all, and what makes the sampler of each; a grid has at
+    most `most` points."""
     from optuna.samplers import BaseSampler
 
     from lmlab.sweeps.search.study import Grid, seed_for
@@ -241,6 +244,11 @@ def _plan(settings: dict[str, Any], space: Space) -> tuple[int, MakeSampler]:
     seed, more = node.get("seed"), {}
     is_grid = node["_target_"] == Grid.TARGET
     if is_grid:
+        if space.n_points > most:
+            raise LabError(
+                f"hydra/sweeper/sampler=grid: {space.n_points:,} points, and at most "
+                f"sweep.max_jobs={most:,}: give fewer values, or a larger sweep.max_jobs"
+            )
         more["search_space"] = space.grid()
         size = math.prod(len(values) for values in more["search_space"].values())
         if n_trials < size:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, QuotedString, RangeSweep
+from hydra.core.override_parser.types import IntervalSweep
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -16,7 +17,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from lmlab.config.axes import Axes, Branch, Row
+from lmlab.config.axes import Axes
+from lmlab.config.branches import Branch, Row
 from lmlab.errors import LabError
 
 
@@ -87,6 +89,11 @@ class Space:
 
                 yield next(self.axes.jobs(rows))
 
+    @property
+    def n_points(self) -> int:
+        """Of the grid of all values."""
+        return math.prod(map(_n_values, self.searched.values()))
+
     def grid(self) -> dict[str, list[Any]]:
         """Every value of every key.
 
@@ -122,14 +129,12 @@ def distribution(branch: Branch) -> BaseDistribution:
             if isinstance(low, int) and isinstance(high, int):  # int(interval(…))
                 return IntDistribution(low, high, log=log)
             return FloatDistribution(low, high, log=log)  # type: ignore[arg-type]
-        if isinstance(value, RangeSweep):
-            numbers = list(value.range())
-            if not numbers:
-                raise ValueError("no number is in this range")
-            low, high, step = min(numbers), max(numbers), abs(value.step)
-            if isinstance(numbers[0], int):
-                return IntDistribution(low, high, step=int(step))
-            return FloatDistribution(low, high, step=step)
+        if branch.numbers is not None:
+            numbers = branch.numbers.in_order(descending=False)
+            low, high = numbers[0], numbers[numbers.size - 1]
+            if numbers.are_whole:
+                return IntDistribution(int(low), int(high), step=int(numbers.step))
+            return FloatDistribution(low, high, step=float(numbers.step))
         texts = list(dict.fromkeys(override.sweep_string_iterator()))
         # The order of shuffled ones would be another one at each start.
         return CategoricalDistribution(sorted(texts) if getattr(value, "shuffle", False) else texts)
@@ -149,6 +154,17 @@ def _values(d: BaseDistribution) -> Iterator[Any]:
         yield from (d.low, d.high)
 
 
+def _n_values(d: BaseDistribution) -> int:
+    """How many `_values` yields."""
+    if isinstance(d, CategoricalDistribution):
+        return len(d.choices)
+    if isinstance(d, IntDistribution):
+        return len(range(d.low, d.high + 1, d.step))
+    if isinstance(d, FloatDistribution) and d.step is not None:
+        return round((d.high - d.low) / d.step) + 1
+    return 2
+
+
 def _choice(row: Row) -> str:
     """What a study calls values that go together."""
     return ", ".join(row.words)
@@ -160,8 +176,7 @@ def _row(branch: Branch, value: Any) -> Row:
         return next(row for row in branch.rows or () if _choice(row) == value)
     # A choice is text as Hydra reads it already, and a float keeps every digit.
     word = f"{branch.name}={value if isinstance(value, str) else repr(value)}"
-    said = OverridesParser.create().parse_override(word).value()
-    return Row((word,), {branch.name: said.text if isinstance(said, QuotedString) else said})
+    return Row.of(OverridesParser.create().parse_override(word))
 
 
 def _examples(branch: Branch, d: BaseDistribution | None) -> list[Row]:
