@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-import re
 import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +15,15 @@ from lmlab.command_line import CommandLine, one_line
 from lmlab.conf import conf_dir
 from lmlab.errors import LabError
 from lmlab.hydra_errors import explain, is_explained
+from lmlab.python_words import LITERALS, axis_of, checked_text, is_several, words_of
 from lmlab.training.stopping import Interrupted
+from lmlab.turns import own_turn
 from lmlab.waiting import waiting
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lmlab.opened import Run, Sweep
-
-_hydra = threading.RLock()
-NOT_TEXTS = ("null", "true", "false", "nan", "inf")  # to Hydra, without quotes
-TEXTS = ("run", "from")  # keys whose value is taken as it is
 
 
 def train(*overrides: str, **values: Any) -> Run | None:
@@ -41,8 +38,8 @@ def train(*overrides: str, **values: Any) -> Run | None:
         LabError: for what can be put right, in one line.
         KeyboardInterrupt: if it was interrupted; everything is on disk, and `run=…` goes on.
     """
-    words = [*overrides, *_words(values)]
-    with _errors_in_one_line(words):
+    words = [*_checked(overrides), *words_of(values)]
+    with own_turn(), _errors_in_one_line(words):
         with _composing():
             line = _line(words)
             if line.is_multirun or line.swept:
@@ -74,28 +71,33 @@ def sweep(*overrides: str, launcher: str | None = None, **values: Any) -> Sweep 
         LabError: for what can be put right, in one line; if a job failed, once all are done.
         KeyboardInterrupt: if it was interrupted; the same call goes on.
     """
-    several = {k: v for k, v in values.items() if _is_axis(v)}
-    single = {k: v for k, v in values.items() if k not in several}
-    axes = [f"{key}={','.join(map(_text, value))}" for key, value in several.items()]
-    at = [] if launcher is None else [f"hydra/launcher={launcher}"]
-    words = ["-m", *overrides, *axes, *_words(single), *at]
-    with _errors_in_one_line(words), _composing():
-        from hydra._internal.hydra import Hydra
-        from hydra._internal.utils import create_config_search_path
+    axes = [axis_of(key, value) for key, value in values.items() if is_several(value)]
+    single = {key: value for key, value in values.items() if not is_several(value)}
+    if launcher is not None and (not isinstance(launcher, str) or not launcher):
+        raise LabError(f"launcher={launcher!r}: the name of one of Hydra's launchers, as 'joblib'")
+    at = words_of({} if launcher is None else {"hydra/launcher": launcher})
+    # Several parents may be an axis, so `from` is within Hydra's grammar here.
+    words = ["-m", *_checked(overrides), *axes, *words_of(single, literals=("run",)), *at]
+    with own_turn(), _errors_in_one_line(words), _composing():
+        from hydra import initialize_config_dir
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.types import RunMode
 
         line = _line(words)
-        hydra = Hydra.create_main_hydra2("lmlab", create_config_search_path(str(conf_dir())))
         # -m is said by the call itself; a flag is none of Hydra's words.
         asked = [word for word in line.for_hydra if word != "-m"]
-        cfg = hydra.compose_config("train", asked, _mode(), with_log_configuration=False)
-        folder = Path(cfg.hydra.sweep.dir)
-        try:
-            hydra.multirun("train", _job(line.swept), asked, with_log_configuration=False)
-        finally:
-            found = any(folder.glob("*/run.json"))
+        with initialize_config_dir(str(conf_dir()), job_name="lmlab", version_base="1.3"):
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            cfg = hydra.compose_config("train", asked, RunMode.MULTIRUN)
+            folder = Path(cfg.hydra.sweep.dir)
+            try:
+                hydra.multirun("train", _job(line.swept), asked, with_log_configuration=False)
+            finally:
+                has_runs = any(folder.glob("*/run.json"))
     from lmlab.opened import Sweep
 
-    return Sweep(folder) if found else None
+    return Sweep(folder) if has_runs else None
 
 
 def open(path: str | Path) -> Run | Sweep:
@@ -104,32 +106,40 @@ def open(path: str | Path) -> Run | Sweep:
     Raises:
         LabError: if it is neither.
     """
-    from lmlab.opened import Run, Sweep
+    from lmlab.opened import Run, Sweep, folder_named
 
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise LabError(f"{path}: no such folder; runs are kept in outputs/<name>/<time>")
+    folder = folder_named(path, "lmlab.open")
     if (folder / "config.yaml").is_file():
         return Run(folder)
     if any(folder.rglob("run.json")):
         return Sweep(folder)
     there = ", ".join(sorted(child.name for child in folder.iterdir())[:5]) or "nothing"
-    raise LabError(f"{path}: neither a run nor a folder of runs; in it is {there}")
+    raise LabError(one_line(f"{path}: neither a run nor a folder of runs; in it is {there}"))
+
+
+def _checked(overrides: tuple[str, ...]) -> list[str]:
+    """What is not given by keyword.
+
+    Raises:
+        LabError: if it is not written as on the command line.
+    """
+    for word in overrides:
+        if not isinstance(word, str):
+            raise LabError(
+                f'{type(word).__name__} is no override: give texts, as in "seed=2", or keywords, '
+                "as in seed=2"
+            )
+        checked_text(word, "override")
+    return list(overrides)
 
 
 def _line(words: list[str]) -> CommandLine:
     waiting.look()
-    line = CommandLine.parse(words, TEXTS)
+    line = CommandLine.parse(words, LITERALS)
     if flags := [flag for flag in line.flags if flag not in ("-m", "--multirun")]:
         raise LabError(f"{flags[0]}: flags are of the command line")
     line.check("train")
     return line
-
-
-def _mode() -> Any:
-    from hydra.types import RunMode
-
-    return RunMode.MULTIRUN
 
 
 def _job(swept: set[str]) -> Any:
@@ -155,18 +165,24 @@ def _current(cfg: DictConfig) -> DictConfig:
 
 @contextmanager
 def _composing() -> Iterator[None]:
-    """Hydra is one for the process: it is used by one at a time, and is afterwards as it was."""
+    """Hydra is one for the process, and may be another program's: it is afterwards as it was."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import JobRuntime
+    from hydra.version import VersionBase
 
-    with _hydra:
-        global_hydra, hydra_config = GlobalHydra.instance(), HydraConfig.instance()
-        before = global_hydra.hydra, hydra_config.cfg
-        global_hydra.clear()
-        try:
-            yield
-        finally:
-            global_hydra.hydra, hydra_config.cfg = before
+    state = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
+    before = [(one.instance(), copy.copy(vars(one.instance()))) for one in state]
+    job = copy.deepcopy(JobRuntime.instance().conf)
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    except RecursionError as error:
+        raise LabError("the overrides are nested too deep") from error
+    finally:
+        for instance, attributes in before:
+            vars(instance).update(attributes)
+        JobRuntime.instance().conf = job
 
 
 @contextmanager
@@ -184,42 +200,7 @@ def _errors_in_one_line(words: list[str]) -> Iterator[None]:
         raise
     except Exception as error:
         if is_explained(error):
-            raise LabError(one_line(explain(error, "train", words))) from error
+            with _composing():  # it looks for what is near by Hydra
+                said = one_line(explain(error, "train", words))
+            raise LabError(said) from error
         raise
-
-
-def _words(values: Mapping[str, Any], above: str = "") -> list[str]:
-    """Python's values as overrides; dicts are nested keys."""
-    words = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            words += _words(value, f"{above}{key}.")
-        elif not above and key in TEXTS:
-            words.append(f"{key}={value}")
-        else:
-            words.append(f"{above}{key}={_text(value)}")
-    return words
-
-
-def _is_axis(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _text(value: Any) -> str:
-    """A value in Hydra's grammar, which reads it as it is."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_text(inner)}" for key, inner in value.items()) + "}"
-    if _is_axis(value):
-        return "[" + ",".join(map(_text, value)) + "]"
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    text = str(value)
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_/]*", text) and text.lower() not in NOT_TEXTS:
-        return text  # the names of options have no quotes
-    return QuotedString(text, Quote.single).with_quotes()

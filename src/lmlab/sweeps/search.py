@@ -103,7 +103,7 @@ def search(
             f"directions={settings['directions']}; choose hydra/sweeper/pruner=none"
         )
     n_trials, make_sampler = _plan(settings, space)
-    n_jobs = _n_jobs(settings, config)
+    n_jobs = min(_n_jobs(settings, config), n_trials)
     folder = folder_of(config, n_trials)
     multirun = OmegaConf.to_yaml(config).encode()
     write_atomically(folder / "multirun.yaml", multirun, parents=True)
@@ -213,7 +213,8 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     """hydra.sweeper, checked; every metric has a direction."""
     plain: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     check_plain({"hydra": {"sweeper": plain}}, Hydra)
-    plain["directions"] = plain["directions"] or ["minimize"] * len(plain["metrics"])
+    if plain["directions"] is None:
+        plain["directions"] = ["minimize"] * len(plain["metrics"])
     if len(plain["directions"]) != len(plain["metrics"]):
         raise LabError(
             f"hydra.sweeper.directions={plain['directions']}: one for each of "

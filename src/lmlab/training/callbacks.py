@@ -17,7 +17,6 @@ from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
 from lmlab.files import link_or_copy
 from lmlab.runs import OF_THE_END, Run
-from lmlab.streams import let_others
 from lmlab.training.stopping import Interrupted, Stop
 from lmlab.waiting import waiting
 
@@ -154,18 +153,6 @@ class OwnSignals(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
         self.on_train_start(trainer, module)  # by itself, after training
-
-
-class OthersTurns(L.Callback):
-    """Lets the runs of other threads have their turn, after each batch."""
-
-    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        # Several processes would wait for each other in turn.
-        if trainer.world_size == 1:
-            let_others()
-
-    def on_validation_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        self.on_train_batch_end(trainer, module)
 
 
 class Neighbourly(L.Callback):
