@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab import composition
-from lmlab.command_line import CommandLine, one_line
+from lmlab.command_line import CommandLine
 from lmlab.conf import conf_dir
 from lmlab.errors import LabError
 from lmlab.hydra_errors import explain, is_explained
@@ -114,7 +114,7 @@ def open(path: str | Path) -> Run | Sweep:
     if any(folder.rglob("run.json")):
         return Sweep(folder)
     there = ", ".join(sorted(child.name for child in folder.iterdir())[:5]) or "nothing"
-    raise LabError(one_line(f"{path}: neither a run nor a folder of runs; in it is {there}"))
+    raise LabError(f"{path}: neither a run nor a folder of runs; in it is {there}")
 
 
 def _checked(overrides: tuple[str, ...]) -> list[str]:
@@ -171,18 +171,19 @@ def _composing() -> Iterator[None]:
     from hydra.core.utils import JobRuntime
     from hydra.version import VersionBase
 
-    state = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
-    before = [(one.instance(), copy.copy(vars(one.instance()))) for one in state]
-    job = copy.deepcopy(JobRuntime.instance().conf)
-    GlobalHydra.instance().clear()
+    global_hydra, hydra_config = GlobalHydra.instance(), HydraConfig.instance()
+    hydra, config = global_hydra.hydra, hydra_config.cfg
+    job, base = copy.deepcopy(JobRuntime.instance().conf), VersionBase.instance().version_base
+    global_hydra.clear()
     try:
         yield
     except RecursionError as error:
         raise LabError("the overrides are nested too deep") from error
     finally:
-        for instance, attributes in before:
-            vars(instance).update(attributes)
+        GlobalHydra.set_instance(global_hydra)  # Hydra itself leaves a copy
+        global_hydra.hydra, hydra_config.cfg = hydra, config
         JobRuntime.instance().conf = job
+        VersionBase.instance().version_base = base
 
 
 @contextmanager
@@ -201,6 +202,6 @@ def _errors_in_one_line(words: list[str]) -> Iterator[None]:
     except Exception as error:
         if is_explained(error):
             with _composing():  # it looks for what is near by Hydra
-                said = one_line(explain(error, "train", words))
+                said = explain(error, "train", words)
             raise LabError(said) from error
         raise

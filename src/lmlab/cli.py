@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lmlab.command_line import CommandLine, one_line
+from lmlab.command_line import CommandLine
 from lmlab.composition import asked, chosen, composed, job
 from lmlab.conf import conf_dir
-from lmlab.errors import LabError, shows_tracebacks
+from lmlab.errors import LabError, one_line, shows_tracebacks
 from lmlab.hydra_errors import explain, is_explained
 from lmlab.training.stopping import Interrupted
 from lmlab.waiting import waiting

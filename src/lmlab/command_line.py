@@ -199,8 +199,3 @@ def _is_sweep(override: str) -> bool:
         return OverridesParser.create().parse_override(override).is_sweep_override()
     except HydraException:
         return False  # Hydra will say what is wrong with it
-
-
-def one_line(text: str) -> str:
-    r"""`text` as one line that a terminal shows as it is: \n and other controls are spelled."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

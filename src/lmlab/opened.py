@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab import runs
-from lmlab.command_line import one_line
 from lmlab.console import shown_on
 from lmlab.errors import LabError
 from lmlab.python_words import checked_text, plain
@@ -38,9 +37,9 @@ def folder_named(path: Any, key: str = "path") -> Path:
         is_there = folder.is_dir()
     except (OSError, RuntimeError) as error:  # a name that is too long; a home of nobody
         reason = getattr(error, "strerror", None) or error
-        raise LabError(one_line(f"{key}={named[:100]}: {reason}")) from error
+        raise LabError(f"{key}={named[:100]}: {reason}") from error
     if not is_there:
-        raise LabError(one_line(f"{named}: no such folder; runs are kept in outputs/<name>/<time>"))
+        raise LabError(f"{named}: no such folder; runs are kept in outputs/<name>/<time>")
     return folder
 
 
@@ -171,7 +170,7 @@ class Run:
         config = check_plain(
             {**_plain(asked), "run": str(self.path), "accelerator": "auto"}, schema.Evaluate
         )
-        with shown_on(Console(quiet=True)), own_default_generators():
+        with own_default_generators(), shown_on(Console(quiet=True)):
             return evaluate(config)
 
     def _trained(self, checkpoint: str | Path) -> Trained:
@@ -259,6 +258,7 @@ class Sweep:
         from lmlab.sweeps.differences import compare
         from lmlab.sweeps.equal import compare_at, compare_to
         from lmlab.sweeps.questions import Questions
+        from lmlab.sweeps.values import is_number
 
         if at is not None and to is not None:
             raise LabError(f"at={at} and to={to}: one of them at a time")
@@ -267,8 +267,7 @@ class Sweep:
             if given[name] is not None and not isinstance(given[name], str):
                 raise LabError(f"{name}={given[name]!r}: a text, such as {EXAMPLES[name]!r}")
         for name in ("least", "to"):
-            is_number = isinstance(given[name], int | float) and not isinstance(given[name], bool)
-            if given[name] is not None and not is_number:
+            if given[name] is not None and not is_number(given[name]):
                 raise LabError(f"{name}={given[name]!r}: a number, such as {EXAMPLES[name]}")
         table = self._table()
         asked = Questions.parse(

@@ -37,9 +37,10 @@ def words_of(
         if isinstance(value, Mapping):
             _check_room(key, room)
             words += words_of(value, (), f"{key}.", room - 1)
+        elif key in LITERALS and value is None:
+            continue  # as if it were not given
         elif key in literals:
-            if value is not None:
-                words.append(f"{key}={plain(value, key)}")
+            words.append(f"{key}={plain(value, key)}")
         else:
             words.append(f"{key}={_written(plain(value, key))}")
     return words
