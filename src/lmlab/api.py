@@ -179,6 +179,9 @@ def _composing() -> Iterator[None]:
         yield
     except RecursionError as error:
         raise LabError("the overrides are nested too deep") from error
+    except OSError as error:  # an option's name that is too long, a disk that is full
+        where = f"{str(error.filename)[:100]}: " if error.filename else ""
+        raise LabError(f"{where}{error.strerror or error}") from error
     finally:
         GlobalHydra.set_instance(global_hydra)  # Hydra itself leaves a copy
         global_hydra.hydra, hydra_config.cfg = hydra, config
