@@ -121,8 +121,9 @@ def test_wrong_types_are_one_line(here):
                 assert_refused(sweep.differences, **{name: wrong})
             assert_refused(run.evaluate, stride=wrong)
             assert_refused(run.generate, top_k=wrong)
-        assert_refused(run.model, wrong)
-        assert_refused(run.evaluate, checkpoint=wrong)
+        if not (isinstance(wrong, str) and len(wrong) > 255):  # a file's name
+            assert_refused(run.model, wrong)
+            assert_refused(run.evaluate, checkpoint=wrong)
         assert_refused(run.generate, max_new_tokens=wrong)
         assert_refused(run.evaluate, weights=[wrong])
     for name in ("to", "least"):
