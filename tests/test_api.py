@@ -12,17 +12,17 @@ from typing import Any
 
 import nbclient
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from comparing import assert_same_run
 from hydra.core.global_hydra import GlobalHydra
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hydra.core.utils import JobRuntime
+from hydra.version import VersionBase
 from small import TINY
 
 import lmlab
-from lmlab.api import _words
 from lmlab.runs import directory as runs
 
 HEAD = ["model=head", *TINY, "trainer.accelerator=cpu"]
@@ -96,6 +96,80 @@ def test_a_sweep_folds_its_seeds(here):
         lmlab.open("other")
 
 
+WRONG = [None, "", "\0", "\ud800", "nowhere\nor", "x" * 5000, b"x", ["a"], {1: 2}, object(), True]
+
+
+def assert_refused(call: Any, *args: Any, **values: Any) -> None:
+    with pytest.raises(lmlab.LabError) as raised:
+        call(*args, **values)
+    assert str(raised.value).isprintable(), (args, values)
+
+
+def test_wrong_types_are_one_line(here):
+    sweep = lmlab.sweep(*HEAD, *here, seed=[1, 2])
+    run = sweep.runs[0]
+    with pytest.raises(lmlab.LabError, match=r"^lmlab.open='': give a folder, such as outputs/"):
+        lmlab.open("")
+    for wrong in WRONG:
+        assert_refused(lmlab.open, wrong)
+        assert_refused(lmlab.train, wrong)
+        assert_refused(lmlab.sweep, wrong)
+        assert_refused(lmlab.train, *HEAD, *here, seed=wrong)
+        if wrong is not None:
+            assert_refused(lmlab.sweep, *HEAD, *here, seed=[1, 2], launcher=wrong)
+            for name in ("at", "to", "baseline", "least"):
+                assert_refused(sweep.differences, **{name: wrong})
+            assert_refused(run.evaluate, stride=wrong)
+            assert_refused(run.generate, top_k=wrong)
+        if not (isinstance(wrong, str) and len(wrong) > 255):  # a file's name
+            assert_refused(run.model, wrong)
+            assert_refused(run.evaluate, checkpoint=wrong)
+        assert_refused(run.generate, max_new_tokens=wrong)
+        assert_refused(run.evaluate, weights=[wrong])
+    for name in ("to", "least"):
+        assert_refused(sweep.differences, **{name: 10**400})
+    for at in ("٣٠steps", "1２steps"):
+        assert_refused(sweep.differences, at=at)
+    assert_refused(sweep.differences, at="12steps", to=3.0)
+    # A run is taken wherever its path is.
+    assert lmlab.open(run).path == run.path
+    alone, twice = run.evaluate(), run.evaluate(ensemble=[run], weights=np.array([1, 2]))
+    assert twice["val/loss_full"] == pytest.approx(alone["val/loss_full"])
+    assert run.generate(max_new_tokens=np.int64(3), seed=torch.tensor(5))
+
+
+def test_values_of_numpy_torch_and_paths(here):
+    sweep = lmlab.sweep(
+        *HEAD,
+        seed=torch.arange(1, 3),
+        optimizer={"lr": np.float32(0.5)},
+        run=None,
+        **{"corpus.path": Path(here[0].partition("=")[2]), "name": ["${seed}"]},
+    )
+    assert [run.config["seed"] for run in sweep.runs] in ([1, 2], [2, 1])
+    assert {run.config["name"] for run in sweep.runs} == {"${seed}"}
+    assert {run.config["optimizer"]["lr"] for run in sweep.runs} == {0.5}
+
+
+FIRST = """
+import os, sys, warnings
+import lmlab
+
+before = os.getcwd()
+sweep = lmlab.sweep(*sys.argv[2:], seed=[1, 2], launcher=sys.argv[1])
+assert len(sweep.runs) == 2
+assert os.getcwd() == before
+"""
+
+
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+def test_a_sweep_may_be_the_first_call_of_a_process(here, launcher):
+    words = [sys.executable, "-c", FIRST, launcher, *HEAD, *here]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stderr == ""
+
+
 def test_it_goes_on_resumes_and_branches(here):
     run = lmlab.train(*HEAD, *here, resume="auto")
     again = lmlab.train(*HEAD, *here, resume="auto")
@@ -140,25 +214,6 @@ def test_a_failed_job_is_told_once_all_are_done(here):
         lmlab.sweep(*HEAD, *here, **{"optimizer.lr": [1e-3, -1.0]})
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12))
-def test_texts_arrive_as_they_are(text):
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    (word,) = _words({"callbacks": {"sample": {"prompt": text}}})
-    (override,) = OverridesParser.create().parse_overrides([word])
-    assert override.key_or_group == "callbacks.sample.prompt"
-    assert str(override.value()) == text
-    assert not override.is_sweep_override()
-
-
-def test_values_arrive_as_they_are():
-    words = _words(
-        {"a": None, "b": True, "c": [1, 2.5, "x,y"], "d": {"e": {"f": 1e-9}}, "run": "a b"}
-    )
-    assert words == ["a=null", "b=true", "c=[1,2.5,'x,y']", "d.e.f=1e-09", "run=a b"]
-
-
 def test_the_process_is_afterwards_as_it_was(here):
     def state() -> dict[str, Any]:
         return {
@@ -172,6 +227,8 @@ def test_the_process_is_afterwards_as_it_was(here):
             "argv": list(sys.argv),
             "folder": Path.cwd(),
             "shows": warnings.showwarning,
+            "job": JobRuntime.instance().get("name"),
+            "base": VersionBase.instance().getbase(),
         }
 
     lmlab.train(*HEAD, *here)  # what libraries do once, they have done

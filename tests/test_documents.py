@@ -1,10 +1,13 @@
 """The documents that are run: docs/python.md, and the notebook docs/lecture.ipynb."""
 
+import json
 import os
 import re
+import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
@@ -75,6 +78,66 @@ def test_the_lab_from_python(cache, monkeypatch, tmp_path):
     for source, shown in found:
         interrupted = shown.strip().splitlines()[-1].startswith("KeyboardInterrupt")
         assert_shows(shown, run(source, names, interrupted))
+
+
+ALONE = """
+import json, sys
+from pathlib import Path
+
+sys.path.insert(0, {tests!r})
+import lmlab
+from documents import assert_shows, run
+
+names = {{"lmlab": lmlab, "Path": Path, "SHORT": json.loads({short!r})}}
+names |= {{name: lmlab.open(path) for name, path in {opened!r}.items()}}
+assert_shows({shown!r}, run({source!r}, names))
+"""
+
+
+def assert_alone(folder: Path, source: str, shown: str, opened: dict, short: dict) -> None:
+    """An example as the first of a process, beside what the others left in `folder`."""
+    code = ALONE.format(
+        tests=str(Path(__file__).parent),
+        short=json.dumps(short),
+        opened={name: str(one.path) for name, one in opened.items()},
+        shown=shown,
+        source=source,
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, source + ended.stderr
+
+
+@pytest.mark.slow
+def test_every_example_may_be_the_first_of_its_process(cache, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for source, shown in examples((DOCS / "python.md").read_text("utf-8")):
+        if "KeyboardInterrupt" in shown:
+            continue
+        run(source, names)
+        kept = {"run": names["run"], "sweep": names.get("sweep")}
+        opened = {name: one for name, one in kept.items() if one is not None}
+        if "curves" not in source and "outputs/long" not in source:
+            assert_alone(tmp_path, source, shown, opened, names["SHORT"])
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme(cache, tmp_path):
+    readme = (DOCS.parent / "README.md").read_text("utf-8")
+    (source,) = (code for code, _ in examples(readme) if "lmlab.train" in code)
+    short = {"trainer": {"max_steps": 20}, "eval": {"every": 10, "iters": 2}}
+    source = source.replace("seed=2)", "seed=2, **SHORT)").replace(
+        "launcher=", "**SHORT, launcher="
+    )
+    *_, opening, sweeping = source.strip().splitlines()
+    make = (
+        "lmlab.sweep('model=bigram', name='first', seed=[1, 2], **{'sweep.name': 'first'}, **SHORT)"
+    )
+    assert_alone(tmp_path, f"{make}\nprint('done')", "…\ndone", {}, short)
+    for code in (source, opening, sweeping, "\n".join([sweeping, opening])):
+        assert_alone(tmp_path, f"import lmlab\n{code}\nprint('done')", "…\ndone", {}, short)
 
 
 def executed(path: Path, without: str | None = None) -> list[tuple[dict, dict]]:

@@ -30,12 +30,12 @@ class GpusLauncher(Launcher):
         self.hydra_context, self.task_function = hydra_context, task_function
         self.config = config
 
-    def places(self) -> Places:
-        """A worker for each job at a time."""
+    def places(self, n_jobs: int) -> Places:
+        """A worker for each job at a time, of `n_jobs` in all."""
         from lmlab.console import say
         from lmlab.sweeps.launch.pool import places_on_gpus
 
-        places = places_on_gpus(self, self.devices, self.jobs_per_gpu)
+        places = places_on_gpus(self, self.devices, self.jobs_per_gpu, n_jobs)
         names = list(dict.fromkeys(e["CUDA_VISIBLE_DEVICES"] for e in places.environments))
         jobs = "1 job" if self.jobs_per_gpu == 1 else f"{self.jobs_per_gpu} jobs"
         say(f"GPUs {', '.join(names)}: {jobs} on each at a time")
@@ -49,7 +49,7 @@ class GpusLauncher(Launcher):
         jobs = iter(enumerate(job_overrides, initial_job_idx))
         ended: dict[int, JobReturn] = {}
         died: list[BaseException] = []
-        with self.places() as places:
+        with self.places(len(job_overrides)) as places:
             for number, result in places.run(lambda: next(jobs, None)):
                 if isinstance(result, BaseException):
                     died.append(result)

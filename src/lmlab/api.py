@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-import re
 import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab.config import compose as composition
-from lmlab.config.command_line import CommandLine, one_line
+from lmlab.config.command_line import CommandLine
 from lmlab.config.explain import explain, is_explained
+from lmlab.config.python_words import LITERALS, axis_of, checked_text, is_several, words_of
 from lmlab.config.stored import conf_dir
+from lmlab.data.turns import own_turn
 from lmlab.errors import LabError
 from lmlab.runs.parents import asked, words_for_hydra
 from lmlab.training.stopping import Interrupted
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lmlab.handles import Run, Sweep
-
-_hydra = threading.RLock()
-NOT_TEXTS = ("null", "true", "false", "nan", "inf")  # to Hydra, without quotes
-TEXTS = ("run", "from")  # keys whose value is taken as it is
 
 
 def train(*overrides: str, **values: Any) -> Run | None:
@@ -42,8 +38,8 @@ def train(*overrides: str, **values: Any) -> Run | None:
         LabError: for what can be put right, in one line.
         KeyboardInterrupt: if it was interrupted; everything is on disk, and `run=…` goes on.
     """
-    words = [*overrides, *_words(values)]
-    with _errors_in_one_line(words):
+    words = [*_checked(overrides), *words_of(values)]
+    with own_turn(), _errors_in_one_line(words):
         with _composing():
             line = _line(words)
             if line.is_multirun or line.swept:
@@ -75,28 +71,33 @@ def sweep(*overrides: str, launcher: str | None = None, **values: Any) -> Sweep 
         LabError: for what can be put right, in one line; if a job failed, once all are done.
         KeyboardInterrupt: if it was interrupted; the same call goes on.
     """
-    several = {k: v for k, v in values.items() if _is_axis(v)}
-    single = {k: v for k, v in values.items() if k not in several}
-    axes = [f"{key}={','.join(map(_text, value))}" for key, value in several.items()]
-    at = [] if launcher is None else [f"hydra/launcher={launcher}"]
-    words = ["-m", *overrides, *axes, *_words(single), *at]
-    with _errors_in_one_line(words), _composing():
-        from hydra._internal.hydra import Hydra
-        from hydra._internal.utils import create_config_search_path
+    axes = [axis_of(key, value) for key, value in values.items() if is_several(value)]
+    single = {key: value for key, value in values.items() if not is_several(value)}
+    if launcher is not None and (not isinstance(launcher, str) or not launcher):
+        raise LabError(f"launcher={launcher!r}: the name of one of Hydra's launchers, as 'joblib'")
+    at = words_of({} if launcher is None else {"hydra/launcher": launcher})
+    # Several parents may be an axis, so `from` is within Hydra's grammar here.
+    words = ["-m", *_checked(overrides), *axes, *words_of(single, literals=("run",)), *at]
+    with own_turn(), _errors_in_one_line(words), _composing():
+        from hydra import initialize_config_dir
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.types import RunMode
 
         line = _line(words)
-        hydra = Hydra.create_main_hydra2("lmlab", create_config_search_path(str(conf_dir())))
         # -m is said by the call itself; a flag is none of Hydra's words.
         words = [word for word in words_for_hydra(line) if word != "-m"]
-        cfg = hydra.compose_config("train", words, _mode(), with_log_configuration=False)
-        folder = Path(cfg.hydra.sweep.dir)
-        try:
-            hydra.multirun("train", _job(line.swept), words, with_log_configuration=False)
-        finally:
-            found = any(folder.glob("*/run.json"))
+        with initialize_config_dir(str(conf_dir()), job_name="lmlab", version_base="1.3"):
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            cfg = hydra.compose_config("train", words, RunMode.MULTIRUN)
+            folder = Path(cfg.hydra.sweep.dir)
+            try:
+                hydra.multirun("train", _job(line.swept), words, with_log_configuration=False)
+            finally:
+                has_runs = any(folder.glob("*/run.json"))
     from lmlab.handles import Sweep
 
-    return Sweep(folder) if found else None
+    return Sweep(folder) if has_runs else None
 
 
 def open(path: str | Path) -> Run | Sweep:
@@ -105,11 +106,9 @@ def open(path: str | Path) -> Run | Sweep:
     Raises:
         LabError: if it is neither.
     """
-    from lmlab.handles import Run, Sweep
+    from lmlab.handles import Run, Sweep, folder_named
 
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise LabError(f"{path}: no such folder; runs are kept in outputs/<name>/<time>")
+    folder = folder_named(path, "lmlab.open")
     if (folder / "config.yaml").is_file():
         return Run(folder)
     if any(folder.rglob("run.json")):
@@ -118,19 +117,29 @@ def open(path: str | Path) -> Run | Sweep:
     raise LabError(f"{path}: neither a run nor a folder of runs; in it is {there}")
 
 
+def _checked(overrides: tuple[str, ...]) -> list[str]:
+    """What is not given by keyword.
+
+    Raises:
+        LabError: if it is not written as on the command line.
+    """
+    for word in overrides:
+        if not isinstance(word, str):
+            raise LabError(
+                f'{type(word).__name__} is no override: give texts, as in "seed=2", or keywords, '
+                "as in seed=2"
+            )
+        checked_text(word, "override")
+    return list(overrides)
+
+
 def _line(words: list[str]) -> CommandLine:
     waiting.look()
-    line = CommandLine.parse(words, TEXTS)
+    line = CommandLine.parse(words, LITERALS)
     if flags := [flag for flag in line.flags if flag not in ("-m", "--multirun")]:
         raise LabError(f"{flags[0]}: flags are of the command line")
     line.check("train")
     return line
-
-
-def _mode() -> Any:
-    from hydra.types import RunMode
-
-    return RunMode.MULTIRUN
 
 
 def _job(swept: set[str]) -> Any:
@@ -158,18 +167,15 @@ def _current(cfg: DictConfig) -> DictConfig:
 
 @contextmanager
 def _composing() -> Iterator[None]:
-    """Hydra is one for the process: it is used by one at a time, and is afterwards as it was."""
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-
-    with _hydra:
-        global_hydra, hydra_config = GlobalHydra.instance(), HydraConfig.instance()
-        before = global_hydra.hydra, hydra_config.cfg
-        global_hydra.clear()
-        try:
+    """Hydra for this call, and what goes wrong in it in one line."""
+    try:
+        with composition.ours_alone():
             yield
-        finally:
-            global_hydra.hydra, hydra_config.cfg = before
+    except RecursionError as error:
+        raise LabError("the overrides are nested too deep") from error
+    except OSError as error:  # an option's name that is too long, a disk that is full
+        where = f"{str(error.filename)[:100]}: " if error.filename else ""
+        raise LabError(f"{where}{error.strerror or error}") from error
 
 
 @contextmanager
@@ -187,42 +193,7 @@ def _errors_in_one_line(words: list[str]) -> Iterator[None]:
         raise
     except Exception as error:
         if is_explained(error):
-            raise LabError(one_line(explain(error, "train", words))) from error
+            with _composing():  # it looks for what is near by Hydra
+                said = explain(error, "train", words)
+            raise LabError(said) from error
         raise
-
-
-def _words(values: Mapping[str, Any], above: str = "") -> list[str]:
-    """Python's values as overrides; dicts are nested keys."""
-    words = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            words += _words(value, f"{above}{key}.")
-        elif not above and key in TEXTS:
-            words.append(f"{key}={value}")
-        else:
-            words.append(f"{above}{key}={_text(value)}")
-    return words
-
-
-def _is_axis(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _text(value: Any) -> str:
-    """A value in Hydra's grammar, which reads it as it is."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_text(inner)}" for key, inner in value.items()) + "}"
-    if _is_axis(value):
-        return "[" + ",".join(map(_text, value)) + "]"
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    text = str(value)
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_/]*", text) and text.lower() not in NOT_TEXTS:
-        return text  # the names of options have no quotes
-    return QuotedString(text, Quote.single).with_quotes()

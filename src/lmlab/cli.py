@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lmlab.config.command_line import CommandLine, one_line
+from lmlab.config.command_line import CommandLine
 from lmlab.config.compose import chosen, composed, ours_alone
 from lmlab.config.explain import config_dirs, explain, is_explained
 from lmlab.config.own_configs import check_own_configs
 from lmlab.config.stored import conf_dir
-from lmlab.errors import shows_tracebacks
+from lmlab.errors import one_line, shows_tracebacks
 from lmlab.output import whole_output
 from lmlab.runs.parents import asked, words_for_hydra
 from lmlab.training.stopping import Interrupted

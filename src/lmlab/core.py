@@ -45,7 +45,6 @@ from lmlab.training.callbacks import (
     Bar,
     Checkpoints,
     Neighbourly,
-    OthersTurns,
     OwnSignals,
     Recorder,
 )
@@ -100,7 +99,7 @@ def train(
     that the config was composed of.
 
     What a run needs of its process it has for itself, so runs may follow each other in one process,
-    or go on beside each other in threads, and each computes what it would alone. `stop` can be
+    and each computes what it would alone; one of another thread waits for its turn. `stop` can be
     asked to end it (in the main thread signals do); `console` is where it says what it does (None:
     the process's). torch's default generators are afterwards as they were.
 
@@ -362,7 +361,7 @@ def _fit(
             *callbacks,
             *(Bar(), recorder),
             *([build.part(trial, "sweep.trial", L.Callback)] if trial else []),
-            *(keeper, OwnSignals(module.stop), OthersTurns(), Neighbourly()),
+            *(keeper, OwnSignals(module.stop), Neighbourly()),
         ],
         logger=curves,
         plugins=[AtomicCheckpointIO(start)],

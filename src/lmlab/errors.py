@@ -2,6 +2,16 @@
 
 import errno
 import os
+import re
+
+LONGEST_WORD = 256  # characters of what an error shows
+
+
+def one_line(text: str) -> str:
+    r"""`text` as one line that a terminal shows as it is: \n and other controls are spelled, and of
+    a word without end its beginning stands there."""
+    text = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:LONGEST_WORD]}…", text)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class LabError(Exception):
@@ -10,6 +20,9 @@ class LabError(Exception):
     The commands print its message on one line, without a traceback, and exit with status 2; so the
     message names the config key, the value that was given and what would be accepted.
     """
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the message alone, unless HYDRA_FULL_ERROR=1 asks for more."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmlab.config.python_words import checked_text, plain
 from lmlab.console import shown_on
 from lmlab.errors import LabError
 from lmlab.files import open_to_read
@@ -23,12 +24,36 @@ if TYPE_CHECKING:
     from lmlab.training.restored import Trained
 
 
+def folder_named(path: Any, key: str = "path") -> Path:
+    """The folder that a caller means.
+
+    Raises:
+        LabError: if that is no path, or there is no folder.
+    """
+    named = plain(path, key)
+    if not isinstance(named, str) or not named:
+        raise LabError(f"{key}={named!r}: give a folder, such as outputs/<name>/<time>")
+    try:
+        folder = Path(named).expanduser()
+        is_there = folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name that is too long; a home of nobody
+        reason = getattr(error, "strerror", None) or error
+        raise LabError(f"{key}={named[:100]}: {reason}") from error
+    if not is_there:
+        raise LabError(f"{named}: no such folder; runs are kept in outputs/<name>/<time>")
+    return folder
+
+
 class Run:
     """A run directory: what was trained, and what can be done with it."""
 
     def __init__(self, path: str | Path):
         """Raises LabError if it is no run directory."""
-        self._run = runs.Run.open(str(path))
+        self._run = runs.Run.open(str(folder_named(path)))
+
+    def __fspath__(self) -> str:
+        """So that a run is taken wherever its path is."""
+        return str(self.path)
 
     @property
     def path(self) -> Path:
@@ -103,32 +128,34 @@ class Run:
         """The text that `scripts/generate.py` prints, prompt included."""
         from lmlab.config import schema
         from lmlab.config.check import check_plain
+        from lmlab.data.streams import own_default_generators
         from lmlab.generate import samples, stream_text
 
+        asked = {
+            "checkpoint": checkpoint,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
+        }
+        if isinstance(prompt, str):
+            prompt = checked_text(prompt, "prompt", may_have_nul=True)
         config = check_plain(
-            {
-                "run": str(self.path),
-                "checkpoint": checkpoint,
-                "prompt": prompt,
-                "max_new_tokens": max_new_tokens,
-                "temperature": temperature,
-                "top_k": top_k,
-                "top_p": top_p,
-                "samples": 1,
-                "seed": seed,
-            },
+            {**_plain(asked), "run": str(self.path), "prompt": prompt, "samples": 1},
             schema.Generate,
         )
-        trained = self._trained(checkpoint)
-        (tokens,) = samples(trained, config)
-        return (prompt or "") + "".join(stream_text(trained.tokenizer, tokens))
+        with own_default_generators():
+            trained = self._trained(config["checkpoint"])
+            (tokens,) = samples(trained, config)
+            return (prompt or "") + "".join(stream_text(trained.tokenizer, tokens))
 
     def evaluate(
         self,
         checkpoint: str = "last",
         stride: int | None = None,
         dynamic_lr: float | None = None,
-        ensemble: Sequence[str | Path] = (),
+        ensemble: Sequence[str | Path | Run] = (),
         weights: Sequence[float] | None = None,
     ) -> dict[str, float]:
         """The metrics that `scripts/evaluate.py` prints: a pass over all of val.
@@ -142,25 +169,31 @@ class Run:
 
         from lmlab.config import schema
         from lmlab.config.check import check_plain
+        from lmlab.data.streams import own_default_generators
         from lmlab.evaluate import evaluate
 
         asked = {
-            "run": str(self.path),
             "checkpoint": checkpoint,
             "stride": stride,
             "dynamic_lr": dynamic_lr,
-            "ensemble": [str(path) for path in ensemble] or None,
-            "weights": None if weights is None else [float(weight) for weight in weights],
-            "accelerator": "auto",
+            "ensemble": ensemble or None,
+            "weights": weights,
         }
-        config = check_plain(asked, schema.Evaluate)
-        with shown_on(Console(quiet=True)):
+        config = check_plain(
+            {**_plain(asked), "run": str(self.path), "accelerator": "auto"}, schema.Evaluate
+        )
+        with own_default_generators(), shown_on(Console(quiet=True)):
             return evaluate(config)
 
-    def _trained(self, checkpoint: str) -> Trained:
+    def _trained(self, checkpoint: str | Path) -> Trained:
+        from lmlab.data.streams import own_default_generators
         from lmlab.training.restored import restore
 
-        return restore(self._run, checkpoint)
+        which = plain(checkpoint, "checkpoint")
+        if not isinstance(which, str):
+            raise LabError(f"checkpoint={which!r}: last, best, ema, or a path")
+        with own_default_generators():
+            return restore(self._run, which)
 
     def __repr__(self) -> str:
         loss = self.metrics.get("val/loss_full")
@@ -199,7 +232,12 @@ class Sweep:
     """A folder of runs."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        """Raises LabError if there is no such folder."""
+        self.path = folder_named(path)
+
+    def __fspath__(self) -> str:
+        """So that a sweep is taken wherever its path is."""
+        return str(self.path)
 
     @property
     def runs(self) -> list[Run]:
@@ -232,18 +270,32 @@ class Sweep:
         from lmlab.sweeps.compare.differences import compare
         from lmlab.sweeps.compare.equal import compare_at, compare_to
         from lmlab.sweeps.compare.questions import Questions
+        from lmlab.sweeps.table.values import is_number
 
+        if at is not None and to is not None:
+            raise LabError(f"at={at} and to={to}: one of them at a time")
+        given = _plain({"baseline": baseline, "least": least, "at": at, "to": to})
+        for name in ("baseline", "at"):
+            if given[name] is not None and not isinstance(given[name], str):
+                raise LabError(f"{name}={given[name]!r}: a text, such as {EXAMPLES[name]!r}")
+        for name in ("least", "to"):
+            if given[name] is not None and not is_number(given[name]):
+                raise LabError(f"{name}={given[name]!r}: a number, such as {EXAMPLES[name]}")
         table = self._table()
         asked = Questions.parse(
-            table, baseline, least, [] if at is None else [at], [] if to is None else [to]
+            table,
+            given["baseline"],
+            given["least"],
+            [] if at is None else [given["at"]],
+            [] if to is None else [given["to"]],
         )
         if asked.at:
-            found = compare_at(table, asked.at[0], None, asked.baseline, least)
+            answer = compare_at(table, asked.at[0], None, asked.baseline, asked.least)
         elif asked.to:
-            found = compare_to(table, asked.to[0], "steps", None, asked.baseline)
+            answer = compare_to(table, asked.to[0], "steps", None, asked.baseline)
         else:
-            found = compare(table, None, asked.baseline, least)
-        return table.settings[table.keys].infer_objects().join(found.settings)
+            answer = compare(table, None, asked.baseline, asked.least)
+        return table.settings[table.keys].infer_objects().join(answer.settings)
 
     def report(self) -> Path:
         """Write tables and pictures into the folder; the page that shows them all."""
@@ -266,6 +318,18 @@ class Sweep:
     def _repr_html_(self) -> str:
         table = self.table()
         return f"<p><b>{html.escape(str(self.path))}</b></p>{table.to_html(max_rows=20)}"
+
+
+EXAMPLES = {"baseline": "optimizer.lr=0.001", "at": "30s", "least": 0.01, "to": 1.88}
+
+
+def _plain(asked: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as a config has them.
+
+    Raises:
+        LabError: naming the first that is no value of a config.
+    """
+    return {name: plain(value, name) for name, value in asked.items()}
 
 
 def _inline(figure: Any) -> str:

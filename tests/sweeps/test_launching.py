@@ -1,14 +1,20 @@
 """What a sweep says while it runs, and where it is kept."""
 
+import os
 import re
+import signal
+import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from small import SMALL
 from sweeps.conftest import ended
 
+from lmlab.runs.directory import Run
 from lmlab.sweeps.launch.journal import Event
 from lmlab.sweeps.launch.launching import Progress
+from lmlab.sweeps.launch.pool import places_of
 
 
 def test_a_failure_does_not_shorten_the_time_that_is_left():
@@ -37,3 +43,60 @@ def test_a_dry_run_is_of_the_same_sweep(lab, text):
     assert str(planned) in " ".join(out.split())
     assert lab("train", *words)[0] == 0
     assert list(Path("outputs/sweeps").iterdir()) == [planned]
+
+
+def test_how_many_at_once(lab, text):
+    words = [
+        "-m",
+        *SMALL,
+        "corpus=file",
+        f"corpus.path={text}",
+        "seed=1,2",
+        "hydra/launcher=joblib",
+    ]
+    status, _, err = lab("train", *words, "hydra.launcher.n_jobs=0")
+    assert status == 2
+    assert err == (
+        "error: hydra.launcher.n_jobs=0: how many jobs to train at once, or -1, one for each "
+        "processor\n"
+    )
+
+
+def test_a_launcher_that_does_not_begin_is_one_line(lab, text, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")  # no srun
+    words = [*SMALL, "corpus=file", f"corpus.path={text}", "seed=1,2"]
+    status, _, err = lab("train", "-m", *words, "hydra/launcher=submitit_slurm")
+    assert status == 2
+    assert err.startswith("error: hydra/launcher=slurm: Could not detect")
+    assert err.count("\n") == 1
+
+
+def test_more_places_than_jobs_are_as_many_as_jobs():
+    class JoblibLauncher:
+        joblib: ClassVar[dict[str, int]] = {"n_jobs": 10**9}
+
+    places = places_of(JoblibLauncher(), 3)
+    assert len(places.environments) == 3
+    assert {environment["OMP_NUM_THREADS"] for environment in places.environments} == {"1"}
+
+
+@pytest.mark.slow
+def test_a_sweep_that_goes_on_by_joblib_warns_of_nothing(sweep):
+    words = ["model=bigram", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    ended(sweep(*words, "seed=1,2"))
+    assert "Warning" not in ended(sweep(*words, "seed=1,2,3,4,5,6"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_lets_every_job_finish_its_step(sweep, tmp_path):
+    words = ["model=bigram", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2,3"]
+    process = sweep(*words, "trainer.max_steps=100_000_000", "eval.every=2000")
+    deadline = time.monotonic() + 120
+    while len({p.parent for p in tmp_path.glob("outputs/sweeps/*/*/checkpoints/*.ckpt")}) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    said = ended(process, status=130)
+    assert "the sweep is interrupted; the same command goes on with it" in said
+    found = [Run(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/run.json")]
+    assert [run.status for run in found] == ["interrupted"] * 2

@@ -1,7 +1,6 @@
-"""Several runs in one process, beside each other: each computes what it would alone."""
+"""Several threads of one process: what one trains or computes waits for what another does."""
 
 import io
-import signal
 import threading
 import time
 from pathlib import Path
@@ -13,16 +12,16 @@ from comparing import assert_same_run
 from rich.console import Console
 from small import TINY
 
+import lmlab
+from lmlab.console import shown_on
 from lmlab.core import train
-from lmlab.data.streams import Turns
+from lmlab.data.turns import own_turn
 from lmlab.runs.directory import Run
-from lmlab.training.stopping import Interrupted, Stop
 
 GPT = ("model=gpt", "model.n_layer=1", "model.n_head=2", "model.n_embd=8", "model.dropout=0.3")
-JOBS = {  # they draw from torch's default generator in each step, and the steps take turns
+JOBS = {  # they draw from torch's default generator in each step
     "one": (*GPT, "seed=1", "data.steps_per_batch=1"),
     "two": (*GPT, "seed=2", "data.steps_per_batch=3", "optimizer=sgd", "trainer.max_steps=30"),
-    "three": ("model=head", "seed=3", "data.steps_per_batch=2"),
 }
 
 
@@ -34,72 +33,85 @@ def configs(composed, tinyshakespeare_path, tmp_path) -> dict[str, dict[str, Any
     }
 
 
-def begin(name: str, config: dict[str, Any], **more: Any) -> threading.Thread:
-    thread = threading.Thread(target=train, args=(config,), kwargs=more, name=name)
-    thread.start()
-    return thread
-
-
 def alone(config: dict[str, Any], folder: Path) -> Run:
     run = train({**config, "run_dir": str(folder)})
     assert run is not None
     return run
 
 
-def test_runs_in_threads_are_what_they_are_alone(configs, tmp_path):
-    consoles = {name: Console(file=io.StringIO(), width=200) for name in configs}
-    threads = [begin(name, config, console=consoles[name]) for name, config in configs.items()]
+def in_threads(*calls: Any) -> list[str]:
+    """Begin all while this thread has the turn; what each printed, once all have ended."""
+    consoles = [Console(file=io.StringIO(), width=200) for _ in calls]
+
+    def show(console: Console, call: Any) -> None:
+        with shown_on(console):
+            call()
+
+    with own_turn():
+        threads = [
+            threading.Thread(target=show, args=pair) for pair in zip(consoles, calls, strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 60
+        while not all("waiting" in console.file.getvalue() for console in consoles):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     for thread in threads:
         thread.join(120)
-    for name, config in configs.items():
+    return [console.file.getvalue() for console in consoles]
+
+
+def test_runs_in_threads_are_what_they_are_alone(configs, tmp_path):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    printed = in_threads(*(lambda config=config: train(config) for config in configs.values()))
+    assert torch.rand(3).equal(expected)
+    for (name, config), said in zip(configs.items(), printed, strict=True):
         run = Run(tmp_path / name)
         assert_same_run(run, alone(config, tmp_path / f"{name}-alone"))
-        printed, log = consoles[name].file.getvalue(), (run.path / "train.log").read_text()
+        lines, log = said.splitlines(), (run.path / "train.log").read_text()
+        assert lines[0] == "waiting for another thread of this process, which uses the lab"
         for other in configs:
-            assert (str(tmp_path / other) in printed) == (other == name)
+            assert (str(tmp_path / other) in said) == (other == name)
             assert (str(tmp_path / other) in log) == (other == name)
+        assert "waiting" not in log
 
 
-def test_one_of_two_is_stopped_and_goes_on_later(configs, tmp_path):
-    stop, stopped = Stop(), []
-
-    def until_stopped() -> None:
-        try:
-            train(configs["one"], stop=stop)
-        except Interrupted as interrupted:
-            stopped.append(interrupted.signum)
-
-    first = threading.Thread(target=until_stopped)
-    first.start()
-    second = begin("two", configs["two"])
-    while not list(tmp_path.glob("one/checkpoints/step-*.ckpt")):
-        time.sleep(0.01)
-    stop.ask(signal.SIGINT)
-    first.join(60)
-    second.join(60)
-    assert stopped == [signal.SIGINT]
-    assert Run(tmp_path / "one").record["status"] == "interrupted"
+def test_whatever_uses_a_model_waits_and_leaves_the_random_numbers(
+    configs, monkeypatch, tmp_path, tinyshakespeare_path
+):
+    monkeypatch.chdir(tmp_path)
+    here = f"corpus.path={tinyshakespeare_path}"
+    run = lmlab.open(alone(configs["one"], tmp_path / "one").path)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    printed = in_threads(
+        lambda: train(configs["two"]),
+        run.model,
+        lambda: run.generate(max_new_tokens=3),
+        run.evaluate,
+        lambda: lmlab.sweep("model=bigram", here, seed=[1, 2], dry_run=True),
+    )
+    assert torch.rand(3).equal(expected)
+    assert all(said.startswith("waiting for another thread") for said in printed)
     assert_same_run(Run(tmp_path / "two"), alone(configs["two"], tmp_path / "two-alone"))
-    train({**configs["one"], "run": str(tmp_path / "one")})
-    assert_same_run(Run(tmp_path / "one"), alone(configs["one"], tmp_path / "one-alone"))
 
 
 def test_one_that_fails_leaves_the_other_alone(configs, tmp_path):
     configs["one"]["optimizer"]["lr"] = 1e30
-    failing = threading.Thread(target=_fails, args=(configs["one"],))
-    failing.start()
-    second = begin("two", configs["two"])
-    failing.join(60)
-    second.join(60)
+
+    def fails() -> None:
+        with pytest.raises(lmlab.LabError, match="became"):
+            train(configs["one"])
+
+    in_threads(fails, lambda: train(configs["two"]))
     assert Run(tmp_path / "one").record["status"] == "failed"
     assert "failed" in (tmp_path / "one" / "train.log").read_text()
     assert "failed" not in (tmp_path / "two" / "train.log").read_text()
     assert_same_run(Run(tmp_path / "two"), alone(configs["two"], tmp_path / "two-alone"))
-
-
-def _fails(config: dict[str, Any]) -> None:
-    with pytest.raises(Exception, match="became"):
-        train(config)
 
 
 def test_training_leaves_the_random_numbers_of_whoever_calls_it(configs):
@@ -110,25 +122,6 @@ def test_training_leaves_the_random_numbers_of_whoever_calls_it(configs):
     assert torch.rand(3).equal(expected)
 
 
-def test_turns_go_to_whoever_has_waited_longest():
-    turns, order = Turns(), []
-    turns.take()
-
-    def wait(name: int) -> None:
-        turns.take()
-        order.append(name)
-        turns.give_up()
-
-    threads = []
-    for name in range(5):
-        thread = threading.Thread(target=wait, args=(name,))
-        thread.start()
-        threads.append(thread)
-        while len(turns._queue) < name + 2:
-            time.sleep(0.001)
-    assert turns.wanted
-    turns.give_up()
-    for thread in threads:
-        thread.join(10)
-    assert order == [0, 1, 2, 3, 4]
-    assert not turns.wanted
+def test_a_turn_within_a_turn_is_had_at_once():
+    with own_turn(), own_turn():
+        pass

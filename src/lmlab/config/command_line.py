@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ UNUSED = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.job.chdir")
 OF_A_SWEEP = ("sweep.", "output_dir")
 # Where a sweep is kept, or how it is run: the same sweep all the same.
 NOT_IN_NAME = ("hydra", "sweep.", "output_dir", "run_dir", "resume", "dry_run")
-LONGEST_WORD = 256  # characters of what an error shows
 LONGEST_NAME = 24  # characters of a sweep's name that follows from its command
 
 
@@ -234,10 +232,3 @@ class CommandLine:
 def is_zip(value: str) -> bool:
     """Whether it is the value of keys that go together: see `lmlab.config.axes`."""
     return value.lstrip().startswith("zip(")
-
-
-def one_line(text: str) -> str:
-    r"""`text` as one line that a terminal shows as it is: \n and other controls are spelled, and of
-    a word without end its beginning stands there."""
-    text = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:LONGEST_WORD]}…", text)
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -25,13 +26,20 @@ def ours_alone() -> Iterator[None]:
     """Hydra is one for a process: an application of another's, which calls us, has it back."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import JobRuntime
+    from hydra.version import VersionBase
 
-    before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
-    GlobalHydra.instance().clear()
+    global_hydra = GlobalHydra.instance()
+    hydra, config = global_hydra.hydra, HydraConfig.instance().cfg
+    job, base = copy.deepcopy(JobRuntime.instance().conf), VersionBase.instance().version_base
+    global_hydra.clear()
     try:
         yield
     finally:  # Hydra may have made another of each
-        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = before
+        GlobalHydra.set_instance(global_hydra)
+        global_hydra.hydra, HydraConfig.instance().cfg = hydra, config
+        JobRuntime.instance().conf = job
+        VersionBase.instance().version_base = base
 
 
 def chosen() -> dict[str, str]:

@@ -1,16 +1,15 @@
-"""One seed, separate streams of random numbers; and several runs that share torch's own."""
+"""One seed, separate streams of random numbers."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
+
+from lmlab.data.turns import own_turn
 
 Stream = Literal["init", "data", "dropout", "eval", "sample"]
 
@@ -40,71 +39,15 @@ def set_default_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-class Turns:
-    """A lock that goes to whoever has waited for it longest."""
-
-    def __init__(self) -> None:
-        self._queue: deque[threading.Event] = deque()  # who has the turn, then who waits
-        self._lock = threading.Lock()
-
-    def take(self) -> None:
-        mine = threading.Event()
-        with self._lock:
-            self._queue.append(mine)
-            if self._queue[0] is mine:
-                return
-        mine.wait()
-
-    def give_up(self) -> None:
-        with self._lock:
-            self._queue.popleft()
-            if self._queue:
-                self._queue[0].set()  # one thread is woken, not all
-
-    @property
-    def wanted(self) -> bool:
-        """Whether somebody waits for the turn that another has."""
-        return len(self._queue) > 1
-
-
-_turns = Turns()
-_has_turn: ContextVar[bool] = ContextVar("has_turn", default=False)
-
-
 @contextmanager
 def own_default_generators() -> Iterator[None]:
-    """Within, torch's default generators belong to this run; afterwards they are as before.
+    """Within, torch's default generators belong to this thread; afterwards they are as before.
 
-    A process has one set of them. Runs in several threads therefore take turns: one computes, and
-    `let_others` is where it hands over.
+    A process has one set of them, so what another thread trains or computes comes after this.
     """
-    nested = _has_turn.get()
-    if not nested:
-        _turns.take()
-    before, token = default_states(), _has_turn.set(True)
-    try:
-        yield
-    finally:
-        set_default_states(before)
-        _has_turn.reset(token)
-        if not nested:
-            _turns.give_up()
-
-
-@contextmanager
-def turn_given_up() -> Iterator[None]:
-    """Within, the runs of other threads have their turn; only who has it can give it up."""
-    mine = default_states()
-    _turns.give_up()
-    try:
-        yield
-    finally:
-        _turns.take()
-        set_default_states(mine)
-
-
-def let_others() -> None:
-    """Let the runs of other threads have their turn, if any waits."""
-    if _turns.wanted and _has_turn.get():
-        with turn_given_up():
-            pass
+    with own_turn():
+        before = default_states()
+        try:
+            yield
+        finally:
+            set_default_states(before)

@@ -262,7 +262,7 @@ def checkpoint_path(parent: dict[str, Any], key: str = "from") -> Path:
 
 def _split(parent: str) -> tuple[str, str | None]:
     """<run>[@<step>|@best|@last] in two."""
-    found = re.fullmatch(r"(.*)@(\d+|best|last)", parent, flags=re.DOTALL)
+    found = re.fullmatch(r"(.*)@([0-9]+|best|last)", parent, flags=re.DOTALL)
     if found is None:
         return parent, None
     return found[1], None if found[2] == "last" else found[2]

@@ -97,6 +97,20 @@ def _fitted(table: Table) -> Scaling:
     return scaling
 
 
+def _number(text: str) -> float:
+    """As it is written in a config: float() also takes 1_0, and the digits of other scripts.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not text.isascii() or "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
+_number.__name__ = "number"  # as argparse calls it: invalid number value
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         """One line, like every other error."""
@@ -147,14 +161,14 @@ def _parser() -> argparse.ArgumentParser:
         "--to",
         action="append",
         default=[],
-        type=float,
+        type=_number,
         metavar="LOSS",
         help="compare the steps, seconds and FLOPs that it took to reach this val/loss; "
         "may be repeated",
     )
     parser.add_argument(
         "--least",
-        type=float,
+        type=_number,
         metavar="SIZE",
         help="say how many seeds tell a loss difference of this size (default: of the one seen)",
     )

@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
-from lmlab.data.streams import let_others
 from lmlab.errors import DivergedError
 from lmlab.files import link_or_copy, remove
 from lmlab.runs.directory import OF_THE_END, Run
@@ -168,18 +167,6 @@ class OwnSignals(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
         self.on_train_start(trainer, module)  # by itself, after training
-
-
-class OthersTurns(L.Callback):
-    """Lets the runs of other threads have their turn, after each batch."""
-
-    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        # Several processes would wait for each other in turn.
-        if trainer.world_size == 1:
-            let_others()
-
-    def on_validation_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        self.on_train_batch_end(trainer, module)
 
 
 class Neighbourly(L.Callback):

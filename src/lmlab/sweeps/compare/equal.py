@@ -44,7 +44,7 @@ def parse_at(text: str) -> At:
     Raises:
         LabError: if it is none of these.
     """
-    match = re.fullmatch(r"\s*([\d.]+(?:e[+-]?\d+)?)\s*([a-z]+)\s*", text)
+    match = re.fullmatch(r"\s*([\d.]+(?:e[+-]?\d+)?)\s*([a-z]+)\s*", text, flags=re.ASCII)
     try:
         amount, unit = float(match[1]), match[2]  # type: ignore[index]
     except (TypeError, ValueError):

@@ -19,12 +19,14 @@ from omegaconf import OmegaConf
 
 from lmlab.config import schema
 from lmlab.config.check import check
+from lmlab.config.explain import is_explained
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import lock_at
 from lmlab.runs.directory import LOG, Run
 from lmlab.sweeps.launch.job import JOB_LOCK
 from lmlab.sweeps.launch.journal import FAILED, Event, Journal, Result, followers
+from lmlab.sweeps.launch.pool import places_of
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -121,22 +123,40 @@ def launch(
     A failure ends only its own job. Where a launcher gives up because a worker was killed, each job
     that was running is run again by itself, and if it is killed again, recorded as killed; then the
     others go on.
+
+    Raises:
+        LabError: if the launcher does not begin.
     """
+    progress = progress or Progress(len(jobs), _have_one_unit(jobs))
+    places = places_of(launcher, len(jobs))
+    if places is not None:
+        left_to_do = iter(jobs)
+
+        def ask() -> Sequence[str] | None:
+            return next(left_to_do, None)
+
+        with places:
+            return keep_filled(places, sweep_dir, ask, lambda number, result: None, progress)
     journal = Journal.create(sweep_dir)
-    first = 0 if progress is None else len(progress.ended)
+    first = len(progress.ended)
     overrides = {i: [*job, f"sweep.job={journal.key(i)}"] for i, job in enumerate(jobs, first)}
     results: dict[int, Result] = {}
+    returned: list[Any] = []
 
     def run(numbers: list[int]) -> bool:
         """Launch some of the jobs together; whether the launcher came back."""
         came_back = True
         try:
-            launcher.launch([overrides[i] for i in numbers], initial_job_idx=numbers[0])
+            returned.extend(
+                launcher.launch([overrides[i] for i in numbers], initial_job_idx=numbers[0])
+            )
         except Exception as error:  # each launcher has its own for a worker that died
             journal.news()
-            if not any(i in journal.last for i in numbers):
-                raise  # nothing ever began: the launcher itself is at fault
-            say(f"a worker of the launcher died ({' '.join(str(error).split())[:100]})")
+            if not any(i in journal.last for i in numbers):  # the launcher itself is at fault
+                if is_explained(error):
+                    raise
+                raise LabError(f"hydra/launcher={_name(launcher)}: {_in_short(error)}") from error
+            say(f"a worker of the launcher died ({_in_short(error)})")
             came_back = False
         _wait_for_workers(journal, numbers)
         for i in numbers:
@@ -145,7 +165,7 @@ def launch(
                 results[i] = event.result
         return came_back
 
-    with _shown(journal, progress or Progress(len(jobs), _have_one_unit(jobs))):
+    with _shown(journal, progress):
         left = list(overrides)
         while left:
             came_back = run(left)
@@ -156,7 +176,8 @@ def launch(
                     results[i] = _record_killed(journal, i)
             missing = [i for i in left if i not in results]
             if came_back and missing:
-                raise LabError(f"the launcher left out {len(missing)} of {len(jobs)} jobs")
+                why = "".join(f": {_in_short(error)}" for error in _raised(returned)[:1])
+                raise LabError(f"the launcher left out {len(missing)} of {len(jobs)} jobs{why}")
             left = missing
     journal.path.unlink()
     return [results[i] for i in overrides]
@@ -189,13 +210,16 @@ def keep_filled(
         given.append([*words, f"sweep.job={journal.key(number)}"])
         return number, given[-1]
 
-    def end(number: int, error: BaseException | None, again: bool) -> None:
+    def end(number: int, returned: Any, again: bool) -> None:
         journal.news()
         event = journal.last.get(number)
+        if isinstance(returned, SystemExit | KeyboardInterrupt):  # it was asked to stop
+            raise returned
         if event is None:  # it never began: the worker itself is at fault
-            raise error or LabError("a worker left out its job")
+            error = next(iter(_raised([returned])), None)
+            raise LabError(f"a worker left out its job: {_in_short(error)}") from error
         if event.status == "running" and again:
-            say(f"a worker died ({' '.join(str(error).split())[:100]})")
+            say(f"a worker died ({_in_short(returned)})")
             killed.append(number)
             return
         running = event.status == "running"
@@ -205,13 +229,13 @@ def keep_filled(
     with _shown(journal, progress):
         while True:
             asked = len(given)
-            for number, error in places.run(next_job):
-                end(number, error, again=True)
+            for number, returned in places.run(next_job):
+                end(number, returned, again=True)
             alone = list(killed)
             for number in alone:
                 only = [(number, given[number - first])]
-                for _, error in places.run(lambda: only.pop() if only else None):  # noqa: B023
-                    end(number, error, again=False)
+                for _, returned in places.run(lambda: only.pop() if only else None):  # noqa: B023
+                    end(number, returned, again=False)
             killed.clear()
             if not alone and len(given) == asked:
                 break
@@ -244,6 +268,21 @@ def finish(
         raise LabError(f"{len(failed)} of {len(results)} jobs failed{skipped}; {advice}{no_report}")
     if problem is not None:
         raise problem
+
+
+def _name(launcher: Launcher) -> str:
+    """As it is chosen by, of a launcher of Hydra's: JoblibLauncher, joblib."""
+    return type(launcher).__name__.removesuffix("Launcher").lower()
+
+
+def _in_short(error: BaseException | None) -> str:
+    return " ".join(str(error).split())[:100]
+
+
+def _raised(returned: Sequence[Any]) -> list[BaseException]:
+    """What jobs raised before they came to the journal; Hydra keeps it in its JobReturns."""
+    values = [getattr(one, "_return_value", one) for one in returned]
+    return [value for value in values if isinstance(value, BaseException)]
 
 
 def _wait_for_workers(journal: Journal, numbers: list[int]) -> None:

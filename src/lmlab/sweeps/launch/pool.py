@@ -4,8 +4,11 @@ time and are given the next as soon as they are free."""
 from __future__ import annotations
 
 import os
+import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,10 @@ class Places:
     def __enter__(self) -> Places:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # asked to stop, or at fault: each job ends with its step
+            for worker in self._workers.values():
+                _ask_to_stop(worker)
         for worker in self._workers.values():
             worker.shutdown(wait=True)
 
@@ -56,6 +62,8 @@ class Places:
         from joblib.externals.loky import ProcessPoolExecutor
 
         if place not in self._workers:
+            # A worker whose memory grew, as by importing torch, is replaced, and loky says so.
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
             self._workers[place] = ProcessPoolExecutor(1, env=self.environments[place])
         launcher = self.launcher
         future: Future[Any] = self._workers[place].submit(
@@ -71,19 +79,38 @@ class Places:
         return future
 
 
+def _ask_to_stop(worker: Any) -> None:
+    """Let the run that a worker trains finish its step and write a checkpoint.
+
+    By SIGTERM, for SIGINT it may have had from the terminal already, and two of them mean at once.
+    """
+    for process in list(worker._processes.values()):
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+
+
 def places_of(launcher: Any, n_jobs: int) -> Places | None:
-    """Up to `n_jobs` places of a launcher that has any: `gpus`, and `joblib` for more than one."""
+    """Up to `n_jobs` places of a launcher that has any: `gpus`, and `joblib` for more than one.
+
+    Raises:
+        LabError: if its settings are of no use.
+    """
+    if n_jobs < 1:
+        return None
     places = getattr(launcher, "places", None)
     if places is not None:
-        found: Places = places()
-        found.environments = found.environments[:n_jobs]
+        found: Places = places(n_jobs)
         return found
-    if type(launcher).__name__ != "JoblibLauncher" or n_jobs < 2:
+    if type(launcher).__name__ != "JoblibLauncher":
         return None
     import joblib
 
     # As many threads as joblib gives its workers.
-    wanted = int(launcher.joblib.get("n_jobs") or 1)
+    wanted = int(launcher.joblib.get("n_jobs"))
+    if wanted == 0:
+        raise LabError(
+            "hydra.launcher.n_jobs=0: how many jobs to train at once, or -1, one for each processor"
+        )
     n = wanted if wanted > 0 else max(1, joblib.cpu_count() + 1 + wanted)
     if n == 1:
         return None
@@ -108,14 +135,18 @@ def gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def places_on_gpus(launcher: Any, devices: Sequence[int | str] | None, per_gpu: int) -> Places:
-    """Each GPU is `per_gpu` places.
+def places_on_gpus(
+    launcher: Any, devices: Sequence[int | str] | None, per_gpu: int, n_jobs: int
+) -> Places:
+    """Each GPU is `per_gpu` places, as far as there are `n_jobs`.
 
     Raises:
         LabError: if there is no GPU.
     """
-    if not isinstance(per_gpu, int) or per_gpu < 1:
+    if not isinstance(per_gpu, int) or isinstance(per_gpu, bool) or per_gpu < 1:
         raise LabError(f"hydra.launcher.jobs_per_gpu={per_gpu}: give a whole number of at least 1")
+    if devices is not None and (isinstance(devices, str) or not isinstance(devices, Sequence)):
+        raise LabError(f"hydra.launcher.devices={devices}: give a list, such as [0,1]")
     names = gpus() if devices is None else [str(device) for device in devices]
     if not names:
         raise LabError(
@@ -124,8 +155,8 @@ def places_on_gpus(launcher: Any, devices: Sequence[int | str] | None, per_gpu: 
         )
     threads = threads_for(len(names) * per_gpu)
     # The jobs of one GPU are neighbours last: the first jobs go to different ones.
-    environments = [{**threads, "CUDA_VISIBLE_DEVICES": n} for _ in range(per_gpu) for n in names]
-    return Places(launcher, environments)
+    every = (names[i % len(names)] for i in range(min(n_jobs, len(names) * per_gpu)))
+    return Places(launcher, [{**threads, "CUDA_VISIBLE_DEVICES": name} for name in every])
 
 
 def _run(

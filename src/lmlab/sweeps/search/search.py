@@ -114,7 +114,7 @@ def search(
         )
     most = check_multirun(config)["sweep"]["max_jobs"]
     n_trials, make_sampler = _plan(settings, space, most)
-    n_jobs = _n_jobs(settings, config)
+    n_jobs = min(_n_jobs(settings, config), n_trials)
     folder = folder_of(config, n_trials)
     make_folder(folder)
     write_atomically(folder / MULTIRUN, OmegaConf.to_yaml(config).encode())
@@ -224,7 +224,8 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     """hydra.sweeper, checked; every metric has a direction."""
     plain: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     check_plain({"hydra": {"sweeper": plain}}, Hydra)
-    plain["directions"] = plain["directions"] or ["minimize"] * len(plain["metrics"])
+    if plain["directions"] is None:
+        plain["directions"] = ["minimize"] * len(plain["metrics"])
     if len(plain["directions"]) != len(plain["metrics"]):
         raise LabError(
             f"hydra.sweeper.directions={plain['directions']}: one for each of "

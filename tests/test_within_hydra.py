@@ -1,0 +1,86 @@
+"""The lab, called from a program that is itself one of Hydra's."""
+
+import subprocess
+import sys
+
+from small import TINY
+
+PROGRAM = """
+import logging, sys
+from dataclasses import dataclass
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobRuntime
+from hydra.version import VersionBase
+
+import lmlab
+
+SMALL = {small!r}
+
+
+@dataclass
+class Config:
+    lr: float = 0.01
+    seeds: tuple = (1, 2)
+    name: str = "${{hydra:job.name}}"
+
+
+ConfigStore.instance().store(name="mine", node=Config)
+
+
+def state():
+    return (
+        GlobalHydra.instance().hydra,
+        HydraConfig.instance().cfg,
+        JobRuntime.instance().get("name"),
+        VersionBase.instance().getbase(),
+        list(logging.getLogger().handlers),
+    )
+
+
+@hydra.main(version_base=None, config_path=None, config_name="mine")
+def main(cfg):
+    before = state()
+    sweep = lmlab.sweep(*SMALL, seed=cfg.seeds, optimizer={{"lr": cfg.lr}})
+    assert len(sweep.runs) == 2
+    assert state() == before
+    run = lmlab.train(*SMALL, optimizer={{"lr": cfg.lr}})
+    assert run.config["optimizer"]["lr"] == 0.01
+    for wrong in ("model=hed", "nothing=1"):
+        try:
+            lmlab.train(*SMALL, wrong)
+        except lmlab.LabError:
+            pass
+        else:
+            raise AssertionError(wrong)
+    assert state() == before
+    assert cfg.name == HydraConfig.get().job.name
+
+
+sys.argv[1:] = ["hydra.run.dir=host"]
+main()
+hydra.initialize(version_base="1.2", config_path=None)
+held = state()
+assert len(lmlab.sweep(*SMALL, seed=[1, 2]).runs) == 2
+assert state() == held
+hydra.compose("mine")
+"""
+
+
+def test_from_a_hydra_app_and_beside_one(tmp_path, tinyshakespeare_path):
+    small = [
+        *TINY,
+        "model=bigram",
+        "trainer.accelerator=cpu",
+        f"corpus.path={tinyshakespeare_path}",
+    ]
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(small=small))
+    ended = subprocess.run(
+        [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=200
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stderr == ""
