@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
-import shlex
-import signal
 import sys
 import threading
 import time
@@ -18,67 +15,41 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from lmlab.config import build, trust
-from lmlab.config.fingerprint import check_continues, fingerprint
-from lmlab.config.own_code import check_same_code, code_of, parts_named
-from lmlab.console import command, console, log, logged_to, quiet_libraries, say, shown_on
+from lmlab.config import trust
+from lmlab.config.own_code import code_of, parts_named
+from lmlab.console import console as console_of_process
+from lmlab.console import logged_to, quiet_libraries, say, shown_on
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import own_default_generators
-from lmlab.data.tokenizer import Tokenizer, class_name
-from lmlab.data.tokens import text_of
-from lmlab.display.from_config import loggers
+from lmlab.data.tokenizer import class_name
+from lmlab.data.tokens import TokenizedCorpus, text_of
+from lmlab.display.from_config import MakeLoggers, loggers
 from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
-from lmlab.errors import DivergedError, LabError
-from lmlab.exchange.foreign import Foreign
-from lmlab.files import read_small, write_atomically
-from lmlab.runs.checkpoint import AtomicCheckpointIO, Start, newest_whole, read
-from lmlab.runs.directory import LOG, RECORD, SAMPLE, TOKENIZER, Run
-from lmlab.runs.parents import checkpoint_path, foreign_parent, resolve, run_of
-from lmlab.training import preflight, processes
-from lmlab.training.assemble import make_callbacks, make_data, make_module
-from lmlab.training.branch import first_checkpoint, fitted
-from lmlab.training.callbacks import (
-    Bar,
-    Checkpoints,
-    Neighbourly,
-    OwnSignals,
-    Recorder,
+from lmlab.errors import LabError
+from lmlab.files import write_atomically
+from lmlab.runs.checkpoint import Resumed
+from lmlab.runs.directory import LOG, SAMPLE, Run
+from lmlab.runs.parents import resolve
+from lmlab.training import preflight
+from lmlab.training.assemble import (
+    make_callbacks,
+    make_data,
+    make_module,
+    make_trainer,
+    trial_of,
 )
+from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.rules import n_inside
-from lmlab.training.processes import Processes
-from lmlab.training.restored import check_goes_on
+from lmlab.training.outcome import outcome_recorded, record_failure
+from lmlab.training.processes import Processes, unblock_signals
 from lmlab.training.spent import NOTHING, costs_of, spent_at
+from lmlab.training.start import Start
 from lmlab.training.stopping import Interrupted, Pruned, Stop
 from lmlab.training.waiting import waiting
-
-MOST_TOKENIZER = 1 << 28  # bytes
-
-
-def help_to_train() -> None:
-    """What a helping process does; `Processes` starts it."""
-    config = pickle.load(sys.stdin.buffer)
-
-    def end_with_the_first() -> None:
-        os.read(sys.stdin.fileno(), 1)  # nothing more is written: it returns at the end
-        os._exit(1)
-
-    threading.Thread(target=end_with_the_first, daemon=True).start()
-    console.quiet = True
-
-    try:
-        train(config)
-    except (Interrupted, Pruned):
-        pass  # the first process prints it
-    except LabError as error:
-        # What fails in all of them is printed by the first process, which then ends this one.
-        time.sleep(2)
-        print(f"error: process {os.environ['LOCAL_RANK']}: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def train(
@@ -113,143 +84,59 @@ def train(
     config = resolve(config)
     stop = Stop() if stop is None else stop
     named = parts_named(config)
-    with shown_on(console), own_default_generators(), named, Processes(config) as crew:
-        if crew.rank:
-            with shown_on(Console(quiet=True)):
-                _help_to_train(config, crew, stop)
+    with shown_on(console), own_default_generators(), named, Processes(config) as processes:
+        if processes.rank:
+            with shown_on(Console(quiet=True)):  # the first process says what is said
+                _help(config, processes, stop)
             return None
-        return _train(config, {"swept": swept, "choices": choices}, crew, stop)
+        return _train(config, {"swept": swept, "choices": choices}, processes, stop)
 
 
-def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop: Stop) -> Run:
-    """The part of the first process."""
-    run = _run_to_continue(config)
-    if run is not None:
-        knows_text = run.record.get("corpus_sha256") is not None
-        check_continues(run.config, config, may_change=("corpus",) if knows_text else ())
-        if run.checkpoints():
-            check_same_code(run.record, config, f"run={run.path} cannot go on")
-        if run.record.get("status") == "done" and run.record["step"] >= _max_steps(config):
-            say(f"{run.path} is done already, after {run.record['step']} steps")
-            return run
-    parent, foreign = _parent(config, run), _foreign(config, run)
-    text = text_of(config, tokenizer_of_parent(config, run, parent))
-    if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
-        raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
-    data = make_data(config, text)
-    preflight.check(config, data.vocab_size)
-    module = make_module(config, text, stop)
-    if foreign is not None:
-        module.model.load_state_dict(foreign.weights(module.model))
-    prepare(module, data)
-    preflight.check_logits(
-        module.model, config["model"]["_target_"], data.vocab_size, data.block_size
-    )
-    callbacks, make_loggers = make_callbacks(config, text), loggers(config)
-    if parent is not None:
-        parent = fitted(parent, module, callbacks)
-    new = run is None
+def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes, stop: Stop) -> Run:
+    """What the first process does, and the only one there mostly is."""
+    start = Start.find(config)  # new, or where an earlier run, a parent or foreign weights end
+    if start.run is not None and start.is_finished:
+        say(f"{start.run.path} is done already, after {start.run.record['step']} steps")
+        return start.run
+    text = text_of(config, start.tokenizer())
+    start.check_text(text)
+    made = Experiment.of(config, text, start, stop)
     trust.remember(config, class_name(type(text.tokenizer)))
-    run = run or Run.create(config, **asked)
+    run = start.run or Run.create(config, **asked)  # the first file is written here
     with run.locked(), logged_to(run.path / LOG), stop.listening():
-        if parent is not None or foreign is not None:
-            stored = json.dumps(text.tokenizer.stored())
-            write_atomically(run.path / TOKENIZER, stored.encode())
-        if parent is not None:
-            before = spent_at(parent, run_of(config["from"]["run"]).record)
-            first = first_checkpoint(parent, module, data, callbacks, before)
-            run.update(before=before.recorded, **before.recorded)
-            AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
-        start = _start(run, module, callbacks) if parent is not None or not new else None
-        if not new:
-            if run.record.get("fingerprint", fingerprint(config)) != fingerprint(config):
-                say("it was begun by an earlier lmlab, whose schedule ended a step before today's")
+        start.keep_in(run, text, made.module, made.data, made.callbacks)
+        resumed = start.resumed(run, made.module, made.callbacks)
+        if start.run is not None:
             run.go_on(config, **asked)
-        run.update(
-            corpus_sha256=text.sha256,
-            code=code_of(config),
-            parameters=sum(p.numel() for p in module.model.parameters()),
-            parameters_inside=n_inside(module.model),
-            train_tokens=len(data.train_tokens),
-        )
-        _introduce(config, data, module, run, start)
+        run.update(**made.about(text), code=code_of(config))
+        _introduce(config, made, run, resumed)
         curves: list[Logger] = []
-        try:
-            with _outcome_recorded(run), crew.together():
-                crew.broadcast(
-                    SharedRun(
-                        run.path.absolute(),
-                        start and Start(start.step, start.checkpoint),
-                        text.sha256,
-                    ),
-                    on_loss=lambda error: _record_failure(run, error),
-                )
-                resume_step = start.step if start is not None and start.checkpoint else None
-                curves.extend(make_loggers(run, resume_step))
-                _fit(config, data, module, callbacks, run, start, curves)
-        except BaseException:
-            with suppress(LabError):  # the directory may be gone
-                end(curves, run.unchecked_record.get("status", "failed"))
-            raise
+        with _ended(curves, run), outcome_recorded(run), processes.together():
+            shared = SharedRun(run.path.absolute(), resumed and resumed.place, text.sha256)
+            processes.broadcast(shared, on_loss=lambda error: record_failure(run, error))
+            _fit(config, made, run, resumed, curves)
     return run
 
 
-def _run_to_continue(config: dict[str, Any]) -> Run | None:
-    if config["run"]:
-        return Run.open(config["run"])
-    return Run.to_resume(config) if config["resume"] else None
-
-
-def _parent(config: dict[str, Any], run: Run | None) -> dict[str, Any] | None:
-    """The checkpoint that a run begins from; None where it has one of its own, or begins anew."""
-    if _begins_by_itself(config, run) or foreign_parent(config["from"]) is not None:
-        return None
-    path = checkpoint_path(config["from"])
-    parent = read(path)
-    if parent["global_step"] != config["from"]["step"]:
-        raise LabError(f"from={path} is of step {parent['global_step']}, whatever its name says")
-    return parent
-
-
-def _foreign(config: dict[str, Any], run: Run | None) -> Foreign | None:
-    """The weights of others that a run begins with; None as above."""
-    return None if _begins_by_itself(config, run) else foreign_parent(config["from"])
-
-
-def _begins_by_itself(config: dict[str, Any], run: Run | None) -> bool:
-    return config["from"] is None or (run is not None and bool(run.checkpoints()))
-
-
-def tokenizer_of_parent(
-    config: dict[str, Any], run: Run | None = None, parent: dict[str, Any] | None = None
-) -> Tokenizer | None:
-    """The tokenizer of the run that this one begins from; None if it begins from none.
-
-    It stands in the `parent`'s checkpoint, and in the directory of the `run` once there is one.
-    """
-    if config["from"] is None:
-        return None
-    if parent is None and run is not None and (run.path / TOKENIZER).is_file():
+def _help(config: dict[str, Any], processes: Processes, stop: Stop) -> None:
+    """What the other processes do: the same, in the directory that the first has made."""
+    with stop.listening():
+        unblock_signals()
+        problem: Exception | None = None
         try:
-            stored = read_small(run.path / TOKENIZER, MOST_TOKENIZER, within=run.path)
-            return Tokenizer.from_json(json.loads(stored))
-        except (OSError, ValueError, RecursionError) as error:
-            raise LabError(f"{run.path / TOKENIZER} cannot be read: {error}") from error
-    if parent is None and (foreign := foreign_parent(config["from"])) is not None:
-        return foreign.tokenizer()
-    if parent is None:
-        parent = read(checkpoint_path(config["from"]))
-    return Tokenizer.from_json(parent["tokenizer"])
-
-
-def prepare(module: LanguageModule, data: TextDataModule) -> None:
-    """Show the train split to a model that wants to see it before its first step."""
-    if (look := getattr(module.model, "prepare", None)) is not None:
-        look(data.train_tokens)
-
-
-def _max_steps(config: dict[str, Any]) -> int:
-    return config["trainer"]["max_steps"]
+            start = Start.find({**config, "resume": None})
+            text = text_of(config, start.tokenizer())
+            made = Experiment.of(config, text, start, stop)
+        except Exception as error:
+            problem = error  # reported once the others are there
+        shared: SharedRun | None = processes.receive()
+        if shared is None:
+            return  # done already
+        if problem is None and text.sha256 != shared.corpus_sha256:
+            problem = LabError("the corpus differs from the one that the first process has")
+        processes.ready(problem)
+        with processes.together():
+            _fit(config, made, Run(shared.path), shared.resumed, [])
 
 
 @dataclass(frozen=True)
@@ -257,130 +144,86 @@ class SharedRun:
     """What the other processes of a run learn from the first."""
 
     path: Path
-    start: Start | None
+    resumed: Resumed | None
     corpus_sha256: str
 
 
-def _start(run: Run, module: LanguageModule, callbacks: list[L.Callback]) -> Start:
-    found = newest_whole(run, lambda stored: check_goes_on(stored, module, callbacks))
-    if found is None:
-        return Start(0, None)
-    path, contents = found
-    return Start(contents["global_step"], path.absolute(), contents)
+@dataclass
+class Experiment:
+    """What a config is made into, ready to be trained."""
 
+    data: TextDataModule
+    module: LanguageModule
+    callbacks: list[L.Callback]
+    make_loggers: MakeLoggers
 
-def _help_to_train(config: dict[str, Any], crew: Processes, stop: Stop) -> None:
-    """Train as one of several processes: the first sees to the directory, and says what is said."""
-    with stop.listening():
-        processes.unblock_signals()
-        problem: Exception | None = None
-        try:
-            run = Run.open(config["run"]) if config["run"] else None
-            text = text_of(config, tokenizer_of_parent(config, run))
-            data, module = make_data(config, text), make_module(config, text, stop)
-            if (foreign := _foreign(config, run)) is not None:
-                module.model.load_state_dict(foreign.weights(module.model))
-            prepare(module, data)
-            callbacks, make_loggers = make_callbacks(config, text), loggers(config)
-        except Exception as error:
-            problem = error  # reported once the others are there
-        shared: SharedRun | None = crew.receive()
-        if shared is None:
-            return  # done already
-        if problem is None and text.sha256 != shared.corpus_sha256:
-            problem = LabError("the corpus differs from the one that the first process has")
-        crew.ready(problem)
-        run, start = Run(shared.path), shared.start
-        resume_step = start.step if start is not None and start.checkpoint else None
-        curves = list(make_loggers(run, resume_step))
-        with crew.together():
-            _fit(config, data, module, callbacks, run, start, curves)
+    @classmethod
+    def of(
+        cls, config: dict[str, Any], text: TokenizedCorpus, start: Start, stop: Stop
+    ) -> Experiment:
+        """The parts of a config for a tokenised text, checked before anything is written.
+
+        Raises:
+            LabError: naming the part that cannot be made, or that does not do what it has to.
+        """
+        data = make_data(config, text)
+        preflight.check(config, data.vocab_size)
+        module = make_module(config, text, stop)
+        callbacks, make_loggers = make_callbacks(config, text), loggers(config)
+        start.load_into(module, callbacks)
+        if (prepare := getattr(module.model, "prepare", None)) is not None:
+            prepare(data.train_tokens)
+        target = config["model"]["_target_"]
+        preflight.check_logits(module.model, target, data.vocab_size, data.block_size)
+        return cls(data, module, callbacks, make_loggers)
+
+    def about(self, text: TokenizedCorpus) -> dict[str, Any]:
+        """For the record."""
+        return {
+            "corpus_sha256": text.sha256,
+            "parameters": sum(p.numel() for p in self.module.model.parameters()),
+            "parameters_inside": n_inside(self.module.model),
+            "train_tokens": len(self.data.train_tokens),
+        }
 
 
 @contextmanager
-def _outcome_recorded(run: Run) -> Iterator[None]:
-    """Leave in the record how training ended."""
+def _ended(curves: list[Logger], run: Run) -> Iterator[None]:
+    """Loggers learn how a run ended early, once its record says so."""
     try:
-        try:
-            yield
-        except SIGTERMException:  # Lightning's own answer, in the middle of an evaluation
-            raise Interrupted(signal.SIGTERM, run.record["step"]) from None
-    except Interrupted as stopped:
-        run.update(status="interrupted", step=stopped.step)
-        say(f"{stopped}; everything is kept")
-        say(f"continue  {command('train')} {shlex.quote(f'run={run.path}')}")
+        yield
+    except BaseException:
+        with suppress(LabError):  # the directory may be gone
+            end(curves, run.unchecked_record.get("status", "failed"))
         raise
-    except Pruned as pruned:
-        run.update(status="pruned", step=pruned.step)
-        say(str(pruned))
-        raise
-    except BaseException as error:
-        _record_failure(run, error)
-        if isinstance(error, Exception) and not (run.path / RECORD).is_file():
-            raise LabError(
-                f"run={run.path} is gone: it was moved or deleted while it was trained"
-            ) from error
-        if isinstance(error, OSError):
-            raise LabError(f"{run.path}: {error.strerror or error}") from error
-        raise
-
-
-def _record_failure(run: Run, error: BaseException) -> None:
-    with suppress(LabError):  # the disk may be what failed
-        log.error("failed", exc_info=error)
-        reason = f"{type(error).__name__}: {error}"
-        run.update(status="failed", error=reason, diverged=isinstance(error, DivergedError))
 
 
 def _fit(
     config: dict[str, Any],
-    data: TextDataModule,
-    module: LanguageModule,
-    callbacks: list[L.Callback],
+    made: Experiment,
     run: Run,
-    start: Start | None,
+    resumed: Resumed | None,
     curves: list[Logger],
 ) -> None:
     """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
-    settings = config["trainer"]
-    recorder = Recorder(run)
-    keeper = Checkpoints(run, module.stop, **config["checkpoint"])
-    trial = (config.get("sweep") or {}).get("trial")
-    fresh = start is None or start.checkpoint is None
-    separate = config["streams"] == "separate"
-    trainer = processes.trainer(
-        config,
-        max_steps=settings["max_steps"],
-        val_check_interval=data.batches_per_eval,
-        check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
-        # An evaluation before the first step. On one global stream it would draw from it.
-        num_sanity_val_steps=-1 if config["eval"]["at_start"] and fresh and separate else 0,
-        # What is kept, once all else is done; a report to a trial comes before, so that none is
-        # missing where training goes on from a checkpoint.
-        callbacks=[
-            *callbacks,
-            *(Bar(), recorder),
-            *([build.part(trial, "sweep.trial", L.Callback)] if trial else []),
-            *(keeper, OwnSignals(module.stop), Neighbourly()),
-        ],
-        logger=curves,
-        plugins=[AtomicCheckpointIO(start)],
-        default_root_dir=run.path,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
-    )
+    data, module = made.data, made.module
+    resume_step = resumed.step if resumed is not None and resumed.checkpoint else None
+    curves.extend(made.make_loggers(run, resume_step))
+    recorder, keeper = Recorder(run), Checkpoints(run, module.stop, **config["checkpoint"])
+    # What is kept, once all else is done; a report to a trial comes before, so that none is missing
+    # where training goes on from a checkpoint.
+    kept = [*trial_of(config), keeper, NoteSignals(module.stop), GiveWay()]
+    callbacks = [*made.callbacks, Bar(), recorder, *kept]
+    trainer = make_trainer(config, run, data, callbacks, curves, resumed)
     if trainer.is_global_zero:
-        before = spent_at(start.contents, run.record) if start and start.contents else NOTHING
+        before = spent_at(resumed.contents, run.record) if resumed and resumed.contents else NOTHING
         recorder.costs = costs_of(config, module, data, trainer.world_size, before)
         begin(curves, module, recorder.costs, run.record["started"])
     count = getattr(module.model, "fit", None)
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)
-    elif settings["max_steps"]:
-        trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint if start else None)
+    elif config["trainer"]["max_steps"]:
+        trainer.fit(module, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None)
     for logger in event_files(trainer.loggers):
         logger.begin_end()
     # Interrupted from here on, a run does all of it again: what the end logs is in its own files.
@@ -390,30 +233,47 @@ def _fit(
         trainer.validate(module, datamodule=data, verbose=False)
     trainer.validate(module, data.full_dataloader(), verbose=False)
     if trainer.is_global_zero:
-        for sampler in (callback for callback in callbacks if isinstance(callback, Sample)):
-            text_made = sampler.text or sampler.make(module)
-            write_atomically(run.path / SAMPLE, text_made.encode())
+        for sampler in (callback for callback in made.callbacks if isinstance(callback, Sample)):
+            sample = sampler.text or sampler.make(module)
+            write_atomically(run.path / SAMPLE, sample.encode())
         end(curves, "done")  # before the record: a run that says done is not looked at again
     keeper.save(trainer, module)
     if trainer.is_global_zero:
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
 
 
-def _introduce(
-    config: dict[str, Any],
-    data: TextDataModule,
-    module: LanguageModule,
-    run: Run,
-    start: Start | None,
-) -> None:
-    n_parameters = sum(p.numel() for p in module.model.parameters())
+def _introduce(config: dict[str, Any], made: Experiment, run: Run, resumed: Resumed | None) -> None:
+    data, model = made.data, made.module.model
+    n_parameters = sum(p.numel() for p in model.parameters())
     say(
-        f"{config['name']}: {type(module.model).__name__} of {n_parameters:,} parameters; "
+        f"{config['name']}: {type(model).__name__} of {n_parameters:,} parameters; "
         f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
         f"vocabulary of {data.vocab_size:,}"
     )
     if data.steps_per_batch != config["data"]["steps_per_batch"]:
         say("data.steps_per_batch: 1, so that every part sees every step")
-    say(f"kept in {run.path}" + (f", going on from step {start.step}" if start else ""))
+    say(f"kept in {run.path}" + (f", going on from step {resumed.step}" if resumed else ""))
     for remark in preflight.remarks(config):
         say(remark)
+
+
+def help_to_train() -> None:
+    """What a helping process does; `Processes` starts it."""
+    config = pickle.load(sys.stdin.buffer)
+
+    def end_with_the_first() -> None:
+        os.read(sys.stdin.fileno(), 1)  # nothing more is written: it returns at the end
+        os._exit(1)
+
+    threading.Thread(target=end_with_the_first, daemon=True).start()
+    console_of_process.quiet = True
+
+    try:
+        train(config)
+    except (Interrupted, Pruned):
+        pass  # the first process prints it
+    except LabError as error:
+        # What fails in all of them is printed by the first process, which then ends this one.
+        time.sleep(2)
+        print(f"error: process {os.environ['LOCAL_RANK']}: {error}", file=sys.stderr)
+        sys.exit(2)

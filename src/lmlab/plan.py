@@ -13,7 +13,6 @@ from torch import nn
 from lmlab.config import build
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.console import console, quiet_libraries
-from lmlab.core import tokenizer_of_parent
 from lmlab.data.tokens import text_of
 from lmlab.runs.directory import Run
 from lmlab.runs.parents import resolve
@@ -25,6 +24,7 @@ from lmlab.training.optimizers.configure import configure, groups_by_rule
 from lmlab.training.optimizers.parametrisation import parametrisation_of
 from lmlab.training.optimizers.rules import REST, names_of, rules_of
 from lmlab.training.processes import Processes
+from lmlab.training.start import Start
 
 NAMES = 2  # of parameters that a row of the rules has room for
 RULE_COLUMNS = (
@@ -43,7 +43,7 @@ def plan(config: dict[str, Any]) -> None:
     crew = Processes(config)
     if crew.rank:
         return  # the first says it
-    text = text_of(config, tokenizer_of_parent(config))
+    text = text_of(config, Start(config, None).tokenizer())
     data = make_data(config, text)
     trainer, shape = config["trainer"], config["data"]
     preflight.check(config, data.vocab_size)

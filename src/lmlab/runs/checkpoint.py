@@ -56,12 +56,17 @@ T = TypeVar("T")
 
 
 @dataclass
-class Start:
+class Resumed:
     """Where a run that is continued goes on."""
 
     step: int
     checkpoint: Path | None  # None: it ended before it wrote one
     contents: dict[str, Any] | None = None  # of the checkpoint, until Lightning takes them
+
+    @property
+    def place(self) -> Resumed:
+        """The same without contents, which each process reads for itself."""
+        return Resumed(self.step, self.checkpoint)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -70,8 +75,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     What was read to find out where to go on is not read again.
     """
 
-    def __init__(self, start: Start | None = None):
-        self.start = start
+    def __init__(self, resumed: Resumed | None = None):
+        self.resumed = resumed
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -90,9 +95,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: Any = True
     ) -> dict[str, Any]:
-        start = self.start
-        if start is not None and start.contents is not None and Path(path) == start.checkpoint:
-            contents, start.contents = start.contents, None
+        known = self.resumed
+        if known is not None and known.contents is not None and Path(path) == known.checkpoint:
+            contents, known.contents = known.contents, None
             return contents
         return read(Path(path))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lmlab.config import build
@@ -15,12 +16,14 @@ from lmlab.config.signatures import signature
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import derive, generator
 from lmlab.data.tokens import TokenizedCorpus
+from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed
 from lmlab.runs.directory import Run
 from lmlab.runs.parents import checkpoint_path
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import check as check_optimizer
 from lmlab.training.optimizers.parametrisation import parametrisation_of, scale_weights
 from lmlab.training.optimizers.rules import rules_of
+from lmlab.training.processes import trainer as trainer_of
 from lmlab.training.restored import restore
 from lmlab.training.stopping import Stop
 from lmlab.training.teacher import Teacher
@@ -157,3 +160,43 @@ def make_callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Call
         given = {key: offered[key] for key in wanted if key in offered and key not in node}
         made.append(build.part(node, f"callbacks.{name}", L.Callback, **given))
     return made
+
+
+def trial_of(config: dict[str, Any]) -> list[L.Callback]:
+    """What reports to the trial of a study that a run is for, if it is for one."""
+    trial = (config.get("sweep") or {}).get("trial")
+    return [build.part(trial, "sweep.trial", L.Callback)] if trial else []
+
+
+def make_trainer(
+    config: dict[str, Any],
+    run: Run,
+    data: TextDataModule,
+    callbacks: list[L.Callback],
+    loggers: list[Logger],
+    resumed: Resumed | None,
+) -> L.Trainer:
+    """Lightning's Trainer for a run; `resumed` is where it goes on.
+
+    Raises:
+        LabError: if Lightning refuses the settings.
+    """
+    is_fresh = resumed is None or resumed.checkpoint is None
+    own_streams = config["streams"] == "separate"
+    return trainer_of(
+        config,
+        max_steps=config["trainer"]["max_steps"],
+        val_check_interval=data.batches_per_eval,
+        check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
+        # An evaluation before the first step. On one global stream it would draw from it.
+        num_sanity_val_steps=-1 if config["eval"]["at_start"] and is_fresh and own_streams else 0,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO(resumed)],
+        default_root_dir=run.path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
+    )

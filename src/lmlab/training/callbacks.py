@@ -152,7 +152,7 @@ class Checkpoints(L.Callback):
                     remove(path, self.run.path)
 
 
-class OwnSignals(L.Callback):
+class NoteSignals(L.Callback):
     """Of several processes, each only notes a signal, until they agree on a step to stop at.
 
     Lightning's own handler of SIGTERM would broadcast in the middle of whatever the others do.
@@ -169,7 +169,7 @@ class OwnSignals(L.Callback):
         self.on_train_start(trainer, module)  # by itself, after training
 
 
-class Neighbourly(L.Callback):
+class GiveWay(L.Callback):
     """Looks at each evaluation whether others need the processors."""
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:

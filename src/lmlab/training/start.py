@@ -1,0 +1,170 @@
+"""Where a run begins: anew, where it was, at another run's checkpoint, or with foreign weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+
+from lmlab.config.fingerprint import check_continues, fingerprint
+from lmlab.config.own_code import check_same_code
+from lmlab.console import say
+from lmlab.data.datamodule import TextDataModule
+from lmlab.data.tokenizer import Tokenizer
+from lmlab.data.tokens import TokenizedCorpus
+from lmlab.errors import LabError
+from lmlab.exchange.foreign import Foreign
+from lmlab.files import read_small, write_atomically
+from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed, newest_whole, read
+from lmlab.runs.directory import TOKENIZER, Run
+from lmlab.runs.parents import checkpoint_path, foreign_parent, run_of
+from lmlab.training.branch import first_checkpoint, fitted
+from lmlab.training.module import LanguageModule
+from lmlab.training.restored import check_goes_on
+from lmlab.training.spent import spent_at
+
+MOST_TOKENIZER = 1 << 28  # bytes
+
+
+@dataclass
+class Start:
+    """Where the run of a config begins; decided once, by `find`."""
+
+    config: dict[str, Any]
+    run: Run | None  # the one that goes on; None: it is new
+    parent: dict[str, Any] | None = None  # the checkpoint of another run that it begins from
+    foreign: Foreign | None = None  # the weights of others that it begins with
+
+    @classmethod
+    def find(cls, config: dict[str, Any]) -> Start:
+        """Where the run of a resolved config begins.
+
+        Raises:
+            LabError: if the run that it names cannot go on with it, or its parent is not there.
+        """
+        start = cls(config, _run_to_continue(config))
+        if start.run is not None:
+            _check_same(start.run, config)
+        if config["from"] is None or (start.run is not None and start.run.checkpoints()):
+            return start
+        start.foreign = foreign_parent(config["from"])
+        if start.foreign is None:
+            start.parent = _parent(config["from"])
+        return start
+
+    @property
+    def is_finished(self) -> bool:
+        if self.run is None:
+            return False
+        is_done = self.run.record.get("status") == "done"
+        return is_done and self.run.record["step"] >= self.config["trainer"]["max_steps"]
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of the run that this one begins from; None if it begins from none.
+
+        It stands in the parent's checkpoint, and in the run's directory once there is one.
+        """
+        if self.config["from"] is None:
+            return None
+        if self.parent is not None:
+            return Tokenizer.from_json(self.parent["tokenizer"])
+        if self.run is not None and (self.run.path / TOKENIZER).is_file():
+            return _stored_tokenizer(self.run)
+        if (foreign := self.foreign or foreign_parent(self.config["from"])) is not None:
+            return foreign.tokenizer()
+        return Tokenizer.from_json(read(checkpoint_path(self.config["from"]))["tokenizer"])
+
+    def check_text(self, text: TokenizedCorpus) -> None:
+        """Refuse another text than the run began with.
+
+        Raises:
+            LabError: if it is another.
+        """
+        if (
+            self.run is not None
+            and self.run.record.get("corpus_sha256", text.sha256) != text.sha256
+        ):
+            raise LabError(
+                f"run={self.run.path} cannot go on: its corpus has changed since it began"
+            )
+
+    def load_into(self, module: LanguageModule, callbacks: Sequence[L.Callback]) -> None:
+        """Give a module the weights of others, or see to it that it can go on with the parent's.
+
+        Raises:
+            LabError: if it cannot.
+        """
+        if self.foreign is not None:
+            module.model.load_state_dict(self.foreign.weights(module.model))
+        if self.parent is not None:
+            self.parent = fitted(self.parent, module, callbacks)
+
+    def keep_in(
+        self,
+        run: Run,
+        text: TokenizedCorpus,
+        module: LanguageModule,
+        data: TextDataModule,
+        callbacks: list[L.Callback],
+    ) -> None:
+        """Put what the run begins with into its directory: it needs its parent no more."""
+        if self.parent is None and self.foreign is None:
+            return
+        write_atomically(run.path / TOKENIZER, json.dumps(text.tokenizer.stored()).encode())
+        if self.parent is not None:
+            before = spent_at(self.parent, run_of(self.config["from"]["run"]).record)
+            first = first_checkpoint(self.parent, module, data, callbacks, before)
+            run.update(before=before.recorded, **before.recorded)
+            AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
+
+    def resumed(
+        self, run: Run, module: LanguageModule, callbacks: list[L.Callback]
+    ) -> Resumed | None:
+        """The checkpoint to go on from; None where the run is new and has no parent."""
+        if self.run is None and self.parent is None:
+            return None
+        if self.run is not None and _began_otherwise(self.run, self.config):
+            say("it was begun by an earlier lmlab, whose schedule ended a step before today's")
+        newest = newest_whole(run, lambda stored: check_goes_on(stored, module, callbacks))
+        if newest is None:
+            return Resumed(0, None)
+        path, contents = newest
+        return Resumed(contents["global_step"], path.absolute(), contents)
+
+
+def _run_to_continue(config: dict[str, Any]) -> Run | None:
+    if config["run"]:
+        return Run.open(config["run"])
+    return Run.to_resume(config) if config["resume"] else None
+
+
+def _check_same(run: Run, config: dict[str, Any]) -> None:
+    """Whether a run that goes on is the same experiment, with the same code."""
+    knows_text = run.record.get("corpus_sha256") is not None
+    check_continues(run.config, config, may_change=("corpus",) if knows_text else ())
+    if run.checkpoints():
+        check_same_code(run.record, config, f"run={run.path} cannot go on")
+
+
+def _began_otherwise(run: Run, config: dict[str, Any]) -> bool:
+    return run.record.get("fingerprint", fingerprint(config)) != fingerprint(config)
+
+
+def _parent(named: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint that a resolved `from` names."""
+    path = checkpoint_path(named)
+    parent = read(path)
+    if parent["global_step"] != named["step"]:
+        raise LabError(f"from={path} is of step {parent['global_step']}, whatever its name says")
+    return parent
+
+
+def _stored_tokenizer(run: Run) -> Tokenizer:
+    try:
+        stored = read_small(run.path / TOKENIZER, MOST_TOKENIZER, within=run.path)
+        return Tokenizer.from_json(json.loads(stored))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LabError(f"{run.path / TOKENIZER} cannot be read: {error}") from error
