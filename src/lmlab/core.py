@@ -56,9 +56,6 @@ def train(
     config: dict[str, Any],
     swept: dict[str, Any] | None = None,
     choices: dict[str, str] | None = None,
-    *,
-    stop: Stop | None = None,
-    console: Console | None = None,
 ) -> Run | None:
     """Train what a checked config says, and return the run: its directory holds all there is.
 
@@ -70,9 +67,8 @@ def train(
     that the config was composed of.
 
     What a run needs of its process it has for itself, so runs may follow each other in one process,
-    and each computes what it would alone; one of another thread waits for its turn. `stop` can be
-    asked to end it (in the main thread signals do); `console` is where it says what it does (None:
-    the process's). torch's default generators are afterwards as they were.
+    and each computes what it would alone; one of another thread waits for its turn. torch's default
+    generators are afterwards as they were.
 
     Raises:
         LabError: for anything the user can put right. Before the run directory is made, as far as
@@ -82,18 +78,17 @@ def train(
     quiet_libraries()
     waiting.settle()
     config = resolve(config)
-    stop = Stop() if stop is None else stop
-    named = parts_named(config)
-    with shown_on(console), own_default_generators(), named, Processes(config) as processes:
+    with own_default_generators(), parts_named(config), Processes(config) as processes:
         if processes.rank:
             with shown_on(Console(quiet=True)):  # the first process says what is said
-                _help(config, processes, stop)
+                _help(config, processes)
             return None
-        return _train(config, {"swept": swept, "choices": choices}, processes, stop)
+        return _train(config, {"swept": swept, "choices": choices}, processes)
 
 
-def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes, stop: Stop) -> Run:
+def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes) -> Run:
     """What the first process does, and the only one there mostly is."""
+    stop = Stop()  # asked by signals
     start = Start.find(config)  # new, or where an earlier run, a parent or foreign weights end
     if start.run is not None and start.is_finished:
         say(f"{start.run.path} is done already, after {start.run.record['step']} steps")
@@ -118,8 +113,9 @@ def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes, 
     return run
 
 
-def _help(config: dict[str, Any], processes: Processes, stop: Stop) -> None:
+def _help(config: dict[str, Any], processes: Processes) -> None:
     """What the other processes do: the same, in the directory that the first has made."""
+    stop = Stop()
     with stop.listening():
         unblock_signals()
         problem: Exception | None = None

@@ -38,10 +38,6 @@ class Stop:
     def __bool__(self) -> bool:
         return self.signum is not None
 
-    def ask(self, signum: int = signal.SIGTERM) -> None:
-        """Stop after this step, as that signal would: for a run that another thread trains."""
-        self.signum = signum
-
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None and signum == signal.SIGINT:
             # Asked twice: end at once. What is on disk is whole; \x1b[?25h shows the cursor again.
