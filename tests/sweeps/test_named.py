@@ -28,9 +28,10 @@ def jobs_of(name: str) -> list[list[str]]:
     """What the grid sweeper makes of a named sweep."""
     setup_globals()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", [f"sweep={name}"], return_hydra_config=True)
+        cfg = compose("train", [f"sweep={name}", "sweep.name=any"], return_hydra_config=True)
         node = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
         sweeper = Plugins.instance()._instantiate(OmegaConf.create(node))
+        sweeper.config = cfg
         sweeper.hydra_context = type("Context", (), {"config_loader": None})
         return sweeper.jobs([])
 
