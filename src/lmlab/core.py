@@ -35,6 +35,7 @@ from lmlab.display.samples import Sample
 from lmlab.errors import DivergedError, LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.files import read_small, write_atomically
+from lmlab.models.contract import Hooks
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Start, newest_whole, read
 from lmlab.runs.directory import LOG, RECORD, SAMPLE, TOKENIZER, Run
 from lmlab.runs.parents import checkpoint_path, foreign_parent, resolve, run_of
@@ -244,7 +245,7 @@ def tokenizer_of_parent(
 
 def prepare(module: LanguageModule, data: TextDataModule) -> None:
     """Show the train split to a model that wants to see it before its first step."""
-    if (look := getattr(module.model, "prepare", None)) is not None:
+    if (look := Hooks.of(module.model).prepare) is not None:
         look(data.train_tokens)
 
 
@@ -376,7 +377,7 @@ def _fit(
         before = spent_at(start.contents, run.record) if start and start.contents else NOTHING
         recorder.costs = costs_of(config, module, data, trainer.world_size, before)
         begin(curves, module, recorder.costs, run.record["started"])
-    count = getattr(module.model, "fit", None)
+    count = Hooks.of(module.model).fit
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)
     elif settings["max_steps"]:
