@@ -61,8 +61,8 @@ def fingerprint(config: dict[str, Any]) -> str:
 def determining(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that determines the result: dotted keys and their values."""
     found = {
-        key: FIRST_NAMES.get(value, value) if _names_target(key, value) else value
-        for key, value in leaves(config)
+        key: value
+        for key, value in _first_named(config)
         if not under(key, NOT_IN_FINGERPRINT) and (key, value) not in ADDED_LATER.items()
     }
     if found.get("schedule._target_") in NOW_OTHERWISE:
@@ -86,14 +86,11 @@ def determining(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _names_target(key: str, value: Any) -> bool:
-    return key.endswith("._target_") and isinstance(value, str)
-
-
 def _first_named(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The leaves of a config, each class with the name that it had first."""
     for key, value in leaves(config):
-        yield key, FIRST_NAMES.get(value, value) if key.endswith("._target_") else value
+        is_target = key.endswith("._target_") and isinstance(value, str)
+        yield key, FIRST_NAMES.get(value, value) if is_target else value
 
 
 def check_continues(
