@@ -14,13 +14,14 @@ from comparing import checkpoint
 
 from lmlab.config import schema
 from lmlab.config.check import check_plain
-from lmlab.config.fingerprint import FIRST_NAMES, NOW_OTHERWISE, fingerprint
-from lmlab.config.stored import with_todays_defaults
+from lmlab.config.fingerprint import fingerprint
+from lmlab.config.stored import FIRST_NAMES, MOVED, NOW_OTHERWISE, with_todays_defaults
 from lmlab.data.tokens import text_of
 from lmlab.runs.directory import Run
 from lmlab.training.restored import restore
 
 KEPT = Path(__file__).parent / "kept"
+PARAMETRISATIONS = "lmlab.training.optimizers.parametrisation"
 NAMES = sorted(path.parent.name for path in KEPT.glob("*/run.json"))
 
 
@@ -122,3 +123,33 @@ def test_a_finished_kept_run_is_done(lab, kept):
     status, out, _ = lab("train", "run=bigram")
     assert status == 0
     assert "is done already, after 12 steps" in out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loggers_that_a_stored_config_switches_on_have_todays_names(name):
+    stored = yaml.safe_load((KEPT / name / "config.yaml").read_text())
+    assert stored["logger"] == {"tensorboard": True, "csv": True}
+    loggers = Run(KEPT / name).config["logger"]
+    assert {key: node["_target_"].rpartition(".")[2] for key, node in loggers.items()} == {
+        "tensorboard": "EventFiles",
+        "csv": "MetricsCSV",
+    }
+
+
+def test_what_came_later_counts_for_nothing_at_what_was_done_before():
+    """A stored config of before and one of today that says the same have one fingerprint."""
+    stored = Run(KEPT / "gpt").config
+    today = {**stored, "parametrisation": {"_target_": f"{PARAMETRISATIONS}.Standard"}}
+    today["trainer"] = {**stored["trainer"], "num_nodes": 1}
+    today["teacher"] = {"runs": None, "share": 0.5}
+    assert fingerprint(today) == fingerprint(stored)
+    today["parametrisation"] = {"_target_": f"{PARAMETRISATIONS}.MuP"}
+    assert fingerprint(today) != fingerprint(stored)
+
+
+@pytest.mark.parametrize(("before", "today"), MOVED.items())
+def test_a_class_that_has_moved_keeps_its_fingerprint(before, today):
+    stored = Run(KEPT / "gpt").config
+    assert fingerprint({**stored, "model": {"_target_": before}}) == fingerprint(
+        {**stored, "model": {"_target_": today}}
+    )

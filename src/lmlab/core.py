@@ -30,6 +30,7 @@ from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
+from lmlab.models.contract import Hooks
 from lmlab.runs.checkpoint import Resumed
 from lmlab.runs.directory import LOG, SAMPLE, Run
 from lmlab.runs.parents import resolve
@@ -167,7 +168,7 @@ class Experiment:
         module = make_module(config, text, stop)
         callbacks, make_loggers = make_callbacks(config, text), loggers(config)
         start.load_into(module, callbacks)
-        if (prepare := getattr(module.model, "prepare", None)) is not None:
+        if (prepare := Hooks.of(module.model).prepare) is not None:
             prepare(data.train_tokens)
         target = config["model"]["_target_"]
         preflight.check_logits(module.model, target, data.vocab_size, data.block_size)
@@ -215,7 +216,7 @@ def _fit(
         before = spent_at(resumed.contents, run.record) if resumed and resumed.contents else NOTHING
         recorder.costs = costs_of(config, module, data, trainer.world_size, before)
         begin(curves, module, recorder.costs, run.record["started"])
-    count = getattr(module.model, "fit", None)
+    count = Hooks.of(module.model).fit
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)
     elif config["trainer"]["max_steps"]:

@@ -11,6 +11,7 @@ import torch
 from lmlab.console import console, quiet_libraries
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
+from lmlab.models.contract import Hooks
 from lmlab.models.sampling import generate
 from lmlab.output import output
 from lmlab.runs.directory import Run
@@ -105,7 +106,7 @@ def _encode(trained: Trained, prompt: str | None) -> torch.Tensor:
     except LabError as error:
         raise LabError(f"prompt has {error}") from error
     block_size = trained.config["data"]["block_size"]
-    if len(ids) > block_size and not getattr(trained.model, "endless", False):
+    if len(ids) > block_size and not Hooks.of(trained.model).endless:
         console.print(
             f"the prompt is {len(ids)} tokens long, and the model sees the last {block_size}",
             style="dim",

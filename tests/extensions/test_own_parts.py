@@ -114,6 +114,7 @@ def test_lightnings_own_loggers_write_into_the_run_directory(here, lab):
             "logger.x.nonsense=1",
         ),
         (["+logger.x=true"], "x is a logger by its _target_, or null"),
+        (["logger.csv=true"], "csv is a logger by its _target_, or null"),
         (["+tokenizer.n_pears=3"], "n_pears=3; did you mean tokenizer.n_pairs?"),
         (["~tokenizer.n_pairs"], "tokenizer.n_pairs is missing"),
     ],

@@ -7,8 +7,6 @@ from small import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from lmlab.runs.directory import Run, earlier_job_name
-
 FAILURE, SUCCESS = api_pb2.STATUS_FAILURE, api_pb2.STATUS_SUCCESS
 
 
@@ -74,20 +72,3 @@ def test_a_sweep_that_is_refused_as_a_whole_leaves_nothing(lab, words, more):
     assert (status, err.count("\n")) == (2, 1)
     assert "jobs is refused, the first: data.batch_size=0: input should be" in err
     assert not Path("outputs").exists()
-
-
-def test_a_sweep_finds_its_jobs_under_the_names_that_they_had_before(lab, words):
-    axes = ["optimizer.lr=0.5,0.25", "seed=1"]
-    assert lab("train", *words, *axes)[0] == 0
-    for path in list(Path("outputs/sweeps/it").glob("*/run.json")):
-        run = Run(path.parent)
-        swept = {**run.record["swept"], "seed": 1}
-        before = earlier_job_name(run.record["swept"], run.record["fingerprint"])
-        assert before.startswith(f"optimizer.lr={swept['optimizer.lr']}")
-        assert not run.path.name.startswith("optimizer.lr")
-        run.path.rename(run.path.with_name(before))
-    names = sorted(path.parent.name for path in Path("outputs/sweeps/it").glob("*/run.json"))
-    status, out, _ = lab("train", *words, *axes)
-    assert status == 0
-    assert "2/2 done (2 before)" in out
-    assert sorted(p.parent.name for p in Path("outputs/sweeps/it").glob("*/run.json")) == names

@@ -15,6 +15,7 @@ from hydra.utils import get_object
 
 from lmlab.config.targets import HYDRAS
 from lmlab.errors import LabError
+from lmlab.models.contract import give_sizes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -128,10 +129,7 @@ def model(config: dict[str, Any], vocab_size: int, most: int = MOST_PARTS) -> nn
         made = part(node, "model", nn.Module, vocab_size=vocab_size, block_size=block_size)
     if "_parameters" not in vars(made):
         raise LabError(f"model: {node['_target_']}.__init__ has to begin with super().__init__()")
-    if not hasattr(made, "block_size"):  # sampling asks how many tokens it may see
-        made.block_size = block_size
-    if not hasattr(made, "vocab_size"):  # rules of optimizers ask which weight makes the logits
-        made.vocab_size = vocab_size
+    give_sizes(made, vocab_size, block_size)
     return made
 
 

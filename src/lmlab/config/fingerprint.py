@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from lmlab.config.stored import MOVED
+from lmlab.config.stored import as_written_first
 from lmlab.errors import LabError
 
 # What changes where a run is kept or how fast it goes, but not what it computes.
@@ -33,24 +33,6 @@ NOT_IN_FINGERPRINT = (
     "from.run",  # a parent may move; its fingerprint and the step say what it was
 )
 
-# Keys that came later, with the value that stands for what was done before: at this value they do
-# not count, so that a run of before keeps its fingerprint.
-ADDED_LATER = {
-    "from": None,
-    "teacher.runs": None,
-    "teacher.share": 0.5,
-    "model.temperature": 1.0,
-    "trainer.num_nodes": 1,
-    "parametrisation._target_": "lmlab.training.parametrisation.Standard",
-}
-
-
-FIRST_NAMES = {today: before for before, today in MOVED.items()}  # a move changes no result
-
-# What computes otherwise than it once did, so that results of then are not taken for today's:
-# these schedules came to their end at the last step, and spent it on a rate of 0 where that is 0.
-NOW_OTHERWISE = ("lmlab.training.optim.cosine", "lmlab.training.optim.linear")
-
 
 def fingerprint(config: dict[str, Any]) -> str:
     """A hash of the part of a config that determines the result."""
@@ -60,13 +42,9 @@ def fingerprint(config: dict[str, Any]) -> str:
 
 def determining(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that determines the result: dotted keys and their values."""
-    found = {
-        key: FIRST_NAMES.get(value, value) if _names_target(key, value) else value
-        for key, value in leaves(config)
-        if not under(key, NOT_IN_FINGERPRINT) and (key, value) not in ADDED_LATER.items()
-    }
-    if found.get("schedule._target_") in NOW_OTHERWISE:
-        found["schedule.ends"] = "after the last step"
+    found = as_written_first(
+        (key, value) for key, value in leaves(config) if not under(key, NOT_IN_FINGERPRINT)
+    )
     teachers = found.get("teacher.runs")
     if isinstance(teachers, list) and teachers:  # as of a parent
         found["teacher.runs"] = [
@@ -84,16 +62,6 @@ def determining(config: dict[str, Any]) -> dict[str, Any]:
     if on := [name for name, rule in rules.items() if rule is not None]:
         found["optimizer.rules"] = on  # the first that matches wins, and keys have no order
     return found
-
-
-def _names_target(key: str, value: Any) -> bool:
-    return key.endswith("._target_") and isinstance(value, str)
-
-
-def _first_named(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The leaves of a config, each class with the name that it had first."""
-    for key, value in leaves(config):
-        yield key, FIRST_NAMES.get(value, value) if key.endswith("._target_") else value
 
 
 def check_continues(

@@ -226,7 +226,7 @@ class Train(Node):
     @classmethod
     def is_a_logger_or_none(cls, logger: dict[str, Any]) -> dict[str, Any]:
         for name, node in logger.items():
-            if node is True and name not in ("tensorboard", "csv"):
+            if node is True:
                 raise ValueError(f"{name} is a logger by its _target_, or null")
         return logger
 

@@ -1,8 +1,14 @@
-"""The folder of configs, and what it says today of keys that an older stored config lacks."""
+"""The folder of configs; and the past: how what an earlier lmlab left is read as today's.
+
+`with_todays_defaults` reads a stored config. `as_written_first` is its other half: it writes a
+config of today as one of then, so that the fingerprints of runs stay as they are. A feature that
+comes adds its defaults to ADDED_LATER, a class that moves its two names to MOVED.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,28 @@ MOVED = {
     "lmlab.sweeps.study.Grid": "lmlab.sweeps.search.study.Grid",
     "lmlab.sweeps.pruning.Pruning": "lmlab.sweeps.search.pruning.Pruning",
 }
+FIRST_NAMES = {today: before for before, today in MOVED.items()}  # a move changes no result
+
+# What `logger.tensorboard: true` and `logger.csv: true` stood for.
+SWITCHED_ON = {
+    "tensorboard": "lmlab.display.loggers.EventFiles",
+    "csv": "lmlab.display.loggers.MetricsCSV",
+}
+
+# Keys that came later, with the value, by its first name, that stands for what was done before: at
+# this value they do not count, so that a run of before keeps its fingerprint.
+ADDED_LATER = {
+    "from": None,
+    "teacher.runs": None,
+    "teacher.share": 0.5,
+    "model.temperature": 1.0,
+    "trainer.num_nodes": 1,
+    "parametrisation._target_": "lmlab.training.parametrisation.Standard",
+}
+
+# What computes otherwise than it once did, so that results of then are not taken for today's:
+# these schedules came to their end at the last step, and spent it on a rate of 0 where that is 0.
+NOW_OTHERWISE = ("lmlab.training.optim.cosine", "lmlab.training.optim.linear")
 
 
 def conf_dir() -> Path:
@@ -35,27 +63,51 @@ def conf_dir() -> Path:
 
 
 def with_todays_defaults(stored: Any) -> Any:
-    """A run's stored config, with today's value of each key that came to the lab after it, and
-    today's place of each class that has moved.
+    """A run's stored config, with today's value of each key that came to the lab after it, today's
+    place of each class that has moved, and a logger where it switches one on.
 
     Only keys of the lab's own are filled in. What stands under a `_target_` goes by the defaults of
     that class, and a missing group stays missing: nobody knows what it was.
     """
     if not isinstance(stored, dict):
         return stored
-    return _filled({"sweep": None, **_found_today(stored)}, _defaults())
+    today = {"sweep": None, **_with_todays_names(stored)}
+    if isinstance(today.get("logger"), dict):
+        today["logger"] = _with_switches_replaced(today["logger"])
+    return _filled(today, _defaults())
 
 
-def _found_today(node: Any) -> Any:
+def as_written_first(config: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Keys and values of a config as it was written before the lab had what came later: each class
+    by the name that it had first, without ADDED_LATER."""
+    written = {}
+    for key, value in config:
+        if key.endswith("._target_") and isinstance(value, str):
+            value = FIRST_NAMES.get(value, value)
+        if (key, value) not in ADDED_LATER.items():
+            written[key] = value
+    if written.get("schedule._target_") in NOW_OTHERWISE:
+        written["schedule.ends"] = "after the last step"
+    return written
+
+
+def _with_todays_names(node: Any) -> Any:
     if isinstance(node, list):
-        return [_found_today(child) for child in node]
+        return [_with_todays_names(child) for child in node]
     if not isinstance(node, dict):
         return node
-    found = {key: _found_today(child) for key, child in node.items()}
-    target = found.get("_target_")
+    named = {key: _with_todays_names(child) for key, child in node.items()}
+    target = named.get("_target_")
     if isinstance(target, str):
-        found["_target_"] = MOVED.get(target, target)
-    return found
+        named["_target_"] = MOVED.get(target, target)
+    return named
+
+
+def _with_switches_replaced(loggers: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {"_target_": SWITCHED_ON[name]} if node is True and name in SWITCHED_ON else node
+        for name, node in loggers.items()
+    }
 
 
 def _filled(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmlab.config import build
 from lmlab.console import log, say
-from lmlab.data.tokenizer import class_name
 from lmlab.display.loggers import EventFiles, MetricsCSV
 from lmlab.errors import LabError
 from lmlab.runs.directory import Run
@@ -22,7 +21,7 @@ from lmlab.runs.directory import Run
 MakeLoggers = Callable[[Run, int | None], Iterator[Logger]]
 MakeLogger = Callable[[Run, int | None], Logger | None]
 
-OURS = {"tensorboard": EventFiles, "csv": MetricsCSV}  # what true stands for, in older configs
+OURS = (EventFiles, MetricsCSV)
 EXTRAS = {WandbLogger: "wandb", MLFlowLogger: "mlflow"}  # the package that each needs: our extra
 RUN_ID = ("run_id", "id", "experiment_key")  # what constructors call a run that is to go on
 CALLS = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize", "end")
@@ -38,9 +37,6 @@ def loggers(config: dict[str, Any]) -> MakeLoggers:
     """
     about = {key: value for key, value in config.items() if key not in HOW_ASKED}
     nodes = {name: node for name, node in config["logger"].items() if node not in (None, False)}
-    for name in nodes.keys() & OURS.keys():
-        if nodes[name] is True:
-            nodes[name] = {"_target_": class_name(OURS[name])}
     makers = [_maker(node, name, about) for name, node in nodes.items()]
 
     def make_all(run: Run, resume_step: int | None) -> Iterator[Logger]:
@@ -76,7 +72,7 @@ def _maker(node: dict[str, Any], name: str, about: dict[str, Any]) -> MakeLogger
     def make(run: Run, resume_step: int | None) -> Logger | None:
         known = {"folder": run.path, "save_dir": run.path, "resume_step": resume_step}
         arguments = {name: known.get(name) for name in given}
-        if made.func in OURS.values():
+        if made.func in OURS:
             return build.part(node, key, Logger, **arguments)
         tracked = run.record.get("trackers", {}).get(name)
         if tracked is not None and run_id in free:

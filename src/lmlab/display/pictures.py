@@ -13,6 +13,7 @@ from torch import Tensor
 from lmlab.bounds import Count, CountOrZero
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import event_files
+from lmlab.models.contract import Hooks, pictured_as
 from lmlab.models.maps import attention_maps
 
 if TYPE_CHECKING:
@@ -61,9 +62,8 @@ class Pictures(L.Callback):
         training = module.training
         module.eval()
         pictures = self._maps(module, data.val_tokens[: min(self.tokens, data.block_size)])
-        if hasattr(module.model, "next_token_logits"):
-            logits = module.model.next_token_logits()
-            pictures["view/bigram"] = self._table(logits, data.train_tokens)
+        if (table := Hooks.of(module.model).next_token_logits) is not None:
+            pictures["view/bigram"] = self._table(table(), data.train_tokens)
         module.train(training)
         return pictures
 
@@ -75,7 +75,7 @@ class Pictures(L.Callback):
             n_head, labels = len(weights), self._labels(passage)
             titles = tuple(f"head {h}" for h in range(1, n_head + 1)) if n_head > 1 else ("",)
             maps_of_layer = canvas(labels, labels, titles, "how much it takes from each token")
-            tag = f"view/{getattr(layer, 'pictured_as', 'attention')}/layer_{n}"
+            tag = f"view/{pictured_as(layer)}/layer_{n}"
             future = torch.ones(weights.shape[1:], dtype=torch.bool).triu(1)
             seen = weights.cpu().masked_fill(future, torch.nan)
             pictures[tag] = maps_of_layer.draw(seen.numpy())

@@ -19,6 +19,7 @@ import yaml
 
 from lmlab.config.signatures import signature
 from lmlab.config.stored import conf_dir
+from lmlab.models.contract import Hooks, n_head
 from lmlab.runs.record import Dumper
 
 if TYPE_CHECKING:
@@ -87,9 +88,9 @@ def hyperparameters(
     at = partial(_at, config)
     node = at("model")
     target = at("model._target_")
-    counts = signature(f"{target}.fit") is not None if model is None else hasattr(model, "fit")
-    heads = [*_values(node, "n_head")]
-    heads += [] if model is None else [getattr(m, "n_head", None) for m in model.modules()]
+    has_fit = signature(f"{target}.fit") if model is None else Hooks.of(model).fit
+    counts = has_fit is not None
+    heads = [*_values(node, "n_head"), None if model is None else n_head(model)]
     n_parameters = 0 if model is None else sum(p.numel() for p in model.parameters())
     return {
         "name": _text(config.get("name")),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lmlab.bounds import Given, Positive
 from lmlab.errors import LabError
+from lmlab.models.contract import Hooks
 
 # Called with vocab_size=… and block_size=…, it makes a model.
 Member = Annotated[Callable[..., nn.Module], Given("vocab_size", "block_size")]
@@ -59,12 +60,13 @@ class Ensemble(nn.Module):
             for name, member in self.members.items()
             if any(p.requires_grad for p in member.parameters())
         ]
-        self.endless = all(getattr(m, "endless", False) for m in self.members.values())
+        self.endless = all(Hooks.of(m).endless for m in self.members.values())
 
     def prepare(self, train_tokens: Tensor) -> None:
         """Show the train split to members that look at it or count it."""
         for member in self.members.values():
-            look = getattr(member, "prepare", None) or getattr(member, "fit", None)
+            hooks = Hooks.of(member)
+            look = hooks.prepare or hooks.fit
             if look is not None:
                 look(train_tokens)
 

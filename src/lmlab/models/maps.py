@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lmlab.models.memory import declares
+from lmlab.models.contract import declares
 
 Watch = Callable[[Tensor], None]
 
@@ -30,7 +30,7 @@ def attention_maps(model: nn.Module, idx: Tensor) -> dict[str, Tensor]:
     def watch(layer: str) -> Watch:
         return lambda weights: found.setdefault(layer, []).append(weights[0].float())
 
-    watched = {name: m for name, m in model.named_modules() if declares(type(m), "watch")}
+    watched = {name: m for name, m in model.named_modules() if declares(m, "watch")}
     if not watched:
         return {}
     try:

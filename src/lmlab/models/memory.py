@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmlab.models.contract import Hooks, declares, takes_new_tokens_alone
+
 
 class Past:
     """Tensors (..., T, C) of one module, growing along T."""
@@ -59,15 +61,15 @@ class Memory:
     """What a whole model has read. `with memory:` it goes on from there; outside it is as ever."""
 
     def __init__(self, model: nn.Module):
-        self.pasts = [(m, Past()) for m in model.modules() if declares(type(m), "past")]
+        self.pasts = [(m, Past()) for m in model.modules() if declares(m, "past")]
 
     @staticmethod
     def of(model: nn.Module) -> Memory | None:
         """An empty one; None if any part of the model might look back without a `past`."""
-        able = _says_so(type(model)) and all(
-            _says_so(type(module)) or _is_torchs(module) for module in model.modules()
+        able = takes_new_tokens_alone(model) and all(
+            takes_new_tokens_alone(module) or _is_torchs(module) for module in model.modules()
         )
-        return Memory(model) if able and not hasattr(model, "sees") else None
+        return Memory(model) if able and Hooks.of(model).sees is None else None
 
     def __enter__(self) -> None:
         for module, past in self.pasts:
@@ -88,24 +90,6 @@ def causal_mask(
     shift = n_keys - n_queries
     mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(shift)
     return mask if window is None else mask.triu(shift - window + 1)
-
-
-def declares(kind: type[nn.Module], name: str) -> bool:
-    """Whether a class has an attribute that is None until it is needed, such as `past = None`."""
-    return getattr(kind, name, ...) is None
-
-
-def _says_so(kind: type[nn.Module]) -> bool:
-    """Whether a class says that its forward may be given new positions alone.
-
-    What a class says of its own forward does not hold for that of a subclass.
-    """
-    ancestors = kind.__mro__
-    own = next(i for i, ancestor in enumerate(ancestors) if "forward" in vars(ancestor))
-    return any(
-        vars(a).get("past", ...) is None or vars(a).get("positionwise") is True
-        for a in ancestors[: own + 1]
-    )
 
 
 def _is_torchs(module: nn.Module) -> bool:

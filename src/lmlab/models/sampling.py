@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmlab.errors import LabError
+from lmlab.models.contract import Hooks
 from lmlab.models.memory import Memory
 
 
@@ -60,14 +61,13 @@ def generate(
     does not depend on how many others are sampled beside it.
     """
     block_size: Any = model.block_size
-    sees: Any = getattr(model, "sees", block_size)
-    memory = Memory.of(model)
-    endless: bool = getattr(model, "endless", False)
+    hooks, memory = Hooks.of(model), Memory.of(model)
+    sees = block_size if hooks.sees is None else hooks.sees
     # A compiled model would be compiled anew for every length.
     forward = model if model._compiled_call_impl is None else model.forward
     n_read = 0
     for _ in range(max_new_tokens):
-        if memory is not None and (endless or idx.shape[1] <= block_size):
+        if memory is not None and (hooks.endless or idx.shape[1] <= block_size):
             with memory:
                 for new in idx[:, n_read:].split(block_size, dim=1):
                     logits = forward(new)[:, -1]  # (B, vocab_size)

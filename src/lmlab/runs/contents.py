@@ -66,7 +66,7 @@ class Random(Part):
     cuda: list[Tensor] | None = None
 
 
-class Average(Part):
+class AveragedWeights(Part):
     step: CountOrZero
     weights: dict[str, Tensor]
 
@@ -116,7 +116,7 @@ class Usable(Part):
     tokenizer: Annotated[dict[str, Any], AfterValidator(check_plain_data)]
     corpus_sha256: str
     global_step: CountOrZero
-    ema: Average | None = None
+    ema: AveragedWeights | None = None
 
 
 class Contents(Usable):

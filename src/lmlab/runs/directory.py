@@ -349,7 +349,13 @@ def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
     """A directory's name for one job of a sweep: what is swept, and what makes it unique."""
     short = short_keys(swept)
     ordered = sorted(swept, key=lambda key: (key == "seed", key))
-    return _job_name({short[key]: swept[key] for key in ordered}, config_fingerprint)
+    # Four digits of a number are enough to know it by; the fingerprint has them all.
+    values = [(short[key], swept[key]) for key in ordered]
+    text = ",".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in values
+    )
+    return f"{path_name(text) or 'job'}-{config_fingerprint[:8]}"
 
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
@@ -357,18 +363,6 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
     last = {key: key.rpartition(".")[2] for key in keys}
     n = Counter(last.values())
     return {key: name if n[name] == 1 else key for key, name in last.items()}
-
-
-def earlier_job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
-    """The name that a job's directory had when keys were written out; sweeps of then go on."""
-    return _job_name(dict(sorted(swept.items())), config_fingerprint)
-
-
-def _job_name(values: dict[str, Any], config_fingerprint: str) -> str:
-    # Four digits of a number are enough to know it by; the fingerprint has them all.
-    short = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in values.items()}
-    text = ",".join(f"{key}={value}" for key, value in short.items())
-    return f"{path_name(text) or 'job'}-{config_fingerprint[:8]}"
 
 
 def _make(path: Path, exist_ok: bool) -> bool:

@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ DIFFERENCES_CSV = "differences.csv"
 SCALING_CSV, SCALING_JSON = "scaling.csv", "scaling.json"
 PLOTS = "plots"
 SEED_MEAN = "_seed-mean"  # TensorBoard lists it before the runs, which begin with a letter
-SEED_MEAN_BEFORE = "seed-mean"  # what it was called when it stood among them
 TABLES = (LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV, DIFFERENCES_CSV, SCALING_CSV, SCALING_JSON)
 PICTURES, FIT = "pictures", "--fit"  # what a report may be asked for; and "--at …", "--to …"
 MOST = 1 << 28  # bytes of a file
@@ -147,8 +145,8 @@ def _by_the_page(folder: Path) -> tuple[frozenset[str], dict[str, list[str]]]:
         return frozenset(), {}
     contents: dict[str, list[str]] = {PAGE: [digest(page)]}
     pictures = {f"{PLOTS}/{path.name}": path for path in (folder / PLOTS).glob("*.png")}
-    curves = (folder.glob(f"{name}/*/events.*") for name in (SEED_MEAN, SEED_MEAN_BEFORE))
-    others = {path.relative_to(folder).as_posix(): path for path in chain(*curves)}
+    curves = folder.glob(f"{SEED_MEAN}/*/events.*")
+    others = {path.relative_to(folder).as_posix(): path for path in curves}
     for name, path in {**pictures, **others, **{n: folder / n for n in TABLES}}.items():
         with suppress(OSError, ValueError):
             content = read_small(path, MOST, within=folder)

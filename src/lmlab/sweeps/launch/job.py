@@ -25,7 +25,7 @@ from lmlab.config.own_code import check_same_code, code_of
 from lmlab.console import log, logged_to, say, shown_on
 from lmlab.errors import DivergedError, LabError
 from lmlab.files import check_stays_in, lock_at, make_folder
-from lmlab.runs.directory import CONFIG, LOG, Run, earlier_job_name, job_name
+from lmlab.runs.directory import CONFIG, LOG, Run, job_name
 from lmlab.runs.parents import config_of, resolve
 from lmlab.sweeps.launch.journal import Entry, Result
 from lmlab.sweeps.table.reading import SEED
@@ -174,13 +174,12 @@ def _is_finished(run: Run, config: dict[str, Any]) -> bool:
 
 
 def _directory(sweep_dir: Path, swept: dict[str, Any], identity: str) -> Path:
-    """Where a job is kept: where it was begun, if that was under the name it had before.
+    """Where a job is kept.
 
     Raises:
         LabError: if a link leads it out of the sweep's folder.
     """
-    before = sweep_dir / earlier_job_name(swept, identity)
-    path = before if before.is_dir() else sweep_dir / job_name(swept, identity)
+    path = sweep_dir / job_name(swept, identity)
     check_stays_in(sweep_dir, path)
     return path
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from lmlab.config import build
 from lmlab.config.check import nearest
 from lmlab.errors import LabError
+from lmlab.models.contract import Hooks
 
 MakeOptimizer = Callable[..., Optimizer]  # a torch.optim class with everything but its parameters
 Schedule = Callable[[int, int], float]  # (step, max_steps) -> factor on the learning rate
@@ -117,14 +118,14 @@ def _readouts(model: nn.Module) -> set[nn.Parameter]:
 
     (A layer within a block may happen to have as many rows as there are tokens.)
     """
-    if isinstance(members := getattr(model, "members", None), nn.ModuleDict):
-        return {readout for member in members.values() for readout in _readouts(member)}
-    vocab_size = getattr(model, "vocab_size", None)
+    hooks = Hooks.of(model)
+    if isinstance(hooks.members, nn.ModuleDict):
+        return {readout for member in hooks.members.values() for readout in _readouts(member)}
     could_be = [
         (name, parameter)
         for name, parameter in model.named_parameters(remove_duplicate=False)
         if parameter.dim() == 2
-        and parameter.shape[0] == vocab_size
+        and parameter.shape[0] == hooks.vocab_size
         and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
     ]
     if not could_be:
