@@ -481,17 +481,20 @@ def test_a_stored_config_does_not_say_where_to_write(lab, run, key, value):
 def test_the_options_in_a_record_say_nothing_else_to_hydra(lab, run):
     Path("evil/model").mkdir(parents=True)
     Path("evil/model/bigram.yaml").write_text("_target_: loud.Net\n")
-    choices = {
-        "hydra.searchpath": "[evil]",
-        "model._target_": "loud.Net",
-        "+callbacks.x": "{_target_: loud.Net}",
-        "model": "bigram,gpt",
-        "hydra/launcher": "joblib",
-        "seed": "3 ",
-        "trainer": ["cpu"],
-        "optimizer": "../../evil",
-    }
-    run.update(choices=choices)
+    ignored = {"hydra.searchpath": "evil", "model._target_": "loud.Net", "hydra/launcher": "joblib"}
+    ignored |= {"optimizer": "a/../../evil"}
+    refused = [{"+callbacks.x": "{_target_: loud.Net}"}, {"model": "bigram,gpt"}, {"seed": "3 "}]
+    refused += [{"hydra.searchpath": "[evil]"}, {"trainer": ["cpu"]}, {"optimizer": "../../evil"}]
+    record = json.loads((run.path / "run.json").read_text())
+
+    def options(choices: dict[str, Any]) -> None:
+        (run.path / "run.json").write_text(json.dumps({**record, "choices": choices}))
+
+    for choices in refused:
+        options(choices)
+        status, _, err = lab("train", f"from={run.path}", "trainer.max_steps=3", "name=child")
+        assert (status, err.count("\n")) == (2, 1)
+    options(ignored)
     status, _, err = lab("train", f"from={run.path}", "trainer.max_steps=3", "name=child")
     assert (status, err) == (0, "")
     (child,) = Path("outputs/child").iterdir()

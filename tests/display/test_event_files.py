@@ -166,7 +166,7 @@ def test_later_events_are_forgotten_and_what_was_cut_off(tmp_path_factory, steps
     records.close()
     path.write_bytes(path.read_bytes()[: -missing or None])
     whole = events_in(path)
-    forget_after(path, last)
+    forget_after(path.parent, last)
     assert events_in(path) == [event for event in whole if event.step <= last]
 
 

@@ -258,11 +258,12 @@ def _on_shapes(optimizer: Optimizer) -> Optimizer:
     """An optimizer with parameters without numbers, and gradients for them, in place of its own."""
     for group in optimizer.param_groups:
         group["fused"] = None  # of another device
-        group["params"] = [
-            nn.Parameter(torch.empty_like(p, device="meta")) for p in group["params"]
-        ]
-        for parameter in group["params"]:
+        own = group["params"]
+        group["params"] = [nn.Parameter(torch.empty_like(p, device="meta")) for p in own]
+        for p, parameter in zip(own, group["params"], strict=True):
             parameter.grad = torch.empty_like(parameter)
+            if p in optimizer.state:  # Adagrad has some from its beginning
+                optimizer.state[parameter] = _without_numbers(optimizer.state.pop(p))
     return optimizer
 
 
