@@ -36,7 +36,7 @@ from lmlab.errors import DivergedError, LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.files import read_small, write_atomically
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Start, newest_whole, read
-from lmlab.runs.directory import LOG, RECORD, SAMPLE, TOKENIZER, Run
+from lmlab.runs.directory import LOG, RECORD, SAMPLE, TOKENIZER, Run, keep_corpus
 from lmlab.runs.parents import checkpoint_path, foreign_parent, resolve, run_of
 from lmlab.training import preflight, processes
 from lmlab.training.assemble import make_callbacks, make_data, make_module
@@ -130,6 +130,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
         if run.checkpoints():
             check_same_code(run.record, config, f"run={run.path} cannot go on")
         if run.record.get("status") == "done" and run.record["step"] >= _max_steps(config):
+            _look_at_moved_text(config, run)
             say(f"{run.path} is done already, after {run.record['step']} steps")
             return run
     parent, foreign = _parent(config, run), _foreign(config, run)
@@ -192,6 +193,20 @@ def _train(config: dict[str, Any], asked: dict[str, Any], crew: Processes, stop:
                 end(curves, run.unchecked_record.get("status", "failed"))
             raise
     return run
+
+
+def _look_at_moved_text(config: dict[str, Any], run: Run) -> None:
+    """Keep where the text of a finished run is now, if that was said.
+
+    Raises:
+        LabError: if another text is there.
+    """
+    if config["corpus"] == run.config["corpus"]:
+        return
+    text = text_of(config, tokenizer_of_parent(config, run))
+    if run.record.get("corpus_sha256") != text.sha256:
+        raise LabError(f"run={run.path}: its corpus has changed since it was trained")
+    keep_corpus(run, config["corpus"], text.sha256)
 
 
 def _run_to_continue(config: dict[str, Any]) -> Run | None:

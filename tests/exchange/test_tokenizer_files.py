@@ -85,7 +85,16 @@ CHANGES: dict[str, tuple[Callable[[Stored], Stored], str | None]] = {
     "lower case": (parts(normalizer={"type": "Lowercase"}), "its normalizer is"),
     "no normalizer": (parts(normalizer={"type": "Sequence", "normalizers": []}), None),
     "a token that begins": (parts(post_processor=WITH_BEGIN), "its post_processor is"),
-    "all twice": (parts(post_processor={**TEMPLATE, "single": [SEQUENCE_A] * 2}), "other ids of"),
+    "all twice": (
+        parts(post_processor={**TEMPLATE, "single": [SEQUENCE_A] * 2}),
+        "post_processor is",
+    ),
+    # At which the library panics.
+    "a template of no token": (parts(post_processor={**TEMPLATE, "single": [BEGIN]}), "is {"),
+    "no charsmap": (
+        parts(normalizer={"type": "Precompiled", "precompiled_charsmap": ""}),
+        "normalizer is",
+    ),
     "a template of nothing": (parts(post_processor=TEMPLATE), None),
     "offsets": (parts(post_processor={**LEVEL, "add_prefix_space": True}), None),
     "a token added": (parts(added_tokens=[{**END, "content": "<s>"}]), "added token '<s>'"),

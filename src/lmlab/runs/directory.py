@@ -13,7 +13,9 @@ tokenizer.json  of a run that began from another's checkpoint: its parent's
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import os
 import platform
 import re
 import subprocess
@@ -32,9 +34,11 @@ import yaml
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.config.own_code import changed_code
 from lmlab.config.stored import with_todays_defaults
+from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import (
     check_place,
+    check_stays_in,
     leads_out,
     lock_at,
     open_to_read,
@@ -267,7 +271,7 @@ class Run:
 
     def check_places(self) -> None:
         """Whether a run may be trained here: where it keeps its files are files, and no links that
-        lead out of the directory.
+        lead out of the directory; nor is anything else in it.
 
         Raises:
             LabError: naming the first that is something else.
@@ -279,6 +283,11 @@ class Run:
         # TensorBoard's reader takes whatever has this in its name.
         for path in [*self.path.glob("*tfevents*"), *(self.path / PROJECTOR).glob("*.tsv")]:
             check_place(path, self.path)
+        # Loggers of others write where they like in it.
+        for folder, *names in os.walk(self.path):
+            for path in (Path(folder, name) for name in itertools.chain(*names)):
+                if path.is_symlink():
+                    check_stays_in(self.path, path)
 
     def checkpoint(self, which: str) -> Path:
         """The path of checkpoint `last` (`ema` is in it), `best`, or any other given as a path.
@@ -343,6 +352,20 @@ class Run:
             status = self.unchecked_record.get("status")  # it may have ended in the meantime
             return "killed" if status == "running" else str(status)
         return str(status)
+
+
+def keep_corpus(run: Run, corpus: dict[str, Any], sha256: str) -> None:
+    """Put into a run's config where the text that it was trained on, of this digest, is now."""
+    try:
+        config = run.config
+        if config["corpus"] == corpus or run.record.get("corpus_sha256") != sha256:
+            return
+        with run.locked():
+            run.store({**config, "corpus": corpus})
+    except (LabError, KeyError) as error:
+        say(f"{run.path / CONFIG} still says where its text was: {error}")
+        return
+    say(f"{run.path / CONFIG} says where its text is now")
 
 
 def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
