@@ -485,11 +485,14 @@ def test_a_stored_config_does_not_say_where_to_write(lab, run, key, value):
 
 
 def test_where_a_strangers_run_was_kept_is_no_place_for_its_children(lab, run):
-    outputs = Path("outputs").absolute()
-    change(run, put("output_dir", str(outputs.with_name("elsewhere"))))
+    elsewhere = Path("elsewhere").absolute()
+    change(run, put("output_dir", str(elsewhere)))
     words = [f"from={run.path}", "trainer.max_steps=3"]
     assert lab("train", *words, "name=child")[0] == 0
-    assert (len(list(outputs.glob("child/*"))), outputs.with_name("elsewhere").exists()) == (1, False)
+    assert (len(list(outputs.glob("child/*"))), outputs.with_name("elsewhere").exists()) == (
+        1,
+        False,
+    )
     assert lab("train", *words, "output_dir=elsewhere")[0] == 0  # which is ones own word
     assert outputs.with_name("elsewhere").exists()
 

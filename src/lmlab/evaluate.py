@@ -96,7 +96,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
 
 
 def _corpus(run: Run, trained: Trained) -> dict[str, Any]:
-    """The corpus of a checkpoint; of one of this run's where its config says that the text is now."""
+    """The corpus of a checkpoint; of one of this run's, where the run says that the text is now."""
     of_checkpoint: dict[str, Any] = trained.config["corpus"]
     beside = config_beside(run)
     if beside is None:

@@ -39,8 +39,8 @@ def with_todays_defaults(stored: Any) -> Any:
     today's place of each class that has moved.
 
     Only keys of the lab's own are filled in. What stands under a `_target_` goes by the defaults of
-    that class, and a missing group stays missing: nobody knows what it was. How it was launched by a
-    sweep, which a checkpoint keeps, is nothing that it is used with.
+    that class, and a missing group stays missing: nobody knows what it was. A checkpoint also keeps
+    how a sweep launched it, which is nothing that it is used with.
     """
     if not isinstance(stored, dict):
         return stored

@@ -101,8 +101,8 @@ def from_files(path: str) -> Corpus:
         files = [file for file in files if file.is_file()]
     if not files:
         raise LabError(
-            f"corpus.path={path}: no such file, and no file matches it as a pattern; a text that has "
-            "moved is given by corpus.path=…"
+            f"corpus.path={path}: no such file, and no file matches it as a pattern; a text that "
+            "has moved is given by corpus.path=…"
         )
     for file in files:
         if not file.is_file():
