@@ -36,7 +36,8 @@ from lmlab.errors import DivergedError, LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.files import read_small, write_atomically
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Start, newest_whole, read
-from lmlab.runs.directory import LOG, RECORD, SAMPLE, TOKENIZER, Run, keep_corpus
+from lmlab.runs.directory import LOG, RECORD, SAMPLE, TOKENIZER, Run
+from lmlab.runs.moved import keep_corpus
 from lmlab.runs.parents import checkpoint_path, foreign_parent, resolve, run_of
 from lmlab.training import preflight, processes
 from lmlab.training.assemble import make_callbacks, make_data, make_module

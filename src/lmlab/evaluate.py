@@ -16,7 +16,8 @@ from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.models.ensemble import ensemble_of
-from lmlab.runs.directory import Run, keep_corpus
+from lmlab.runs.directory import Run
+from lmlab.runs.moved import keep_corpus
 from lmlab.training import preflight
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule

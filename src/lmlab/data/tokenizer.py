@@ -85,7 +85,7 @@ class Tokenizer(ABC):
 
     @staticmethod
     def from_json(state: dict[str, Any], own: type[Tokenizer] | None = None) -> Tokenizer:
-        """Rebuild what `stored` gave. The class `own`, which a config of one's own names, need not be
+        """Rebuild what `stored` gave. A class `own`, as a config of one's own names it, need not be
         trusted.
 
         Raises:

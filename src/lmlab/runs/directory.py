@@ -34,7 +34,6 @@ import yaml
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.config.own_code import changed_code
 from lmlab.config.stored import with_todays_defaults
-from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import (
     check_place,
@@ -352,20 +351,6 @@ class Run:
             status = self.unchecked_record.get("status")  # it may have ended in the meantime
             return "killed" if status == "running" else str(status)
         return str(status)
-
-
-def keep_corpus(run: Run, corpus: dict[str, Any], sha256: str) -> None:
-    """Put into a run's config where the text that it was trained on, of this digest, is now."""
-    try:
-        config = run.config
-        if config["corpus"] == corpus or run.record.get("corpus_sha256") != sha256:
-            return
-        with run.locked():
-            run.store({**config, "corpus": corpus})
-    except (LabError, KeyError) as error:
-        say(f"{run.path / CONFIG} still says where its text was: {error}")
-        return
-    say(f"{run.path / CONFIG} says where its text is now")
 
 
 def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
