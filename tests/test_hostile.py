@@ -448,6 +448,13 @@ def test_of_a_finished_run_a_corpus_that_moved_is_taken_and_kept(lab, run):
     assert run.status == "done"
 
 
+def test_a_record_without_bits_per_character_is_shown_without(lab, run):
+    run.update(metrics={"val/loss_full": 3.0})
+    status, out, err = lab("train", f"run={run.path}")
+    assert (status, err) == (0, "")
+    assert "val/loss_full 3.0000 nats per token (each" in out
+
+
 def test_evaluate_notices_that_the_corpus_changed(lab, run):
     Path("text.txt").write_text("0123456789" * 100)
     status, _, err = lab("evaluate", f"run={run.path}")
