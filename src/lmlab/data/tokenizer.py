@@ -103,7 +103,7 @@ class Tokenizer(ABC):
             raise LabError(f"tokenizer of unknown kind {kind!r}; known kinds: {known}")
         try:
             return found._from_json(state)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise LabError(f"the stored {kind} tokenizer is damaged: {error!r}") from error
 
     @property
