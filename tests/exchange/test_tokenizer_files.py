@@ -116,7 +116,12 @@ OF_BYTES = {
     "dropout": (model(dropout=0.1), "dropout=0.1"),
     "no dropout": (model(dropout=0.0), None),
     "whole words first": (model(ignore_merges=True), "ignore_merges=True"),
-    "an end of words": (model(end_of_word_suffix="</w>"), "end_of_word_suffix=</w>"),
+    "an end of words": (model(end_of_word_suffix="</w>"), 'end_of_word_suffix="</w>"'),
+    # At which the library panics.
+    "a prefix within words": (
+        model(continuing_subword_prefix="x" * 3000),
+        "continuing_subword_prefix=",
+    ),
     "a merge of three": (model(merges=["a b c"]), "`tokenizers` refuses it"),
     "a merge of nothing": (model(merges=[["a", "qqq"]]), "`tokenizers` refuses it"),
 }

@@ -231,6 +231,9 @@ def _harmless(stored: Mapping[str, Any]) -> dict[str, Any]:
     """
     if _essence(stored.get("normalizer")) is not None:
         raise ValueError(f"its normalizer is {_short(stored['normalizer'])}")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if stored["model"].get(key):
+            raise ValueError(f"its model has {key}={_short(stored['model'][key])}")
     after = stored.get("post_processor")
     if after is not None and not _leaves_ids(after):
         raise ValueError(f"its post_processor is {_short(after)}")
