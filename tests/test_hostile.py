@@ -12,6 +12,7 @@ import pytest
 import torch
 from small import SMALL, cut
 
+import lmlab
 from lmlab.data.tokenizer import CharTokenizer
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import newest_whole, read
@@ -412,6 +413,46 @@ def test_a_corpus_that_moved_goes_on_by_its_text(lab, run):
     assert (status, err.count("\n")) == (2, 1)
     assert "its corpus has changed" in err
     assert (lab("train", *words, "corpus.path=moved.txt")[0], run.record["step"]) == (0, 2)
+
+
+def test_of_a_finished_run_a_corpus_that_moved_is_taken_and_kept(lab, run):
+    before = lmlab.open(run.path).evaluate()
+    Path("other.txt").write_text("another text altogether\n" * 40)
+    Path("text.txt").rename("moved.txt")
+    status, _, err = lab("evaluate", f"run={run.path}")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "corpus.path=text.txt: no such file" in err
+    assert "moved is given by corpus.path=" in err
+    for command in ("evaluate", "train"):
+        for words, said in (
+            ("corpus.path=other.txt", "its corpus has changed"),
+            ("corpus.path=nowhere.txt", "corpus.path=nowhere.txt: no such file"),
+            ("corpus.pth=moved.txt", "unknown key corpus.pth"),
+        ):
+            status, _, err = lab(command, f"run={run.path}", words)
+            assert (status, err.count("\n"), said in err) == (2, 1, True)
+    assert run.config["corpus"]["path"] == "text.txt"
+
+    best = ["checkpoint=best", "corpus.path='moved.txt'"]
+    assert lab("evaluate", f"run={run.path}", *best)[0] == 0
+    assert run.config["corpus"]["path"] == "moved.txt"
+    assert lmlab.open(run.path).evaluate() == before
+    assert lab("train", f"from={run.path}", "trainer.max_steps=3", "name=child")[0] == 0
+
+    Path("moved.txt").rename("again.txt")
+    assert lab("train", f"run={run.path}", "corpus.path=again.txt")[0] == 0
+    assert run.config["corpus"]["path"] == "again.txt"
+    Path("again.txt").rename("text.txt")
+    assert lmlab.open(run.path).evaluate(corpus={"path": Path("text.txt")}) == before
+    assert run.config["corpus"]["path"] == "text.txt"
+    assert run.status == "done"
+
+
+def test_a_record_without_bits_per_character_is_shown_without(lab, run):
+    run.update(metrics={"val/loss_full": 3.0})
+    status, out, err = lab("train", f"run={run.path}")
+    assert (status, err) == (0, "")
+    assert "val/loss_full 3.0000 nats per token (each" in out
 
 
 def test_evaluate_notices_that_the_corpus_changed(lab, run):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 from small import SMALL
 
 from lmlab.errors import LabError
@@ -175,6 +176,32 @@ def test_files_of_others_in_a_run_directory_stay(lab, run):
     assert lab("train", f"run={run.path}", "checkpoint.keep=1")[0] == 0
     assert [name for name in mine if not (run.path / name).is_file()] == []
     assert lab("train", f"from={run.path}", "trainer.max_steps=3", "run_dir=longer")[0] == 0
+
+
+def test_others_loggers_write_through_no_link(lab, run):
+    logger = {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "sub", "version": "v"}
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
+    config["logger"]["x"] = logger
+    (run.path / "config.yaml").write_text(yaml.safe_dump(config))
+    for place in ("sub", "sub/v", "sub/v/metrics.csv"):
+        (run.path / place).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / place).symlink_to(Path("outside").absolute())
+        status, _, err = lab("train", f"run={run.path}")
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"{run.path}/{place} leads out of {run.path}" in err
+        (run.path / place).unlink()
+    assert list(Path("outside").iterdir()) == []
+    assert lab("train", f"run={run.path}")[0] == 0
+    assert (run.path / "sub/v/metrics.csv").is_file()
+
+
+def test_a_lock_that_holds_something_is_somebodys_own(lab, run):
+    Path("mine.txt").write_text("mine")
+    (run.path / ".lock").unlink()
+    (run.path / ".lock").hardlink_to("mine.txt")
+    status, _, err = lab("train", f"run={run.path}")
+    assert (status, err.count("\n"), "is no lock of ours" in err) == (2, 1, True)
+    assert Path("mine.txt").read_text() == "mine"
 
 
 def test_a_log_of_several_names_is_written_under_one(tmp_path):

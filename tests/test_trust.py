@@ -164,6 +164,8 @@ HOSTILE = {
     "tests that run": put("model", {"_target_": "unittest.__main__"}),
     "through a module of ours": put("model", {"_target_": "lmlab.runs.directory.subprocess.Popen"}),
 }
+# Of these two are texts, and what a sweep names is not read back.
+TAKEN = ("a call that an interpolation makes", "a resolver that calls", "an import in a trial")
 
 
 def generate(run: Path) -> list[str]:
@@ -221,8 +223,8 @@ def test_nothing_that_a_stored_config_names_is_run_at_any_door(run, here):
     assert len(results) == len(cases), done.stderr
     for name, door, status, err, exploded in results:
         assert not exploded, (name, door)
-        if name in ("a call that an interpolation makes", "a resolver that calls"):
-            continue  # which are texts
+        if name in TAKEN:
+            continue
         assert status, (name, door)
         if door != "a sweep of children":  # whose jobs say it on standard output
             assert err.startswith("error: "), (name, door, err)
@@ -455,6 +457,10 @@ def test_of_what_is_shared_one_class_is_remembered(lab, here):
         ("logger.x", {"_target_": "lightning.pytorch.loggers.CSVLogger", "_args_": ["elsewhere"]}),
         ("logger.x", {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "sub_dir": "a"}),
         ("logger.x", {"_target_": "lmlab.display.trackers.MLflow", "tracking_uri": "http://a"}),
+        *(
+            ("logger.x", {"_target_": "lmlab.display.trackers.MLflow", "tracking_uri": uri})
+            for uri in ("sqlite:////elsewhere/mlflow.db", "sqlite:///../elsewhere/mlflow.db")
+        ),
         ("logger.x", {"_target_": "lmlab.display.trackers.WandB", "settings": {"base_url": "x"}}),
         (
             "callbacks.x",
@@ -476,6 +482,33 @@ def test_a_stored_config_does_not_say_where_to_write(lab, run, key, value):
     assert (status, err.count("\n")) == (2, 1)
     assert "allows it" in err
     assert not Path("elsewhere").exists()
+
+
+def test_where_a_strangers_run_was_kept_is_no_place_for_its_children(lab, run):
+    elsewhere = Path("elsewhere").absolute()
+    change(run, put("output_dir", str(elsewhere)))
+    words = [f"from={run.path}", "trainer.max_steps=3"]
+    assert lab("train", *words, "name=child")[0] == 0
+    assert (len(list(Path("outputs/child").iterdir())), elsewhere.exists()) == (1, False)
+    assert lab("train", *words, "output_dir=elsewhere")[0] == 0  # which is one's own word
+    assert elsewhere.exists()
+
+
+def test_what_a_sweep_names_is_neither_trusted_later_nor_needed(lab, here):
+    pruning = "{_target_: lmlab.sweeps.search.pruning.Pruning, pruner: {_target_: optuna.Pruner}}"
+    trust.remember({"sweep": yaml.safe_load(pruning)})
+    assert not trust.remembered_in().exists()
+    search = ["hydra/sweeper=optuna", "hydra/sweeper/pruner=median", "hydra.sweeper.n_trials=2"]
+    status, out, err = lab("train", "-m", *FOX, *search, "seed=range(1,9)", "sweep.name=found")
+    assert (status, err, "trusted" in out) == (0, "", False)
+    path = next(Path("outputs/sweeps/found").glob("*/run.json")).parent
+    (checkpoint, *_) = Run(path).checkpoints()
+    assert torch.load(checkpoint, weights_only=True)["config"]["sweep"]["trial"] is not None
+    for words in (generate(path), ["evaluate", f"run={path}"], ["train", f"run={path}"]):
+        assert lab(*words)[::2] == (0, "")
+    cut(Run(path), 1)
+    assert lab("train", f"run={path}")[::2] == (0, "")
+    assert lab("train", f"from={path}", "trainer.max_steps=3", "name=child")[::2] == (0, "")
 
 
 def test_the_options_in_a_record_say_nothing_else_to_hydra(lab, run):

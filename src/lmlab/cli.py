@@ -111,9 +111,11 @@ def _show(run: Run) -> None:
         console.rule("sample", style="dim")
         say(sample)
         console.rule(style="dim")
+    bpc = metrics.get("val/bpc")  # what others wrote may lack it
+    of_characters = "" if bpc is None else f", val/bpc {bpc:.4f} bits per character"
     say(
-        f"val/loss_full {metrics['val/loss_full']:.4f} nats per token, "
-        f"val/bpc {metrics['val/bpc']:.4f} bits per character (each val token predicted once)"
+        f"val/loss_full {metrics['val/loss_full']:.4f} nats per token{of_characters} "
+        "(each val token predicted once)"
     )
     if (dynamic := metrics.get("val/loss_dynamic")) is not None:
         say(f"val/loss_dynamic {dynamic:.4f} nats per token (it learns from val as it reads it)")

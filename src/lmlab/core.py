@@ -92,6 +92,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes) 
     stop = Stop()  # asked by signals
     start = Start.find(config)  # new, or where an earlier run, a parent or foreign weights end
     if start.run is not None and start.is_finished:
+        start.keep_moved_text(start.run)
         say(f"{start.run.path} is done already, after {start.run.record['step']} steps")
         return start.run
     text = text_of(config, start.tokenizer())

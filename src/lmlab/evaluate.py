@@ -6,6 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from lmlab.config import schema
+from lmlab.config.check import check_plain
+from lmlab.config.fingerprint import check_continues
 from lmlab.config.own_code import changed_code
 from lmlab.config.sources import source_file
 from lmlab.console import quiet_libraries, say
@@ -14,11 +17,12 @@ from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.models.ensemble import ensemble_of
 from lmlab.runs.directory import Run
+from lmlab.runs.moved import keep_corpus
 from lmlab.training import preflight
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.schedules import constant
-from lmlab.training.restored import Trained, precision_of, restore
+from lmlab.training.restored import Trained, config_beside, precision_of, restore
 from lmlab.training.waiting import waiting
 
 
@@ -39,10 +43,14 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             f"stride={config['stride']} skips tokens: at most {block_size}, the run's "
             "data.block_size"
         )
+    corpus = _corpus(run, trained) | config["corpus"]
+    with_text = check_plain({**trained.config, "corpus": corpus}, schema.Train)
     began_elsewhere = trained.config["from"] is not None  # its tokenizer was fitted on that text
-    text = text_of(trained.config, trained.tokenizer if began_elsewhere else None)
+    text = text_of(with_text, trained.tokenizer if began_elsewhere else None)
     if text.sha256 != trained.corpus_sha256:
         raise LabError(f"run={config['run']}: its corpus has changed since it was trained")
+    if config["corpus"]:
+        keep_corpus(run, with_text["corpus"], text.sha256)
     if text.tokenizer.stored() != trained.tokenizer.stored():
         raise LabError(
             f"run={config['run']}: its tokenizer makes other tokens of the same text now"
@@ -86,6 +94,20 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             f"each {data.stride} tokens behind their prediction"
         )
     return module.metrics
+
+
+def _corpus(run: Run, trained: Trained) -> dict[str, Any]:
+    """The corpus of a checkpoint; of one of this run's, where the run says that the text is now."""
+    of_checkpoint: dict[str, Any] = trained.config["corpus"]
+    beside = config_beside(run)
+    if beside is None:
+        return of_checkpoint
+    try:
+        check_continues(trained.config, beside, may_change=("corpus",))
+    except LabError:  # a checkpoint of another run
+        return of_checkpoint
+    of_run: dict[str, Any] = beside["corpus"]
+    return of_run
 
 
 def _with_others(trained: Trained, config: dict[str, Any]) -> nn.Module:

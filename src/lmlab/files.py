@@ -185,9 +185,11 @@ def lock_at(path: Path, within: Path) -> filelock.FileLock:
     """A lock of the operating system's; taking it empties the file.
 
     Raises:
-        LabError: if something is there that is no file of `within`.
+        LabError: if something is there that is no file of `within`, or no lock, which is empty.
     """
     check_place(path, within)
+    if path.is_file() and path.stat().st_size:
+        raise LabError(f"{path} is no lock of ours, for it is not empty; move it away")
     return filelock.FileLock(path)
 
 

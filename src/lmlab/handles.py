@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,13 +157,15 @@ class Run:
         dynamic_lr: float | None = None,
         ensemble: Sequence[str | Path | Run] = (),
         weights: Sequence[float] | None = None,
+        corpus: Mapping[str, Any] | None = None,
     ) -> dict[str, float]:
         """The metrics that `scripts/evaluate.py` prints: a pass over all of val.
 
         `stride` is how far its windows are apart, in tokens; None: as the run was configured. With
         a `dynamic_lr` there is `val/loss_dynamic` too: see `lmlab.training.dynamic.Dynamic`. With
         an `ensemble` of other runs, the mean of the probabilities of all is evaluated, by
-        `weights`, this run's first.
+        `weights`, this run's first. A text that has moved is named by `corpus={"path": …}`, or by
+        other keys of its corpus, which the run then keeps.
         """
         from rich.console import Console
 
@@ -178,6 +180,7 @@ class Run:
             "dynamic_lr": dynamic_lr,
             "ensemble": ensemble or None,
             "weights": weights,
+            "corpus": corpus or {},
         }
         config = check_plain(
             {**_plain(asked), "run": str(self.path), "accelerator": "auto"}, schema.Evaluate

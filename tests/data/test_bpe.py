@@ -119,7 +119,10 @@ def test_it_comes_back_from_json(bpe: BPETokenizer) -> None:
     assert again.encode(TEXT).tolist() == bpe.encode(TEXT).tolist()
 
 
-@pytest.mark.parametrize("merges", [None, 5, [[1]], [[1, 256]], [[-1, 1]], ["ab"], [[1, 2, 3]]])
+@pytest.mark.parametrize(
+    "merges",
+    [None, 5, [[1]], [[1, 256]], [[-1, 1]], ["ab"], [[1, 2, 3]], [[float("inf"), 1]], [[1.0, 2]]],
+)
 def test_damaged_json_is_refused(bpe: BPETokenizer, merges: object) -> None:
     with pytest.raises(LabError, match="bpe tokenizer is damaged"):
         Tokenizer.from_json({**bpe.stored(), "merges": merges})
@@ -217,6 +220,6 @@ def test_a_length_of_words_travels_with_a_tokenizer_where_it_is_not_todays(
         other = BPETokenizer(bpe.merges, longest)
         again = Tokenizer.from_json(json.loads(json.dumps(other.stored())))
         assert again.encode(TEXT).tolist() == other.encode(TEXT).tolist()
-    for longest in (0, -1, 10**12, "x"):
+    for longest in (0, -1, 10**12, "x", 1.5, [2], float("nan")):
         with pytest.raises(LabError, match="bpe tokenizer is damaged"):
             Tokenizer.from_json({**bpe.stored(), "longest_word": longest})

@@ -124,6 +124,8 @@ def test_both_hold_what_the_csv_holds_and_leave_nothing_behind(here, lab):
     threads, processes = set(threading.enumerate()), children()
     status, out, err = lab("train", *SMALL, *both(here), "run_dir=run")
     assert (status, err) == (0, "")
+    first, out = out.split("\n", 1)
+    assert first.startswith("lmlab.display.trackers.MLflow: trusted")  # with a file anywhere
     assert "wandb" not in out
     assert "mlflow" not in out.lower()
     assert set(threading.enumerate()) == threads

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -533,6 +534,19 @@ def test_nothing_in_a_checkpoint_of_nanogpts_is_run(begin, nanogpt, tmp_path):
     assert "put the meta.pkl" in begin(nanogpt)[2]
     _cut(nanogpt / "ckpt.pt")
     assert "is damaged or cut off" in begin(nanogpt)[2]
+
+
+@pytest.mark.parametrize("part", ["data.pkl", "data/0"])
+def test_a_small_file_that_stands_for_a_large_one_is_refused(begin, nanogpt, part):
+    path = nanogpt / "ckpt.pt"
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content + bytes(10**8 if name.endswith(part) else 0))
+    assert path.stat().st_size < 10**6
+    status, _, err = begin(nanogpt)
+    assert (status, err.count("\n"), "is damaged or cut off" in err) == (2, 1, True)
 
 
 def test_what_from_refuses_besides(begin, hugging_face):

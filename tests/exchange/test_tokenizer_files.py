@@ -85,7 +85,16 @@ CHANGES: dict[str, tuple[Callable[[Stored], Stored], str | None]] = {
     "lower case": (parts(normalizer={"type": "Lowercase"}), "its normalizer is"),
     "no normalizer": (parts(normalizer={"type": "Sequence", "normalizers": []}), None),
     "a token that begins": (parts(post_processor=WITH_BEGIN), "its post_processor is"),
-    "all twice": (parts(post_processor={**TEMPLATE, "single": [SEQUENCE_A] * 2}), "other ids of"),
+    "all twice": (
+        parts(post_processor={**TEMPLATE, "single": [SEQUENCE_A] * 2}),
+        "post_processor is",
+    ),
+    # At which the library panics.
+    "a template of no token": (parts(post_processor={**TEMPLATE, "single": [BEGIN]}), "is {"),
+    "no charsmap": (
+        parts(normalizer={"type": "Precompiled", "precompiled_charsmap": ""}),
+        "normalizer is",
+    ),
     "a template of nothing": (parts(post_processor=TEMPLATE), None),
     "offsets": (parts(post_processor={**LEVEL, "add_prefix_space": True}), None),
     "a token added": (parts(added_tokens=[{**END, "content": "<s>"}]), "added token '<s>'"),
@@ -107,7 +116,12 @@ OF_BYTES = {
     "dropout": (model(dropout=0.1), "dropout=0.1"),
     "no dropout": (model(dropout=0.0), None),
     "whole words first": (model(ignore_merges=True), "ignore_merges=True"),
-    "an end of words": (model(end_of_word_suffix="</w>"), "end_of_word_suffix=</w>"),
+    "an end of words": (model(end_of_word_suffix="</w>"), 'end_of_word_suffix="</w>"'),
+    # At which the library panics.
+    "a prefix within words": (
+        model(continuing_subword_prefix="x" * 3000),
+        "continuing_subword_prefix=",
+    ),
     "a merge of three": (model(merges=["a b c"]), "`tokenizers` refuses it"),
     "a merge of nothing": (model(merges=[["a", "qqq"]]), "`tokenizers` refuses it"),
 }

@@ -148,6 +148,19 @@ def test_the_switches_of_older_run_directories_keep_their_meaning(here, lab):
     assert (run.path / "metrics.csv").read_bytes() == written
 
 
+def test_any_key_of_ones_own_corpus_says_where_its_text_is_now(here, lab):
+    assert lab("train", *OWN, *TINY, "name=verses")[0] == 0
+    run = only(Path("outputs/verses"))
+    Path("mypackage/fox.txt").rename("mypackage/moved.txt")
+    status, _, err = lab("evaluate", f"run={run.path}")
+    assert (status, err.count("\n"), "moved is given by corpus.<key>" in err) == (2, 1, True)
+    assert lab("evaluate", f"run={run.path}", "corpus.name=moved")[0] == 0
+    assert run.config["corpus"]["name"] == "moved"
+    Path("mypackage/moved.txt").rename("mypackage/again.txt")
+    assert lab("train", f"run={run.path}", "corpus.name=again")[0] == 0
+    assert run.config["corpus"]["name"] == "again"
+
+
 def test_tokens_are_made_anew_for_other_arguments_and_for_other_code(here, tmp_path):
     from mypackage.text import Pairs
 

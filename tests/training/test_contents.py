@@ -255,6 +255,11 @@ def use_after_mutation(whole: Path, folder: Path, seed: int, trains: bool) -> No
         refused(lambda: lmlab.train(run=str(run.path)))
 
 
+@pytest.mark.parametrize("seed", [1054506])
+def test_values_that_once_were_used_are_refused(whole, tmp_path, seed):
+    use_after_mutation(whole, tmp_path, seed, trains=True)
+
+
 @settings(max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32))
 def test_any_other_value_anywhere_is_used_or_refused(whole, tmp_path_factory, seed):

@@ -249,6 +249,7 @@ class Evaluate(Node):
     dynamic_lr: Positive | None
     ensemble: list[Text] | None
     weights: list[Positive] | None
+    corpus: dict[str, Any]
     accelerator: str
 
 

@@ -67,11 +67,12 @@ def with_todays_defaults(stored: Any) -> Any:
     place of each class that has moved, and a logger where it switches one on.
 
     Only keys of the lab's own are filled in. What stands under a `_target_` goes by the defaults of
-    that class, and a missing group stays missing: nobody knows what it was.
+    that class, and a missing group stays missing: nobody knows what it was. A checkpoint also keeps
+    how a sweep launched it, which is nothing that it is used with.
     """
     if not isinstance(stored, dict):
         return stored
-    today = {"sweep": None, **_with_todays_names(stored)}
+    today = {**_with_todays_names(stored), "sweep": None}
     if isinstance(today.get("logger"), dict):
         today["logger"] = _with_switches_replaced(today["logger"])
     return _filled(today, _defaults())

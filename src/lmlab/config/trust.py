@@ -76,8 +76,9 @@ ARGUMENTS = {
     target: {*names.split(), "_target_", "_partial_", "_convert_"}
     for target, names in WRITERS.items()
 }
-# val/loss is one too, and MLflow's own file; ../x, /x and http://x are not.
-PLAIN = re.compile(r"(\w[\w =+,/-]*(\.[\w =+,/-]+)*)?|sqlite:///([^?#]*/)?mlflow\.db")
+# val/loss is one too, and MLflow's own file below this folder; ../x, /x and http://x are not.
+NAME = r"\w[\w =+,/-]*(\.[\w =+,/-]+)*"
+PLAIN = re.compile(rf"({NAME})?|sqlite:///({NAME}/)?mlflow\.db")
 
 INTERPOLATION = re.compile(r"(\\*)\$\{")  # with the backslashes that OmegaConf counts
 
@@ -159,9 +160,11 @@ def is_allowed(target: Any) -> bool:
 def remember(config: dict[str, Any], *classes: str) -> None:
     """Trust from now on what a config of one's own names, and classes that came of it.
 
-    Says in a line what is new, and where it is kept.
+    Says in a line what is new, and where it is kept. What a sweep names is not: no stored config
+    keeps it.
     """
     trusted = _trusted()
+    config = {**config, "sweep": None}
     new: dict[str, None] = {}
     for target, node in [
         *((node["_target_"], node) for _, node in nodes(config)),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,10 @@ class BPETokenizer(Tokenizer):
         Raises:
             ValueError: if a pair has an id that no earlier pair made, or words no length.
         """
-        if longest_word is not None and not 1 <= longest_word <= MOST_REPEATED:
+        if longest_word is not None and not 1 <= index(longest_word) <= MOST_REPEATED:
             raise ValueError(f"longest_word={longest_word}: from 1 to {MOST_REPEATED:,}, or none")
         tokenizers = import_tokenizers()
-        self.merges = [(int(left), int(right)) for left, right in merges]
+        self.merges = [(index(left), index(right)) for left, right in merges]
         self.longest_word = longest_word
         self._tokens, ids = list(SINGLE_BYTES), {token: i for i, token in enumerate(SINGLE_BYTES)}
         for left, right in self.merges:

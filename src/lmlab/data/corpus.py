@@ -100,7 +100,10 @@ def from_files(path: str) -> Corpus:
         files = sorted(map(Path, glob.glob(str(expanded), recursive=True)))  # noqa: PTH207
         files = [file for file in files if file.is_file()]
     if not files:
-        raise LabError(f"corpus.path={path}: no such file, and no file matches it as a pattern")
+        raise LabError(
+            f"corpus.path={path}: no such file, and no file matches it as a pattern; a text that "
+            "has moved is given by corpus.path=…"
+        )
     for file in files:
         if not file.is_file():
             raise LabError(

@@ -39,6 +39,12 @@ def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> Tokenize
     if fitted is not None and type(fitted) is not kind:
         raise LabError(f"from: the parent has the tokenizer {fitted.kind}, so this has it too")
     corpus: Corpus = part(config["corpus"], "corpus", Corpus)
+    for file in corpus.files:
+        if not file.is_file():
+            raise LabError(
+                f"corpus: {config['corpus']['_target_']} names {file}, and there is no such file; "
+                "a text that has moved is given by corpus.<key>=…"
+            )
     with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
         return tokenize(
             corpus,
@@ -128,7 +134,7 @@ def tokenize(
     stem = f"{corpus.name}-{tokenizer_class.kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     ids_path, about_path = folder / f"{stem}.bin", folder / f"{stem}.json"
 
-    found = _read(ids_path, about_path)
+    found = _read(ids_path, about_path, tokenizer_class)
     if found is not None:
         return found
 
@@ -173,7 +179,7 @@ def tokenize(
     if n_train is not None:
         about["n_train"] = n_train
     _describe(about_path, about, _state(ids_path))
-    found = _read(ids_path, about_path)
+    found = _read(ids_path, about_path, tokenizer_class)
     if found is None:
         raise LabError(f"{ids_path} changed while it was being written; try again")
     return found
@@ -226,14 +232,16 @@ def _ids(tokenizer: Tokenizer, ids: Any, name: str) -> np.ndarray:
     return ids.astype(tokenizer.dtype, copy=False)
 
 
-def _read(ids_path: Path, about_path: Path) -> TokenizedCorpus | None:
+def _read(
+    ids_path: Path, about_path: Path, tokenizer_class: type[Tokenizer]
+) -> TokenizedCorpus | None:
     """What a former call wrote, or None where it is missing or damaged."""
     try:
         described = json.loads(about_path.read_bytes())
         about = {key: described[key] for key in ABOUT if key in described}
         if described["about_crc32"] != _crc32_of(about):
             return None
-        tokenizer = Tokenizer.from_json(about["tokenizer"])
+        tokenizer = Tokenizer.from_json(about["tokenizer"], tokenizer_class)
         state = _state(ids_path)
         # Copy-on-write, never written: torch warns about arrays that are read-only.
         ids = np.memmap(ids_path, tokenizer.dtype, mode="c")

@@ -86,6 +86,17 @@ def _damaged(path: Path, error: Exception) -> LabError:
     return LabError(f"{path} is damaged or cut off ({told})")
 
 
+def _check_sizes(path: Path) -> None:
+    """Refuse a zip of a few bytes that stand for gigabytes; torch compresses nothing.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it holds more than its size")
+
+
 def unpickled(path: Path) -> Any:
     """What torch.save wrote: tensors, whose numbers stay on the disk until they are asked for, and
     plain data.
@@ -97,6 +108,8 @@ def unpickled(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of newer pickles, which it reads or refuses
             mapped = zipfile.is_zipfile(path)  # older files are one pickle
+            if mapped:
+                _check_sizes(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise LabError(f"{path} is refused: loading it would run code in it") from error

@@ -129,6 +129,7 @@ class Contents(Usable):
     stream: Annotated[dict[str, Any], AfterValidator(_stream)] = Field({}, alias="TextDataModule")
     since_log: list[float]
     last_loss: float
+    trains: bool = True  # older ones do not say
     random: Annotated[list[Random], Field(min_length=1)] | None
     scaler: Scaler | None = Field(None, alias="MixedPrecision")
 

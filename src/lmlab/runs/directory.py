@@ -13,7 +13,9 @@ tokenizer.json  of a run that began from another's checkpoint: its parent's
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import os
 import platform
 import re
 import subprocess
@@ -35,6 +37,7 @@ from lmlab.config.stored import with_todays_defaults
 from lmlab.errors import LabError
 from lmlab.files import (
     check_place,
+    check_stays_in,
     leads_out,
     lock_at,
     open_to_read,
@@ -267,7 +270,7 @@ class Run:
 
     def check_places(self) -> None:
         """Whether a run may be trained here: where it keeps its files are files, and no links that
-        lead out of the directory.
+        lead out of the directory; nor is anything else in it.
 
         Raises:
             LabError: naming the first that is something else.
@@ -279,6 +282,11 @@ class Run:
         # TensorBoard's reader takes whatever has this in its name.
         for path in [*self.path.glob("*tfevents*"), *(self.path / PROJECTOR).glob("*.tsv")]:
             check_place(path, self.path)
+        # Loggers of others write where they like in it.
+        for folder, *names in os.walk(self.path):
+            for path in (Path(folder, name) for name in itertools.chain(*names)):
+                if path.is_symlink():
+                    check_stays_in(self.path, path)
 
     def checkpoint(self, which: str) -> Path:
         """The path of checkpoint `last` (`ema` is in it), `best`, or any other given as a path.

@@ -80,13 +80,16 @@ def run_of(parent: str, key: str = "from") -> Run:
 
 def words_for_hydra(line: CommandLine) -> list[str]:
     """What Hydra is to read of a command line; of a run that begins from another's checkpoint also
-    the options of its parent.
+    the options of its parent. Keys of a stored corpus, which may be anybody's, it does not know.
 
     Raises:
         LabError: if there is no such parent.
     """
     of_the_parent = [] if line.parent is None else choices(line.parent, line.overrides)
-    return [*line.for_hydra, *of_the_parent]
+    words = line.for_hydra
+    if "run" in line.given:
+        words = [f"++{word}" if word.startswith("corpus.") else word for word in words]
+    return [*words, *of_the_parent]
 
 
 def choices(parent: str, typed: Iterable[str]) -> list[str]:
@@ -123,6 +126,8 @@ def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
     replaced = []
     with open_dict(ours):
         ours.run_dir = None
+        if not _is_in(run.path, stored["output_dir"]):  # of another machine, or a stranger's
+            ours.output_dir = cfg["output_dir"]
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             key, value = override.key_or_group, override.value()
             if key in ("experiment", "sweep"):
@@ -140,6 +145,10 @@ def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
             ours[key] = cfg[key]
     check_stored(without(stored, replaced), f"from={run.path}")
     return ours
+
+
+def _is_in(path: Path, folder: Any) -> bool:
+    return isinstance(folder, str) and path.resolve().is_relative_to(Path(folder).resolve())
 
 
 def _of_foreign(cfg: DictConfig, foreign: Foreign, overrides: Iterable[str]) -> DictConfig:

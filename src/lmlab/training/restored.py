@@ -155,7 +155,7 @@ def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Traine
         ) from error
     target, block_size = config["model"]["_target_"], config["data"]["block_size"]
     check_logits(model, target, tokenizer.vocab_size, block_size)
-    if run is not None and (stored := _config(run)) is not None:
+    if run is not None and (stored := config_beside(run)) is not None:
         try:
             check_continues(config, stored, may_change=("corpus",))
         except LabError as error:
@@ -190,7 +190,7 @@ def precision_of(config: dict[str, Any]) -> str:
     return DOUBLE if str(config["trainer"]["precision"]) in ("64", DOUBLE) else "32-true"
 
 
-def _config(run: Run) -> dict[str, Any] | None:
+def config_beside(run: Run) -> dict[str, Any] | None:
     """The config that a run has beside its checkpoints; a checkpoint is used without it, too."""
     try:
         check_stored(run.config, f"run={run.path}")

@@ -14,12 +14,13 @@ from lmlab.config.own_code import check_same_code
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
-from lmlab.data.tokens import TokenizedCorpus
+from lmlab.data.tokens import TokenizedCorpus, text_of
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.files import read_small, write_atomically
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed, newest_whole, read
 from lmlab.runs.directory import TOKENIZER, Run
+from lmlab.runs.moved import keep_corpus
 from lmlab.runs.parents import checkpoint_path, foreign_parent, run_of
 from lmlab.training.branch import first_checkpoint, fitted
 from lmlab.training.module import LanguageModule
@@ -90,6 +91,19 @@ class Start:
             raise LabError(
                 f"run={self.run.path} cannot go on: its corpus has changed since it began"
             )
+
+    def keep_moved_text(self, run: Run) -> None:
+        """Keep where the text of a finished run is now, if that was said.
+
+        Raises:
+            LabError: if another text is there.
+        """
+        if self.config["corpus"] == run.config["corpus"]:
+            return
+        text = text_of(self.config, self.tokenizer())
+        if run.record.get("corpus_sha256") != text.sha256:
+            raise LabError(f"run={run.path}: its corpus has changed since it was trained")
+        keep_corpus(run, self.config["corpus"], text.sha256)
 
     def load_into(self, module: LanguageModule, callbacks: Sequence[L.Callback]) -> None:
         """Give a module the weights of others, or see to it that it can go on with the parent's.
