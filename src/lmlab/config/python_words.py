@@ -32,8 +32,9 @@ def words_of(
         LabError: naming the key, for what is no value of a config.
     """
     words = []
-    for name, value in values.items():
+    for name, given in values.items():
         key = f"{above}{_checked_key(name, above)}"
+        value = _resolved(given, key)
         if isinstance(value, Mapping):
             _check_room(key, room)
             words += words_of(value, (), f"{key}.", room - 1)
@@ -73,6 +74,7 @@ def plain(value: Any, key: str, room: int = DEEPEST) -> Any:
     Raises:
         LabError: naming the key, for anything else, and for a text that no file can hold.
     """
+    value = _resolved(value, key)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (*NOT_LISTS, type)) or _is_time(value):
@@ -133,6 +135,19 @@ def _check_room(key: str, room: int) -> None:
 def _is_time(value: Any) -> bool:
     """Whether it is one of NumPy's times, or an array of them: as numbers they have no unit."""
     return getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")
+
+
+def _resolved(value: Any, key: str) -> Any:
+    """What a part of an OmegaConf holds, its interpolations resolved; any other value as it is."""
+    from omegaconf import Container, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(value, Container):
+        return value
+    try:
+        return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
 def _listed(value: Any, key: str) -> Any:
