@@ -241,7 +241,7 @@ def _package_shown() -> Iterator[None]:
             yield
     except SystemExit as left:
         if left.code == 1 and written.getvalue().startswith("package "):
-            raise LabError(f"--{written.getvalue()}") from left
+            raise LabError(f"--{written.getvalue().strip()}") from left
         raise
     finally:
         if not written.getvalue().startswith("package "):

@@ -39,7 +39,7 @@ from lmlab.runs.checkpoint import AtomicCheckpointIO, Start, newest_whole, read
 from lmlab.runs.directory import LOG, RECORD, SAMPLE, TOKENIZER, Run
 from lmlab.runs.parents import checkpoint_path, foreign_parent, resolve, run_of
 from lmlab.training import preflight, processes
-from lmlab.training.assemble import make_callbacks, make_data, make_module
+from lmlab.training.assemble import make_callbacks, make_data, make_module, refusals_of_callbacks
 from lmlab.training.branch import first_checkpoint, fitted
 from lmlab.training.callbacks import (
     Bar,
@@ -380,7 +380,8 @@ def _fit(
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)
     elif settings["max_steps"]:
-        trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint if start else None)
+        with refusals_of_callbacks(config):
+            trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint if start else None)
     for logger in event_files(trainer.loggers):
         logger.begin_end()
     # Interrupted from here on, a run does all of it again: what the end logs is in its own files.

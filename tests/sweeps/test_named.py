@@ -31,6 +31,7 @@ def jobs_of(name: str) -> list[list[str]]:
         cfg = compose("train", [f"sweep={name}"], return_hydra_config=True)
         node = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
         sweeper = Plugins.instance()._instantiate(OmegaConf.create(node))
+        sweeper.config = cfg
         sweeper.hydra_context = type("Context", (), {"config_loader": None})
         return sweeper.jobs([])
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lmlab.config import build
@@ -15,6 +20,7 @@ from lmlab.config.signatures import signature
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import derive, generator
 from lmlab.data.tokens import TokenizedCorpus
+from lmlab.errors import LabError
 from lmlab.runs.directory import Run
 from lmlab.runs.parents import checkpoint_path
 from lmlab.training.module import LanguageModule
@@ -155,5 +161,43 @@ def make_callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Call
             [p.name for p in takes.parameters.values() if p.default is p.empty] if takes else []
         )
         given = {key: offered[key] for key in wanted if key in offered and key not in node}
-        made.append(build.part(node, f"callbacks.{name}", L.Callback, **given))
+        try:
+            callback = build.part(node, f"callbacks.{name}", L.Callback, **given)
+        except MisconfigurationException as error:
+            target, said = node["_target_"], str(error).splitlines()[0]
+            raise LabError(f"callbacks.{name}: {target} cannot be made: {said}") from error
+        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+            raise LabError(
+                f"callbacks.{name}: {node['_target_']} changes the config of a run that has begun; "
+                "sweep the key"
+            )
+        made.append(callback)
     return made
+
+
+CALLBACKS = "lightning.pytorch.callbacks."
+
+
+@contextmanager
+def refusals_of_callbacks(config: dict[str, Any]) -> Iterator[None]:
+    """What one of Lightning's callbacks finds wrong with its settings, once training has begun.
+
+    Raises:
+        LabError: naming the callback.
+    """
+    try:
+        yield
+    except (LabError, OSError):
+        raise
+    except Exception as error:  # they raise whatever they like
+        frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+        modules = [str(frame.f_globals.get("__name__")) for frame in frames]
+        ours = max(i for i, name in enumerate(modules) if name.startswith("lmlab."))
+        theirs = [i for i, name in enumerate(modules) if name.startswith(CALLBACKS)]
+        if not theirs or theirs[-1] < ours:
+            raise
+        kind = type(frames[theirs[-1]].f_locals.get("self")).__name__
+        nodes = config["callbacks"].items()
+        keys = [name for name, node in nodes if node["_target_"].rpartition(".")[2] == kind]
+        key = ".".join(["callbacks", *keys[:1]])
+        raise LabError(f"{key}: {kind}: {str(error).splitlines()[0]}") from error
