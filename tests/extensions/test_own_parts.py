@@ -356,7 +356,7 @@ def test_a_fault_inside_a_part_keeps_its_place_and_the_part_is_named(here, lab, 
     ],
 )
 def test_what_lightnings_callbacks_refuse_in_training_is_one_line(lab, text, own, expected):
-    words = [*SMALL, "corpus=file", f"corpus.path={text}"]
+    words = [*SMALL, "corpus=file", f"corpus.path={text}", "eval.every=2"]
     callback = f"+callbacks.own={{_target_: lightning.pytorch.callbacks.{own}}}"
     status, _, err = lab("train", *words, callback)
     assert status == 2
