@@ -208,6 +208,39 @@ TRAIN: list[Row] = [
     (["corpus=file", "corpus.path=text.txt/"], ["corpus.path=text.txt/ is a file"]),
     (["-m", "model=gtp,gpt"], ["model=gtp", "did you mean gpt?"]),
     (["-m", "model.n_layr=1,2"], ["model.n_layr", "did you mean model.n_layer?"]),
+    # Parts that are made at once, and what Lightning and torch refuse
+    (["+model._partial_=true"], ["model._partial_=True", "leave it out\n"]),
+    (["+corpus._partial_=true"], ["corpus._partial_=True", "leave it out\n"]),
+    (["+callbacks.projector._partial_=true"], ["callbacks.projector._partial_=True"]),
+    (
+        ["+callbacks.own={_target_: lightning.pytorch.callbacks.Timer, duration: soon}"],
+        ["callbacks.own: lightning.pytorch.callbacks.Timer cannot be made"],
+    ),
+    (
+        ["+callbacks.own={_target_: lightning.pytorch.callbacks.LearningRateFinder}"],
+        ["callbacks.own: lightning.pytorch.callbacks.LearningRateFinder", "sweep the key\n"],
+    ),
+    (["+callbacks.own=3"], ["callbacks.own=3: give a mapping"]),
+    (
+        ["~optimizer", "+optimizer={_target_: torch.optim.LBFGS, lr: 0.1}"],
+        ["optimizer: LBFGS.step(closure)"],
+    ),
+    (
+        ["~optimizer", "+optimizer={_target_: torch.optim.SparseAdam, lr: 0.1}"],
+        ["optimizer: SparseAdam takes sparse gradients alone"],
+    ),
+    (
+        ["model=gpt", "model.n_embd=1000000000", "model.n_head=1"],
+        ["model: lmlab.models.gpt.GPT", "give it smaller sizes\n"],
+    ),
+    # What Hydra only warns of, or writes of itself
+    (["model="], ["model=: no such option (bag_of_words"]),
+    (
+        ["hydra.searchpath=[file:///nowhere]"],
+        ["hydra.searchpath=[file:///nowhere]: no such folder\n"],
+    ),
+    (["--cfg", "job", "--package", "x.y"], ["--package 'x.y' not found in config\n"]),
+    (["-m", "seed=1,2", "hydra.launcher._target_=os.mkdir"], ["Invalid plugin 'os.mkdir'"]),
 ]
 
 EVALUATE: list[Row] = [

@@ -98,6 +98,32 @@ def test_anything_else_is_refused_by_key(value):
     assert str(raised.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    "container",
+    [
+        OmegaConf.create({"a": "${nowhere}"}),
+        OmegaConf.create({"a": "???"}),
+        OmegaConf.create(["${oc.env:NOT_SET_ANYWHERE}"]),
+    ],
+)
+def test_a_config_of_omegaconf_that_cannot_be_resolved_is_refused_by_key(container):
+    with pytest.raises(LabError, match=r"^trainer: .*"):
+        words_of({"trainer": container})
+
+
+def test_a_config_of_omegaconf_is_resolved():
+    resolved = OmegaConf.create({"a": 1, "b": "${a}"})
+    assert words_of({"trainer": resolved}) == ["trainer.a=1", "trainer.b=1"]
+
+
+@pytest.mark.parametrize("values", [range(10**12), range(10**30), [1] * 10**6, np.arange(10**6)])
+def test_rows_without_end_are_refused_before_they_are_written(values):
+    with pytest.raises(LabError, match="at most 100,000"):
+        words_of({"seed": values})
+    if isinstance(values, range):
+        assert axis_of("seed", values) == f"seed=range(0,{values.stop},1)"
+
+
 def test_an_axis_without_values_is_refused():
     for empty in ([], range(0), np.array([]), torch.empty(0)):
         assert is_several(empty)

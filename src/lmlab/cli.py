@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,7 +18,7 @@ from lmlab.config.compose import chosen, composed, ours_alone
 from lmlab.config.explain import config_dirs, explain, is_explained
 from lmlab.config.own_configs import check_own_configs
 from lmlab.config.stored import conf_dir
-from lmlab.errors import one_line, shows_tracebacks
+from lmlab.errors import LabError, one_line, shows_tracebacks
 from lmlab.output import whole_output
 from lmlab.runs.parents import asked, words_for_hydra
 from lmlab.training.stopping import Interrupted
@@ -213,7 +215,7 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
         if line.flags and set(line.flags) <= {"-h", "--help"}:
             print(_help(entry, line.overrides))
         else:
-            with ours_alone():
+            with ours_alone(), _package_shown():
                 main(guarded)()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -225,6 +227,27 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
         sys.argv = before
         if not shows_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
+
+
+@contextmanager
+def _package_shown() -> Iterator[None]:
+    """A `--package` that --cfg cannot show: of this Hydra writes itself, and exits with 1.
+
+    Raises:
+        LabError: with what it writes.
+    """
+    written = io.StringIO()
+    shows = any(word.startswith(("--cfg", "-c")) for word in sys.argv[1:])
+    try:
+        with redirect_stderr(written) if shows else nullcontext():
+            yield
+    except SystemExit as left:
+        if left.code == 1 and written.getvalue().startswith("package "):
+            raise LabError(f"--{written.getvalue().strip()}") from left
+        raise
+    finally:
+        if not written.getvalue().startswith("package "):
+            sys.stderr.write(written.getvalue())
 
 
 def _help(entry: Callable[[], None], overrides: list[str]) -> str:

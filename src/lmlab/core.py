@@ -40,6 +40,7 @@ from lmlab.training.assemble import (
     make_data,
     make_module,
     make_trainer,
+    refusals_of_callbacks,
     trial_of,
 )
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
@@ -221,7 +222,8 @@ def _fit(
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)
     elif config["trainer"]["max_steps"]:
-        trainer.fit(module, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None)
+        with refusals_of_callbacks(config):
+            trainer.fit(module, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None)
     for logger in event_files(trainer.loggers):
         logger.begin_end()
     # Interrupted from here on, a run does all of it again: what the end logs is in its own files.

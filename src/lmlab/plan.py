@@ -75,7 +75,7 @@ def plan(config: dict[str, Any]) -> None:
         (
             "memory",
             f"weights {decimal(size.weights)}, as much for gradients, "
-            f"optimizer {decimal(size.optimizer)}; corpus mapped from disk "
+            f"optimizer {_amount(size.optimizer)}; corpus mapped from disk "
             f"{decimal(text.ids.nbytes)}; activations not counted",
         ),
         ("kept in", _where(config)),
@@ -115,6 +115,10 @@ def _rules(config: dict[str, Any], model: nn.Module) -> list[tuple[str, ...]]:
         for name, groups in groups_by_rule(optimizer).items()
         for group in groups
     ]
+
+
+def _amount(n_bytes: int | None) -> str:
+    return "not counted" if n_bytes is None else decimal(n_bytes)
 
 
 def _last(target: str) -> str:

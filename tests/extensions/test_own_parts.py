@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from extensions.conftest import OWN, TINY, forget_package
-from small import cut
+from small import SMALL, cut
 
 from lmlab.config import build
 from lmlab.config.own_code import code_of
@@ -359,3 +359,27 @@ def test_a_fault_inside_a_part_keeps_its_place_and_the_part_is_named(here, lab, 
     last = f"This was raised inside {kind}._target_=mypackage.wrong.{name}"
     assert raised.value.__notes__ == [last]
     assert "wrong.py" in {Path(entry.path).name for entry in raised.traceback}
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ("EarlyStopping, monitor: nope", "callbacks.own: EarlyStopping: Early stopping cond"),
+        ("ModelSummary, max_depth: -5", "callbacks.own: ModelSummary: `max_depth`"),
+        ("StochasticWeightAveraging, swa_lrs: 0.1", "callbacks.own: StochasticWeightAveraging"),
+    ],
+)
+def test_what_lightnings_callbacks_refuse_in_training_is_one_line(lab, text, own, expected):
+    words = [*SMALL, "corpus=file", f"corpus.path={text}", "eval.every=2"]
+    callback = f"+callbacks.own={{_target_: lightning.pytorch.callbacks.{own}}}"
+    status, _, err = lab("train", *words, callback)
+    assert status == 2
+    assert err.startswith(f"error: {expected}")
+    assert err.count("\n") == 1
+
+
+def test_a_callback_that_is_false_or_null_is_turned_off(lab, text):
+    words = [*SMALL, "corpus=file", f"corpus.path={text}", "run_dir=run"]
+    status, _, err = lab("train", *words, "callbacks.projector=false", "+callbacks.own=null")
+    assert (status, err) == (0, "")
+    assert not {"projector", "own"} & {*Run(Path("run")).config["callbacks"]}

@@ -241,8 +241,9 @@ def test_every_picture_is_an_image(optimizers, tmp_path):
         [{"a": 1}, {"b": 2}, {"a": 1, "b": 2}],
         [{"a": i / 7, "b": i % 3, "c": "p|q\n$\\frac$"} for i in range(9)],
         [{"a": math.nan, "seed": 1}, {"a": 1.0, "seed": "one"}],
+        [{"a": 1e300}, {"a": 1}, {"a": 1e-300}],
     ],
-    ids=["one run", "seeds", "mixed", "ragged", "search", "odd"],
+    ids=["one run", "seeds", "mixed", "ragged", "search", "odd", "far apart"],
 )
 @pytest.mark.parametrize("status", ["done", "failed", "running"])
 def test_any_sweep_can_be_drawn(tmp_path, swept, status):

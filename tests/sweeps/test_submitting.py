@@ -112,6 +112,10 @@ def test_a_failure_is_said_once_and_then_tried_again(sweep, cluster, tmp_path, m
         (["hydra/launcher=joblib"], "the jobs of this launcher end with the command"),
         (["hydra/launcher=submitit_slurm"], "there is no SLURM here"),
         (["hydra/sweeper=optuna", "seed=1,2"], "a search learns from its results"),
+        (
+            ["hydra/launcher=submitit_local", "hydra.launcher.nodes=0", "sweep.wait=true"],
+            "hydra.launcher.nodes=0: give a whole number of at least 1",
+        ),
     ],
 )
 def test_what_cannot_leave(lab, text, words, said):

@@ -64,3 +64,13 @@ def test_memory_is_that_of_the_container_if_it_has_less(tmp_path, monkeypatch):
         (tmp_path / "memory.max").write_text(said)
         monkeypatch.setattr(module, "CGROUP_LIMIT", tmp_path / "memory.max")
         assert memory_bytes() == expected
+
+
+@pytest.mark.parametrize("kind", ["Adafactor", "ASGD"])
+def test_an_optimizer_that_looks_at_numbers_is_planned_all_the_same(lab, text, kind):
+    own = ["~optimizer", f"+optimizer={{_target_: torch.optim.{kind}, lr: 0.01}}"]
+    status, out, err = lab(
+        "train", *SMALL, "corpus=file", f"corpus.path={text}", *own, "dry_run=true"
+    )
+    assert (status, err) == (0, "")
+    assert "optimizer not counted" in out

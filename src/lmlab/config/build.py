@@ -26,8 +26,8 @@ REFUSALS = (TypeError, ValueError, RuntimeError, AssertionError, ImportError, OS
 MOST_PARTS = 20_000  # modules and parameters of a model: some seconds to make
 
 
-class TooManyPartsError(LabError):
-    """A model that would take too long to make, on whatever device."""
+class TooLargeError(LabError):
+    """A model that would take too long to make on whatever device, or whose sizes are beyond it."""
 
 
 def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
@@ -40,20 +40,36 @@ def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
         LabError: naming `key`, if its target is not there, is no `kind`, or refuses its arguments.
         Exception: a fault within somebody's target, as it is.
     """
+    if node.get("_partial_"):
+        raise LabError(f"{key}._partial_=True: {node['_target_']} is made at once; leave it out")
+    made = _part(node, key, kind, more)
+    if not isinstance(made, kind):
+        wanted = f"{kind.__module__}.{kind.__qualname__}"
+        raise LabError(f"{key}: {node['_target_']} has to make a {wanted}; it returns {made!r:.80}")
+    return made
+
+
+def unmade(node: dict[str, Any], key: str, kind: type) -> partial[Any]:
+    """A node's target with the arguments that stand there, still to be given others and called.
+
+    Raises:
+        LabError: as `part` does.
+    """
+    made: partial[Any] = _part({**node, "_partial_": True}, key, kind, {})
+    return made
+
+
+def _part(node: dict[str, Any], key: str, kind: type, more: dict[str, Any]) -> Any:
     for target_key, target in targets(node, key):
         if not _makes(target, kind):
             raise LabError(f"{target_key}={target}: not a {kind.__module__}.{kind.__qualname__}")
     try:
-        made = _made(node, **more)
+        return _made(node, **more)
     except LabError:
         raise
     except REFUSALS as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LabError(f"{key}: {node.get('_target_')} cannot be made: {said}") from error
-    if not node.get("_partial_") and not isinstance(made, kind):
-        wanted = f"{kind.__module__}.{kind.__qualname__}"
-        raise LabError(f"{key}: {node['_target_']} has to make a {wanted}; it returns {made!r:.80}")
-    return made
 
 
 def _made(node: Any, **more: Any) -> Any:
@@ -142,7 +158,7 @@ def _no_more_than(most: int) -> Iterator[None]:
 
     def count(*_: Any) -> None:
         if next(counted) > most:
-            raise TooManyPartsError(
+            raise TooLargeError(
                 f"model: more than {most:,} modules and weights; give it fewer layers"
             )
 
@@ -162,12 +178,12 @@ def optimizer(config: dict[str, Any], key: str = "optimizer") -> partial[Any]:
     from torch.optim import Optimizer
 
     node = {name: value for name, value in config["optimizer"].items() if name != "rules"}
-    return part({**node, "_partial_": True}, key, Optimizer)
+    return unmade(node, key, Optimizer)
 
 
 def schedule(config: dict[str, Any], key: str = "schedule") -> partial[float]:
     """The learning-rate schedule of a config: (step, max_steps) -> multiplier."""
-    ours: partial[float] = part({**config["schedule"], "_partial_": True}, key, float)
+    ours: partial[float] = unmade(config["schedule"], key, float)
     target = str(config["schedule"]["_target_"])
     return ours if target.startswith("lmlab.") else partial(_factor, ours, f"{key}: {target}")
 

@@ -92,6 +92,8 @@ class CommandLine:
                     "give run_dir=…, or output_dir=… and name=…" if trains else "nothing is kept"
                 )
                 raise LabError(f"{key} is not used: {instead}")
+            if key == "hydra.searchpath" and override in self._parsed:
+                _check_searchpath(self._parsed[override].value())
         if not self.is_multirun:
             return
         if not trains:
@@ -232,3 +234,11 @@ class CommandLine:
 def is_zip(value: str) -> bool:
     """Whether it is the value of keys that go together: see `lmlab.config.axes`."""
     return value.lstrip().startswith("zip(")
+
+
+def _check_searchpath(folders: Any) -> None:
+    """Refuse a folder of configs that is not there, of which Hydra only warns."""
+    for word in folders if isinstance(folders, list) else ():
+        folder = str(word).removeprefix("file://")
+        if "://" not in folder and not Path(folder).is_dir():
+            raise LabError(f"hydra.searchpath=[{word}]: no such folder")

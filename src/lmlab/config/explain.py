@@ -32,7 +32,8 @@ def _raised_by_hydra(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None:
         module = str(trace.tb_frame.f_globals.get("__name__"))
-        packages.append(module.partition(".")[0])
+        is_ours = module.startswith(("lmlab.", "hydra_plugins.lmlab_"))
+        packages.append("lmlab" if is_ours else module.partition(".")[0])
         trace = trace.tb_next
     ours = max((i for i, name in enumerate(packages) if name == "lmlab"), default=-1)
     since = {name for name in packages[ours + 1 :] if name not in sys.stdlib_module_names}
@@ -82,7 +83,7 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
             near = _not_in_every_option(match[1], words)
             return near or unknown + nearest(match[1], _known_keys(name, words))
     found = (
-        r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']+)'\s+"
+        r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']*)'\s+"
         r"Available options in '[^']+':((?:\s+\S+)*)"
     )
     if match := re.search(found, text):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -12,6 +14,7 @@ from lmlab.errors import LabError
 
 LITERALS = ("run", "from")  # keys whose value is taken as it is, outside of Hydra's grammar
 DEEPEST = 16  # levels of containers within each other
+LONGEST = 100_000  # values in a list: Hydra reads some thousands a second
 NOT_TEXTS = ("null", "true", "false", "nan", "inf")  # to Hydra, without quotes
 NOT_LISTS = (bytes, bytearray, memoryview)  # though Python can go through them
 INSTEAD = "give a number, a text, a path, a list or a dict"
@@ -32,8 +35,9 @@ def words_of(
         LabError: naming the key, for what is no value of a config.
     """
     words = []
-    for name, value in values.items():
+    for name, given in values.items():
         key = f"{above}{_checked_key(name, above)}"
+        value = _resolved(given, key)
         if isinstance(value, Mapping):
             _check_room(key, room)
             words += words_of(value, (), f"{key}.", room - 1)
@@ -52,6 +56,8 @@ def axis_of(key: str, values: Any) -> str:
     Raises:
         LabError: naming the key, if there are none, or one is no value of a config.
     """
+    if isinstance(values, range) and _length(values) > 100:  # counted before they are made
+        return f"{_checked_key(key)}=range({values.start},{values.stop},{values.step})"
     several = plain(values, _checked_key(key))
     if not several:
         raise LabError(f"{key}={several}: a sweep needs at least one value of each key")
@@ -73,6 +79,7 @@ def plain(value: Any, key: str, room: int = DEEPEST) -> Any:
     Raises:
         LabError: naming the key, for anything else, and for a text that no file can hold.
     """
+    value = _resolved(value, key)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (*NOT_LISTS, type)) or _is_time(value):
@@ -91,6 +98,8 @@ def plain(value: Any, key: str, room: int = DEEPEST) -> Any:
             _checked_key(name, f"{key}."): plain(inner, f"{key}.{name}", room - 1)
             for name, inner in value.items()
         }
+    if (n := _length(value)) > LONGEST:
+        raise LabError(f"{key}: {n:,} values; a list in a config has at most {LONGEST:,}")
     if isinstance(value, Sequence):
         return [plain(inner, key, room - 1) for inner in value]
     if hasattr(value, "tolist"):
@@ -133,6 +142,29 @@ def _check_room(key: str, room: int) -> None:
 def _is_time(value: Any) -> bool:
     """Whether it is one of NumPy's times, or an array of them: as numbers they have no unit."""
     return getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")
+
+
+def _length(value: Any) -> int:
+    """How many values a sequence or an array has; 0 for anything else."""
+    if not isinstance(value, Sequence):
+        return math.prod(getattr(value, "shape", (0,)))
+    try:
+        return len(value)
+    except OverflowError:  # a range of Python's
+        return sys.maxsize
+
+
+def _resolved(value: Any, key: str) -> Any:
+    """What a part of an OmegaConf holds, its interpolations resolved; any other value as it is."""
+    from omegaconf import Container, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(value, Container):
+        return value
+    try:
+        return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
 def _listed(value: Any, key: str) -> Any:

@@ -199,7 +199,7 @@ class Train(Node):
     schedule: Schedule
     parametrisation: Parametrisation | None = None  # older runs do not say
     trainer: Trainer
-    callbacks: dict[str, Callback | None]
+    callbacks: dict[str, Callback | Literal[False] | None]
     logger: dict[str, Logger | bool | None]
     seed: Seed
     streams: Literal["separate", "global"]
@@ -219,8 +219,8 @@ class Train(Node):
     @field_validator("callbacks")
     @classmethod
     def are_on(cls, callbacks: dict[str, Any]) -> dict[str, Any]:
-        """One that is null is turned off, as if it had been left out."""
-        return {name: node for name, node in callbacks.items() if node is not None}
+        """One that is null or false is turned off, as if it had been left out."""
+        return {name: node for name, node in callbacks.items() if node not in (None, False)}
 
     @field_validator("logger")
     @classmethod

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.config.build import part
+from lmlab.config.build import part, unmade
 from lmlab.config.sources import code_of_target
 from lmlab.console import bytes_progress
 from lmlab.data import download
@@ -58,7 +58,7 @@ def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> Tokenize
 
 def tokenizer_of(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:
     """The tokenizer's class, and what its `fit` is given beside the text."""
-    made = part({**config["tokenizer"], "_partial_": True}, "tokenizer", Tokenizer)
+    made = unmade(config["tokenizer"], "tokenizer", Tokenizer)
     kind: Any = made.func
     arguments = made.keywords
     target = config["tokenizer"]["_target_"]

@@ -56,7 +56,7 @@ def _maker(node: dict[str, Any], name: str, about: dict[str, Any]) -> MakeLogger
     runs of its own: it is given the id of the one that this run began there, once there is one.
     """
     key = f"logger.{name}"
-    made: partial[Logger] = build.part({**node, "_partial_": True}, key, Logger)
+    made: partial[Logger] = build.unmade(node, key, Logger)
     _check_installed(made.func, key)
     parameters = inspect.signature(made.func).parameters
     free = {*parameters} - {name for name, value in made.keywords.items() if value is not None}

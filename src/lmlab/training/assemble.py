@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lmlab.config import build
@@ -16,6 +21,7 @@ from lmlab.config.signatures import signature
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import derive, generator
 from lmlab.data.tokens import TokenizedCorpus
+from lmlab.errors import LabError
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed
 from lmlab.runs.directory import Run
 from lmlab.runs.parents import checkpoint_path
@@ -158,7 +164,17 @@ def make_callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Call
             [p.name for p in takes.parameters.values() if p.default is p.empty] if takes else []
         )
         given = {key: offered[key] for key in wanted if key in offered and key not in node}
-        made.append(build.part(node, f"callbacks.{name}", L.Callback, **given))
+        try:
+            callback = build.part(node, f"callbacks.{name}", L.Callback, **given)
+        except MisconfigurationException as error:
+            target, said = node["_target_"], str(error).splitlines()[0]
+            raise LabError(f"callbacks.{name}: {target} cannot be made: {said}") from error
+        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+            raise LabError(
+                f"callbacks.{name}: {node['_target_']} changes the config of a run that has begun; "
+                "sweep the key"
+            )
+        made.append(callback)
     return made
 
 
@@ -200,3 +216,31 @@ def make_trainer(
         use_distributed_sampler=False,
         log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
+
+
+CALLBACKS = "lightning.pytorch.callbacks."
+
+
+@contextmanager
+def refusals_of_callbacks(config: dict[str, Any]) -> Iterator[None]:
+    """What one of Lightning's callbacks finds wrong with its settings, once training has begun.
+
+    Raises:
+        LabError: naming the callback.
+    """
+    try:
+        yield
+    except (LabError, OSError):
+        raise
+    except Exception as error:  # they raise whatever they like
+        frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+        modules = [str(frame.f_globals.get("__name__")) for frame in frames]
+        ours = max(i for i, name in enumerate(modules) if name.startswith("lmlab."))
+        theirs = [i for i, name in enumerate(modules) if name.startswith(CALLBACKS)]
+        if not theirs or theirs[-1] < ours:
+            raise
+        kind = type(frames[theirs[-1]].f_locals.get("self")).__name__
+        nodes = config["callbacks"].items()
+        keys = [name for name, node in nodes if node["_target_"].rpartition(".")[2] == kind]
+        key = ".".join(["callbacks", *keys[:1]])
+        raise LabError(f"{key}: {kind}: {str(error).splitlines()[0]}") from error

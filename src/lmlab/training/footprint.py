@@ -24,7 +24,7 @@ class Footprint:
 
     model: nn.Module
     weights: int  # those that are trained; their gradients take as much
-    optimizer: int
+    optimizer: int | None  # None: its first step has to see numbers
 
 
 def footprint(config: dict[str, Any], vocab_size: int) -> Footprint:
@@ -35,7 +35,7 @@ def footprint(config: dict[str, Any], vocab_size: int) -> Footprint:
     """
     try:
         model = shapes(config, vocab_size)
-    except build.TooManyPartsError:
+    except build.TooLargeError:
         raise
     except LabError:  # somebody's own may compute while it is built
         model = build.model(config, vocab_size)
@@ -53,7 +53,7 @@ def check_fits(config: dict[str, Any], vocab_size: int) -> None:
     memory = memory_bytes()
     try:
         model = shapes(config, vocab_size)
-    except build.TooManyPartsError:
+    except build.TooLargeError:
         raise
     except LabError:
         return  # made in earnest it says why; or it is a model that cannot do without memory
@@ -61,7 +61,7 @@ def check_fits(config: dict[str, Any], vocab_size: int) -> None:
     if needed < SMALL * memory:
         return
     if _trains_on_cpu(config["trainer"]["accelerator"]):
-        needed = 2 * needed + _optimizer_bytes(model, config)
+        needed = 2 * needed + (_optimizer_bytes(model, config) or 0)
     if needed > memory:
         n_parameters = sum(p.numel() for p in model.parameters())
         raise LabError(
@@ -79,10 +79,19 @@ def shapes(config: dict[str, Any], vocab_size: int, most: int = build.MOST_PARTS
     """The model of a config on the meta device, which takes no memory.
 
     Raises:
+        TooLargeError: if no computer could hold one of its weights.
         LabError: if it cannot be made, or computes while it is.
     """
-    with torch.device("meta"):
-        return build.model(config, vocab_size, most)
+    try:
+        with torch.device("meta"):
+            return build.model(config, vocab_size, most)
+    except LabError as error:
+        if isinstance(error.__cause__, RuntimeError) and "overflow" in str(error.__cause__):
+            target = config["model"]["_target_"]
+            raise build.TooLargeError(
+                f"model: {target} has weights of 2^63 bytes and more; give it smaller sizes"
+            ) from error
+        raise
 
 
 def _trained_bytes(model: nn.Module) -> int:
@@ -93,8 +102,9 @@ def _n_bytes(tensors: list[Any]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _optimizer_bytes(model: nn.Module, config: dict[str, Any]) -> int:
-    """What the optimizer keeps, found by letting it take a step on shapes alone."""
+def _optimizer_bytes(model: nn.Module, config: dict[str, Any]) -> int | None:
+    """What the optimizer keeps, found by letting it take a step on shapes alone; None for one that
+    cannot, as torch's Adafactor, which looks at the weights' norms."""
     if not any(p.requires_grad for p in model.parameters()):
         return 0
     optimizer = configure(model, build.optimizer(config), rules_of(config))
@@ -102,6 +112,9 @@ def _optimizer_bytes(model: nn.Module, config: dict[str, Any]) -> int:
         group["fused"] = None
         for parameter in group["params"]:
             parameter.grad = torch.empty_like(parameter)
-    optimizer.step()
+    try:
+        optimizer.step()
+    except (RuntimeError, TypeError, ValueError):  # of numbers that are not there
+        return None
     states = [value for state in optimizer.state.values() for value in state.values()]
     return _n_bytes([value for value in states if isinstance(value, torch.Tensor)])

@@ -175,7 +175,7 @@ def _model(
     try:
         with torch.random.fork_rng(devices=[]):
             on_shapes = shapes(config, vocab_size, most)
-    except build.TooManyPartsError:
+    except build.TooLargeError:
         raise
     except LabError:  # somebody's own may compute while it is built
         pass

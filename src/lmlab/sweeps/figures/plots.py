@@ -38,6 +38,7 @@ from lmlab.sweeps.figures.scales import (
     COLOURS,
     Style,
     distinct,
+    has_a_place,
     log_axis,
     number_axis,
     ordered,
@@ -106,7 +107,7 @@ def by_key(table: Table, key: str) -> Figure:
     """
     settings = table.settings[~table.settings[key].map(is_missing)]
     values = ordered(settings[key])
-    if are_numbers := all(map(is_number, values)):
+    if are_numbers := all(map(has_a_place, values)):
         fig, ax = new_figure()
         at = settings[key].astype("float64")
         number_axis(ax, [float(value) for value in values], heading(key))

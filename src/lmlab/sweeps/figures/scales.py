@@ -22,6 +22,7 @@ from matplotlib.ticker import (
 from lmlab.sweeps.table.values import canonical, is_missing, is_number, shown
 
 CHARACTERS = 58  # of tick labels that fit along an axis
+FARTHEST = 1e100
 # Okabe and Ito's palette for colour-blind readers, without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -30,6 +31,11 @@ def ordered(values: Iterable[Any]) -> list[Any]:
     """The different values: numbers by size, anything else in the order in which it comes."""
     different = {canonical(value): value for value in values if not is_missing(value)}.values()
     return sorted(different) if all(map(is_number, different)) else list(different)
+
+
+def has_a_place(value: Any) -> bool:
+    """Whether an axis can show a number at its place: its margins must be floats, too."""
+    return is_number(value) and (value == 0 or 1 / FARTHEST < abs(value) < FARTHEST)
 
 
 def places(values: pd.Series) -> pd.Series:

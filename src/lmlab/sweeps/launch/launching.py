@@ -26,7 +26,7 @@ from lmlab.files import lock_at
 from lmlab.runs.directory import LOG, Run
 from lmlab.sweeps.launch.job import JOB_LOCK
 from lmlab.sweeps.launch.journal import FAILED, Event, Journal, Result, followers
-from lmlab.sweeps.launch.pool import places_of
+from lmlab.sweeps.launch.pool import check_settings, places_of
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -127,6 +127,7 @@ def launch(
     Raises:
         LabError: if the launcher does not begin.
     """
+    check_settings(launcher)
     progress = progress or Progress(len(jobs), _have_one_unit(jobs))
     places = places_of(launcher, len(jobs))
     if places is not None:

@@ -117,6 +117,18 @@ def places_of(launcher: Any, n_jobs: int) -> Places | None:
     return Places(launcher, [threads_for(n)] * min(n, n_jobs))
 
 
+def check_settings(launcher: Any) -> None:
+    """Refuse what submitit takes, and cannot do.
+
+    Raises:
+        LabError: naming the key.
+    """
+    settings = getattr(launcher, "params", {})
+    for name in ("timeout_min", "cpus_per_task", "nodes", "tasks_per_node", "array_parallelism"):
+        if isinstance(value := settings.get(name), int) and value < 1:
+            raise LabError(f"hydra.launcher.{name}={value}: give a whole number of at least 1")
+
+
 def threads_for(n: int) -> dict[str, str]:
     """The environment of one of `n` workers: a share of the processors, or what is set already."""
     import joblib

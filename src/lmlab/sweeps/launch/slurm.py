@@ -20,6 +20,7 @@ from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import lock_at, make_folder, read_small, write_atomically
 from lmlab.sweeps.launch.journal import FAILED, FOLDER, Event, Journal, Result
+from lmlab.sweeps.launch.pool import check_settings
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -55,6 +56,7 @@ def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -
             "sweep.wait=false: the jobs of this launcher end with the command; "
             "hydra/launcher=submitit_slurm leaves them to a cluster"
         )
+    check_settings(launcher)
     folder = sweep_dir / FOLDER
     make_folder(folder, within=sweep_dir)
     with lock_at(folder / f".{KEPT}.lock", sweep_dir):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,9 +82,22 @@ def _made(
         optimizer = make(groups)
     except (TypeError, ValueError, RuntimeError) as error:  # of arguments; of parameters
         raise LabError(f"{key}: {_refused(make, parameters, model, error)}") from error
+    _check_steps(optimizer, key)
     if factors:
         scale_groups(optimizer, factors, key)
     return optimizer
+
+
+def _check_steps(optimizer: Optimizer, key: str) -> None:
+    """Refuse an optimizer that wants more of its steps than the lab's training gives."""
+    kind, takes = type(optimizer).__name__, inspect.signature(optimizer.step).parameters
+    if any(parameter.default is parameter.empty for parameter in takes.values()):
+        wanted = ", ".join(takes)
+        raise LabError(
+            f"{key}: {kind}.step({wanted}) cannot be used: training calls step() with no argument"
+        )
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise LabError(f"{key}: SparseAdam takes sparse gradients alone, and training makes none")
 
 
 def _refused(
