@@ -38,7 +38,7 @@ TRAIN: list[Row] = [
     ),
     (
         ["sweep=context", "schedule=constant"],  # by the experiment that it names
-        ["experiment=nanogpt/cpu sets schedule.warmup", "schedule=constant does not take"],
+        ["experiment=nanogpt/cpu sets schedule.final", "schedule=constant does not take"],
     ),
     (["experiment=quickstart", "model=bigram", "model.n_layr=3"], ["unknown key model.n_layr"]),
     (["experiment=quickstart", "+model.n_layr=3"], ["unknown key model.n_layr=3; did you mean"]),

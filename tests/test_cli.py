@@ -328,7 +328,7 @@ OWN = {  # the files of a --config-dir, and what is said of model=mine there
     "by a way around": ({"mine": "defaults: [../model/mine]\n"}, "lead back to model/mine"),
     "an override of nothing": (
         {"mine": "defaults: [{override /nothing: x}]\n"},
-        "Could not override 'nothing@model.nothing'",
+        "'nothing@model.nothing'",
     ),
     "very deep": ({"mine": f"a: {'[' * 500}{']' * 500}\n"}, "nested too deep"),
 }

@@ -72,9 +72,8 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
     match = re.search(r"Could not override '([^']+)'", text)
     if GROUP_WANTS_A_NAME in text or (match and name == "train" and options(conf_dir(), match[1])):
         return _no_option(name, words)
-    if text.startswith("LexerNoViableAltException"):
-        said = text.partition(":")[2].splitlines()[0].strip()
-        return f"{said}: Hydra cannot read this; put its value into quotes ('key=\"value\"')"
+    if unread := re.search(r"LexerNoViableAltException: *(.*)", text):
+        return f"{unread[1].strip()}: Hydra cannot read this; put its value into quotes ('key=\"value\"')"
     if match:
         unknown = f"unknown key {match[1]}"
         if match[1].startswith("hydra"):  # Hydra's own
