@@ -73,7 +73,8 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
     if GROUP_WANTS_A_NAME in text or (match and name == "train" and options(conf_dir(), match[1])):
         return _no_option(name, words)
     if unread := re.search(r"LexerNoViableAltException: *(.*)", text):
-        return f"{unread[1].strip()}: Hydra cannot read this; put its value into quotes ('key=\"value\"')"
+        word = unread[1].strip()
+        return f"{word}: Hydra cannot read this; put its value into quotes ('key=\"value\"')"
     if match:
         unknown = f"unknown key {match[1]}"
         if match[1].startswith("hydra"):  # Hydra's own
