@@ -167,7 +167,9 @@ def _composing() -> Iterator[None]:
             yield
     except RecursionError as error:
         raise LabError("the overrides are nested too deep") from error
-    except OSError as error:  # an option's name that is too long, a disk that is full
+    except OSError as error:  # a disk that is full
+        if is_explained(error):  # Hydra's own, of a config that is not there
+            raise
         where = f"{str(error.filename)[:100]}: " if error.filename else ""
         raise LabError(f"{where}{error.strerror or error}") from error
 
