@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 COMPARED := .venv/transformers/.ready
+NEXT := .venv/next
 
-.PHONY: setup train sweep test test-slow test-gpu lint bench bench-docs board lock clean
+.PHONY: setup train sweep test test-next test-slow test-gpu lint bench bench-docs board lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -25,6 +26,18 @@ $(COMPARED): $(READY) requirements-transformers.lock
 		--target $(@D) -r requirements-transformers.lock
 	@touch $@
 
+# Tomorrow's versions: an environment that has those of its own, and all else from .venv.
+$(NEXT)/.ready: $(COMPARED) requirements-next.lock
+	@rm -rf $(NEXT)
+	@$(BIN)/python -m venv --without-pip $(NEXT)
+	@packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	own=$$($(NEXT)/bin/python -c "$$packages") shared=$$($(BIN)/python -c "$$packages"); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target "$$own" -r requirements-next.lock && \
+	echo "import site; site.addsitedir('$$shared')" > "$$own/all-else.pth"
+	@ln -s ../transformers $(NEXT)/transformers
+	@touch $@
+
 train: $(READY) # a small GPT on tinyshakespeare
 	@$(BIN)/python scripts/train.py experiment=quickstart
 
@@ -33,6 +46,9 @@ sweep: $(READY) # 27 small models and their leaderboard; make board shows them
 
 test: $(COMPARED)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+test-next: $(NEXT)/.ready # the same with tomorrow's Hydra
+	@$(NEXT)/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(COMPARED) # the proofs that take minutes: many kills, whole experiments
 	@$(BIN)/python -m pytest -m slow $(ARGS)

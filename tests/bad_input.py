@@ -36,6 +36,10 @@ TRAIN: list[Row] = [
         ["experiment=modern/rope", "model=bigram"],  # its own file, and one that it is built on
         ["experiment/modern/rope.yaml), which model=bigram", "leave model=bigram out"],
     ),
+    (
+        ["sweep=context", "schedule=constant"],  # by the experiment that it names
+        ["experiment=nanogpt/cpu sets schedule.final", "schedule=constant does not take"],
+    ),
     (["experiment=quickstart", "model=bigram", "model.n_layr=3"], ["unknown key model.n_layr"]),
     (["experiment=quickstart", "+model.n_layr=3"], ["unknown key model.n_layr=3; did you mean"]),
     (

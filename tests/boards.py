@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lmlab.cli import conf_dir
 from lmlab.config import schema
 from lmlab.config.check import check
+from lmlab.config.hydra_inside import version_base
 from lmlab.core import train
 from lmlab.runs.directory import Run
 
@@ -57,7 +58,7 @@ class Sweep:
 
 
 def begin(folder: Path, *overrides: str) -> Run:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), **version_base()):
         cfg = compose("train", [*SMALL, f"name={folder.name}", f"run_dir={folder}", *overrides])
     return train(check(cfg, schema.Train))
 

@@ -14,6 +14,7 @@ from small import TINY
 from lmlab import cli
 from lmlab.config import schema
 from lmlab.config.check import check
+from lmlab.config.hydra_inside import version_base
 from lmlab.config.stored import conf_dir
 from lmlab.data import corpus, download
 
@@ -97,7 +98,7 @@ def composed() -> Compose:
     """composed("model=head", …): a checked config."""
 
     def compose_and_check(*overrides: str) -> dict[str, Any]:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(conf_dir()), **version_base()):
             cfg = compose("train", ["name=test", "trainer.accelerator=cpu", *overrides])
             return check(cfg, schema.Train)
 

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from lmlab.cli import conf_dir
 from lmlab.config import schema
 from lmlab.config.check import check
+from lmlab.config.hydra_inside import version_base
 from lmlab.core import train
 
 # val/loss_full, mean of three seeds; the lecture's own figures are within 0.03 of these or, where
@@ -24,7 +25,7 @@ LECTURE = {
 
 
 def loss(corpus_path: Path, output_dir: Path, *words: str) -> float:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), **version_base()):
         where = [f"corpus.path={corpus_path}", f"output_dir={output_dir}"]
         config = check(compose("train", [*words, *where]), schema.Train)
     return train(config).record["metrics"]["val/loss_full"]

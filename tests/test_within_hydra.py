@@ -6,7 +6,7 @@ import sys
 from small import TINY
 
 PROGRAM = """
-import logging, sys
+import logging, sys, warnings
 from dataclasses import dataclass
 
 import hydra
@@ -17,6 +17,7 @@ from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
 
 import lmlab
+from lmlab.config.hydra_inside import is_1_4, version_base
 
 SMALL = {small!r}
 
@@ -41,7 +42,7 @@ def state():
     )
 
 
-@hydra.main(version_base=None, config_path=None, config_name="mine")
+@hydra.main(config_path=None, config_name="mine", **version_base())
 def main(cfg):
     before = state()
     sweep = lmlab.sweep(*SMALL, seed=cfg.seeds, optimizer={{"lr": cfg.lr}})
@@ -62,7 +63,9 @@ def main(cfg):
 
 sys.argv[1:] = ["hydra.run.dir=host"]
 main()
-hydra.initialize(version_base="1.2", config_path=None)
+with warnings.catch_warnings():  # 1.4 has one of every version_base
+    warnings.simplefilter("ignore")
+    hydra.initialize(version_base="1.3" if is_1_4() else "1.2", config_path=None)
 held = state()
 assert len(lmlab.sweep(*SMALL, seed=[1, 2]).runs) == 2
 assert state() == held

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 
-class GridSweeper(BasicSweeper):
+class GridSweeper(Sweeper):
     """Every combination of the swept values, by conf/hydra/sweeper/grid.yaml.
 
     What the command line says of a key replaces what `params` and `when` say of it.
@@ -21,8 +23,10 @@ class GridSweeper(BasicSweeper):
         params: dict[str, Any] | None = None,
         when: dict[str, dict[str, Any]] | None = None,
     ):
-        super().__init__(max_batch_size=None)
         self.params, self.when = params or {}, when or {}
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+        self.launcher: Launcher | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -30,7 +34,10 @@ class GridSweeper(BasicSweeper):
         from lmlab.sweeps.launch.composing import RememberingLoader
 
         hydra_context.config_loader = RememberingLoader(hydra_context.config_loader)
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> Any:
         from lmlab.files import make_folder, write_atomically

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmlab.config import compose as composition
 from lmlab.config.command_line import CommandLine
 from lmlab.config.explain import explain, is_explained
+from lmlab.config.hydra_inside import multirun, ours_alone
 from lmlab.config.python_words import LITERALS, axis_of, checked_text, is_several, words_of
 from lmlab.config.stored import conf_dir
 from lmlab.data.turns import own_turn
@@ -79,20 +80,13 @@ def sweep(*overrides: str, launcher: str | None = None, **values: Any) -> Sweep 
     # Several parents may be an axis, so `from` is within Hydra's grammar here.
     words = ["-m", *_checked(overrides), *axes, *words_of(single, literals=("run",)), *at]
     with own_turn(), _errors_in_one_line(words), _composing():
-        from hydra import initialize_config_dir
-        from hydra.core.global_hydra import GlobalHydra
-        from hydra.types import RunMode
-
         line = _line(words)
         # -m is said by the call itself; a flag is none of Hydra's words.
         words = [word for word in words_for_hydra(line) if word != "-m"]
-        with initialize_config_dir(str(conf_dir()), job_name="lmlab", version_base="1.3"):
-            hydra = GlobalHydra.instance().hydra
-            assert hydra is not None
-            cfg = hydra.compose_config("train", words, RunMode.MULTIRUN)
+        with multirun(conf_dir(), "train", words) as (cfg, run):
             folder = Path(cfg.hydra.sweep.dir)
             try:
-                hydra.multirun("train", _job(line.swept), words, with_log_configuration=False)
+                run(_job(line.swept))
             finally:
                 has_runs = any(folder.glob("*/run.json"))
     from lmlab.handles import Sweep
@@ -169,7 +163,7 @@ def _current(cfg: DictConfig) -> DictConfig:
 def _composing() -> Iterator[None]:
     """Hydra for this call, and what goes wrong in it in one line."""
     try:
-        with composition.ours_alone():
+        with ours_alone():
             yield
     except RecursionError as error:
         raise LabError("the overrides are nested too deep") from error

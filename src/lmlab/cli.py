@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.config.command_line import CommandLine
-from lmlab.config.compose import chosen, composed, ours_alone
+from lmlab.config.compose import chosen, composed
 from lmlab.config.explain import config_dirs, explain, is_explained
+from lmlab.config.hydra_inside import ours_alone, version_base
 from lmlab.config.own_configs import check_own_configs
 from lmlab.config.stored import conf_dir
 from lmlab.errors import LabError, one_line, shows_tracebacks
@@ -206,7 +207,7 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
                 fail(error)
             raise
 
-    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
+    main = hydra.main(config_path=str(conf_dir()), config_name=name, **version_base())
     # Hydra reads its arguments from sys.argv, and raises what it would print if this is set.
     before = sys.argv
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *for_hydra], "1"

@@ -14,6 +14,7 @@ from torch import nn
 from lmlab.cli import conf_dir
 from lmlab.config import build, schema
 from lmlab.config.check import check
+from lmlab.config.hydra_inside import version_base
 
 RUNGS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 VOCAB_SIZE, BLOCK_SIZE = 13, 12
@@ -24,7 +25,7 @@ every_rung = pytest.mark.parametrize("rung", RUNGS)
 
 @functools.cache
 def config(rung: str, *overrides: str) -> dict[str, Any]:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **version_base()):
         size = f"data.block_size={BLOCK_SIZE}"
         words = [f"model={rung}", "name=x", size, *SMALLER.get(rung, []), *overrides]
         return check(hydra.compose("train", words), schema.Train)

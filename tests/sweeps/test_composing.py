@@ -10,6 +10,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from lmlab.config.hydra_inside import version_base
 from lmlab.config.stored import conf_dir
 from lmlab.sweeps.launch.composing import RememberingLoader
 
@@ -37,7 +38,7 @@ REFUSED = [
 
 @pytest.fixture
 def loader():
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), **version_base()):
         yield GlobalHydra.instance().config_loader()
 
 
@@ -71,7 +72,7 @@ def test_a_worker_that_is_sent_the_loader_composes_the_same(loader):
 
 def test_the_next_sweep_reads_the_files_again(tmp_path):
     (tmp_path / "train.yaml").write_text("value: 1\nother: 2\n")
-    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+    with initialize_config_dir(str(tmp_path), **version_base()):
         loader = GlobalHydra.instance().config_loader()
         ours = RememberingLoader(loader)
         assert ours.load_configuration("train", ["other=3"], RunMode.RUN).value == 1

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from lmlab.config.axes import Axes, every_row
+from lmlab.config.hydra_inside import version_base
 from lmlab.config.stored import conf_dir
 from lmlab.sweeps.launch.composing import RememberingLoader
 
@@ -43,7 +44,7 @@ LINES = st.lists(st.sampled_from([*PLAIN, *SWEPT, *SWEPT]), min_size=1, max_size
 
 @pytest.fixture(scope="module")
 def loader():
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), **version_base()):
         yield GlobalHydra.instance().config_loader()
 
 

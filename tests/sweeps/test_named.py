@@ -4,16 +4,17 @@ import re
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from hydra_plugins.lmlab_grid import GridSweeper
 from lmlab.cli import conf_dir
 from lmlab.config import schema
 from lmlab.config.check import check
 from lmlab.config.command_line import CommandLine
+from lmlab.config.hydra_inside import version_base
 
 SWEEPS = conf_dir() / "sweep"
 NAMES = [path.relative_to(SWEEPS).with_suffix("").as_posix() for path in SWEEPS.rglob("*.yaml")]
@@ -27,10 +28,10 @@ KEYS = st.sampled_from(
 def jobs_of(name: str) -> list[list[str]]:
     """What the grid sweeper makes of a named sweep."""
     setup_globals()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), **version_base()):
         cfg = compose("train", [f"sweep={name}", "sweep.name=any"], return_hydra_config=True)
         node = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
-        sweeper = Plugins.instance()._instantiate(OmegaConf.create(node))
+        sweeper = GridSweeper(node["params"], node["when"])
         sweeper.config = cfg
         sweeper.hydra_context = type("Context", (), {"config_loader": None})
         return sweeper.jobs([])
@@ -46,7 +47,7 @@ def test_every_job_of_a_named_sweep_is_a_valid_experiment(name):
     different = {
         tuple(w.partition("=")[0] if w.startswith(numbers) else w for w in job): job for job in jobs
     }
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), **version_base()):
         for job in different.values():
             cfg = compose("train", [f"sweep={name}", *job, "name=any"])
             check(cfg, schema.Train)

@@ -6,6 +6,7 @@ from hydra.core.global_hydra import GlobalHydra
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lmlab.cli import conf_dir
+from lmlab.config.hydra_inside import version_base
 from lmlab.errors import LabError
 from lmlab.sweeps.search.space import Space
 
@@ -13,7 +14,7 @@ from lmlab.sweeps.search.space import Space
 @pytest.fixture
 def parse():
     """parse("key=values", …): the space that a command line makes, `params` besides."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), **version_base()):
         loader = GlobalHydra.instance().config_loader()
         yield lambda *words, **params: Space.parse(params, {}, list(words), loader)
 

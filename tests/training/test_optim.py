@@ -13,6 +13,7 @@ from torch import nn
 from lmlab.cli import conf_dir
 from lmlab.config import build, schema
 from lmlab.config.check import check
+from lmlab.config.hydra_inside import version_base
 from lmlab.models.bigram import Bigram
 from lmlab.models.gpt import GPT
 from lmlab.training.optimizers.configure import configure
@@ -25,7 +26,7 @@ def options(group: str) -> list[str]:
 
 
 def composed(*overrides: str) -> dict[str, Any]:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **version_base()):
         return check(hydra.compose("train", ["name=x", *overrides]), schema.Train)
 
 

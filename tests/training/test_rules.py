@@ -20,6 +20,7 @@ from torch import nn
 from lmlab.config import build, schema
 from lmlab.config.check import check
 from lmlab.config.fingerprint import determining, fingerprint
+from lmlab.config.hydra_inside import version_base
 from lmlab.config.stored import conf_dir
 from lmlab.core import train
 from lmlab.errors import LabError
@@ -48,7 +49,7 @@ GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 
 @functools.cache
 def model_of(option: str) -> nn.Module:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), **version_base()):
         cfg = compose("train", ["name=x", f"model={option}", "data.block_size=4"])
     return build.model(check(cfg, schema.Train), vocab_size=11)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from lmlab.cli import conf_dir
 from lmlab.config import build, schema
 from lmlab.config.check import check
+from lmlab.config.hydra_inside import version_base
 from lmlab.training.optimizers.rules import rules_of
 
 Gradient = Callable[[Tensor], Tensor]
@@ -167,7 +168,7 @@ BY_ELEMENT = [option for option in RULES if option != "muon"]
 
 def optimizer_config(option: str, *overrides: str) -> dict[str, Any]:
     words = ["name=x", f"optimizer={option}", *overrides]
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **version_base()):
         return check(hydra.compose("train", words), schema.Train)
 
 

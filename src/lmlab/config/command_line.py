@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lmlab.config.hydra_inside import args_parser
 from lmlab.errors import LabError
 from lmlab.files import path_name
 
@@ -42,7 +43,6 @@ class CommandLine:
         Raises:
             LabError: for a flag that does not exist or lacks its value.
         """
-        from hydra._internal.utils import get_args_parser
 
         def refuse(message: str) -> NoReturn:
             raise LabError(message)
@@ -50,7 +50,7 @@ class CommandLine:
         pairs = [argument.partition("=") for argument in typed]
         given = {key: value for key, equals, value in pairs if equals and key in texts}
         others = [argument for argument in typed if argument.partition("=")[0] not in given]
-        parser = get_args_parser()
+        parser = args_parser()
         parser.error = refuse  # type: ignore[method-assign]
         # Hydra's own way of parsing wants all overrides in one row.
         args: Any = parser.parse_intermixed_args(others)
@@ -119,6 +119,9 @@ class CommandLine:
     def for_hydra(self) -> list[str]:
         """What Hydra is to read: a multirun is given a name for its sweep."""
         arguments = [*self.flags, *self.overrides]
+        said = {"-m", "--multirun"} & set(self.flags) or any("hydra.mode=" in w for w in arguments)
+        if self.is_multirun and not said:  # a sweep's file says so, which Hydra 1.4 does not take
+            arguments.append("hydra.mode=MULTIRUN")
         if self.is_multirun and not any(w.startswith("sweep.name=") for w in self.overrides):
             arguments.append(f"sweep.name='{self.sweep_name}'")
         for name, values in self.zips.items():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from lmlab.config.hydra_inside import ours_alone, version_base
 from lmlab.config.stored import conf_dir
 
 if TYPE_CHECKING:
@@ -17,29 +15,8 @@ def composed(name: str, overrides: list[str], with_hydra: bool = False) -> DictC
     """The config of a command, without running it; `with_hydra` keeps Hydra's own node."""
     from hydra import compose, initialize_config_dir
 
-    with ours_alone(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with ours_alone(), initialize_config_dir(str(conf_dir()), **version_base()):
         return compose(name, overrides, return_hydra_config=with_hydra)
-
-
-@contextmanager
-def ours_alone() -> Iterator[None]:
-    """Hydra is one for a process: an application of another's, which calls us, has it back."""
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.utils import JobRuntime
-    from hydra.version import VersionBase
-
-    global_hydra = GlobalHydra.instance()
-    hydra, config = global_hydra.hydra, HydraConfig.instance().cfg
-    job, base = copy.deepcopy(JobRuntime.instance().conf), VersionBase.instance().version_base
-    global_hydra.clear()
-    try:
-        yield
-    finally:  # Hydra may have made another of each
-        GlobalHydra.set_instance(global_hydra)
-        global_hydra.hydra, HydraConfig.instance().cfg = hydra, config
-        JobRuntime.instance().conf = job
-        VersionBase.instance().version_base = base
 
 
 def chosen() -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab.config.compose import composed
+from lmlab.config.hydra_inside import args_parser
 from lmlab.config.stored import conf_dir
 from lmlab.errors import LabError, is_too_long
 
@@ -72,9 +73,9 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
     match = re.search(r"Could not override '([^']+)'", text)
     if GROUP_WANTS_A_NAME in text or (match and name == "train" and options(conf_dir(), match[1])):
         return _no_option(name, words)
-    if text.startswith("LexerNoViableAltException"):
-        said = text.partition(":")[2].splitlines()[0].strip()
-        return f"{said}: Hydra cannot read this; put its value into quotes ('key=\"value\"')"
+    if unread := re.search(r"LexerNoViableAltException: *(.*)", text):
+        word = unread[1].strip()
+        return f"{word}: Hydra cannot read this; put its value into quotes ('key=\"value\"')"
     if match:
         unknown = f"unknown key {match[1]}"
         if match[1].startswith("hydra"):  # Hydra's own
@@ -82,6 +83,15 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
         with suppress(HydraException, OmegaConfBaseException):  # a file that never composes
             near = _not_in_every_option(match[1], words)
             return near or unknown + nearest(match[1], _known_keys(name, words))
+    if "hydra.mode changed during config composition" in text:  # since Hydra 1.4
+        return "a file that is chosen sets hydra.mode=MULTIRUN: give -m too"
+    slashed = r"Invalid Defaults List override '([^':]+)/([^'/:]+): ([^']+)'"
+    if match := re.search(slashed, text):  # since Hydra 1.4
+        group, folder, option = match.groups()
+        return (
+            f"{' '.join(text.split())} Where {folder}/{option} is an option of {group}: "
+            f"override {group}: [{folder}/{option}]"
+        )
     found = (
         r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']*)'\s+"
         r"Available options in '[^']+':((?:\s+\S+)*)"
@@ -182,9 +192,7 @@ def _known_keys(name: str, words: list[str]) -> list[str]:
 
 def config_dirs(words: list[str]) -> list[Path]:
     """conf/, and the folder of --config-dir."""
-    from hydra._internal.utils import get_args_parser
-
-    own = get_args_parser().parse_known_args(words)[0].config_dir
+    own = args_parser().parse_known_args(words)[0].config_dir
     return [conf_dir(), *([Path(own).absolute()] if own else [])]
 
 

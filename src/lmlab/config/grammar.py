@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import (
     Sweep,
 )
 
+from lmlab.config.hydra_inside import casts, sorts_ranges
 from lmlab.errors import LabError
 
 
@@ -78,6 +79,7 @@ class Numbers:
     size: int
     are_whole: bool  # integers, as they were typed
     are_shuffled: bool = False
+    casts: tuple[Callable[[Any], Any], ...] = ()
 
     def __iter__(self) -> Iterator[int | float]:
         order = random.sample(range(self.size), self.size) if self.are_shuffled else None
@@ -85,13 +87,16 @@ class Numbers:
 
     def __getitem__(self, i: int) -> int | float:
         number = self.start + i * self.step
-        return int(number) if self.are_whole else float(number)
+        value: int | float = int(number) if self.are_whole else float(number)
+        for cast in self.casts:
+            value = cast(value)
+        return value
 
     def in_order(self, descending: bool) -> Numbers:
         if (self.step < 0) == descending:
             return replace(self, are_shuffled=False)
         last = self.start + (self.size - 1) * self.step
-        return Numbers(last, -self.step, self.size, self.are_whole)
+        return replace(self, start=last, step=-self.step, are_shuffled=False)
 
 
 def numbers_of(override: Override) -> Numbers:
@@ -117,7 +122,7 @@ def numbers_of(override: Override) -> Numbers:
         return numbers_of(unsorted).in_order(descending)
     # Something is done to what was sorted, and what that was is not known any more.
     numbers = _numbers(value, text)
-    if (Fraction(str(value.stop)) - numbers.start) % numbers.step:
+    if not sorts_ranges() and (Fraction(str(value.stop)) - numbers.start) % numbers.step:
         raise LabError(f"{text}: Hydra may sort this wrongly; write the range in its order")
     return numbers
 
@@ -130,7 +135,8 @@ def _numbers(value: RangeSweep, text: str) -> Numbers:
     size = max(0, math.ceil((stop - start) / step))
     if not size:
         raise LabError(f"{text}: no number is in this range")
-    return Numbers(start, step, size, all(isinstance(b, int) for b in bounds), value.shuffle)
+    are_whole = all(isinstance(bound, int) for bound in bounds)
+    return Numbers(start, step, size, are_whole, value.shuffle, casts(value))
 
 
 def split(text: str) -> list[str]:

@@ -26,6 +26,7 @@ def brought(unknown: Sequence[tuple[str, Any]], others: int = 0) -> str | None:
     hydra = HydraConfig.get()
     folders = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
     choices, words = dict(hydra.runtime.choices), list(hydra.overrides.task)
+    choices = {**_chosen_by(choices.get("sweep"), folders), **choices}
     typed = {word.lstrip("+").partition("=")[0] for word in words}
 
     def bringer(key: str) -> tuple[str, Path] | None:
@@ -54,6 +55,17 @@ def brought(unknown: Sequence[tuple[str, Any]], others: int = 0) -> str | None:
         f"{choice} sets {key}={value!r} ({shown(path)}), which {taker} does not take: "
         f"{', or '.join(advice) or f'leave {choice} out'}"
     )
+
+
+def _chosen_by(sweep: str | None, folders: Sequence[Path]) -> dict[str, str]:
+    """The experiment of a named sweep, by group: written as a list, `override /experiment: [a/b]`,
+    it is no choice in Hydra's books."""
+    for path in _files("sweep", sweep, folders) if sweep else ():
+        for entry in _read(path).get("defaults") or []:
+            options = entry.get("override /experiment") if isinstance(entry, dict) else None
+            if isinstance(options, list) and options:
+                return {"experiment": str(options[-1])}
+    return {}
 
 
 def file_that_sets(key: str, group: str, option: str, folders: Sequence[Path]) -> Path | None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 from uuid import uuid4
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lmlab.config.hydra_inside import set_values
 from lmlab.errors import LabError
 
 MOST = 64  # composed configs that are kept
@@ -51,11 +54,11 @@ def _sources(job: Sequence[str]) -> Sequence[str]:
     return [w for w in job if w.startswith(("hydra", "experiment=", "sweep="))] or job
 
 
-class RememberingLoader(ConfigLoaderImpl):
+class RememberingLoader(ConfigLoader):
     """Hydra's loader, which keeps what it has composed of groups and lets the values follow."""
 
     def __init__(self, loader: ConfigLoader):
-        super().__init__(loader.get_search_path())
+        self._hydras = loader
         self._sweep = uuid4().hex  # the next sweep of this process reads the files again
 
     def load_configuration(
@@ -69,7 +72,7 @@ class RememberingLoader(ConfigLoaderImpl):
         """As Hydra's, which also composes groups first and then sets values in their order."""
         parsed = OverridesParser.create().parse_overrides(overrides)
         if run_mode is not RunMode.RUN or any(o.is_sweep_override() for o in parsed):
-            return super().load_configuration(
+            return self._hydras.load_configuration(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
         values = [override for override in parsed if self._is_value(override)]
@@ -78,25 +81,53 @@ class RememberingLoader(ConfigLoaderImpl):
         if key not in _composed:
             while len(_composed) >= MOST:
                 del _composed[next(iter(_composed))]
-            _composed[key] = super().load_configuration(
+            _composed[key] = self._hydras.load_configuration(
                 config_name, groups, run_mode, from_shell, validate_sweep_overrides
             )
         config = copy.deepcopy(_composed[key])
-        self._apply_overrides_to_config(values, config)
         of_task = [override for override in parsed if not override.is_hydra_override()]
+        set_values(config, values, of_task)
         with open_dict(config.hydra):
             config.hydra.overrides.task = [override.input_line for override in of_task]
             config.hydra.overrides.hydra = [
                 override.input_line for override in parsed if override.is_hydra_override()
             ]
-            about = config.hydra.job.config.override_dirname
-            config.hydra.job.override_dirname = get_overrides_dirname(
-                of_task, about.exclude_keys, about.item_sep, about.kv_sep
-            )
+        return config
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """A job's config, with what the sweep's has resolved once, such as the time."""
+        overrides = [*master_config.hydra.overrides.hydra, *sweep_overrides]
+        name = master_config.hydra.job.config_name
+        config = self.load_configuration(name, overrides, RunMode.RUN)
+        OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config
 
     def _is_value(self, override: Override) -> bool:
         """Whether it sets a value, which no file is chosen by; a dict of a group's name does."""
-        is_group = self.repository.group_exists(override.key_or_group)
+        is_group = bool(self._hydras.get_group_options(override.key_or_group, None))
         is_group = is_group and not isinstance(override.value(), dict)
         return not (is_group or override.is_hydra_override() or override.package)
+
+    def get_search_path(self) -> ConfigSearchPath:
+        """Hydra's."""
+        return self._hydras.get_search_path()
+
+    def get_sources(self) -> list[ConfigSource]:
+        """Hydra's."""
+        return self._hydras.get_sources()
+
+    def list_groups(self, parent_name: str) -> list[str]:
+        """Hydra's."""
+        return self._hydras.list_groups(parent_name)
+
+    def get_group_options(self, group_name: str, *how: Any, **further: Any) -> list[str]:
+        """Hydra's."""
+        return self._hydras.get_group_options(group_name, *how, **further)
+
+    def compute_defaults_list(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode
+    ) -> Any:
+        """Hydra's."""
+        return self._hydras.compute_defaults_list(config_name, overrides, run_mode)
