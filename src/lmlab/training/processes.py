@@ -42,6 +42,7 @@ STRATEGIES = (
 MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 ENVIRONMENT = (*MEETING, "OMP_NUM_THREADS")
 
+MOST_PROCESSES = 64  # that are started on one machine
 PATIENCE = 15.0  # seconds in which a process notices by itself that another is gone
 
 
@@ -103,6 +104,11 @@ class Processes:
             raise LabError(f"trainer: {error}") from error
         if self.world_size == 1:
             return
+        if self._n_here > MOST_PROCESSES and not self.place.creates_processes_externally:
+            raise LabError(
+                f"trainer.devices={self._n_here}: a machine trains in at most {MOST_PROCESSES} "
+                "processes"
+            )
         if self.config["streams"] == "global":
             raise LabError(
                 f"streams=global is the one stream of a single process, and trainer.devices and "
