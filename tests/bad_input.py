@@ -131,6 +131,7 @@ TRAIN: list[Row] = [
     (["trainer.devices=[]"], ["devices=[]"]),
     (["trainer.devices=many"], ["devices='many'"]),
     (["trainer.devices=0"], ["devices=0"]),
+    (["trainer.devices=1000000"], ["at most 64 processes"]),
     # What is no model, or no model of language
     (["model._target_=nosuch.Module"], ["nosuch.Module", "No module named 'nosuch'"]),
     (["model._target_=torch.nn.Identity"], ["torch.nn.Identity", "(1, 2)", "(1, 2, 28)"]),

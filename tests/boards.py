@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lmlab.cli import conf_dir
 from lmlab.config import schema
 from lmlab.config.check import check
-from lmlab.config.hydra_inside import version_base
+from lmlab.config.words.hydra_inside import version_base
 from lmlab.core import train
 from lmlab.runs.directory import Run
 

@@ -14,8 +14,8 @@ from small import TINY
 from lmlab import cli
 from lmlab.config import schema
 from lmlab.config.check import check
-from lmlab.config.hydra_inside import version_base
 from lmlab.config.stored import conf_dir
+from lmlab.config.words.hydra_inside import version_base
 from lmlab.data import corpus, download
 
 if TYPE_CHECKING:

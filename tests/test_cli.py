@@ -20,7 +20,7 @@ from lmlab import core as training
 from lmlab.config import schema
 from lmlab.config.check import check
 from lmlab.config.fingerprint import fingerprint
-from lmlab.config.hydra_inside import version_base
+from lmlab.config.words.hydra_inside import version_base
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from lmlab.cli import conf_dir
 from lmlab.config import schema
 from lmlab.config.check import check
-from lmlab.config.hydra_inside import version_base
+from lmlab.config.words.hydra_inside import version_base
 from lmlab.core import train
 
 # val/loss_full, mean of three seeds; the lecture's own figures are within 0.03 of these or, where

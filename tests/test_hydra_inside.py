@@ -14,8 +14,8 @@ from hydra.core.utils import JobRuntime
 from hydra.errors import ConfigCompositionException
 from hydra.version import VersionBase
 
-from lmlab.config import hydra_inside
-from lmlab.config.hydra_inside import version_base
+from lmlab.config.words import hydra_inside
+from lmlab.config.words.hydra_inside import version_base
 
 ROOT = Path(__file__).parents[1]
 FILES = [path for folder in ("src", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]

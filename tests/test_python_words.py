@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from lmlab.config.python_words import axis_of, is_several, plain, words_of
+from lmlab.config.words.python_words import axis_of, is_several, plain, words_of
 from lmlab.errors import LabError
 
 

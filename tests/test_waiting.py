@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmlab.training import waiting
-from lmlab.training.waiting import Neighbours, SecondPool, Waiting
+from lmlab.training.processes import waiting
+from lmlab.training.processes.waiting import Neighbours, SecondPool, Waiting
 
 linux = pytest.mark.skipif(not waiting.STAT.exists(), reason="there is no telling")
 

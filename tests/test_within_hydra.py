@@ -17,7 +17,7 @@ from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
 
 import lmlab
-from lmlab.config.hydra_inside import is_1_4, version_base
+from lmlab.config.words.hydra_inside import is_1_4, version_base
 
 SMALL = {small!r}
 

@@ -62,7 +62,7 @@ class GridSweeper(Sweeper):
 
     def jobs(self, arguments: list[str]) -> list[list[str]]:
         """The overrides of each job."""
-        from lmlab.config.axes import Axes, check_names, every_row
+        from lmlab.config.words.axes import Axes, check_names, every_row
         from lmlab.sweeps.launch.launching import check_multirun
 
         assert self.config is not None

@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmlab.config import compose as composition
-from lmlab.config.command_line import CommandLine
-from lmlab.config.explain import explain, is_explained
-from lmlab.config.hydra_inside import multirun, ours_alone
-from lmlab.config.python_words import LITERALS, axis_of, checked_text, is_several, words_of
 from lmlab.config.stored import conf_dir
+from lmlab.config.words import compose as composition
+from lmlab.config.words.command_line import CommandLine
+from lmlab.config.words.explain import explain, is_explained
+from lmlab.config.words.hydra_inside import multirun, ours_alone
+from lmlab.config.words.python_words import LITERALS, axis_of, checked_text, is_several, words_of
 from lmlab.data.turns import own_turn
 from lmlab.errors import LabError
 from lmlab.runs.parents import asked, words_for_hydra
-from lmlab.training.stopping import Interrupted
-from lmlab.training.waiting import waiting
+from lmlab.training.processes.stopping import Interrupted
+from lmlab.training.processes.waiting import waiting
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -13,17 +13,17 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lmlab.config.command_line import CommandLine
-from lmlab.config.compose import chosen, composed
-from lmlab.config.explain import config_dirs, explain, is_explained
-from lmlab.config.hydra_inside import ours_alone, version_base
-from lmlab.config.own_configs import check_own_configs
 from lmlab.config.stored import conf_dir
+from lmlab.config.words.command_line import CommandLine
+from lmlab.config.words.compose import chosen, composed
+from lmlab.config.words.explain import config_dirs, explain, is_explained
+from lmlab.config.words.hydra_inside import ours_alone, version_base
+from lmlab.config.words.own_configs import check_own_configs
 from lmlab.errors import LabError, one_line, shows_tracebacks
 from lmlab.output import whole_output
 from lmlab.runs.parents import asked, words_for_hydra
-from lmlab.training.stopping import Interrupted
-from lmlab.training.waiting import waiting
+from lmlab.training.processes.stopping import Interrupted
+from lmlab.training.processes.waiting import waiting
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -252,7 +252,7 @@ def _package_shown() -> Iterator[None]:
 
 
 def _help(entry: Callable[[], None], overrides: list[str]) -> str:
-    from lmlab.config.help import help_text
+    from lmlab.config.words.help import help_text
     from lmlab.console import command
 
     name = entry.__name__

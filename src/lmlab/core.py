@@ -47,11 +47,11 @@ from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Rec
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.rules import n_inside
 from lmlab.training.outcome import outcome_recorded, record_failure
-from lmlab.training.processes import Processes, unblock_signals
+from lmlab.training.processes.processes import Processes, unblock_signals
+from lmlab.training.processes.stopping import Interrupted, Pruned, Stop
+from lmlab.training.processes.waiting import waiting
 from lmlab.training.spent import NOTHING, costs_of, spent_at
 from lmlab.training.start import Start
-from lmlab.training.stopping import Interrupted, Pruned, Stop
-from lmlab.training.waiting import waiting
 
 
 def train(

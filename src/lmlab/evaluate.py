@@ -22,8 +22,8 @@ from lmlab.training import preflight
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.schedules import constant
+from lmlab.training.processes.waiting import waiting
 from lmlab.training.restored import Trained, config_beside, precision_of, restore
-from lmlab.training.waiting import waiting
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, float]:

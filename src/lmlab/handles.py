@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmlab.config.python_words import checked_text, plain
+from lmlab.config.words.python_words import checked_text, plain
 from lmlab.console import shown_on
 from lmlab.errors import LabError
 from lmlab.files import open_to_read

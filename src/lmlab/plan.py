@@ -23,7 +23,7 @@ from lmlab.training.optimizers.combined import CombinedOptimizer
 from lmlab.training.optimizers.configure import configure, groups_by_rule
 from lmlab.training.optimizers.parametrisation import parametrisation_of
 from lmlab.training.optimizers.rules import REST, names_of, rules_of
-from lmlab.training.processes import Processes
+from lmlab.training.processes.processes import Processes
 from lmlab.training.start import Start
 
 NAMES = 2  # of parameters that a row of the rules has room for

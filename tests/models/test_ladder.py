@@ -14,7 +14,7 @@ from torch import nn
 from lmlab.cli import conf_dir
 from lmlab.config import build, schema
 from lmlab.config.check import check
-from lmlab.config.hydra_inside import version_base
+from lmlab.config.words.hydra_inside import version_base
 
 RUNGS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 VOCAB_SIZE, BLOCK_SIZE = 13, 12

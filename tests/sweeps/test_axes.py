@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweeps.conftest import records
 
-from lmlab.config.axes import Axes, every_row, swept_keys
-from lmlab.config.hydra_inside import is_1_4, version_base
 from lmlab.config.stored import conf_dir
+from lmlab.config.words.axes import Axes, every_row, swept_keys
+from lmlab.config.words.hydra_inside import is_1_4, version_base
 from lmlab.errors import LabError
 from lmlab.sweeps.search.space import Space
 

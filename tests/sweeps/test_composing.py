@@ -10,8 +10,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from lmlab.config.hydra_inside import version_base
 from lmlab.config.stored import conf_dir
+from lmlab.config.words.hydra_inside import version_base
 from lmlab.sweeps.launch.composing import RememberingLoader
 
 JOBS = [

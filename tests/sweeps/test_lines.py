@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from lmlab.config.axes import Axes, every_row
-from lmlab.config.hydra_inside import version_base
 from lmlab.config.stored import conf_dir
+from lmlab.config.words.axes import Axes, every_row
+from lmlab.config.words.hydra_inside import version_base
 from lmlab.sweeps.launch.composing import RememberingLoader
 
 # What may stand in a line, and the overrides that it stands for, one for each value.

@@ -13,8 +13,8 @@ from hydra_plugins.lmlab_grid import GridSweeper
 from lmlab.cli import conf_dir
 from lmlab.config import schema
 from lmlab.config.check import check
-from lmlab.config.command_line import CommandLine
-from lmlab.config.hydra_inside import version_base
+from lmlab.config.words.command_line import CommandLine
+from lmlab.config.words.hydra_inside import version_base
 
 SWEEPS = conf_dir() / "sweep"
 NAMES = [path.relative_to(SWEEPS).with_suffix("").as_posix() for path in SWEEPS.rglob("*.yaml")]

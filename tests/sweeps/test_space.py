@@ -6,7 +6,7 @@ from hydra.core.global_hydra import GlobalHydra
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lmlab.cli import conf_dir
-from lmlab.config.hydra_inside import version_base
+from lmlab.config.words.hydra_inside import version_base
 from lmlab.errors import LabError
 from lmlab.sweeps.search.space import Space
 

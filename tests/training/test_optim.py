@@ -13,7 +13,7 @@ from torch import nn
 from lmlab.cli import conf_dir
 from lmlab.config import build, schema
 from lmlab.config.check import check
-from lmlab.config.hydra_inside import version_base
+from lmlab.config.words.hydra_inside import version_base
 from lmlab.models.bigram import Bigram
 from lmlab.models.gpt import GPT
 from lmlab.training.optimizers.configure import configure

@@ -21,7 +21,7 @@ from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
 from lmlab.evaluate import evaluate
 from lmlab.runs.directory import Run
-from lmlab.training.started import check_started_once
+from lmlab.training.processes.started import check_started_once
 
 SCRIPT = str(Path(__file__).parents[2] / "scripts/train.py")
 GPT = ["name=test", "model=gpt", "model.n_embd=16", "model.n_layer=1", "trainer.accelerator=cpu"]

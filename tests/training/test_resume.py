@@ -25,7 +25,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.directory import Run
-from lmlab.training.stopping import Interrupted
+from lmlab.training.processes.stopping import Interrupted
 
 GPT = [
     "model=gpt",

@@ -20,8 +20,8 @@ from torch import nn
 from lmlab.config import build, schema
 from lmlab.config.check import check
 from lmlab.config.fingerprint import determining, fingerprint
-from lmlab.config.hydra_inside import version_base
 from lmlab.config.stored import conf_dir
+from lmlab.config.words.hydra_inside import version_base
 from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.training.footprint import footprint

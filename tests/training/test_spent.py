@@ -30,8 +30,8 @@ from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import load
 from lmlab.training import spent
 from lmlab.training.flops import flops_per_token
+from lmlab.training.processes.stopping import Interrupted
 from lmlab.training.restored import restore
-from lmlab.training.stopping import Interrupted
 
 V, T = 65, 8  # of tinyshakespeare, and a window of a tiny run
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.n_head=2"]

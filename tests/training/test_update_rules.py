@@ -19,7 +19,7 @@ from torch import Tensor
 from lmlab.cli import conf_dir
 from lmlab.config import build, schema
 from lmlab.config.check import check
-from lmlab.config.hydra_inside import version_base
+from lmlab.config.words.hydra_inside import version_base
 from lmlab.training.optimizers.rules import rules_of
 
 Gradient = Callable[[Tensor], Tensor]

@@ -81,7 +81,7 @@ def file_that_sets(key: str, group: str, option: str, folders: Sequence[Path]) -
 
 def file_that_varies(key: str, sweep: str, folders: Sequence[Path]) -> Path | None:
     """The file of a named sweep, if the key is one of its axes."""
-    from lmlab.config.axes import swept_keys
+    from lmlab.config.words.axes import swept_keys
 
     for path in _files("sweep", sweep, folders):
         sweeper = (_read(path).get("hydra") or {}).get("sweeper") or {}

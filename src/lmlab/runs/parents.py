@@ -65,7 +65,7 @@ def _continued(path: str) -> DictConfig:
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from lmlab.config.command_line import CommandLine
+    from lmlab.config.words.command_line import CommandLine
 
 
 def run_of(parent: str, key: str = "from") -> Run:

@@ -29,9 +29,9 @@ from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import check as check_optimizer
 from lmlab.training.optimizers.parametrisation import parametrisation_of, scale_weights
 from lmlab.training.optimizers.rules import rules_of
-from lmlab.training.processes import trainer as trainer_of
+from lmlab.training.processes.processes import trainer as trainer_of
+from lmlab.training.processes.stopping import Stop
 from lmlab.training.restored import restore
-from lmlab.training.stopping import Stop
 from lmlab.training.teacher import Teacher
 
 

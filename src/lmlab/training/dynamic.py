@@ -16,7 +16,7 @@ from lmlab.console import count_progress
 from lmlab.data.datamodule import FullEval
 from lmlab.data.windows import full_pass, shift
 from lmlab.errors import LabError
-from lmlab.training.stopping import Interrupted
+from lmlab.training.processes.stopping import Interrupted
 
 METRIC = "val/loss_dynamic"
 

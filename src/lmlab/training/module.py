@@ -35,7 +35,7 @@ from lmlab.training.optimizers.configure import (
 )
 from lmlab.training.optimizers.parametrisation import Factors
 from lmlab.training.optimizers.rules import REST, MakeOptimizer, Rule, Schedule
-from lmlab.training.stopping import Interrupted, Stop
+from lmlab.training.processes.stopping import Interrupted, Stop
 from lmlab.training.teacher import Teacher
 
 Rates = dict[str, float]  # by tag: train/lr, and train/lr/<rule> of each rule

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lmlab.console import command, log, say
 from lmlab.errors import DivergedError, LabError
 from lmlab.runs.directory import RECORD, Run
-from lmlab.training.stopping import Interrupted, Pruned
+from lmlab.training.processes.stopping import Interrupted, Pruned
 
 
 @contextmanager

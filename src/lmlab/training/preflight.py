@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lmlab.errors import LabError
 from lmlab.memory_limit import memory_bytes
 from lmlab.training.footprint import check_fits
-from lmlab.training.started import is_alone_in_slurm
+from lmlab.training.processes.started import is_alone_in_slurm
 
 # The Trainer's settings that a config has, with their defaults.
 SETTINGS = {"accelerator": "auto", "devices": "auto", "strategy": "auto", "precision": "32-true"}

@@ -19,7 +19,7 @@ from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lmlab.config.hydra_inside import set_values
+from lmlab.config.words.hydra_inside import set_values
 from lmlab.errors import LabError
 
 MOST = 64  # composed configs that are kept

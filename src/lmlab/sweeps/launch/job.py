@@ -19,9 +19,9 @@ from rich.console import Console
 
 from lmlab.config import schema
 from lmlab.config.check import check
-from lmlab.config.compose import chosen
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.own_code import check_same_code, code_of
+from lmlab.config.words.compose import chosen
 from lmlab.console import log, logged_to, say, shown_on
 from lmlab.errors import DivergedError, LabError
 from lmlab.files import check_stays_in, lock_at, make_folder
@@ -30,7 +30,7 @@ from lmlab.runs.parents import config_of, resolve
 from lmlab.sweeps.launch.journal import Entry, Result
 from lmlab.sweeps.table.reading import SEED
 from lmlab.sweeps.table.values import canonical
-from lmlab.training.started import check_started_once
+from lmlab.training.processes.started import check_started_once
 
 
 def train_job(cfg: DictConfig, swept: set[str]) -> Result:
@@ -47,8 +47,8 @@ def _swept_values(swept: set[str]) -> dict[str, Any]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from lmlab.config.axes import swept_keys
-    from lmlab.config.grammar import key_of, settings
+    from lmlab.config.words.axes import swept_keys
+    from lmlab.config.words.grammar import key_of, settings
 
     hydra = HydraConfig.get()
     axes = swept | {key.lstrip("+~") for key in swept_keys(hydra.sweeper)}
@@ -197,7 +197,7 @@ def _train(run: Run, config: dict[str, Any], **asked: Any) -> bool:
         if _is_finished(run, config):
             return False
         from lmlab.core import train
-        from lmlab.training.stopping import Pruned
+        from lmlab.training.processes.stopping import Pruned
 
         with suppress(Pruned):  # the record says so
             train(config, **asked)

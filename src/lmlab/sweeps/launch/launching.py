@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from lmlab.config import schema
 from lmlab.config.check import check
-from lmlab.config.explain import is_explained
+from lmlab.config.words.explain import is_explained
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import lock_at

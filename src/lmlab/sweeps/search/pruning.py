@@ -10,7 +10,7 @@ from optuna.pruners import BasePruner
 from lmlab.config import build
 from lmlab.sweeps.search.study import TrialInTraining
 from lmlab.training.callbacks import agreed
-from lmlab.training.stopping import Pruned
+from lmlab.training.processes.stopping import Pruned
 
 
 class Pruning(L.Callback):

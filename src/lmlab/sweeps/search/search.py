@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from lmlab.config import build
-from lmlab.config.axes import check_names
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import NOT_IN_FINGERPRINT, leaves, under
 from lmlab.config.own_code import code_of
 from lmlab.config.schema import Count, Custom, Node, Seed
+from lmlab.config.words.axes import check_names
 from lmlab.console import command, say
 from lmlab.errors import LabError
 from lmlab.files import make_folder, write_atomically

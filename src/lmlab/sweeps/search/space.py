@@ -17,8 +17,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from lmlab.config.axes import Axes
-from lmlab.config.branches import Branch, Row
+from lmlab.config.words.axes import Axes
+from lmlab.config.words.branches import Branch, Row
 from lmlab.errors import LabError
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lmlab.config.hydra_inside import ours_alone, version_base
 from lmlab.config.stored import conf_dir
+from lmlab.config.words.hydra_inside import ours_alone, version_base
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

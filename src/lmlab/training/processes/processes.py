@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmlab.console import say
 from lmlab.errors import LabError
-from lmlab.training.stopping import SIGNALS
+from lmlab.training.processes.stopping import SIGNALS
 
 if TYPE_CHECKING:
     import lightning as L

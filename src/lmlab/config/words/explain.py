@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmlab.config.compose import composed
-from lmlab.config.hydra_inside import args_parser
 from lmlab.config.stored import conf_dir
+from lmlab.config.words.compose import composed
+from lmlab.config.words.hydra_inside import args_parser
 from lmlab.errors import LabError, is_too_long
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     from lmlab.config.check import nearest
-    from lmlab.config.help import options
+    from lmlab.config.words.help import options
 
     text = str(error)
     if isinstance(error, LabError):
@@ -112,8 +112,8 @@ def _not_in_every_option(key: str, words: list[str]) -> str | None:
     """What to say of a key that one of the options has and another has not: one of those that are
     varied, or one that a named sweep, which varies the key, is not made for."""
     from lmlab.config.check import keys
-    from lmlab.config.help import options
     from lmlab.config.origins import file_that_varies, shown
+    from lmlab.config.words.help import options
 
     typed = dict(argument.partition("=")[::2] for argument in words if "=" in argument)
     group = key.partition(".")[0]
@@ -151,7 +151,7 @@ def _word_of(filename: object, words: list[str]) -> str:
 def _no_option(name: str, words: list[str]) -> str:
     """The argument that gives a group something else than a name, such as model=null."""
     from lmlab.config.check import nearest
-    from lmlab.config.help import options
+    from lmlab.config.words.help import options
 
     for argument in words:
         key, _, value = argument.partition("=")
@@ -179,7 +179,7 @@ def _known_keys(name: str, words: list[str]) -> list[str]:
     """Every key of a command's config, composed with the options on the command line, also with
     those of a --config-dir."""
     from lmlab.config.check import keys
-    from lmlab.config.help import options
+    from lmlab.config.words.help import options
 
     typed = [argument.partition("=") for argument in words if name == "train"]
     choices = [

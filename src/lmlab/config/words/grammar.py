@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import (
     Sweep,
 )
 
-from lmlab.config.hydra_inside import casts, sorts_ranges
+from lmlab.config.words.hydra_inside import casts, sorts_ranges
 from lmlab.errors import LabError
 
 

@@ -12,7 +12,15 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer
 
-from lmlab.config.grammar import Numbers, key_of, keys_set_by, numbers_of, parse, settings, split
+from lmlab.config.words.grammar import (
+    Numbers,
+    key_of,
+    keys_set_by,
+    numbers_of,
+    parse,
+    settings,
+    split,
+)
 from lmlab.errors import LabError
 
 ZIP = re.compile(r"\s*zip\((.*)\)\s*", re.DOTALL)

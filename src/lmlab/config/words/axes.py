@@ -17,7 +17,8 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lmlab.config.branches import (
+from lmlab.config.fingerprint import under
+from lmlab.config.words.branches import (
     EXAMPLE,
     ZIP,
     Branch,
@@ -28,8 +29,7 @@ from lmlab.config.branches import (
     members_of,
     read_branch,
 )
-from lmlab.config.fingerprint import under
-from lmlab.config.grammar import key_of, keys_set_by, parse, values_of
+from lmlab.config.words.grammar import key_of, keys_set_by, parse, values_of
 from lmlab.errors import LabError
 
 

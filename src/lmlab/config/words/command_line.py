@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lmlab.config.hydra_inside import args_parser
+from lmlab.config.words.hydra_inside import args_parser
 from lmlab.errors import LabError
 from lmlab.files import path_name
 
@@ -144,7 +144,7 @@ class CommandLine:
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
 
-        from lmlab.config.branches import read_branch
+        from lmlab.config.words.branches import read_branch
 
         for name, values in self.zips.items():
             together: set[str] = set()
@@ -164,7 +164,7 @@ class CommandLine:
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
 
-        from lmlab.config.grammar import parse
+        from lmlab.config.words.grammar import parse
 
         parser, parsed = OverridesParser.create(), {}
         for word in self.overrides:
@@ -175,7 +175,7 @@ class CommandLine:
     @cached_property
     def _keys(self) -> dict[str, set[str]]:
         """The keys that each override sets."""
-        from lmlab.config.grammar import keys_set_by
+        from lmlab.config.words.grammar import keys_set_by
 
         return {word: keys_set_by(override) for word, override in self._parsed.items()}
 
@@ -235,7 +235,7 @@ class CommandLine:
 
 
 def is_zip(value: str) -> bool:
-    """Whether it is the value of keys that go together: see `lmlab.config.axes`."""
+    """Whether it is the value of keys that go together: see `lmlab.config.words.axes`."""
     return value.lstrip().startswith("zip(")
 
 

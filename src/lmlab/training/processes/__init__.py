@@ -1,0 +1,1 @@
+"""The processes that train one run: who starts them, how they wait, and how they stop."""
