@@ -17,7 +17,6 @@ from lmlab.config.words.hydra_inside import multirun, ours_alone
 from lmlab.config.words.python_words import LITERALS, axis_of, checked_text, is_several, words_of
 from lmlab.data.turns import own_turn
 from lmlab.errors import LabError
-from lmlab.runs.parents import asked, words_for_hydra
 from lmlab.training.processes.stopping import Interrupted
 from lmlab.training.processes.waiting import waiting
 
@@ -46,6 +45,8 @@ def train(*overrides: str, **values: Any) -> Run | None:
             if line.is_multirun or line.swept:
                 which = ", ".join(sorted(line.swept)) or "sweep"
                 raise LabError(f"{which}: several values make a sweep; call lmlab.sweep")
+            from lmlab.runs.parents import asked, words_for_hydra  # here, for it imports pydantic
+
             cfg = _current(composition.composed("train", words_for_hydra(line), with_hydra=True))
             config, chosen = asked(cfg, line.given), composition.chosen()
         if config["dry_run"]:
@@ -82,6 +83,8 @@ def sweep(*overrides: str, launcher: str | None = None, **values: Any) -> Sweep 
     with own_turn(), _errors_in_one_line(words), _composing():
         line = _line(words)
         # -m is said by the call itself; a flag is none of Hydra's words.
+        from lmlab.runs.parents import words_for_hydra
+
         words = [word for word in words_for_hydra(line) if word != "-m"]
         with multirun(conf_dir(), "train", words) as (cfg, run):
             folder = Path(cfg.hydra.sweep.dir)

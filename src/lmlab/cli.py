@@ -21,7 +21,6 @@ from lmlab.config.words.hydra_inside import ours_alone, version_base
 from lmlab.config.words.own_configs import check_own_configs
 from lmlab.errors import LabError, one_line, shows_tracebacks
 from lmlab.output import whole_output
-from lmlab.runs.parents import asked, words_for_hydra
 from lmlab.training.processes.stopping import Interrupted
 from lmlab.training.processes.waiting import waiting
 
@@ -59,6 +58,8 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
         from lmlab.sweeps.launch.job import train_job
 
         return train_job(cfg, swept)
+    from lmlab.runs.parents import asked
+
     config = asked(cfg, given)
     if config["dry_run"]:
         from lmlab.plan import plan
@@ -190,7 +191,11 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
         for folder in config_dirs(words)[1:]:
             check_own_configs(folder, line.overrides)
         line.check(name)
-        for_hydra = words_for_hydra(line)
+        for_hydra = line.for_hydra
+        if line.parent is not None:  # else --help need not wait for what this imports
+            from lmlab.runs.parents import words_for_hydra
+
+            for_hydra = words_for_hydra(line)
     except Exception as error:
         if is_explained(error):
             fail(error)

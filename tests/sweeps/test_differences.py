@@ -294,7 +294,7 @@ ERRORS = [
     (["--at", "1.5.2s"], "--at 1.5.2s: a number and its unit"),
     (["--at", "3hours"], "--at 3hours: a number and its unit"),
     (["--to", "nan"], "--to nan: a loss"),
-    (["--to", "x"], "invalid float value"),
+    (["--to", "x"], "invalid number value"),
     (["--least", "0"], "--least 0: a difference of losses above zero"),
 ]
 
@@ -397,7 +397,7 @@ def test_a_run_without_event_files_has_no_time_but_steps(curves, tmp_path):
 
 def test_the_command_prints_and_keeps_what_was_asked(curves, tmp_path, capsys):
     words = ["--at", "4s", "--to", "3.82", "--baseline", "model=slow", "--least", "0.01"]
-    main([str(tmp_path), *words])
+    main([str(tmp_path), *words, "--write"])
     said = capsys.readouterr().out
     titles = re.findall(r"^(.+), compared with model=slow$", said, re.M)
     assert titles == [
@@ -419,8 +419,8 @@ def test_the_command_prints_and_keeps_what_was_asked(curves, tmp_path, capsys):
     assert kept == {f"difference-{name}.png" for name in (
         "val-loss_full", "val-loss-at-4-s", "steps-to-val-loss-3.82", "seconds-to-val-loss-3.82"
     )}  # fmt: skip
-    main([str(tmp_path)])  # asked less, it keeps less
-    assert len(list((tmp_path / "plots").glob("difference-*.png"))) == 1
+    main([str(tmp_path), "--write"])  # asked less, it leaves the richer report
+    assert len(list((tmp_path / "plots").glob("difference-*.png"))) == 4
 
 
 def test_the_leaderboard_has_the_signs(close, tmp_path, capsys):

@@ -120,7 +120,7 @@ def test_a_seed_that_was_run_again_is_as_its_newest_run(tmp_path):
 
 def test_every_report_says_it(two, capsys):
     steady(two, 2.5, model="fair")
-    main([str(two), "--at", "15steps", "--at", "80steps", "--to", "2.2"])
+    main([str(two), "--at", "15steps", "--at", "80steps", "--to", "2.2", "--write"])
     said = " ".join(capsys.readouterr().out.split())
     row = "wild nan 1.5 s 5 of 6 diverged"
     assert row in said.replace("  ", " ")
@@ -194,7 +194,7 @@ def seed_mean(folder: Path, name: str) -> dict[str, list[int]]:
 def test_its_mean_curve_ends_where_the_first_seed_does(tmp_path, n_diverged):
     diverging(tmp_path, n_diverged)
     steady(tmp_path)
-    main([str(tmp_path)])
+    main([str(tmp_path), "--write"])
     steps = seed_mean(tmp_path, "model=wild")
     assert set(steps) == {"val/loss", "± sd/val/loss above", "± sd/val/loss below"}
     assert all(found == [0, 10, 20] for found in steps.values())
@@ -207,7 +207,7 @@ def test_its_mean_curve_ends_where_the_first_seed_does(tmp_path, n_diverged):
 def test_without_a_curve_of_a_seed_that_diverged_there_is_none_of_the_others(tmp_path):
     diverging(tmp_path, 2, curve=False)
     steady(tmp_path)
-    main([str(tmp_path), "--no-plots"])
+    main([str(tmp_path), "--no-plots", "--write"])
     assert "val/loss" not in seed_mean(tmp_path, "model=wild")
     table = load([tmp_path])
     shared = shared_steps(read_curves(table.runs, ["val/loss"]), "val/loss")

@@ -209,6 +209,8 @@ def _last_words(typed: Sequence[Branch]) -> list[Branch]:
         assert override is not None
         key, is_dict = key_of(override), any(isinstance(v, Mapping) for v in values_of(override))
         if branch.is_swept and key in settled and not is_dict:
+            if branch.rows is None:  # an interval, which has no first value
+                continue
             word = every_row(branch)[0].words[0]
             kept.append(Branch(branch.name, None, OverridesParser.create().parse_override(word)))
         else:
