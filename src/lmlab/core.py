@@ -169,9 +169,9 @@ class Experiment:
         preflight.check(config, data.vocab_size)
         module = make_module(config, text, stop)
         callbacks, make_loggers = make_callbacks(config, text), loggers(config)
-        start.load_into(module, callbacks)
         if (prepare := Hooks.of(module.model).prepare) is not None:
             prepare(data.train_tokens)
+        start.load_into(module, callbacks)
         target = config["model"]["_target_"]
         preflight.check_logits(module.model, target, data.vocab_size, data.block_size)
         return cls(data, module, callbacks, make_loggers)
