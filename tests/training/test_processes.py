@@ -314,7 +314,7 @@ def test_what_cannot_be_is_one_line_before_anything_is_made(
 
 
 EVALUATED = dict.fromkeys(("stride", "dynamic_lr", "ensemble", "weights"))
-EVALUATED |= {"checkpoint": "last", "accelerator": "cpu"}
+EVALUATED |= {"checkpoint": "last", "accelerator": "cpu", "corpus": {}}
 BATCH_SCRIPT = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "test"}
 BATCH_SCRIPT |= dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
 
