@@ -192,7 +192,7 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
             check_own_configs(folder, line.overrides)
         line.check(name)
         for_hydra = line.for_hydra
-        if line.parent is not None:  # else --help need not wait for what this imports
+        if line.parent is not None or "run" in line.given:  # else nothing waits for what it imports
             from lmlab.runs.parents import words_for_hydra
 
             for_hydra = words_for_hydra(line)
