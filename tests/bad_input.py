@@ -228,7 +228,7 @@ TRAIN: list[Row] = [
     (["+callbacks.own=3"], ["callbacks.own=3: give a mapping"]),
     (
         ["~optimizer", "+optimizer={_target_: torch.optim.LBFGS, lr: 0.1}"],
-        ["optimizer: LBFGS.step(closure)"],
+        ["optimizer: LBFGS"],
     ),
     (
         ["~optimizer", "+optimizer={_target_: torch.optim.SparseAdam, lr: 0.1}"],
