@@ -331,7 +331,7 @@ def test_each_place_is_filled_as_it_becomes_free_and_a_killed_study_goes_on(swee
     """The first trial outlasts several others, so a batch would wait for it."""
     words = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=2"]
     words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=bigram", "eval.every=100"]
-    words += ["trainer.max_steps=2000,10,20,30,40,50", "hydra.sweeper.sampler.seed=1"]
+    words += ["trainer.max_steps=4000,10,20,30,40,50", "hydra.sweeper.sampler.seed=1"]
     words += ["sweep.name=a", "logger.tensorboard=false", "callbacks.sample.max_new_tokens=1"]
     folder = tmp_path / "outputs/sweeps/a"
     killed = sweep(*words)
@@ -348,7 +348,7 @@ def test_each_place_is_filled_as_it_becomes_free_and_a_killed_study_goes_on(swee
     found = trials(folder)
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 6
     assert [trial.params for trial in found[: len(asked)]] == [trial.params for trial in asked]
-    (long,) = (t for t in found if t.params["trainer.max_steps"] == "2000")
+    (long,) = (t for t in found if t.params["trainer.max_steps"] == "4000")
     short = [t for t in found if t is not long]
     overlapping = [t for t in short if long.datetime_start < t.datetime_start]
     assert all(t.datetime_complete < long.datetime_complete for t in overlapping)
