@@ -26,7 +26,7 @@ from lmlab.sweeps.report.leaderboard import duration, markdown, print_table, run
 from lmlab.sweeps.report.notes import listed
 from lmlab.sweeps.report.report import report
 from lmlab.sweeps.table.curves import read_curves, shared_steps
-from lmlab.sweeps.table.reading import FoundRun, read
+from lmlab.sweeps.table.reading import RunFiles, read
 from lmlab.sweeps.table.settings import load, tabulate
 
 
@@ -288,7 +288,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_siz
 @given(st.lists(st.tuples(TEXTS, st.floats(allow_nan=False)), min_size=2, unique=True))
 def test_csv_gives_back_what_was_in_the_runs(values):
     runs = [
-        FoundRun(
+        RunFiles(
             Path(f"nowhere/{i}"),
             "done",
             {"swept": {"key": key, "seed": i}, "metrics": {"val/loss_full": loss}},

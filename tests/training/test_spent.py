@@ -189,7 +189,7 @@ def assert_shown_together(parent: Run, child: Run, folder: Path) -> None:
     table = load([folder])
     curves = read_curves(table.runs, ["val/loss"]).dropna(subset=["val/loss"])
     curves["tokens"] = spent_at(table, curves, "tokens")
-    (number,) = (i for i, run in enumerate(table.found) if "before" in run.record)
+    (number,) = (i for i, run in enumerate(table.files) if "before" in run.record)
     of_child = curves[curves["run"] == number].set_index("step")["tokens"]
     first = child.record["before"]["step"]
     steps = [step for step in (21, 24, 27, 30) if step > first]
