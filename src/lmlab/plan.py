@@ -14,7 +14,7 @@ from lmlab.config import build
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.console import console, quiet_libraries
 from lmlab.data.tokens import text_of
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
 from lmlab.training.assemble import make_data
@@ -134,9 +134,9 @@ def _shortened(names: list[str]) -> str:
 
 def _where(config: dict[str, Any]) -> str:
     if config["run"]:
-        run: Run | None = Run.open(config["run"])
+        run: RunDirectory | None = RunDirectory.open(config["run"])
     else:
-        run = Run.to_resume(config) if config["resume"] else None
+        run = RunDirectory.to_resume(config) if config["resume"] else None
     if run is not None:
         check_continues(run.config, config)
         return f"{run.path}, going on from step {run.record.get('step', 0)}"

@@ -25,7 +25,7 @@ from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.memory_limit import memory_bytes
 from lmlab.runs import contents
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 EMA_KEY = "ema"  # of a checkpoint: {"step": …, "weights": {name of a parameter: tensor}}
 
@@ -166,7 +166,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def newest_whole(
-    run: Run, check: Callable[[dict[str, Any]], None] = lambda checkpoint: None
+    run: RunDirectory, check: Callable[[dict[str, Any]], None] = lambda checkpoint: None
 ) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint of a run that can be read, and what it holds; None if it has none.
 
@@ -186,7 +186,7 @@ def newest_whole(
     return newest(run, use)
 
 
-def newest(run: Run, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
+def newest(run: RunDirectory, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
     paths = run.checkpoints()
     problems = []
     for path in paths:

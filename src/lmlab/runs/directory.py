@@ -63,14 +63,14 @@ GROUP, OPTION = re.compile(r"[a-z]\w*(/\w+)*"), re.compile(r"\w[\w-]*([./]\w[\w-
 OF_THE_END = (*("val/loss_full", "val/bpc_full", "val/loss_full_ema", "val/loss_dynamic"),)
 
 
-class Run:
+class RunDirectory:
     """One run directory."""
 
     def __init__(self, path: Path):
         self.path = path
 
     @classmethod
-    def create(cls, config: dict[str, Any], **asked: Any) -> Run:
+    def create(cls, config: dict[str, Any], **asked: Any) -> RunDirectory:
         """A new directory with the config and a record in it, status `running`.
 
         `asked` goes into the record, see `begin`.
@@ -133,7 +133,7 @@ class Run:
             self.update(status="running", error=None)
 
     @classmethod
-    def open(cls, path: str, key: str = "run") -> Run:
+    def open(cls, path: str, key: str = "run") -> RunDirectory:
         """The run at `path`, which the config names at `key`.
 
         Raises:
@@ -149,7 +149,7 @@ class Run:
         return run
 
     @classmethod
-    def to_resume(cls, config: dict[str, Any]) -> Run | None:
+    def to_resume(cls, config: dict[str, Any]) -> RunDirectory | None:
         """`resume=auto`: the run that a config began before, if there is one.
 
         The newest that is not finished, else the newest that is; never one that is being trained.
@@ -158,7 +158,7 @@ class Run:
             run = cls(Path(config["run_dir"]))
             return run if (run.path / RECORD).is_file() else None
         folder = Path(config["output_dir"]) / config["name"]
-        found: dict[bool, Run] = {}  # by whether it is finished
+        found: dict[bool, RunDirectory] = {}  # by whether it is finished
         for record in sorted(folder.glob(f"*/{RECORD}")):
             run = cls(record.parent)
             try:

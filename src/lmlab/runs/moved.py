@@ -6,10 +6,10 @@ from typing import Any
 
 from lmlab.console import say
 from lmlab.errors import LabError
-from lmlab.runs.directory import CONFIG, Run
+from lmlab.runs.directory import CONFIG, RunDirectory
 
 
-def keep_corpus(run: Run, corpus: dict[str, Any], sha256: str) -> None:
+def keep_corpus(run: RunDirectory, corpus: dict[str, Any], sha256: str) -> None:
     """Put into a run's config where the text that it was trained on, of this digest, is now."""
     try:
         config = run.config

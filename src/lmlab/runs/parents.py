@@ -15,7 +15,7 @@ from lmlab.config.fingerprint import fingerprint
 from lmlab.config.trust import as_texts, check_stored, without
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign, find
-from lmlab.runs.directory import CONFIG, RECORD, Run
+from lmlab.runs.directory import CONFIG, RECORD, RunDirectory
 
 
 def asked(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _continued(path: str) -> DictConfig:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import DictConfig, OmegaConf
 
-    stored = Run.open(path).config
+    stored = RunDirectory.open(path).config
     cfg = OmegaConf.create(as_texts(stored))
     overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     for override in overrides:
@@ -68,14 +68,14 @@ if TYPE_CHECKING:
     from lmlab.config.words.command_line import CommandLine
 
 
-def run_of(parent: str, key: str = "from") -> Run:
+def run_of(parent: str, key: str = "from") -> RunDirectory:
     """The run that `key` names.
 
     Raises:
         LabError: if there is none.
     """
     path, _ = _split(parent)
-    return Run.open(path, key)
+    return RunDirectory.open(path, key)
 
 
 def words_for_hydra(line: CommandLine) -> list[str]:
@@ -277,7 +277,7 @@ def _split(parent: str) -> tuple[str, str | None]:
     return found[1], None if found[2] == "last" else found[2]
 
 
-def _steps(run: Run) -> dict[int, Path]:
+def _steps(run: RunDirectory) -> dict[int, Path]:
     """The checkpoints of a run by step."""
     best = (run.record.get("best") or {}).get("step")
     found = {best: run.best} if best is not None and run.best.is_file() else {}

@@ -21,7 +21,7 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.runs import contents
 from lmlab.runs.checkpoint import EMA_KEY, load_averaged, named_by, newest, read
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.footprint import shapes
 from lmlab.training.preflight import check_logits
 
@@ -118,7 +118,7 @@ class Trained:
             say(f"{key}={run} was trained on other text: val may not be new to it")
 
 
-def restore(run: Run, which: str) -> Trained:
+def restore(run: RunDirectory, which: str) -> Trained:
     """The model of a run's checkpoint: `last`, `best`, or one given by path; in eval mode.
 
     `ema` is the last one with its averaged weights.
@@ -140,7 +140,7 @@ def restore(run: Run, which: str) -> Trained:
         raise LabError(named_by(path, error)) from error
 
 
-def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Trained:
+def _restored(run: RunDirectory | None, path: Path, checkpoint: dict[str, Any]) -> Trained:
     """The model in a checkpoint, which must be of a run if one is given."""
     stored = with_todays_defaults(checkpoint["config"])
     check_stored(stored, f"checkpoint {path}")
@@ -190,7 +190,7 @@ def precision_of(config: dict[str, Any]) -> str:
     return DOUBLE if str(config["trainer"]["precision"]) in ("64", DOUBLE) else "32-true"
 
 
-def config_beside(run: Run) -> dict[str, Any] | None:
+def config_beside(run: RunDirectory) -> dict[str, Any] | None:
     """The config that a run has beside its checkpoints; a checkpoint is used without it, too."""
     try:
         check_stored(run.config, f"run={run.path}")

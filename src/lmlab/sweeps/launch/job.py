@@ -25,7 +25,7 @@ from lmlab.config.words.compose import chosen
 from lmlab.console import log, logged_to, say, shown_on
 from lmlab.errors import DivergedError, LabError
 from lmlab.files import check_stays_in, lock_at, make_folder
-from lmlab.runs.directory import CONFIG, LOG, Run, job_name
+from lmlab.runs.directory import CONFIG, LOG, RunDirectory, job_name
 from lmlab.runs.parents import config_of, resolve
 from lmlab.sweeps.launch.journal import Entry, Result
 from lmlab.sweeps.table.reading import SEED
@@ -69,7 +69,7 @@ def _plain_value(value: Any) -> Any:
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; Run.locked, while it trains
+JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; RunDirectory.locked, while it trains
 
 
 def run_job(
@@ -101,7 +101,7 @@ def run_job(
                 config = resolve(config)
         except LabError as error:
             problem = error
-        run = Run(Path(cfg.run_dir or _directory(sweep_dir, swept, _identity(config))))
+        run = RunDirectory(Path(cfg.run_dir or _directory(sweep_dir, swept, _identity(config))))
         setting = canonical({key: value for key, value in swept.items() if key != SEED})
         if entry is not None:
             entry.add("running", run=str(run.path))
@@ -152,7 +152,7 @@ def _diverged(error: BaseException) -> bool:
     return isinstance(error, DivergedError)
 
 
-def _is_finished(run: Run, config: dict[str, Any]) -> bool:
+def _is_finished(run: RunDirectory, config: dict[str, Any]) -> bool:
     """Whether there is nothing left to train. Found without torch, which takes seconds to import.
 
     Raises:
@@ -191,7 +191,7 @@ def _identity(plain: dict[str, Any]) -> str:
     return hashlib.sha256(both.encode()).hexdigest()[:16] if code else fingerprint(plain)
 
 
-def _train(run: Run, config: dict[str, Any], **asked: Any) -> bool:
+def _train(run: RunDirectory, config: dict[str, Any], **asked: Any) -> bool:
     """Train what is left of a run, once no other process does; whether there was any."""
     with _alone(run.path):
         if _is_finished(run, config):
@@ -235,7 +235,11 @@ def _checked(cfg: DictConfig) -> tuple[dict[str, Any], LabError | None]:
 
 
 def _keep_failure(
-    run: Run, plain: dict[str, Any], swept: dict[str, Any], error: BaseException, reason: str
+    run: RunDirectory,
+    plain: dict[str, Any],
+    swept: dict[str, Any],
+    error: BaseException,
+    reason: str,
 ) -> None:
     """Leave a failure in the record and in the log; nothing that is done is touched."""
     from lmlab.display.unbegun import show_refused
