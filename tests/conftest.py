@@ -19,7 +19,7 @@ from lmlab.config.words.hydra_inside import version_base
 from lmlab.data import corpus, download
 
 if TYPE_CHECKING:
-    pass
+    from lmlab.runs.directory import RunDirectory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest-xdist is the parallelism
 

@@ -69,7 +69,7 @@ def _plain_value(value: Any) -> Any:
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; RunDirectory.locked, while it trains
+JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; its own, while it trains
 
 
 def run_job(
