@@ -166,7 +166,7 @@ class Experiment:
             LabError: naming the part that cannot be made, or that does not do what it has to.
         """
         data = make_data(config, text)
-        preflight.check(config, data.vocab_size)
+        preflight.check_memory(config, data.vocab_size)
         module = make_module(config, text, stop)
         callbacks, make_loggers = make_callbacks(config, text), loggers(config)
         if (prepare := Hooks.of(module.model).prepare) is not None:

@@ -17,7 +17,6 @@ from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.models.ensemble import ensemble_of
 from lmlab.runs.directory import RunDirectory
-from lmlab.runs.moved import keep_corpus
 from lmlab.training import preflight
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
@@ -50,7 +49,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     if text.sha256 != trained.corpus_sha256:
         raise LabError(f"run={config['run']}: its corpus has changed since it was trained")
     if config["corpus"]:
-        keep_corpus(run, with_text["corpus"], text.sha256)
+        run.keep_corpus(with_text["corpus"], text.sha256)
     if text.tokenizer.stored() != trained.tokenizer.stored():
         raise LabError(
             f"run={config['run']}: its tokenizer makes other tokens of the same text now"
@@ -67,7 +66,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
     )
     dynamic = [] if config["dynamic_lr"] is None else [Dynamic(config["dynamic_lr"])]
-    trainer = preflight.trainer(
+    trainer = preflight.checked_trainer(
         "",
         callbacks=dynamic,
         accelerator=config["accelerator"],

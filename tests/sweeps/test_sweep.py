@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweeps.conftest import ended, records
 
-from lmlab.runs.directory import RunDirectory, job_name
+from lmlab.runs.directory import RunDirectory
+from lmlab.sweeps.launch.job import job_name
 
 NUMBERS = ("val/loss", "val/loss_full", "val/bpc", "train/loss_eval")
 

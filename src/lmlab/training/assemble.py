@@ -26,7 +26,7 @@ from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed
 from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import checkpoint_path
 from lmlab.training.module import LanguageModule
-from lmlab.training.optimizers.configure import check as check_optimizer
+from lmlab.training.optimizers.configure import check_optimizer
 from lmlab.training.optimizers.parametrisation import parametrisation_of, scale_weights
 from lmlab.training.optimizers.rules import rules_of
 from lmlab.training.processes.processes import trainer as trainer_of

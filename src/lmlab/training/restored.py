@@ -22,8 +22,7 @@ from lmlab.errors import LabError
 from lmlab.runs import contents
 from lmlab.runs.checkpoint import EMA_KEY, load_averaged, named_by, newest, read
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.footprint import shapes
-from lmlab.training.preflight import check_logits
+from lmlab.training.preflight import check_logits, model_on_meta
 
 if TYPE_CHECKING:
     from lmlab.training.module import LanguageModule
@@ -67,7 +66,7 @@ def check_gathered(
     """
     trains = any(p.requires_grad for p in module.model.parameters())
     if trains and checkpoint["global_step"]:
-        contents.check_optimizer(checkpoint["optimizer_states"], module.fresh_optimizer)
+        contents.check_optimizer_state(checkpoint["optimizer_states"], module.fresh_optimizer)
     contents.check_callbacks(checkpoint["callbacks"], callbacks)
 
 
@@ -174,7 +173,7 @@ def _model(
     most = 1000 + 16 * len(weights)  # of which some hold no weights
     try:
         with torch.random.fork_rng(devices=[]):
-            on_shapes = shapes(config, vocab_size, most)
+            on_shapes = model_on_meta(config, vocab_size, most)
     except build.TooLargeError:
         raise
     except LabError:  # somebody's own may compute while it is built

@@ -20,7 +20,6 @@ from lmlab.exchange.foreign import Foreign
 from lmlab.files import read_small, write_atomically
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed, newest_whole, read
 from lmlab.runs.directory import TOKENIZER, RunDirectory
-from lmlab.runs.moved import keep_corpus
 from lmlab.runs.parents import checkpoint_path, foreign_parent, run_of
 from lmlab.training.branch import first_checkpoint, fitted
 from lmlab.training.module import LanguageModule
@@ -103,7 +102,7 @@ class Start:
         text = text_of(self.config, self.tokenizer())
         if run.record.get("corpus_sha256") != text.sha256:
             raise LabError(f"run={run.path}: its corpus has changed since it was trained")
-        keep_corpus(run, self.config["corpus"], text.sha256)
+        run.keep_corpus(self.config["corpus"], text.sha256)
 
     def load_into(self, module: LanguageModule, callbacks: Sequence[L.Callback]) -> None:
         """Give a module the weights of others, or see to it that it can go on with the parent's.

@@ -24,12 +24,12 @@ from lmlab.config.own_code import check_same_code, code_of
 from lmlab.config.words.compose import chosen
 from lmlab.console import log, logged_to, say, shown_on
 from lmlab.errors import DivergedError, LabError
-from lmlab.files import check_stays_in, lock_at, make_folder
-from lmlab.runs.directory import CONFIG, LOG, RunDirectory, job_name
+from lmlab.files import check_stays_in, lock_at, make_folder, path_name
+from lmlab.runs.directory import CONFIG, LOG, RunDirectory
 from lmlab.runs.parents import config_of, resolve
 from lmlab.sweeps.launch.journal import Entry, Result
 from lmlab.sweeps.table.reading import SEED
-from lmlab.sweeps.table.values import canonical
+from lmlab.sweeps.table.values import canonical, short_keys
 from lmlab.training.processes.started import check_started_once
 
 
@@ -64,6 +64,19 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain_value(inner) for inner in value]
     return value if isinstance(value, bool | int | float | None) else str(value)
+
+
+def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
+    """A directory's name for one job of a sweep: what is swept, and what makes it unique."""
+    short = short_keys(swept)
+    ordered = sorted(swept, key=lambda key: (key == "seed", key))
+    # Four digits of a number are enough to know it by; the fingerprint has them all.
+    values = [(short[key], swept[key]) for key in ordered]
+    text = ",".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in values
+    )
+    return f"{path_name(text) or 'job'}-{config_fingerprint[:8]}"
 
 
 if TYPE_CHECKING:
