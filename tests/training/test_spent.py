@@ -18,14 +18,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmlab.config import build
-from lmlab.console import make_console
 from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read
-from lmlab.runs.directory import Run
-from lmlab.sweeps.compare.questions import Questions
-from lmlab.sweeps.report.leaderboard import markdown
-from lmlab.sweeps.report.verdicts import print_differences
+from lmlab.runs.directory import RunDirectory
+from lmlab.sweeps.report.leaderboard import leaderboard
+from lmlab.sweeps.report.questions import Asked
 from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import load
 from lmlab.training import spent
@@ -111,9 +109,9 @@ def test_a_teachers_forward_passes_count(experiment):
     curve = tensorboard(pupil)
     assert curve["train/flops"][-1] == (24, pytest.approx(pupil.record["flops"]))
     assert [step for step, _ in curve["vs_flops/val/loss"]][-1] == pupil.record["flops"]
-    said = markdown(load([pupil.path.parent]), pupil.path.parent, "runs")
+    said = " ".join(leaderboard(load([pupil.path.parent])).notes)
     assert "FLOPs: those of teachers' forward passes are among them" in said
-    assert "are among them" not in markdown(load([alone.path]), alone.path, "run")
+    assert "are among them" not in " ".join(leaderboard(load([alone.path])).notes)
 
 
 def test_a_teacher_that_nobody_can_count_makes_the_sum_unknown():
@@ -125,7 +123,7 @@ def test_a_teacher_that_nobody_can_count_makes_the_sum_unknown():
     assert forward_flops_per_token([], 4, T) == 0
 
 
-def branch(run: Run, which: str = "", **more: Any) -> dict[str, Any]:
+def branch(run: RunDirectory, which: str = "", **more: Any) -> dict[str, Any]:
     """The config of a run that begins from `run`; `more` has "__" for a dot."""
     config = json.loads(json.dumps(run.config))
     for key, value in more.items():
@@ -140,7 +138,7 @@ def branch(run: Run, which: str = "", **more: Any) -> dict[str, Any]:
 PER_TOKEN = by_hand(n_layer=1, n_embd=16)
 
 
-def assert_counted(run: Run, tokens: int, seconds: float) -> None:
+def assert_counted(run: RunDirectory, tokens: int, seconds: float) -> None:
     assert run.record["tokens"] == tokens
     assert run.record["flops"] == tokens * PER_TOKEN
     assert run.record["seconds"] > seconds
@@ -183,7 +181,7 @@ def test_a_branch_counts_its_parents_steps_as_the_parents(experiment, tmp_path):
     assert_shown_together(parent, child, tmp_path / "both")
 
 
-def assert_shown_together(parent: Run, child: Run, folder: Path) -> None:
+def assert_shown_together(parent: RunDirectory, child: RunDirectory, folder: Path) -> None:
     for run in (parent, child):
         shutil.copytree(run.path, folder / run.path.name)
     table = load([folder])
@@ -194,7 +192,7 @@ def assert_shown_together(parent: Run, child: Run, folder: Path) -> None:
     first = child.record["before"]["step"]
     steps = [step for step in (21, 24, 27, 30) if step > first]
     assert dict(of_child) == {s: first * 4 * T + (s - first) * 16 * T for s in steps}
-    assert "those of the other up to there" in markdown(table, folder, "both")
+    assert "those of the other up to there" in " ".join(leaderboard(table).notes)
 
 
 def test_a_branch_that_is_stopped_between_evaluations_says_what_it_took(experiment, tmp_path):
@@ -205,9 +203,11 @@ def test_a_branch_that_is_stopped_between_evaluations_says_what_it_took(experime
     with pytest.raises(Interrupted):
         train(config)
     (path,) = (p for p in parent.path.parent.iterdir() if p != parent.path)
-    stopped = Run(path).record["step"]
+    stopped = RunDirectory(path).record["step"]
     assert 30 <= stopped < 48
-    assert_counted(Run(path), 24 * 4 * T + (stopped - 24) * 8 * T, parent.record["seconds"] - 1)
+    assert_counted(
+        RunDirectory(path), 24 * 4 * T + (stopped - 24) * 8 * T, parent.record["seconds"] - 1
+    )
 
 
 def test_a_parent_of_before_this_was_kept_is_counted_by_its_config(experiment):
@@ -219,7 +219,7 @@ def test_a_parent_of_before_this_was_kept_is_counted_by_its_config(experiment):
     parent.update(seconds=100.0)
     child = train(branch(parent, "@12", data__batch_size=16, trainer__max_steps=14))
     assert_counted(child, 12 * 4 * T + 2 * 16 * T, 50.0)
-    resumed = Run(parent.path)
+    resumed = RunDirectory(parent.path)
     cut(resumed, 12)
     resumed = train({**parent.config, "run": str(parent.path)})
     assert_counted(resumed, 24 * 4 * T, 100.0)
@@ -249,9 +249,8 @@ def test_where_curves_are_compared_it_is_said_what_is_counted(experiment, tmp_pa
     for seed in (1, 2):
         train(branch(parent, seed=seed, trainer__max_steps=36, optimizer__lr=1e-3))
     table = load([tmp_path])
-    for found in Questions.parse(table, None, None, ["1000tokens"], []).answers():
-        print_differences(found, make_console(width=200))
-    assert "runs that began from another's checkpoint" in capsys.readouterr().out
+    (section,) = Asked.parse(table, at=["1000tokens"]).answers()
+    assert "runs that began from another's checkpoint" in " ".join(section.notes)
 
 
 def test_a_plan_counts_the_steps_that_are_left(experiment, lab, tmp_path):
