@@ -49,9 +49,10 @@ class Lines(NamedTuple):
         return alt.Scale(domain=list(range(len(values))), range=values)
 
     def _legend(self) -> alt.Legend | None:
+        if not any(self.names):
+            return None
         words = by_place(self.names)
-        about = {"symbolType": "circle", "symbolOpacity": 1}
-        return alt.Legend(title=self.title, labelExpr=words, **about) if any(self.names) else None
+        return alt.Legend(title=self.title, labelExpr=words, symbolType="circle", symbolOpacity=1)
 
     def colour(self) -> alt.Color:
         scale = self._scale([style.colour for style in self.styles])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -45,7 +46,7 @@ def forest(differences: Differences, texts: pd.DataFrame) -> Chart:
     names = setting_names(table.settings.loc[rows.index], table.keys, 32)
     y = alt.Y("place", **word_axis(names, ", ".join(map(heading, table.keys)), ticks=False))
     title = f"difference, {differences.unit} (below zero is better)"
-    x = {"type": "quantitative", "title": title, "axis": {"tickCount": 6},
+    x: dict[str, Any] = {"type": "quantitative", "title": title, "axis": {"tickCount": 6},
          "scale": {"zero": True, "nice": False, "padding": 22}}  # fmt: skip
     seeds = differences.by_seed[rows.index[~rows["is_off"]]].melt(value_name="seed").dropna()
     seeds["place"] = seeds["setting"].map(rows["place"])
@@ -78,8 +79,11 @@ def forest(differences: Differences, texts: pd.DataFrame) -> Chart:
             shape = "triangle-right" if is_right else "triangle-left"
             edge = alt.value(WIDTH - 8 if is_right else 8)
             layers.append(of_side.encode(x=edge, shape=alt.value(shape)))
-    columns = (("text", "difference", 95, "right"), ("interval", "95 %", 105, "left"),
-               ("chance", "p (Holm)", BESIDE, "right"))  # fmt: skip
+    columns: list[tuple[str, str, int, Any]] = [
+        ("text", "difference", 95, "right"),
+        ("interval", "95 %", 105, "left"),
+        ("chance", "p (Holm)", BESIDE, "right"),
+    ]
     for column, head, at, side in columns:
         text = base.mark_text(align=side, color=INK).encode(x=alt.value(WIDTH + at))
         layers.append(text.encode(text=f"{column}:N"))

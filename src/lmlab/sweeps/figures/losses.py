@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -174,7 +175,7 @@ def heat_map(table: Table) -> Chart:
     cells["ink"] = (loss < (loss.min() + top) / 2).map({True: "white", False: INK})
     columns = [label(across, value, 14) for value in ordered(settings[across])]
     rows = [label(down, value) for value in ordered(settings[down])]
-    place = {
+    place: dict[str, Any] = {
         "x": alt.X("x", **word_axis(columns, heading(across), 0, labelAngle=0, domain=False)),
         "y": alt.Y("y", **word_axis(rows, heading(down), 0, domain=False)),
     }

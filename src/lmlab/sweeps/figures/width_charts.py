@@ -5,6 +5,8 @@ Each parametrisation, or whatever else differs, has axes of its own, side by sid
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
@@ -37,7 +39,7 @@ def by_rate(table: Table, panels: dict[str, pd.DataFrame]) -> Chart:
     lines = Lines([label(WIDTH, width) for width in widths], styles_of(widths), heading(WIDTH))
     place = number_axis(list(map(float, ordered(table.settings[RATE]))), heading(RATE))
     line = {width: i for i, width in enumerate(widths)}
-    charts = []
+    charts: list[Any] = []
     for title, settings in panels.items():
         loss = loss_axis(with_unit(table.metric) if not charts else "")
         points = points_of(table, settings).assign(
@@ -76,7 +78,7 @@ def by_width(table: Table, panels: dict[str, pd.DataFrame], sizes: pd.DataFrame)
     tags = [column for column in sizes if str(column).startswith(ACTIVATIONS)]
     rows = []
     for tag in tags:
-        charts = []
+        charts: list[Any] = []
         for title, settings in panels.items():
             ours = sizes[sizes["setting"].isin(settings.index) & sizes["step"].isin(steps)]
             means = ours.groupby(["step", "width"])[tag].mean().dropna().rename("size")

@@ -98,7 +98,8 @@ def _vega() -> str:
     kept = cache_dir() / f"vega-embed-{vl_convert.get_vega_embed_version()}.js"
     with suppress(OSError):
         return kept.read_text("utf-8")
-    bundle: str = vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    bundle = str(vl_convert.javascript_bundle())  # type: ignore[call-arg]
+    bundle = bundle.replace("</script", "<\\/script")
     with suppress(OSError):
         write_atomically(kept, bundle.encode(), parents=True)
     return bundle
