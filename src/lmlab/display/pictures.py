@@ -15,6 +15,7 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import event_files
 from lmlab.models.contract import Hooks, pictured_as
 from lmlab.models.maps import attention_maps
+from lmlab.models.torch_inside import in_eval_mode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,12 +60,10 @@ class Pictures(L.Callback):
 
     def draw(self, module: Any, data: Any) -> dict[str, Image]:
         """The pictures of a model as it is, by tag."""
-        training = module.training
-        module.eval()
-        pictures = self._maps(module, data.val_tokens[: min(self.tokens, data.block_size)])
-        if (table := Hooks.of(module.model).next_token_logits) is not None:
-            pictures["view/bigram"] = self._table(table(), data.train_tokens)
-        module.train(training)
+        with in_eval_mode(module.model):
+            pictures = self._maps(module, data.val_tokens[: min(self.tokens, data.block_size)])
+            if (table := Hooks.of(module.model).next_token_logits) is not None:
+                pictures["view/bigram"] = self._table(table(), data.train_tokens)
         return pictures
 
     def _maps(self, module: Any, passage: Tensor) -> dict[str, Image]:

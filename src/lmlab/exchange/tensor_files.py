@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
 
 FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -82,8 +82,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, error: Exception) -> LabError:
-    told = (str(error).splitlines() or [type(error).__name__])[0]
-    return LabError(f"{path} is damaged or cut off ({told})")
+    return LabError(f"{path} is damaged or cut off ({first_line(error)})")
 
 
 def _check_sizes(path: Path) -> None:
