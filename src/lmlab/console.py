@@ -209,7 +209,7 @@ def count_progress(what: str, total: int, of_what: str) -> Iterator[Callable[[in
 
 @contextmanager
 def _progress(
-    what: str, total: int, column: ProgressColumn, said: str
+    what: str, total: int, column: ProgressColumn, amount: str
 ) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), column)
     console = current_console()
@@ -225,7 +225,7 @@ def _progress(
             if console.is_terminal:
                 progress.start()
             else:
-                say(f"{what}, {said}")
+                say(f"{what}, {amount}")
 
     try:
         yield advance

@@ -200,8 +200,8 @@ class Run:
 
     def __repr__(self) -> str:
         loss = self.metrics.get("val/loss_full")
-        told = "" if loss is None else f", val/loss_full {loss:.4f}"
-        return f"<Run {self.path}: {self.status} after {self.record.get('step', 0)} steps{told}>"
+        result = "" if loss is None else f", val/loss_full {loss:.4f}"
+        return f"<Run {self.path}: {self.status} after {self.record.get('step', 0)} steps{result}>"
 
     def _repr_html_(self) -> str:
         """In a notebook: the figures, and the curve."""

@@ -285,14 +285,10 @@ class TextDataModule(L.LightningDataModule):
                 )
         self.vocab_size = vocab_size
         self.batch_size, self.block_size = batch_size, block_size
-        self.steps_per_batch, self.accumulate, self.max_steps = (
-            steps_per_batch,
-            accumulate,
-            max_steps,
-        )
+        self.steps_per_batch, self.accumulate = steps_per_batch, accumulate
         self.eval_every, self.eval_protocol, self.eval_iters = eval_every, eval_protocol, eval_iters
         self.save_every, self.stride = save_every, stride or block_size
-        self.seed = seed
+        self.max_steps, self.seed = max_steps, seed
         self.generator = torch.default_generator if generator is None else generator
         self.start_step = 0
         self.start_state: Tensor | None = None

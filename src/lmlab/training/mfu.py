@@ -31,16 +31,16 @@ class MFU(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         config, data = module.about["config"], module_data(trainer)
-        found = flops_per_token(config, data.vocab_size)
+        own = flops_per_token(config, data.vocab_size)
         taught = module.teacher.flops_per_token(data) if module.teacher is not None else 0.0
-        if not found or taught is None:
-            what = "a teacher" if found else config["model"]["_target_"]
+        if not own or taught is None:
+            what = "a teacher" if own else config["model"]["_target_"]
             raise LabError(
                 f"callbacks.mfu: {what} multiplies no matrices that can be counted; leave it out "
                 "with ~callbacks.mfu"
             )
         dtype = _computes_in(str(config["trainer"]["precision"]))
-        self.flops_per_token, self.peak = found + taught, peak(module.device, dtype)
+        self.flops_per_token, self.peak = own + taught, peak(module.device, dtype)
         if trainer.is_global_zero:
             say(
                 f"peak      {self.peak / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}, "

@@ -16,6 +16,7 @@ from lmlab.config import build
 from lmlab.errors import LabError, first_line
 from lmlab.memory_limit import memory_bytes
 from lmlab.models.torch_inside import in_eval_mode
+from lmlab.runs.contents import on_shapes
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.rules import rules_of
 from lmlab.training.processes.started import is_alone_in_slurm
@@ -211,11 +212,7 @@ def _optimizer_bytes(model: nn.Module, config: dict[str, Any]) -> int | None:
     cannot, as torch's Adafactor, which looks at the weights' norms."""
     if not any(p.requires_grad for p in model.parameters()):
         return 0
-    optimizer = configure(model, build.optimizer(config), rules_of(config))
-    for group in optimizer.param_groups:
-        group["fused"] = None
-        for parameter in group["params"]:
-            parameter.grad = torch.empty_like(parameter)
+    optimizer = on_shapes(configure(model, build.optimizer(config), rules_of(config)))
     try:
         optimizer.step()
     except (RuntimeError, TypeError, ValueError):  # of numbers that are not there

@@ -35,8 +35,8 @@ def parametrisation_of(config: dict[str, Any]) -> Parametrisation:
     node = config.get("parametrisation")
     if node is None:
         return Standard()
-    made: Parametrisation = part(node, "parametrisation", Parametrisation)
-    return made
+    parametrisation: Parametrisation = part(node, "parametrisation", Parametrisation)
+    return parametrisation
 
 
 # The last matrix of a block's two branches, by the ends of its names in gpt and modern.
@@ -112,13 +112,13 @@ class MuP(Parametrisation):
                 f"{config['_target_']} is called blocks.*.{INTO_STREAM[0]}, so what its blocks add "
                 "cannot be scaled; give null, and depth changes nothing"
             )
-        found = {}
+        factors = {}
         for parameter, name in names.items():
-            found[parameter] = _by_width(roles[parameter], width, name)
+            factors[parameter] = _by_width(roles[parameter], width, name)
             if parameter in in_blocks:
                 is_last = parameter in into_stream
-                found[parameter] = _by_depth(found[parameter], depth, is_last)
-        return found
+                factors[parameter] = _by_depth(factors[parameter], depth, is_last)
+        return factors
 
     def _width(self, config: Mapping[str, Any]) -> float:
         """How many times as wide as the base a model is."""
