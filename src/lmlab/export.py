@@ -13,6 +13,7 @@ import safetensors.torch
 
 from lmlab.console import quiet_libraries, say
 from lmlab.errors import LabError
+from lmlab.files import path_typed
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.restored import Trained, restore
 
@@ -32,7 +33,7 @@ def export(config: dict[str, Any]) -> Path:
         LabError: if the model has no form there, or the folder is not empty.
     """
     quiet_libraries()
-    folder = Path(config["folder"]).expanduser()
+    folder = path_typed(config["folder"], "folder")
     if ".." in folder.parts:
         folder = Path(os.path.realpath(folder))  # x/.. is to make no x
     _check_free(folder)

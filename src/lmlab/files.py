@@ -36,6 +36,19 @@ def path_name(text: str) -> str:
     return name
 
 
+def path_typed(text: str, key: str) -> Path:
+    """The path that somebody gave for a key: ~ is a home folder, unless a folder is called so.
+
+    Raises:
+        LabError: if nobody has such a home.
+    """
+    path = Path(text)
+    try:
+        return path if not text.startswith("~") or path.exists() else path.expanduser()
+    except RuntimeError as error:
+        raise LabError(f"{key}={text}: there is no such home folder") from error
+
+
 # What a killed write leaves: .run.json.1f0a93c2
 UNFINISHED = re.compile(r"\..+\.(ckpt|json|yaml|csv|txt|tsv|pbtxt|bin)\.[a-z0-9_]{8}")
 

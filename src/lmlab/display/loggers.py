@@ -113,6 +113,7 @@ class EventFiles(TensorBoardLogger):
             self._number = next_number(self.folder)
             path = numbered(self.folder, self._number)
             self._experiment = CurveWriter(path, purge_step)
+        assert isinstance(self._experiment, CurveWriter)
         return self._experiment
 
     @rank_zero_only

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lmlab.data.download import sha256
 from lmlab.errors import LabError
-from lmlab.files import read_small
+from lmlab.files import path_typed, read_small
 from lmlab.memory_limit import memory_bytes
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def find_foreign(path: str) -> Foreign | None:
 
 
 def _foreign_at(path: str) -> Foreign | None:
-    named = Path(path).expanduser()
+    named = path_typed(path, "from")
     if (named / RUN_CONFIG).is_file():
         return None
     if named.is_dir() and (named / NANOGPT).is_file():

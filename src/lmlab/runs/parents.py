@@ -15,6 +15,7 @@ from lmlab.config.fingerprint import fingerprint
 from lmlab.config.trust import as_texts, check_stored, without
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign, find_foreign
+from lmlab.files import path_typed
 from lmlab.runs.directory import CONFIG, RECORD, RunDirectory
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def _with_teachers(config: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(one, str):
             runs.append(one)
             continue
-        folder = Path(one).expanduser()
+        folder = path_typed(one, "teacher.runs")
         if folder.is_dir() and not (folder / CONFIG).is_file():
             inside = sorted(path.parent for path in folder.rglob(RECORD))
             if not inside:
