@@ -28,8 +28,8 @@ from lmlab.sweeps.report.leaderboard import markdown
 from lmlab.sweeps.report.verdicts import print_differences
 from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import load
-from lmlab.training import spent
-from lmlab.training.flops import flops_per_token
+from lmlab.training.costs import spent
+from lmlab.training.costs.flops import flops_per_token
 from lmlab.training.processes.stopping import Interrupted
 from lmlab.training.restored import restore
 
@@ -119,7 +119,7 @@ def test_a_teachers_forward_passes_count(experiment):
 def test_a_teacher_that_nobody_can_count_makes_the_sum_unknown():
     from test_flops import Peeks
 
-    from lmlab.training.flops import forward_flops_per_token
+    from lmlab.training.costs.flops import forward_flops_per_token
 
     assert forward_flops_per_token([Peeks(V, T)], 4, T) is None
     assert forward_flops_per_token([], 4, T) == 0

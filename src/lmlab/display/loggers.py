@@ -31,7 +31,7 @@ from lmlab.display.event_files import (
 from lmlab.errors import LabError
 from lmlab.files import open_to_read, write_atomically
 from lmlab.runs.directory import METRICS, OF_THE_END
-from lmlab.training.spent import Costs
+from lmlab.training.costs.spent import Costs
 
 if TYPE_CHECKING:
     from PIL.Image import Image

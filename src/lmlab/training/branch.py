@@ -25,10 +25,10 @@ from lmlab.runs.contents import (
     check_weights,
     weights_of,
 )
+from lmlab.training.costs.spent import KEY as SPENT
+from lmlab.training.costs.spent import Spent
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import configure
-from lmlab.training.spent import KEY as SPENT
-from lmlab.training.spent import Spent
 
 # With another value of these, what an optimizer has gathered is as good as before.
 TUNED = {"lr", "weight_decay", "betas", "eps", "alpha", "fused", "foreach"}

@@ -22,9 +22,9 @@ from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed, newest_whole, rea
 from lmlab.runs.directory import TOKENIZER, RunDirectory
 from lmlab.runs.parents import checkpoint_path, foreign_parent, run_of
 from lmlab.training.branch import first_checkpoint, fitted
+from lmlab.training.costs.spent import spent_at
 from lmlab.training.module import LanguageModule
 from lmlab.training.restored import check_goes_on
-from lmlab.training.spent import spent_at
 
 MOST_TOKENIZER = 1 << 28  # bytes
 

@@ -12,7 +12,7 @@ from lmlab.config.fingerprint import leaves
 from lmlab.config.stored import with_todays_defaults
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
-from lmlab.training.flops import flops_per_token
+from lmlab.training.costs.flops import flops_per_token
 
 KEY = "spent"  # in a checkpoint
 

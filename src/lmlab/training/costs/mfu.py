@@ -11,7 +11,7 @@ import torch
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.training.callbacks import module_data, of_training
-from lmlab.training.flops import flops_per_token
+from lmlab.training.costs.flops import flops_per_token
 
 SECONDS = 0.5  # of measuring
 
