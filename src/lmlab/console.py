@@ -35,9 +35,9 @@ from lmlab.output import output
 
 
 def make_console(**settings: Any) -> Console:
-    """A console of rich's; in a notebook one that writes plain lines, as into a file.
+    """A console of rich's; in a notebook it writes plain lines.
 
-    Rich would make of each line an output of its own, in HTML.
+    There rich would make each line an output of its own, in HTML.
     """
     settings.setdefault("file", output)
     made = Console(highlight=False, **settings)

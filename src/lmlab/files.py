@@ -56,7 +56,7 @@ UNFINISHED = re.compile(r"\..+\.(ckpt|json|yaml|csv|txt|tsv|pbtxt|bin)\.[a-z0-9_
 def leads_out(path: Path, folder: Path) -> bool:
     """Whether `path`, in `folder`, is elsewhere once its links are followed.
 
-    That the folder itself is reached through links is fine, and so is a link that stays in it.
+    The folder itself may be reached through links, and a link may stay within it.
     """
     real, of_folder = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     return not real.is_relative_to(of_folder)
@@ -182,7 +182,7 @@ def make_folder(path: Path, within: Path | None = None) -> None:
 
 
 def remove(path: Path, within: Path) -> None:
-    """Delete a file, if it is there; of a link only the link.
+    """Delete a file, if it is there; a link goes, not what it leads to.
 
     Raises:
         LabError: if it cannot be deleted, or a link on the way to it leads out of `within`.

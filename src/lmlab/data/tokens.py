@@ -28,10 +28,11 @@ from lmlab.files import atomic_file, remove_unfinished, write_atomically
 
 FORMAT = 3  # part of every key: raise it when a tokenizer's ids or this layout change
 
-# Up to this, ids are compared with their checksum whenever they are opened: 0.1 s. More of them
-# only if their file was touched since they were compared last.
+# Ids of up to so many bytes are compared with their checksum whenever they are opened, which takes
+# 0.1 s; larger files only if they were touched since they were last compared.
 ALWAYS_CHECKED = 1 << 28  # bytes
-# Of the ids: crc32 is theirs, and n_train is there if the train split ends at a character.
+# What is kept about ids: crc32 is their checksum, and n_train is there if the train split ends at a
+# character.
 ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32", "n_train")
 A_DAY = 86_400.0  # seconds: longer than any process writes without a pause
 

@@ -14,10 +14,10 @@ from lmlab.display.loggers import event_files
 
 
 class Histograms(L.Callback):
-    """Of each parameter at the step before an evaluation: its weights after the step, the gradient
-    that the optimizer was given (clipped, if it is), the update that it made of it, and as a curve
-    the ratio of their sizes, |update| / |weights|. About 1e-3 is healthy; far below, a layer hardly
-    learns; far above, it is thrown about.
+    """Logs for each parameter at the step before an evaluation: its weights after the step, the
+    gradient that the optimizer was given (clipped, if it is), the update that it made of it, and as
+    a curve the ratio of their sizes, |update| / |weights|. About 1e-3 is healthy; far below, a
+    layer hardly learns; far above, it is thrown about.
 
     They come from hooks on the optimizer, so that training itself has no part in this.
     """

@@ -29,9 +29,9 @@ CHUNK = 1 << 20  # tokens counted at a time: it bounds memory, not the result
 class Pictures(L.Callback):
     """Draws into TensorBoard at evaluations.
 
-    Of a model whose layers can be watched (`models.maps`): where each head looks in one passage,
-    the first tokens of val. Of a model with `next_token_logits()`: that table, beside how often the
-    train split has each pair. Other models have no pictures. No random numbers are drawn.
+    A model whose layers can be watched (`models.maps`) gets a picture of where each head looks in
+    one passage, the first tokens of val; a model with `next_token_logits()` one of that table,
+    beside how often the train split has each pair. Others have none. No random numbers are drawn.
     """
 
     def __init__(

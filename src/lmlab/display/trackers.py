@@ -7,7 +7,7 @@ Lightning has a logger for each. These go further in what a run of the lab needs
 - A run that goes on writes into the tracker's run that it began, and leaves no step out and writes
   none twice. A run that fails is the exception: its tracker is given what came after its last
   checkpoint too, since somebody wants to see what went wrong.
-- They print nothing, and are over when the run is: no process and no thread of theirs is left.
+- They print nothing, and are over when the run is: they leave no process and no thread.
 """
 
 from __future__ import annotations

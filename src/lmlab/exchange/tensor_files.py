@@ -27,7 +27,7 @@ class Described(NamedTuple):
 
 
 def described(path: Path) -> dict[str, Described]:
-    """What the tensors of a file are, by name. Of a safetensors file its header alone is read.
+    """What the tensors of a file are, by name. Only the header of a safetensors file is read.
 
     Raises:
         LabError: if it is damaged, or holds what is no tensor.
@@ -46,7 +46,7 @@ def described(path: Path) -> dict[str, Described]:
 
 
 def describe(path: Path, tensors: Any) -> dict[str, Described]:
-    """The same of what was unpickled.
+    """The same for what was unpickled.
 
     Raises:
         LabError: naming what is no tensor of numbers in memory.

@@ -36,7 +36,7 @@ SWITCHES = ("add_prefix_space", "add_bos_token", "add_eos_token", "do_lower_case
 # Parts of a tokenizer.json that no id depends on; "unk_token" is looked at by itself. (Where every
 # byte is a token, nothing is unknown.)
 NO_MATTER = {"version", "decoder", "vocab", "merges", "unk_token", "fuse_unk", "byte_fallback"}
-# Of every kind that tokenizers treat by rules of their own.
+# Texts of every kind that tokenizers treat by rules of their own.
 KINDS_OF_TEXT = (
     "First Citizen:\nWe'll say I'M 12345 3.14 or 10,000!? (They've) x_y==z;\t\r\n\n   a  b\n ",
     "naïve e\u0301 İß ﬁ Ⅷ ½ ² 日本 🙂👍🏽 \u3000\xa0\u2028\x1c\ufeff\u200d\x85\0 "

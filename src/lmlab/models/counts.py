@@ -111,7 +111,7 @@ def hashed(idx: Tensor, n: int) -> Tensor:
 
 
 def _signed(number: int) -> int:
-    """As int64 has it."""
+    """A number as int64 holds it."""
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 

@@ -87,7 +87,7 @@ def seal(content: io.BytesIO) -> None:
 
 
 def _check_bytes(file: BinaryIO) -> None:
-    """Compare the digest, or in a checkpoint of before there was one, the sums that zip keeps.
+    """Compare the digest, or the sums that zip keeps where an older checkpoint has no digest.
 
     Raises:
         ValueError: if they differ, or it is no checkpoint at all.

@@ -99,7 +99,7 @@ class Callbacks(Part):
 
 
 class Scaler(Part):
-    """Of gradients in float16."""
+    """What scales gradients in float16."""
 
     scale: Positive
     growth_factor: Positive
@@ -324,7 +324,8 @@ def _alike(fresh: Any, stored: Any) -> bool:
 
 
 def _same_option(name: str, fresh: Any, stored: Any) -> bool:
-    """Of an optimizer: numbers may have been scheduled, and what is fast depends on the device."""
+    """Whether an optimizer's option is the stored one: numbers may have been scheduled, and what is
+    fast depends on the device."""
     if isinstance(fresh, bool) and name not in ("fused", "foreach"):
         return fresh is stored
     return _alike(fresh, stored)

@@ -30,18 +30,18 @@ from lmlab.training.costs.spent import Spent
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import configure
 
-# With another value of these, what an optimizer has gathered is as good as before.
+# What an optimizer has gathered stays good when these change.
 TUNED = {"lr", "weight_decay", "betas", "eps", "alpha", "fused", "foreach"}
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of a tensor, before and now
 
-STREAMS = ("seed", "streams", "trainer.devices")  # with these alike, the same streams go on
+STREAMS = ("seed", "streams", "trainer.devices")  # while these are alike, the same streams go on
 
 
 def cropped(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
     """A parent's checkpoint for a model that reads fewer tokens at a time.
 
-    Of what has a place for each token of a window, such as learned positions or a mask, the first
-    places are kept, in the averaged weights and in what the optimizer has gathered as well.
+    Whatever has a place for each token of a window, such as learned positions or a mask, keeps the
+    first places; so do the averaged weights and what the optimizer has gathered.
     """
     shapes = _shapes_by_block_size(parent, module)
     if not shapes:

@@ -19,9 +19,9 @@ SECONDS = 0.5  # of measuring
 class MFU(L.Callback):
     """`train/mfu`: operations of training in a second, as a part of the machine's peak.
 
-    They are those of `train/flops`: of the model, and of its teachers' forward passes. The peak is
-    that of a product of large square matrices, in the type that the run computes in and with as
-    many threads, measured before the first step; what else the machine does then lowers it.
+    Operations are counted as for `train/flops`: the model's, and its teachers' forward passes. The
+    peak is that of a product of large square matrices, in the type that the run computes in and
+    with as many threads, measured before the first step; what else the machine does then lowers it.
     Evaluations do not count as time (PaLM, Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
     """
 

@@ -45,7 +45,7 @@ INTO_STREAM = ("projection.weight", "feed_forward.2.weight")
 
 @dataclass(frozen=True)
 class Factors:
-    """On a parameter's values at first, and on what its optimizer is given."""
+    """What a parameter's first values and its optimizer's numbers are multiplied by."""
 
     std: float = 1.0
     lr: float = 1.0
@@ -58,7 +58,7 @@ class Parametrisation(ABC):
 
     @abstractmethod
     def factors(self, model: nn.Module, config: Mapping[str, Any]) -> dict[nn.Parameter, Factors]:
-        """Of the parameters of a model with this config; one that is missing keeps its numbers.
+        """Those of a model's parameters, by its config; a parameter without keeps its numbers.
 
         Raises:
             LabError: if it does not say how to scale such a model.
