@@ -144,11 +144,8 @@ def command(name: str) -> str:
 
 def board_command(folder: Path) -> str:
     """How TensorBoard is started on a folder of runs."""
-    if (
-        Path("Makefile").is_file()
-        and Path("scripts/board.py").is_file()
-        and folder == Path("outputs")
-    ):
+    is_checkout = Path("Makefile").is_file() and Path("scripts/board.py").is_file()
+    if is_checkout and folder == Path("outputs"):
         return "make board"
     return f"{command('board')} {shlex.quote(str(folder))}"
 

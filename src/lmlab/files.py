@@ -243,9 +243,8 @@ def open_to_append(path: Path, within: Path) -> BufferedWriter:
             write_atomically(path, path.read_bytes())  # its other names are not ours to change
         return os.fdopen(_opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
     except (OSError, ValueError) as error:
-        raise LabError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from (
-            error
-        )
+        reason = getattr(error, "strerror", None) or error
+        raise LabError(f"cannot write {path}: {reason}") from error
 
 
 def open_to_read(path: Path, within: Path | None = None) -> BufferedReader:
