@@ -229,8 +229,8 @@ def test_a_huge_loss_is_off_the_scale_and_no_draw(tmp_path):
     found = compare(sweep(tmp_path, losses))
     assert by_model(found)["p"]["wild"] > 0.05
     assert marks(found) == {2: "≈"}
-    drawn = rows(*verdicts(found).figures.values(), "place", "difference", "is_off")
-    assert [row["is_off"] for row in drawn] == [False, False, True]
+    drawn = rows(*verdicts(found).figures.values(), "place", "difference", "kind")
+    assert [row["kind"] for row in drawn] == ["base", "shown", "off"]
 
 
 @settings(max_examples=4)
@@ -437,8 +437,7 @@ def test_a_forest_has_an_interval_and_the_seeds_of_each_row(close):
     assert name == "difference-val-loss_full"
     assert labels(chart, "y") == ["a", "c", "b", "d"]
     drawn = rows(chart, "place", "difference", "low", "high")
-    assert [row["is_base"] for row in drawn] == [True, False, False, False]
-    assert [row["is_off"] for row in drawn] == [False, False, False, True]  # fifty times b's
+    assert [row["kind"] for row in drawn] == ["base", "shown", "shown", "off"]  # fifty times b's
     seeds = [(row["place"], row["seed"]) for row in rows(chart, "place", "seed")]
     for place in (1, 2):
         setting, row = compared.settings.index[place], compared.settings.iloc[place]
