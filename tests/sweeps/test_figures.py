@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from sweeps.drawn import encoding, labels, rows, words
 from sweeps.made import made
 
+from lmlab.handles import Sweep
 from lmlab.sweeps.compare.widths import best_rates, panels_of
 from lmlab.sweeps.figures.charts import png_of, svg_of
 from lmlab.sweeps.figures.learning_curves import curves_to_draw, loss_curves
@@ -237,6 +238,16 @@ def test_a_seed_that_diverged_leaves_the_others_in_sight(tmp_path):
     points = rows(leaderboard(table(tmp_path)).figures["loss-by-seed"], "at", "loss")
     assert [p["loss"] for p in points] == [2.1, 2.2, None, 2.15]
     assert [p["at"] for p in points if p["is_lost"]] == [2]
+
+
+def test_a_notebook_shows_the_figures_of_the_report(tmp_path):
+    for model in "ab":
+        for seed in (1, 2):
+            made(tmp_path, {"model": model, "seed": seed}, ord(model) + seed / 10)
+    figures = Sweep(tmp_path).figures()
+    assert list(figures) == ["loss-by-model", "difference-val-loss_full"]
+    for chart in figures.values():
+        assert "vega" in str(chart._repr_mimebundle_())
 
 
 def test_every_figure_is_a_picture(optimizers, tmp_path):
