@@ -552,3 +552,10 @@ def test_where_it_cannot_be_remembered_training_goes_on_and_says_what_to_set(lab
     status, out, err = lab("train", *FOX, "model._target_=nets.Net", "name=nets")
     assert (status, err) == (0, "")
     assert "set LMLAB_TRUST=nets" in " ".join(out.split())
+
+
+def test_what_another_option_takes_the_place_of_is_not_imported(lab, run):
+    change(run, put("model", {"_target_": "loud.Net"}))
+    words = [f"from={run.path}", "model=bigram", "trainer.max_steps=3", "name=child"]
+    assert lab("train", *words)[0] == 0
+    assert "loud" not in sys.modules

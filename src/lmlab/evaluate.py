@@ -9,8 +9,7 @@ from torch import nn
 from lmlab.config import schema
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import check_continues
-from lmlab.config.own_code import changed_code
-from lmlab.config.sources import source_file
+from lmlab.config.own_code import changed_code, source_file
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import text_of

@@ -14,16 +14,19 @@ from pydantic_core import ErrorDetails
 
 from lmlab.config.fingerprint import under
 from lmlab.config.origins import brought
-from lmlab.config.targets import UNKNOWN_ARGUMENT
+from lmlab.config.targets import UNKNOWN_ARGUMENT, WITHOUT_PARTS
 from lmlab.errors import LabError
 
 UNKNOWN = ("extra_forbidden", UNKNOWN_ARGUMENT)  # the types of errors that refuse a key
 
 
-def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, Any]:
+def check(
+    cfg: DictConfig, schema: type[BaseModel], *, parts: bool = True, **given: Any
+) -> dict[str, Any]:
     """The config as plain containers, every key and value of it accepted by `schema`.
 
-    `given` replaces top-level values; they are taken as they are, `${…}` in them too.
+    `given` replaces top-level values; they are taken as they are, `${…}` in them too. `parts` is
+    for `check_plain`.
 
     Raises:
         LabError: naming the first key that is missing, unknown, or has a value that is refused.
@@ -36,18 +39,22 @@ def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, A
     except (OmegaConfBaseException, RecursionError) as error:
         key = getattr(error, "full_key", None) or "config"
         raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
-    return check_plain({**plain, **given} if isinstance(plain, dict) else plain, schema)
+    return check_plain({**plain, **given} if isinstance(plain, dict) else plain, schema, parts)
 
 
-def check_plain(plain: Any, schema: type[BaseModel]) -> dict[str, Any]:
+def check_plain(plain: Any, schema: type[BaseModel], parts: bool = True) -> dict[str, Any]:
     """A config that is in plain containers already, such as one read back from a run.
 
     Whole numbers become floats where the schema has floats: `lr=1` and `lr=1.0` are one config.
+    The lab's own keys come first. Then `parts`, the nodes with a `_target_`: what they name is
+    imported, which takes seconds, and is not to be done with a config of another's.
     """
     if not isinstance(plain, dict):
         raise LabError("config: not a mapping of keys to values")
     try:
-        checked = schema.model_validate(plain)
+        checked = schema.model_validate(plain, context=WITHOUT_PARTS)
+        if parts:
+            checked = schema.model_validate(plain)
     except ValidationError as error:
         raise LabError(_explain(error, plain)) from error
     typed: dict[str, Any] = _typed(plain, checked)

@@ -96,7 +96,8 @@ class UntrustedError(LabError):
 def check_stored(config: Any, source: str) -> None:
     """Whether every `_target_` of a stored config, wherever it stands, may be named by one.
 
-    Nothing is imported. `source` is what holds the config, as in `run=outputs/a`.
+    Nothing is imported but modules that this person trusts. `source` is what holds the config, as
+    in `run=outputs/a`.
 
     Raises:
         UntrustedError: naming the first that may not.
@@ -226,19 +227,25 @@ def _trusted() -> set[str]:
 
 def _is_trusted(target: str, trusted: set[str]) -> bool:
     """Whether it is trusted by itself, or by what it lies in: not what is only imported there."""
-    around = target
-    while around := around.rpartition(".")[0]:
-        if around in trusted:
-            return target in trusted or _package(around) in SHARED or not _is_shared(target)
-    return target in trusted
+    if target in trusted:
+        return True
+    parts = target.split(".")
+    within = {".".join(parts[:n]) for n in range(1, len(parts))} & trusted
+    return bool(within) and (_package(target) in SHARED or not _is_shared(target))
 
 
 def _is_shared(target: str) -> bool:
+    """Whether it is of a package of which one class is trusted at a time, under whatever name a
+    module has imported it."""
     if _package(target) in SHARED:
         return True
-    from lmlab.config.signatures import package_of  # here, for it imports pydantic
+    from lmlab.config.targets import named  # here, for it imports pydantic
 
-    return package_of(target) in SHARED
+    try:
+        made_in = getattr(named(target), "__module__", None)
+    except LabError:
+        return False  # nothing is there
+    return not isinstance(made_in, str) or _package(made_in) in SHARED
 
 
 def _is_name(target: Any) -> bool:
