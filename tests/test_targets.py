@@ -118,7 +118,9 @@ def test_what_is_not_there_is_refused_by_its_key(check):
     (error,) = caught.value.errors()
     assert error["loc"] == ("key", "parts", 0, "_target_")
     assert error["msg"] == "cannot be imported: No module named 'nowhere'"
-    assert refused(check, "Nowhere") == [(("key", "_target_"), "not_there")]
+    assert refused(check, "Outre") == [(("key", "_target_"), "not_there")]
+    with pytest.raises(LabError, match=r"did you mean targets_of_mine\.Outer\?$"):
+        named("targets_of_mine.Outre")
 
 
 OPTIMIZER = Target("key", positional=1, bounds={"lr": Positive, "betas": Positive, "eps": Positive})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -18,6 +18,7 @@ from traceback import walk_tb
 from typing import Any
 
 from lmlab.config.fingerprint import NOT_IN_FINGERPRINT, under
+from lmlab.config.trust import nodes
 from lmlab.errors import LabError
 
 # Their versions are in run.json; the rest of the standard library is Python's.
@@ -30,9 +31,9 @@ def code_of(config: dict[str, Any]) -> dict[str, str]:
     `code_of_target` says what is covered; torch is not needed.
     """
     code: dict[str, str] = {}
-    for key, target in _keys_and_targets(config):
+    for key, node in nodes(config):
         if not under(key, NOT_IN_FINGERPRINT):
-            code |= code_of_target(target)
+            code |= code_of_target(str(node["_target_"]))
     return dict(sorted(code.items()))
 
 
@@ -153,11 +154,8 @@ def parts_named(config: dict[str, Any]) -> Iterator[None]:
 
 def _raised_in(error: Exception, config: dict[str, Any]) -> str | None:
     """The key and target of the part whose code raised an error; None if it is nobody's own."""
-    own = {
-        key: target
-        for key, target in _keys_and_targets(config)
-        if target.partition(".")[0] not in NOT_OWN
-    }
+    targets = {f"{key}._target_": str(node["_target_"]) for key, node in nodes(config)}
+    own = {key: t for key, t in targets.items() if t.partition(".")[0] not in NOT_OWN}
     frames = [frame for frame, _ in walk_tb(error.__traceback__)][::-1]
     calls = [(f.f_globals.get("__name__"), f.f_code.co_qualname.split(".")[0]) for f in frames]
     for module, name in calls:
@@ -169,15 +167,3 @@ def _raised_in(error: Exception, config: dict[str, Any]) -> str | None:
             if module in code_of_target(target):
                 return f"{key}={target}"
     return None
-
-
-def _keys_and_targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every `_target_` of a config with its key, whether it determines the result or not."""
-    children: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, dict) else ()
-    children = enumerate(node) if isinstance(node, list) else children
-    for name, child in children:
-        here = f"{key}.{name}" if key else str(name)
-        if name == "_target_":
-            yield here, str(child)
-        else:
-            yield from _keys_and_targets(child, here)

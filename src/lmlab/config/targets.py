@@ -6,8 +6,10 @@ comes from: it is imported, and `inspect` asked. Nodes within a node are checked
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import NoneType, SimpleNamespace, UnionType
@@ -169,6 +171,9 @@ def named(target: str) -> Any:
     except (Exception, SystemExit) as error:  # whatever importing somebody's module raises
         cause = error.__cause__ or error
         reason = str(cause).partition("\n")[0] or type(cause).__name__
+        module, _, name = target.rpartition(".")
+        if close := difflib.get_close_matches(name, dir(sys.modules.get(module)), n=1):
+            reason += f"; did you mean {module}.{close[0]}?"
         raise LabError(f"{target} cannot be imported: {reason}") from error
 
 
