@@ -35,6 +35,7 @@ UNKNOWN_ARGUMENT = "unknown_argument"  # the type of that error
 WITHOUT_PARTS = {"parts": False}  # a context of pydantic's: nothing that is named is imported
 # The keys of a node that are Hydra's own.
 HYDRAS = {"_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": list}
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,6 @@ class Target:
                 raise _problem("undivided", f"{key}.{whole}={size} is not divisible by it", name, n)
 
 
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
 def named(target: str) -> Any:
     """The class or function that a `_target_` names.
 
@@ -182,9 +180,8 @@ def signature(call: Any) -> inspect.Signature | None:
     say, as what is built in."""
     # torch wraps the constructors of optimizers: of a class it is the first that has annotations.
     function = inspect.unwrap(call.__init__ if isinstance(call, type) else call)
-    if not isinstance(call, type) and not inspect.isfunction(
-        getattr(function, "__func__", function)
-    ):
+    is_readable = inspect.isfunction(function) or inspect.ismethod(function)
+    if not isinstance(call, type) and not is_readable:
         return None
     try:
         parameters = inspect.signature(call).parameters.values()
