@@ -554,8 +554,9 @@ def test_where_it_cannot_be_remembered_training_goes_on_and_says_what_to_set(lab
     assert "set LMLAB_TRUST=nets" in " ".join(out.split())
 
 
-def test_what_another_option_takes_the_place_of_is_not_imported(lab, run):
+def test_what_is_typed_in_place_of_a_stored_class_leaves_that_alone(lab, run):
     change(run, put("model", {"_target_": "loud.Net"}))
-    words = [f"from={run.path}", "model=bigram", "trainer.max_steps=3", "name=child"]
-    assert lab("train", *words)[0] == 0
+    words = [f"from={run.path}", "model._target_=lmlab.models.bigram.Bigram", "name=child"]
+    status, _, err = lab("train", *words, "trainer.max_steps=3")
+    assert (status, err) == (0, "")
     assert "loud" not in sys.modules

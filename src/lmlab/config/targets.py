@@ -179,7 +179,7 @@ def signature(call: Any) -> inspect.Signature | None:
     """What a class or function takes, with the types that a config can hold; None if it does not
     say, as what is built in."""
     # torch wraps the constructors of optimizers: of a class it is the first that has annotations.
-    function = inspect.unwrap(call.__init__ if isinstance(call, type) else call)
+    function = inspect.unwrap(call.__init__ if isinstance(call, type) else call)  # type: ignore[misc]
     is_readable = inspect.isfunction(function) or inspect.ismethod(function)
     if not isinstance(call, type) and not is_readable:
         return None
@@ -218,7 +218,7 @@ def _of_config(annotation: Any) -> Any:
     if origin in (list, Sequence, Iterable, Collection):
         return list[inner[0]]  # type: ignore[valid-type]
     if origin in (dict, Mapping, MutableMapping):
-        return dict[inner]  # type: ignore[misc]
+        return dict[inner]  # type: ignore[misc, valid-type]
     return Any
 
 
