@@ -8,7 +8,7 @@ from hydra.utils import get_object
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from lmlab.bounds import Count, Positive
-from lmlab.config.targets import WITHOUT_PARTS, Target, named, signature
+from lmlab.config.targets import Target, named, signature
 from lmlab.errors import LabError
 
 if TYPE_CHECKING:
@@ -150,10 +150,12 @@ def test_a_bound_that_does_not_go_with_its_type_is_the_authors_to_correct(check)
         check("Odd", flag="x")
 
 
-def test_nothing_is_imported_where_parts_are_left_out():
+def test_nothing_that_is_left_out_is_imported():
     adapter = TypeAdapter(Annotated[dict[str, Any], Target("key")])
     node = {"_target_": "nowhere.Part"}
-    assert adapter.validate_python(node, context=WITHOUT_PARTS) == node
+    assert adapter.validate_python(node, context=("key",)) == node
+    with pytest.raises(ValidationError):
+        adapter.validate_python(node, context=("other",))
 
 
 # --- signatures ------------------------------------------------------------------------------

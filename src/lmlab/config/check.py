@@ -14,9 +14,13 @@ from pydantic_core import ErrorDetails
 
 from lmlab.config.fingerprint import under
 from lmlab.config.origins import brought
-from lmlab.config.targets import UNKNOWN_ARGUMENT, WITHOUT_PARTS
+from lmlab.config.targets import UNKNOWN_ARGUMENT
 from lmlab.errors import LabError
 
+# What is checked first is what needs no import; then what needs torch; last, what needs Lightning,
+# which takes twice as long.
+LAST = ("callbacks", "logger")
+PARTS = ("corpus", "tokenizer", "model", "optimizer", "schedule", "parametrisation", *LAST)
 UNKNOWN = ("extra_forbidden", UNKNOWN_ARGUMENT)  # the types of errors that refuse a key
 
 
@@ -46,15 +50,14 @@ def check_plain(plain: Any, schema: type[BaseModel], parts: bool = True) -> dict
     """A config that is in plain containers already, such as one read back from a run.
 
     Whole numbers become floats where the schema has floats: `lr=1` and `lr=1.0` are one config.
-    The lab's own keys come first. Then `parts`, the nodes with a `_target_`: what they name is
-    imported, which takes seconds, and is not to be done with a config of another's.
+    `parts` are the nodes with a `_target_`, which are left alone by False: what they name is
+    imported, and that is not to be done with a config of somebody else's.
     """
     if not isinstance(plain, dict):
         raise LabError("config: not a mapping of keys to values")
     try:
-        checked = schema.model_validate(plain, context=WITHOUT_PARTS)
-        if parts:
-            checked = schema.model_validate(plain)
+        for left_out in (PARTS, LAST, ()) if parts else (PARTS,):
+            checked = schema.model_validate(plain, context=left_out)
     except ValidationError as error:
         raise LabError(_explain(error, plain)) from error
     typed: dict[str, Any] = _typed(plain, checked)

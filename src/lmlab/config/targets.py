@@ -32,7 +32,6 @@ from lmlab.bounds import Divides, Given
 from lmlab.errors import LabError
 
 UNKNOWN_ARGUMENT = "unknown_argument"  # the type of that error
-WITHOUT_PARTS = {"parts": False}  # a context of pydantic's: nothing that is named is imported
 # The keys of a node that are Hydra's own.
 HYDRAS = {"_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": list}
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -49,6 +48,9 @@ class Target:
 
     `method` is what is called in place of the constructor. `bounds` are for floats whose annotation
     has none. `more` are keys that are no arguments, with their types.
+
+    Where pydantic is given a context, these are the keys of nodes that are left alone: what they
+    name is not imported.
     """
 
     key: str
@@ -63,7 +65,7 @@ class Target:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         def check(node: Any, info: ValidationInfo) -> Any:
-            return node if info.context == WITHOUT_PARTS else self.check(node)
+            return node if self.key in (info.context or ()) else self.check(node)
 
         return handler.generate_schema(Annotated[Any, PlainValidator(check)])
 
