@@ -24,16 +24,22 @@ PARTS = ("corpus", "tokenizer", "model", "optimizer", "schedule", "parametrisati
 UNKNOWN = ("extra_forbidden", UNKNOWN_ARGUMENT)  # the types of errors that refuse a key
 
 
-def check(
-    cfg: DictConfig, schema: type[BaseModel], *, parts: bool = True, **given: Any
-) -> dict[str, Any]:
+def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, Any]:
     """The config as plain containers, every key and value of it accepted by `schema`.
 
-    `given` replaces top-level values; they are taken as they are, `${…}` in them too. `parts` is
-    for `check_plain`.
+    `given` replaces top-level values; they are taken as they are, `${…}` in them too.
 
     Raises:
         LabError: naming the first key that is missing, unknown, or has a value that is refused.
+    """
+    return check_plain(resolved(cfg, **given), schema)
+
+
+def resolved(cfg: DictConfig, **given: Any) -> Any:
+    """The config in plain containers, without interpolations; `given` as for `check`.
+
+    Raises:
+        LabError: naming a key that is missing, or an interpolation that leads nowhere.
     """
     try:
         missing = sorted(OmegaConf.missing_keys(cfg) - given.keys())
@@ -43,7 +49,7 @@ def check(
     except (OmegaConfBaseException, RecursionError) as error:
         key = getattr(error, "full_key", None) or "config"
         raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
-    return check_plain({**plain, **given} if isinstance(plain, dict) else plain, schema, parts)
+    return {**plain, **given} if isinstance(plain, dict) else plain
 
 
 def check_plain(plain: Any, schema: type[BaseModel], parts: bool = True) -> dict[str, Any]:
