@@ -32,10 +32,10 @@ def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, A
     Raises:
         LabError: naming the first key that is missing, unknown, or has a value that is refused.
     """
-    return check_plain(resolved(cfg, **given), schema)
+    return check_plain(plain_of(cfg, **given), schema)
 
 
-def resolved(cfg: DictConfig, **given: Any) -> Any:
+def plain_of(cfg: DictConfig, **given: Any) -> Any:
     """The config in plain containers, without interpolations; `given` as for `check`.
 
     Raises:

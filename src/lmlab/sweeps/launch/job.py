@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from lmlab.config import schema
-from lmlab.config.check import check_plain, resolved
+from lmlab.config.check import check_plain, plain_of
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.own_code import check_same_code, code_of
 from lmlab.config.words.compose import chosen
@@ -247,7 +247,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _checked(cfg: DictConfig) -> tuple[dict[str, Any], LabError | None]:
     """The config, checked but for its parts; or as it is, for a name, and why it was refused."""
     try:
-        return check_plain(resolved(cfg), schema.Train, parts=False), None
+        return check_plain(plain_of(cfg), schema.Train, parts=False), None
     except LabError as error:
         problem = error
     try:

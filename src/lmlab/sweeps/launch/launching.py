@@ -18,7 +18,7 @@ import filelock
 from omegaconf import OmegaConf
 
 from lmlab.config import schema
-from lmlab.config.check import check, check_plain, resolved
+from lmlab.config.check import check, check_plain, plain_of
 from lmlab.config.words.explain import is_explained
 from lmlab.console import say
 from lmlab.errors import LabError
@@ -99,7 +99,7 @@ def check_some(
                 return
             own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
             try:
-                check_plain(resolved(own), schema.Train, parts)
+                check_plain(plain_of(own), schema.Train, parts)
                 return
             except LabError as error:
                 if any(key in str(error) for key in searched):
