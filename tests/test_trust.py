@@ -560,3 +560,13 @@ def test_what_is_typed_in_place_of_a_stored_class_leaves_that_alone(lab, run):
     status, _, err = lab("train", *words, "trainer.max_steps=3")
     assert (status, err) == (0, "")
     assert "loud" not in sys.modules
+
+
+def test_a_class_that_is_gone_is_missed_where_it_is_wanted(lab, run, monkeypatch):
+    change(run, put("callbacks.mine", {"_target_": "gone.Callback"}))
+    monkeypatch.setenv("LMLAB_TRUST", "gone")
+    for words in (generate(run.path), ["evaluate", f"run={run.path}"]):
+        assert lab(*words)[0] == 0
+    status, _, err = lab("train", f"from={run.path}", "trainer.max_steps=3")
+    assert status == 2
+    assert err.startswith("error: callbacks.mine._target_='gone.Callback': cannot be imported")

@@ -42,7 +42,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             "data.block_size"
         )
     corpus = _corpus(run, trained) | config["corpus"]
-    with_text = check_plain({**trained.config, "corpus": corpus}, schema.Train)
+    stored = {**trained.config, "corpus": corpus}
+    with_text = check_plain(stored, schema.Train, parts=("corpus", "tokenizer"))
     began_elsewhere = trained.config["from"] is not None  # its tokenizer was fitted on that text
     text = text_of(with_text, trained.tokenizer if began_elsewhere else None)
     if text.sha256 != trained.corpus_sha256:

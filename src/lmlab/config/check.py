@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -52,18 +52,21 @@ def plain_of(cfg: DictConfig, **given: Any) -> Any:
     return {**plain, **given} if isinstance(plain, dict) else plain
 
 
-def check_plain(plain: Any, schema: type[BaseModel], parts: bool = True) -> dict[str, Any]:
+def check_plain(
+    plain: Any, schema: type[BaseModel], parts: Collection[str] = PARTS
+) -> dict[str, Any]:
     """A config that is in plain containers already, such as one read back from a run.
 
     Whole numbers become floats where the schema has floats: `lr=1` and `lr=1.0` are one config.
-    `parts` are the nodes with a `_target_`, which are left alone by False: what they name is
-    imported, and that is not to be done with a config of somebody else's.
+    Of the groups in `parts` the classes are imported, which is not to be done with a config of
+    somebody else's; the nodes of the others are left as they are.
     """
     if not isinstance(plain, dict):
         raise LabError("config: not a mapping of keys to values")
+    others = [group for group in PARTS if group not in parts]
     try:
-        for left_out in (PARTS, LAST, ()) if parts else (PARTS,):
-            checked = schema.model_validate(plain, context=left_out)
+        for later in (PARTS, LAST, ()):
+            checked = schema.model_validate(plain, context=[*others, *later])
     except ValidationError as error:
         raise LabError(_explain(error, plain)) from error
     typed: dict[str, Any] = _typed(plain, checked)

@@ -247,7 +247,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _checked(cfg: DictConfig) -> tuple[dict[str, Any], LabError | None]:
     """The config, checked but for its parts; or as it is, for a name, and why it was refused."""
     try:
-        return check_plain(plain_of(cfg), schema.Train, parts=False), None
+        return check_plain(plain_of(cfg), schema.Train, parts=()), None
     except LabError as error:
         problem = error
     try:

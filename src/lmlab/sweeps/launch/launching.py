@@ -18,7 +18,7 @@ import filelock
 from omegaconf import OmegaConf
 
 from lmlab.config import schema
-from lmlab.config.check import check, check_plain, plain_of
+from lmlab.config.check import PARTS, check, check_plain, plain_of
 from lmlab.config.words.explain import is_explained
 from lmlab.console import say
 from lmlab.errors import LabError
@@ -88,7 +88,7 @@ def check_some(
     from hydra.core.hydra_config import HydraConfig
 
     reasons = []
-    parts = not any(Path(config.hydra.sweep.dir).glob("*/run.json"))
+    parts = () if any(Path(config.hydra.sweep.dir).glob("*/run.json")) else PARTS
     hydra = HydraConfig.instance()
     before = hydra.cfg
     try:
