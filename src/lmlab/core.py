@@ -37,6 +37,7 @@ from lmlab.training.assemble import (
     trial_of,
 )
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
+from lmlab.training.costs.spent import NOTHING, costs_of, spent_at
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.rules import n_inside
 from lmlab.training.outcome import outcome_recorded
@@ -44,7 +45,6 @@ from lmlab.training.processes import starting
 from lmlab.training.processes.processes import Processes
 from lmlab.training.processes.stopping import Stop
 from lmlab.training.processes.waiting import waiting
-from lmlab.training.spent import NOTHING, costs_of, spent_at
 from lmlab.training.start import Start
 
 
