@@ -172,7 +172,7 @@ class Experiment:
         if (prepare := Hooks.of(module.model).prepare) is not None:
             prepare(data.train_tokens)
         start.load_into(module, callbacks)
-        target = config["model"]["_target_"]
+        target = config.model["_target_"]
         preflight.check_logits(module.model, target, data.vocab_size, data.block_size)
         return cls(data, module, callbacks, make_loggers)
 
@@ -208,7 +208,7 @@ def _fit(
     data, module = made.data, made.module
     resume_step = resumed.step if resumed is not None and resumed.checkpoint else None
     curves.extend(made.make_loggers(run, resume_step))
-    recorder, keeper = Recorder(run), Checkpoints(run, module.stop, **config["checkpoint"])
+    recorder, keeper = Recorder(run), Checkpoints(run, module.stop, **config.checkpoint)
     # What is kept, once all else is done; a report to a trial comes before, so that none is missing
     # where training goes on from a checkpoint.
     kept = [*trial_of(config), keeper, NoteSignals(module.stop), GiveWay()]
@@ -221,7 +221,7 @@ def _fit(
     count = Hooks.of(module.model).fit
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)
-    elif config["trainer"]["max_steps"]:
+    elif config.trainer.max_steps:
         with refusals_of_callbacks(config):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None)
     for logger in event_files(trainer.loggers):
@@ -250,7 +250,7 @@ def _introduce(config: dict[str, Any], made: Experiment, run: Run, resumed: Resu
         f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
         f"vocabulary of {data.vocab_size:,}"
     )
-    if data.steps_per_batch != config["data"]["steps_per_batch"]:
+    if data.steps_per_batch != config.data.steps_per_batch:
         say("data.steps_per_batch: 1, so that every part sees every step")
     say(f"kept in {run.path}" + (f", going on from step {resumed.step}" if resumed else ""))
     for remark in preflight.remarks(config):

@@ -35,21 +35,21 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     """
     quiet_libraries()
     waiting.settle()
-    run = Run.open(config["run"])
-    trained = restore(run, config["checkpoint"])
-    block_size = trained.config["data"]["block_size"]
-    if config["stride"] is not None and config["stride"] > block_size:
+    run = Run.open(config.run)
+    trained = restore(run, config.checkpoint)
+    block_size = trained.config.data.block_size
+    if config.stride is not None and config.stride > block_size:
         raise LabError(
             f"stride={config['stride']} skips tokens: at most {block_size}, the run's "
             "data.block_size"
         )
-    corpus = _corpus(run, trained) | config["corpus"]
+    corpus = _corpus(run, trained) | config.corpus
     with_text = check_plain({**trained.config, "corpus": corpus}, schema.Train)
-    began_elsewhere = trained.config["from"] is not None  # its tokenizer was fitted on that text
+    began_elsewhere = trained.config.begins_from is not None  # its tokenizer was fitted on that text
     text = text_of(with_text, trained.tokenizer if began_elsewhere else None)
     if text.sha256 != trained.corpus_sha256:
         raise LabError(f"run={config['run']}: its corpus has changed since it was trained")
-    if config["corpus"]:
+    if config.corpus:
         keep_corpus(run, with_text["corpus"], text.sha256)
     if text.tokenizer.stored() != trained.tokenizer.stored():
         raise LabError(
@@ -58,19 +58,19 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     for name in changed_code(run.record, trained.config):
         say(f"{source_file(name) or name} has changed since this run was trained")
     settings = {
-        **trained.config["data"],
-        "stride": config["stride"] or trained.config["eval"]["stride"],
+        **trained.config.data,
+        "stride": config.stride or trained.config.eval.stride,
     }
     data = TextDataModule(text.ids, text.tokenizer.vocab_size, n_train=text.n_train, **settings)
     model = _with_others(trained, config)
     module = LanguageModule(
         model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
     )
-    dynamic = [] if config["dynamic_lr"] is None else [Dynamic(config["dynamic_lr"])]
+    dynamic = [] if config.dynamic_lr is None else [Dynamic(config.dynamic_lr)]
     trainer = preflight.trainer(
         "",
         callbacks=dynamic,
-        accelerator=config["accelerator"],
+        accelerator=config.accelerator,
         devices=1,
         precision=precision_of(trained.config),
         logger=False,
@@ -79,9 +79,9 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         enable_checkpointing=False,
     )
     trainer.validate(module, data.full_dataloader(), verbose=False)
-    averaged = ", averaged weights" if config["checkpoint"] == "ema" else ""
+    averaged = ", averaged weights" if config.checkpoint == "ema" else ""
     say(f"{trained.path} (step {trained.step}{averaged})")
-    for other in config["ensemble"] or []:
+    for other in config.ensemble or []:
         say(f"and {other}, their probabilities averaged")
     say(
         f"val/loss_full  {module.metrics['val/loss_full']:.4f} nats per token, over "
@@ -98,7 +98,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
 
 def _corpus(run: Run, trained: Trained) -> dict[str, Any]:
     """The corpus of a checkpoint; of one of this run's, where the run says that the text is now."""
-    of_checkpoint: dict[str, Any] = trained.config["corpus"]
+    of_checkpoint: dict[str, Any] = trained.config.corpus
     beside = config_beside(run)
     if beside is None:
         return of_checkpoint
@@ -112,8 +112,8 @@ def _corpus(run: Run, trained: Trained) -> dict[str, Any]:
 
 def _with_others(trained: Trained, config: dict[str, Any]) -> nn.Module:
     """The model of a run, or an ensemble of it and the runs beside it."""
-    runs, data = config["ensemble"] or [], trained.config["data"]
-    weights = config["weights"]
+    runs, data = config.ensemble or [], trained.config.data
+    weights = config.weights
     if weights is not None and len(weights) != 1 + len(runs):
         raise LabError(f"weights={weights}: give {1 + len(runs)}, run's first")
     if not runs:

@@ -32,12 +32,12 @@ def export(config: dict[str, Any]) -> Path:
         LabError: if the model has no form there, or the folder is not empty.
     """
     quiet_libraries()
-    folder = Path(config["folder"]).expanduser()
+    folder = Path(config.folder).expanduser()
     if ".." in folder.parts:
         folder = Path(os.path.realpath(folder))  # x/.. is to make no x
     _check_free(folder)
-    trained = restore(Run.open(config["run"]), config["checkpoint"])
-    make = {"hf": _hugging_face, "safetensors": _plain}[config["to"]]
+    trained = restore(Run.open(config.run), config.checkpoint)
+    make = {"hf": _hugging_face, "safetensors": _plain}[config.to]
     files, tensors, remarks = make(trained)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
@@ -96,7 +96,7 @@ def _hugging_face(trained: Trained) -> Exported:
             f"to=hf: {type(model).__name__} is no architecture of Hugging Face's; model=gpt and "
             "model=modern can be written, and to=safetensors writes any model's weights"
         )
-    block_size = trained.config["data"]["block_size"]
+    block_size = trained.config.data.block_size
     generation = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     files = {
         "config.json": {

@@ -45,17 +45,17 @@ def plan(config: dict[str, Any]) -> None:
         return  # the first says it
     text = text_of(config, Start(config, None).tokenizer())
     data = make_data(config, text)
-    trainer, shape = config["trainer"], config["data"]
+    trainer, shape = config.trainer, config.data
     preflight.check(config, data.vocab_size)
     size = footprint(config, data.vocab_size)
     preflight.check_logits(
-        size.model, config["model"]["_target_"], data.vocab_size, data.block_size
+        size.model, config.model["_target_"], data.vocab_size, data.block_size
     )
     n_parameters = sum(p.numel() for p in size.model.parameters() if p.requires_grad)
     rules = _rules(config, size.model) if n_parameters else []
     tokens_per_step = shape["batch_size"] * shape["block_size"]
     tokens_per_step *= trainer["accumulate_grad_batches"] * crew.world_size
-    first = config["from"]["step"] if config["from"] else 0
+    first = config.begins_from["step"] if config.begins_from else 0
     tokens = tokens_per_step * (trainer["max_steps"] - first)
 
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -96,18 +96,18 @@ def plan(config: dict[str, Any]) -> None:
 
 def _rules(config: dict[str, Any], model: nn.Module) -> list[tuple[str, ...]]:
     """Which optimizer takes which parameters: those that decay and those that do not, apart."""
-    factors = parametrisation_of(config).factors(model, config["model"])
+    factors = parametrisation_of(config).factors(model, config.model)
     optimizer = configure(model, build.optimizer(config), rules_of(config), factors)
     several = isinstance(optimizer, CombinedOptimizer)
     names = {parameter: called[0] for parameter, called in names_of(model).items()}
-    nodes = {REST: config["optimizer"], **(config["optimizer"].get("rules") or {})}
+    nodes = {REST: config.optimizer, **(config.optimizer.get("rules") or {})}
     return [
         (
             name if several else "all",
-            _last(nodes[name].get("_target_", config["optimizer"]["_target_"])),
+            _last(nodes[name].get("_target_", config.optimizer["_target_"])),
             f"{group['lr']:g}",
             f"{group['weight_decay']:g}" if "weight_decay" in group else "-",
-            _last((nodes[name].get("schedule") or config["schedule"])["_target_"]),
+            _last((nodes[name].get("schedule") or config.schedule)["_target_"]),
             f"{len(group['params']):,}",
             f"{sum(p.numel() for p in group['params']):,}",
             _shortened([names[p] for p in group["params"]]),
@@ -133,14 +133,14 @@ def _shortened(names: list[str]) -> str:
 
 
 def _where(config: dict[str, Any]) -> str:
-    if config["run"]:
-        run: Run | None = Run.open(config["run"])
+    if config.run:
+        run: Run | None = Run.open(config.run)
     else:
-        run = Run.to_resume(config) if config["resume"] else None
+        run = Run.to_resume(config) if config.resume else None
     if run is not None:
         check_continues(run.config, config)
         return f"{run.path}, going on from step {run.record.get('step', 0)}"
-    where = str(config["run_dir"] or Path(config["output_dir"]) / config["name"] / "<time>")
-    if config["from"] is None:
+    where = str(config.run_dir or Path(config.output_dir) / config.name / "<time>")
+    if config.begins_from is None:
         return where
     return f"{where}, beginning from step {config['from']['step']} of {config['from']['run']}"

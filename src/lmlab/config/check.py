@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,8 +20,11 @@ from lmlab.errors import LabError
 UNKNOWN = ("extra_forbidden", UNKNOWN_ARGUMENT)  # the types of errors that refuse a key
 
 
-def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, Any]:
-    """The config as plain containers, every key and value of it accepted by `schema`.
+T = TypeVar("T", bound=BaseModel)
+
+
+def check(cfg: DictConfig, schema: type[T], **given: Any) -> T:
+    """The config, every key and value of it accepted by `schema`.
 
     `given` replaces top-level values; they are taken as they are, `${…}` in them too.
 
@@ -39,35 +42,18 @@ def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, A
     return check_plain({**plain, **given} if isinstance(plain, dict) else plain, schema)
 
 
-def check_plain(plain: Any, schema: type[BaseModel]) -> dict[str, Any]:
+def check_plain(plain: Any, schema: type[T]) -> T:
     """A config that is in plain containers already, such as one read back from a run.
 
-    Whole numbers become floats where the schema has floats: `lr=1` and `lr=1.0` are one config.
+    Raises:
+        LabError: as `check` does.
     """
     if not isinstance(plain, dict):
         raise LabError("config: not a mapping of keys to values")
     try:
-        checked = schema.model_validate(plain)
+        return schema.model_validate(plain)
     except ValidationError as error:
         raise LabError(_explain(error, plain)) from error
-    typed: dict[str, Any] = _typed(plain, checked)
-    return typed
-
-
-def _typed(plain: Any, checked: Any) -> Any:
-    """A config with the floats that its checked twin has, and without what a validator has left out
-    of it; all else as it is."""
-    if isinstance(checked, BaseModel):
-        names = {info.alias or name: name for name, info in type(checked).model_fields.items()}
-        return {
-            key: _typed(value, getattr(checked, names[key])) if key in names else value
-            for key, value in plain.items()
-        }
-    if isinstance(checked, dict):
-        return {key: _typed(value, checked[key]) for key, value in plain.items() if key in checked}
-    if isinstance(checked, list | tuple):
-        return [_typed(*pair) for pair in zip(plain, checked, strict=True)]
-    return checked if type(checked) is float else plain
 
 
 def keys(node: Any, prefix: str = "") -> Iterator[str]:

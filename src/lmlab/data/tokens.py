@@ -38,7 +38,7 @@ def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> Tokenize
     kind, arguments = tokenizer_of(config)
     if fitted is not None and type(fitted) is not kind:
         raise LabError(f"from: the parent has the tokenizer {fitted.kind}, so this has it too")
-    corpus: Corpus = part(config["corpus"], "corpus", Corpus)
+    corpus: Corpus = part(config.corpus, "corpus", Corpus)
     for file in corpus.files:
         if not file.is_file():
             raise LabError(
@@ -52,16 +52,16 @@ def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> Tokenize
             progress=progress,
             arguments=arguments,
             fitted=fitted,
-            val_fraction=config["data"]["val_fraction"],
+            val_fraction=config.data.val_fraction,
         )
 
 
 def tokenizer_of(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:
     """The tokenizer's class, and what its `fit` is given beside the text."""
-    made = unmade(config["tokenizer"], "tokenizer", Tokenizer)
+    made = unmade(config.tokenizer, "tokenizer", Tokenizer)
     kind: Any = made.func
     arguments = made.keywords
-    target = config["tokenizer"]["_target_"]
+    target = config.tokenizer["_target_"]
     if not (isinstance(kind, type) and issubclass(kind, Tokenizer)):
         raise LabError(f"tokenizer._target_={target}: not a subclass of Tokenizer")
     if lacking := sorted(kind.__abstractmethods__):

@@ -36,7 +36,7 @@ def loggers(config: dict[str, Any]) -> MakeLoggers:
             arguments.
     """
     about = {key: value for key, value in config.items() if key not in HOW_ASKED}
-    nodes = {name: node for name, node in config["logger"].items() if node not in (None, False)}
+    nodes = {name: node for name, node in config.logger.items() if node not in (None, False)}
     makers = [_maker(node, name, about) for name, node in nodes.items()]
 
     def make_all(run: Run, resume_step: int | None) -> Iterator[Logger]:

@@ -192,14 +192,14 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
         LabError: if there is no such checkpoint, or it leaves no step to take.
     """
     config = _with_teachers(config)
-    typed = config["from"]
+    typed = config.begins_from
     if not isinstance(typed, str):
         return config
     if (foreign := find(typed)) is not None:
         parent = {"run": str(foreign.path), "step": 0, "fingerprint": foreign.fingerprint}
         return {**config, "from": parent}
     found = _found(typed, "from")
-    if found["step"] >= config["trainer"]["max_steps"]:
+    if found["step"] >= config.trainer.max_steps:
         raise LabError(
             f"trainer.max_steps={config['trainer']['max_steps']}: from={typed} begins at step "
             f"{found['step']} and counts on, so give more"

@@ -54,22 +54,22 @@ AROUND_A_BATCH = (
 
 def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
     """The datamodule of a config over a tokenised corpus."""
-    evaluation = config["eval"]
-    own_stream = config["streams"] == "separate"
+    evaluation = config.eval
+    own_stream = config.streams == "separate"
     return TextDataModule(
         text.ids,
         text.tokenizer.vocab_size,
         n_train=text.n_train,
-        **{**config["data"], "steps_per_batch": steps_per_batch(config)},
-        accumulate=config["trainer"]["accumulate_grad_batches"],
-        max_steps=config["trainer"]["max_steps"],
+        **{**config.data, "steps_per_batch": steps_per_batch(config)},
+        accumulate=config.trainer.accumulate_grad_batches,
+        max_steps=config.trainer.max_steps,
         eval_every=evaluation["every"],
-        save_every=config["checkpoint"]["every"],
+        save_every=config.checkpoint.every,
         eval_protocol=evaluation["protocol"],
         eval_iters=evaluation["iters"],
         stride=evaluation["stride"],
-        seed=config["seed"],
-        generator=generator(config["seed"], "data") if own_stream else None,
+        seed=config.seed,
+        generator=generator(config.seed, "data") if own_stream else None,
     )
 
 
@@ -80,9 +80,9 @@ def steps_per_batch(config: dict[str, Any]) -> int:
     that is called for every batch wants to see every step; and where all draw from one stream
     (streams=global), a model that draws must do so in turn with the data.
     """
-    several: int = config["data"]["steps_per_batch"]
-    watched = any(_sees_batches(str(node["_target_"])) for node in config["callbacks"].values())
-    draws_in_turn = config["streams"] == "global" and may_draw(config["model"])
+    several: int = config.data.steps_per_batch
+    watched = any(_sees_batches(str(node["_target_"])) for node in config.callbacks.values())
+    draws_in_turn = config.streams == "global" and may_draw(config.model)
     return 1 if watched or draws_in_turn else several
 
 
@@ -100,12 +100,12 @@ def make_module(
     config: dict[str, Any], text: TokenizedCorpus, stop: Stop | None = None
 ) -> LanguageModule:
     """The model of a config, freshly initialised, in its LightningModule."""
-    own_stream = config["streams"] == "separate"
-    torch.manual_seed(derive(config["seed"], "init") if own_stream else config["seed"])
+    own_stream = config.streams == "separate"
+    torch.manual_seed(derive(config.seed, "init") if own_stream else config.seed)
     model = build.model(config, text.tokenizer.vocab_size)
-    if config["trainer"]["compile"]:
+    if config.trainer.compile:
         model.compile()  # in place, so that the weights keep their names
-    factors = parametrisation_of(config).factors(model, config["model"])
+    factors = parametrisation_of(config).factors(model, config.model)
     scale_weights(factors)
     make_optimizer, rules = build.optimizer(config), rules_of(config)
     check_optimizer(model, make_optimizer, rules, factors)
@@ -116,11 +116,11 @@ def make_module(
         text.tokenizer.characters_per_token(),
         rules=rules,
         factors=factors,
-        max_steps=config["trainer"]["max_steps"],
-        accumulate=config["trainer"]["accumulate_grad_batches"],
-        clip_norm=config["trainer"]["gradient_clip_val"],
-        log_every=config["trainer"]["log_every_n_steps"],
-        dropout_seed=derive(config["seed"], "dropout") if own_stream else None,
+        max_steps=config.trainer.max_steps,
+        accumulate=config.trainer.accumulate_grad_batches,
+        clip_norm=config.trainer.gradient_clip_val,
+        log_every=config.trainer.log_every_n_steps,
+        dropout_seed=derive(config.seed, "dropout") if own_stream else None,
         about={
             "config": config,
             "tokenizer": text.tokenizer.stored(),
@@ -143,7 +143,7 @@ def _teacher(config: dict[str, Any], text: TokenizedCorpus) -> Teacher | None:
         path = checkpoint_path(parent, "teacher.runs")
         trained = restore(Run.open(parent["run"], "teacher.runs"), str(path))
         trained.check_beside(
-            "teacher.runs", parent["run"], text.tokenizer, text.sha256, config["data"]
+            "teacher.runs", parent["run"], text.tokenizer, text.sha256, config.data
         )
         models.append(trained.model)
     return Teacher(models, settings["share"]) if models else None
@@ -155,10 +155,10 @@ def make_callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Call
     One whose constructor cannot do without a `tokenizer` or a `seed` is given the run's, unless its
     config says one. With streams=global there is no seed but None: all draw from one stream.
     """
-    seed = config["seed"] if config["streams"] == "separate" else None
+    seed = config.seed if config.streams == "separate" else None
     offered: dict[str, Any] = {"tokenizer": text.tokenizer, "seed": seed}
     made = []
-    for name, node in config["callbacks"].items():
+    for name, node in config.callbacks.items():
         takes = signature(node["_target_"])
         wanted = (
             [p.name for p in takes.parameters.values() if p.default is p.empty] if takes else []
@@ -198,14 +198,14 @@ def make_trainer(
         LabError: if Lightning refuses the settings.
     """
     is_fresh = resumed is None or resumed.checkpoint is None
-    own_streams = config["streams"] == "separate"
+    own_streams = config.streams == "separate"
     return trainer_of(
         config,
-        max_steps=config["trainer"]["max_steps"],
+        max_steps=config.trainer.max_steps,
         val_check_interval=data.batches_per_eval,
         check_val_every_n_epoch=None,  # count over the whole run: it is one long epoch
         # An evaluation before the first step. On one global stream it would draw from it.
-        num_sanity_val_steps=-1 if config["eval"]["at_start"] and is_fresh and own_streams else 0,
+        num_sanity_val_steps=-1 if config.eval.at_start and is_fresh and own_streams else 0,
         callbacks=callbacks,
         logger=loggers,
         plugins=[AtomicCheckpointIO(resumed)],
@@ -240,7 +240,7 @@ def refusals_of_callbacks(config: dict[str, Any]) -> Iterator[None]:
         if not theirs or theirs[-1] < ours:
             raise
         kind = type(frames[theirs[-1]].f_locals.get("self")).__name__
-        nodes = config["callbacks"].items()
+        nodes = config.callbacks.items()
         keys = [name for name, node in nodes if node["_target_"].rpartition(".")[2] == kind]
         key = ".".join(["callbacks", *keys[:1]])
         raise LabError(f"{key}: {kind}: {str(error).splitlines()[0]}") from error

@@ -32,8 +32,8 @@ def flops_per_token(config: dict[str, Any], vocab_size: int) -> float | None:
         None for a model that takes no steps, and for one whose shapes alone do not tell what it
         computes.
     """
-    sizes = {key: config["data"][key] for key in ("batch_size", "block_size")}
-    shape = {"model": config["model"], "data": sizes}
+    sizes = {key: config.data[key] for key in ("batch_size", "block_size")}
+    shape = {"model": config.model, "data": sizes}
     return _flops_per_token(json.dumps(shape, sort_keys=True), vocab_size)
 
 
@@ -64,7 +64,7 @@ def _flops_per_token(shape: str, vocab_size: int) -> float | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     config = json.loads(shape)
-    size = config["data"]["batch_size"], config["data"]["block_size"]
+    size = config.data.batch_size, config.data.block_size
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             model = build.model(config, vocab_size)

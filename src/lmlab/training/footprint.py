@@ -60,7 +60,7 @@ def check_fits(config: dict[str, Any], vocab_size: int) -> None:
     needed = _trained_bytes(model)
     if needed < SMALL * memory:
         return
-    if _trains_on_cpu(config["trainer"]["accelerator"]):
+    if _trains_on_cpu(config.trainer.accelerator):
         needed = 2 * needed + (_optimizer_bytes(model, config) or 0)
     if needed > memory:
         n_parameters = sum(p.numel() for p in model.parameters())
@@ -87,7 +87,7 @@ def shapes(config: dict[str, Any], vocab_size: int, most: int = build.MOST_PARTS
             return build.model(config, vocab_size, most)
     except LabError as error:
         if isinstance(error.__cause__, RuntimeError) and "overflow" in str(error.__cause__):
-            target = config["model"]["_target_"]
+            target = config.model["_target_"]
             raise build.TooLargeError(
                 f"model: {target} has weights of 2^63 bytes and more; give it smaller sizes"
             ) from error

@@ -34,12 +34,12 @@ class MFU(L.Callback):
         found = flops_per_token(config, data.vocab_size)
         taught = module.teacher.flops_per_token(data) if module.teacher is not None else 0.0
         if not found or taught is None:
-            what = "a teacher" if found else config["model"]["_target_"]
+            what = "a teacher" if found else config.model["_target_"]
             raise LabError(
                 f"callbacks.mfu: {what} multiplies no matrices that can be counted; leave it out "
                 "with ~callbacks.mfu"
             )
-        dtype = _computes_in(str(config["trainer"]["precision"]))
+        dtype = _computes_in(str(config.trainer.precision))
         self.flops_per_token, self.peak = found + taught, peak(module.device, dtype)
         if trainer.is_global_zero:
             say(

@@ -58,7 +58,7 @@ def check(config: dict[str, Any], vocab_size: int) -> None:
 
 def remarks(config: dict[str, Any]) -> list[str]:
     """What may well be meant, and is worth a line all the same."""
-    warmup, max_steps = config["schedule"].get("warmup_steps", 0), config["trainer"]["max_steps"]
+    warmup, max_steps = config.schedule.get("warmup_steps", 0), config.trainer.max_steps
     if not isinstance(warmup, int) or not 0 < max_steps <= warmup:
         return []
     return [
@@ -104,7 +104,7 @@ def check_logits(model: nn.Module, target: str, vocab_size: int, block_size: int
 
 def _windows(config: dict[str, Any]) -> list[tuple[int, str]]:
     """Bytes of the windows that are drawn at once, and the keys that say so."""
-    settings, shape, evaluation = config["trainer"], config["data"], config["eval"]
+    settings, shape, evaluation = config.trainer, config.data, config.eval
     window = 8 * (shape["block_size"] + 1)  # int64
     steps = min(shape["steps_per_batch"], evaluation["every"], settings["max_steps"])
     accumulate, batch_size = settings["accumulate_grad_batches"], shape["batch_size"]
@@ -124,7 +124,7 @@ def _windows(config: dict[str, Any]) -> list[tuple[int, str]]:
 
 def _logits(config: dict[str, Any], vocab_size: int) -> tuple[int, str]:
     """Bytes of a batch's logits, if they take 16 bits each, and the keys that say so."""
-    shape, trained = config["data"], config["trainer"]["max_steps"] > 0
+    shape, trained = config.data, config.trainer.max_steps > 0
     needs = shape["batch_size"] * shape["block_size"] * vocab_size * 2 * trained
     keys = f"data.batch_size={shape['batch_size']} data.block_size={shape['block_size']}"
     return needs, f"{keys}: the logits of a vocabulary of {vocab_size:,}"

@@ -106,7 +106,7 @@ class Trained:
         Raises:
             LabError: if it reads other tokens, or fewer at a time.
         """
-        mine = self.config["data"]
+        mine = self.config.data
         if self.tokenizer.stored() != tokenizer.stored():
             raise LabError(f"{key}={run} reads other tokens than this run")
         if mine["block_size"] < data["block_size"]:
@@ -153,7 +153,7 @@ def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Traine
         raise LabError(
             f"checkpoint {path} does not fit the model in its own config: {error}"
         ) from error
-    target, block_size = config["model"]["_target_"], config["data"]["block_size"]
+    target, block_size = config.model["_target_"], config.data.block_size
     check_logits(model, target, tokenizer.vocab_size, block_size)
     if run is not None and (stored := config_beside(run)) is not None:
         try:
@@ -187,7 +187,7 @@ def _model(
 
 def precision_of(config: dict[str, Any]) -> str:
     """In which a model is used that was trained with this config."""
-    return DOUBLE if str(config["trainer"]["precision"]) in ("64", DOUBLE) else "32-true"
+    return DOUBLE if str(config.trainer.precision) in ("64", DOUBLE) else "32-true"
 
 
 def config_beside(run: Run) -> dict[str, Any] | None:

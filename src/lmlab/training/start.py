@@ -49,11 +49,11 @@ class Start:
         start = cls(config, _run_to_continue(config))
         if start.run is not None:
             _check_same(start.run, config)
-        if config["from"] is None or (start.run is not None and start.run.checkpoints()):
+        if config.begins_from is None or (start.run is not None and start.run.checkpoints()):
             return start
-        start.foreign = foreign_parent(config["from"])
+        start.foreign = foreign_parent(config.begins_from)
         if start.foreign is None:
-            start.parent = _parent(config["from"])
+            start.parent = _parent(config.begins_from)
         return start
 
     @property
@@ -61,22 +61,22 @@ class Start:
         if self.run is None:
             return False
         is_done = self.run.record.get("status") == "done"
-        return is_done and self.run.record["step"] >= self.config["trainer"]["max_steps"]
+        return is_done and self.run.record["step"] >= self.config.trainer.max_steps
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer of the run that this one begins from; None if it begins from none.
 
         It stands in the parent's checkpoint, and in the run's directory once there is one.
         """
-        if self.config["from"] is None:
+        if self.config.begins_from is None:
             return None
         if self.parent is not None:
             return Tokenizer.from_json(self.parent["tokenizer"])
         if self.run is not None and (self.run.path / TOKENIZER).is_file():
             return _stored_tokenizer(self.run)
-        if (foreign := self.foreign or foreign_parent(self.config["from"])) is not None:
+        if (foreign := self.foreign or foreign_parent(self.config.begins_from)) is not None:
             return foreign.tokenizer()
-        return Tokenizer.from_json(read(checkpoint_path(self.config["from"]))["tokenizer"])
+        return Tokenizer.from_json(read(checkpoint_path(self.config.begins_from))["tokenizer"])
 
     def check_text(self, text: TokenizedCorpus) -> None:
         """Refuse another text than the run began with.
@@ -98,12 +98,12 @@ class Start:
         Raises:
             LabError: if another text is there.
         """
-        if self.config["corpus"] == run.config["corpus"]:
+        if self.config.corpus == run.config.corpus:
             return
         text = text_of(self.config, self.tokenizer())
         if run.record.get("corpus_sha256") != text.sha256:
             raise LabError(f"run={run.path}: its corpus has changed since it was trained")
-        keep_corpus(run, self.config["corpus"], text.sha256)
+        keep_corpus(run, self.config.corpus, text.sha256)
 
     def load_into(self, module: LanguageModule, callbacks: Sequence[L.Callback]) -> None:
         """Give a module the weights of others, or see to it that it can go on with the parent's.
@@ -129,7 +129,7 @@ class Start:
             return
         write_atomically(run.path / TOKENIZER, json.dumps(text.tokenizer.stored()).encode())
         if self.parent is not None:
-            before = spent_at(self.parent, run_of(self.config["from"]["run"]).record)
+            before = spent_at(self.parent, run_of(self.config.begins_from["run"]).record)
             first = first_checkpoint(self.parent, module, data, callbacks, before)
             run.update(before=before.recorded, **before.recorded)
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
@@ -150,9 +150,9 @@ class Start:
 
 
 def _run_to_continue(config: dict[str, Any]) -> Run | None:
-    if config["run"]:
-        return Run.open(config["run"])
-    return Run.to_resume(config) if config["resume"] else None
+    if config.run:
+        return Run.open(config.run)
+    return Run.to_resume(config) if config.resume else None
 
 
 def _check_same(run: Run, config: dict[str, Any]) -> None:

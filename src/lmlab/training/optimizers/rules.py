@@ -39,8 +39,8 @@ def rules_of(config: dict[str, Any]) -> dict[str, Rule]:
     Raises:
         LabError: naming the key that is wrong.
     """
-    itself = {k: v for k, v in config["optimizer"].items() if k != "rules"}
-    nodes = config["optimizer"].get("rules") or {}
+    itself = {k: v for k, v in config.optimizer.items() if k != "rules"}
+    nodes = config.optimizer.get("rules") or {}
     return {
         name: _rule(node, f"optimizer.rules.{name}", itself)
         for name, node in nodes.items()

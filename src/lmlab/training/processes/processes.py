@@ -54,7 +54,7 @@ def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
     """
     from lmlab.training import preflight
 
-    settings = config["trainer"]
+    settings = config.trainer
     if settings["strategy"] not in STRATEGIES:
         raise LabError(
             f"trainer.strategy={settings['strategy']}: models are not sharded and processes not "
@@ -109,7 +109,7 @@ class Processes:
                 f"trainer.devices={self._n_here}: a machine trains in at most {MOST_PROCESSES} "
                 "processes"
             )
-        if self.config["streams"] == "global":
+        if self.config.streams == "global":
             raise LabError(
                 f"streams=global is the one stream of a single process, and trainer.devices and "
                 f"trainer.num_nodes ask for {self.world_size}"
