@@ -19,6 +19,7 @@ from rich.console import Console
 
 from lmlab.config import trust
 from lmlab.config.own_code import code_of, parts_named
+from lmlab.config.schema import Train
 from lmlab.console import console as console_of_process
 from lmlab.console import logged_to, quiet_libraries, say, shown_on
 from lmlab.data.datamodule import TextDataModule
@@ -55,7 +56,7 @@ from lmlab.training.start import Start
 
 
 def train(
-    config: dict[str, Any],
+    config: Train,
     swept: dict[str, Any] | None = None,
     choices: dict[str, str] | None = None,
 ) -> RunDirectory | None:
@@ -80,7 +81,7 @@ def train(
     quiet_libraries()
     waiting.settle()
     config = resolve(config)
-    with own_default_generators(), parts_named(config), Processes(config) as processes:
+    with own_default_generators(), parts_named(config.plain()), Processes(config) as processes:
         if processes.rank:
             with shown_on(Console(quiet=True)):  # the first process says what is said
                 _help(config, processes)
@@ -88,7 +89,7 @@ def train(
         return _train(config, {"swept": swept, "choices": choices}, processes)
 
 
-def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes) -> RunDirectory:
+def _train(config: Train, asked: dict[str, Any], processes: Processes) -> RunDirectory:
     """What the first process does, and the only one there mostly is."""
     stop = Stop()  # asked by signals
     start = Start.find(config)  # new, or where an earlier run, a parent or foreign weights end
@@ -99,14 +100,14 @@ def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes) 
     text = text_of(config, start.tokenizer())
     start.check_text(text)
     made = Experiment.of(config, text, start, stop)
-    trust.remember(config, class_name(type(text.tokenizer)))
+    trust.remember(config.plain(), class_name(type(text.tokenizer)))
     run = start.run or RunDirectory.create(config, **asked)  # the first file is written here
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         start.keep_in(run, text, made.module, made.data, made.callbacks)
         resumed = start.resumed(run, made.module, made.callbacks)
         if start.run is not None:
             run.go_on(config, **asked)
-        run.update(**made.about(text), code=code_of(config))
+        run.update(**made.about(text), code=code_of(config.plain()))
         _introduce(config, made, run, resumed)
         curves: list[Logger] = []
         with _ended(curves, run), outcome_recorded(run), processes.together():
@@ -116,14 +117,14 @@ def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes) 
     return run
 
 
-def _help(config: dict[str, Any], processes: Processes) -> None:
+def _help(config: Train, processes: Processes) -> None:
     """What the other processes do: the same, in the directory that the first has made."""
     stop = Stop()
     with stop.listening():
         unblock_signals()
         problem: Exception | None = None
         try:
-            start = Start.find({**config, "resume": None})
+            start = Start.find(config.model_copy(update={"resume": None}))
             text = text_of(config, start.tokenizer())
             made = Experiment.of(config, text, start, stop)
         except Exception as error:
@@ -157,9 +158,7 @@ class Experiment:
     make_loggers: MakeLoggers
 
     @classmethod
-    def of(
-        cls, config: dict[str, Any], text: TokenizedCorpus, start: Start, stop: Stop
-    ) -> Experiment:
+    def of(cls, config: Train, text: TokenizedCorpus, start: Start, stop: Stop) -> Experiment:
         """The parts of a config for a tokenised text, checked before anything is written.
 
         Raises:
@@ -198,7 +197,7 @@ def _ended(curves: list[Logger], run: RunDirectory) -> Iterator[None]:
 
 
 def _fit(
-    config: dict[str, Any],
+    config: Train,
     made: Experiment,
     run: RunDirectory,
     resumed: Resumed | None,
@@ -208,7 +207,7 @@ def _fit(
     data, module = made.data, made.module
     resume_step = resumed.step if resumed is not None and resumed.checkpoint else None
     curves.extend(made.make_loggers(run, resume_step))
-    recorder, keeper = Recorder(run), Checkpoints(run, module.stop, **config.checkpoint)
+    recorder, keeper = Recorder(run), Checkpoints(run, module.stop, **dict(config.checkpoint))
     # What is kept, once all else is done; a report to a trial comes before, so that none is missing
     # where training goes on from a checkpoint.
     kept = [*trial_of(config), keeper, NoteSignals(module.stop), GiveWay()]
@@ -242,13 +241,11 @@ def _fit(
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
 
 
-def _introduce(
-    config: dict[str, Any], made: Experiment, run: RunDirectory, resumed: Resumed | None
-) -> None:
+def _introduce(config: Train, made: Experiment, run: RunDirectory, resumed: Resumed | None) -> None:
     data, model = made.data, made.module.model
     n_parameters = sum(p.numel() for p in model.parameters())
     say(
-        f"{config['name']}: {type(model).__name__} of {n_parameters:,} parameters; "
+        f"{config.name}: {type(model).__name__} of {n_parameters:,} parameters; "
         f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
         f"vocabulary of {data.vocab_size:,}"
     )

@@ -25,7 +25,7 @@ from lmlab.training.processes.waiting import waiting
 from lmlab.training.restored import Trained, config_beside, precision_of, restore
 
 
-def evaluate(config: dict[str, Any]) -> dict[str, float]:
+def evaluate(config: schema.Evaluate) -> dict[str, float]:
     """The metrics of one deterministic pass over val, printed with their units.
 
     Raises:
@@ -39,25 +39,24 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     block_size = trained.config.data.block_size
     if config.stride is not None and config.stride > block_size:
         raise LabError(
-            f"stride={config['stride']} skips tokens: at most {block_size}, the run's "
-            "data.block_size"
+            f"stride={config.stride} skips tokens: at most {block_size}, the run's data.block_size"
         )
     corpus = _corpus(run, trained) | config.corpus
-    with_text = check_plain({**trained.config, "corpus": corpus}, schema.Train)
-    began_elsewhere = trained.config.begins_from is not None  # its tokenizer was fitted on that text
+    with_text = check_plain({**trained.config.plain(), "corpus": corpus}, schema.Train)
+    began_elsewhere = (
+        trained.config.begins_from is not None
+    )  # its tokenizer was fitted on that text
     text = text_of(with_text, trained.tokenizer if began_elsewhere else None)
     if text.sha256 != trained.corpus_sha256:
-        raise LabError(f"run={config['run']}: its corpus has changed since it was trained")
+        raise LabError(f"run={config.run}: its corpus has changed since it was trained")
     if config.corpus:
         run.keep_corpus(with_text["corpus"], text.sha256)
     if text.tokenizer.stored() != trained.tokenizer.stored():
-        raise LabError(
-            f"run={config['run']}: its tokenizer makes other tokens of the same text now"
-        )
-    for name in changed_code(run.record, trained.config):
+        raise LabError(f"run={config.run}: its tokenizer makes other tokens of the same text now")
+    for name in changed_code(run.record, trained.config.plain()):
         say(f"{source_file(name) or name} has changed since this run was trained")
     settings = {
-        **trained.config.data,
+        **dict(trained.config.data),
         "stride": config.stride or trained.config.eval.stride,
     }
     data = TextDataModule(text.ids, text.tokenizer.vocab_size, n_train=text.n_train, **settings)
@@ -97,19 +96,17 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
 
 def _corpus(run: RunDirectory, trained: Trained) -> dict[str, Any]:
     """The corpus of a checkpoint; of one of this run's, where the run says that the text is now."""
-    of_checkpoint: dict[str, Any] = trained.config.corpus
     beside = config_beside(run)
     if beside is None:
-        return of_checkpoint
+        return trained.config.corpus
     try:
-        check_continues(trained.config, beside, may_change=("corpus",))
+        check_continues(trained.config.plain(), beside.plain(), may_change=("corpus",))
     except LabError:  # a checkpoint of another run
-        return of_checkpoint
-    of_run: dict[str, Any] = beside["corpus"]
-    return of_run
+        return trained.config.corpus
+    return beside.corpus
 
 
-def _with_others(trained: Trained, config: dict[str, Any]) -> nn.Module:
+def _with_others(trained: Trained, config: schema.Evaluate) -> nn.Module:
     """The model of a run, or an ensemble of it and the runs beside it."""
     runs, data = config.ensemble or [], trained.config.data
     weights = config.weights
@@ -122,7 +119,7 @@ def _with_others(trained: Trained, config: dict[str, Any]) -> nn.Module:
         other = restore(RunDirectory.open(path, "ensemble"), "last")
         other.check_beside("ensemble", path, trained.tokenizer, trained.corpus_sha256, data)
         models.append(other.model)
-    return ensemble_of(models, weights, trained.tokenizer.vocab_size, data["block_size"]).eval()
+    return ensemble_of(models, weights, trained.tokenizer.vocab_size, data.block_size).eval()
 
 
 def _no_optimizer(parameters: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import safetensors.torch
 
+from lmlab.config.schema import Export
 from lmlab.console import quiet_libraries, say
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
@@ -25,7 +26,7 @@ WEIGHTS = "model.safetensors"
 Exported: TypeAlias = "tuple[dict[str, Any], dict[str, Tensor], list[str]]"
 
 
-def export(config: dict[str, Any]) -> Path:
+def export(config: Export) -> Path:
     """Write the folder that was asked for, whole or not at all.
 
     Raises:
@@ -75,7 +76,7 @@ def _plain(trained: Trained) -> Exported:
     state = trained.model.state_dict()
     tied = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
     tensors = {name: state[name].contiguous() for name in state if name in tied.values()}
-    about = {key: trained.config[key] for key in ("model", "data")}
+    about = {"model": trained.config.model, "data": trained.config.data.plain()}
     return {"lmlab.json": {**about, "tokenizer": trained.tokenizer.stored()}}, tensors, []
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 
+from lmlab.config.schema import Generate
 from lmlab.console import console, quiet_libraries
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
@@ -31,7 +31,7 @@ def stream_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
         yield rest
 
 
-def write(config: dict[str, Any]) -> list[str]:
+def write(config: Generate) -> list[str]:
     """Print `samples` continuations of the prompt, prompt included; returns them.
 
     Each sample has a generator of its own, so the third is the same however many are asked for.
@@ -46,7 +46,7 @@ def write(config: dict[str, Any]) -> list[str]:
     return [_show(trained, config, row, n) for n, row in enumerate(samples(trained, config), 1)]
 
 
-def samples(trained: Trained, config: dict[str, Any]) -> Iterator[Iterable[int]]:
+def samples(trained: Trained, config: Generate) -> Iterator[Iterable[int]]:
     """The tokens of each of `samples` continuations of the prompt, one after the other.
 
     Raises:
@@ -79,7 +79,7 @@ def _shared_out(tokens: Iterable[torch.Tensor], others: list[list[int]]) -> Iter
         yield first
 
 
-def _show(trained: Trained, config: dict[str, Any], tokens: Iterable[int], number: int) -> str:
+def _show(trained: Trained, config: Generate, tokens: Iterable[int], number: int) -> str:
     """Print one sample; returns it."""
     if config.samples > 1:
         console.rule(f"sample {number}", style="dim")

@@ -64,7 +64,6 @@ OF_OPTIMIZERS = {
 }
 
 
-
 def as_written(plain: Any, check: Callable[[Any], Any]) -> Any:
     """A node that has been checked, in the order and by the containers that it is written in, with
     floats where its target wants floats: `lr=1` and `lr=1.0` are one config."""
@@ -86,9 +85,7 @@ Part = dict[str, Any]  # a node with a `_target_`
 
 Corpus = Annotated[Part, Target("corpus"), AsWritten]
 Tokenizer = Annotated[Part, Target("tokenizer", method="fit", positional=1), AsWritten]
-Model = Annotated[
-    Part, Target("model", given=frozenset({"vocab_size", "block_size"})), AsWritten
-]
+Model = Annotated[Part, Target("model", given=frozenset({"vocab_size", "block_size"})), AsWritten]
 Schedule = Annotated[Part, Target("schedule", positional=2), AsWritten]
 Parametrisation = Annotated[Part, Target("parametrisation"), AsWritten]
 
@@ -141,9 +138,7 @@ Optimizer = Annotated[
     ),
     AsWritten,
 ]
-Callback = Annotated[
-    Part, Target("callbacks", offered=frozenset({"tokenizer", "seed"})), AsWritten
-]
+Callback = Annotated[Part, Target("callbacks", offered=frozenset({"tokenizer", "seed"})), AsWritten]
 Logger = Annotated[
     Part, Target("logger", offered=frozenset({"folder", "save_dir", "resume_step"})), AsWritten
 ]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lmlab.config.build import part, unmade
+from lmlab.config.schema import Train
 from lmlab.config.sources import code_of_target
 from lmlab.console import bytes_progress
 from lmlab.data import download
@@ -27,7 +28,7 @@ from lmlab.errors import LabError
 from lmlab.files import atomic_file, remove_unfinished, write_atomically
 
 
-def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> TokenizedCorpus:
+def text_of(config: Train, fitted: Tokenizer | None = None) -> TokenizedCorpus:
     """The corpus of a config, tokenised; with a bar where that takes long.
 
     `fitted` is the tokenizer of a run that this one begins from: ids must mean the same.
@@ -42,7 +43,7 @@ def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> Tokenize
     for file in corpus.files:
         if not file.is_file():
             raise LabError(
-                f"corpus: {config['corpus']['_target_']} names {file}, and there is no such file; "
+                f"corpus: {config.corpus['_target_']} names {file}, and there is no such file; "
                 "a text that has moved is given by corpus.<key>=…"
             )
     with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
@@ -56,7 +57,7 @@ def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> Tokenize
         )
 
 
-def tokenizer_of(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:
+def tokenizer_of(config: Train) -> tuple[type[Tokenizer], dict[str, Any]]:
     """The tokenizer's class, and what its `fit` is given beside the text."""
     made = unmade(config.tokenizer, "tokenizer", Tokenizer)
     kind: Any = made.func

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lmlab.config import build
 from lmlab.config.build import named, targets
 from lmlab.config.fingerprint import leaves
+from lmlab.config.schema import Parent, Train
 from lmlab.config.signatures import signature
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import derive, generator
@@ -52,35 +53,35 @@ AROUND_A_BATCH = (
 )
 
 
-def make_data(config: dict[str, Any], text: TokenizedCorpus) -> TextDataModule:
+def make_data(config: Train, text: TokenizedCorpus) -> TextDataModule:
     """The datamodule of a config over a tokenised corpus."""
-    evaluation = config.eval
+    trainer, evaluation = config.trainer, config.eval
     own_stream = config.streams == "separate"
     return TextDataModule(
         text.ids,
         text.tokenizer.vocab_size,
         n_train=text.n_train,
-        **{**config.data, "steps_per_batch": steps_per_batch(config)},
-        accumulate=config.trainer.accumulate_grad_batches,
-        max_steps=config.trainer.max_steps,
-        eval_every=evaluation["every"],
+        **{**dict(config.data), "steps_per_batch": steps_per_batch(config)},
+        accumulate=trainer.accumulate_grad_batches,
+        max_steps=trainer.max_steps,
+        eval_every=evaluation.every,
         save_every=config.checkpoint.every,
-        eval_protocol=evaluation["protocol"],
-        eval_iters=evaluation["iters"],
-        stride=evaluation["stride"],
+        eval_protocol=evaluation.protocol,
+        eval_iters=evaluation.iters,
+        stride=evaluation.stride,
         seed=config.seed,
         generator=generator(config.seed, "data") if own_stream else None,
     )
 
 
-def steps_per_batch(config: dict[str, Any]) -> int:
+def steps_per_batch(config: Train) -> int:
     """How many optimizer steps a Lightning batch holds.
 
     `data.steps_per_batch`, but one where a part might notice: somebody else's callback
     that is called for every batch wants to see every step; and where all draw from one stream
     (streams=global), a model that draws must do so in turn with the data.
     """
-    several: int = config.data.steps_per_batch
+    several = config.data.steps_per_batch
     watched = any(_sees_batches(str(node["_target_"])) for node in config.callbacks.values())
     draws_in_turn = config.streams == "global" and may_draw(config.model)
     return 1 if watched or draws_in_turn else several
@@ -96,23 +97,21 @@ def _sees_batches(target: str) -> bool:
     )
 
 
-def make_module(
-    config: dict[str, Any], text: TokenizedCorpus, stop: Stop | None = None
-) -> LanguageModule:
+def make_module(config: Train, text: TokenizedCorpus, stop: Stop | None = None) -> LanguageModule:
     """The model of a config, freshly initialised, in its LightningModule."""
     own_stream = config.streams == "separate"
     torch.manual_seed(derive(config.seed, "init") if own_stream else config.seed)
-    model = build.model(config, text.tokenizer.vocab_size)
+    model = build.model(config.model, text.tokenizer.vocab_size, config.data.block_size)
     if config.trainer.compile:
         model.compile()  # in place, so that the weights keep their names
-    factors = parametrisation_of(config).factors(model, config.model)
+    factors = parametrisation_of(config.parametrisation).factors(model, config.model)
     scale_weights(factors)
-    make_optimizer, rules = build.optimizer(config), rules_of(config)
+    make_optimizer, rules = build.optimizer(config.optimizer), rules_of(config.optimizer)
     check_optimizer(model, make_optimizer, rules, factors)
     return LanguageModule(
         model,
         make_optimizer,
-        build.schedule(config),
+        build.schedule(config.schedule),
         text.tokenizer.characters_per_token(),
         rules=rules,
         factors=factors,
@@ -122,34 +121,35 @@ def make_module(
         log_every=config.trainer.log_every_n_steps,
         dropout_seed=derive(config.seed, "dropout") if own_stream else None,
         about={
-            "config": config,
+            "config": config.plain(),
             "tokenizer": text.tokenizer.stored(),
             "corpus_sha256": text.sha256,
         },
+        config=config,
         stop=stop,
         teacher=_teacher(config, text),
     )
 
 
-def _teacher(config: dict[str, Any], text: TokenizedCorpus) -> Teacher | None:
+def _teacher(config: Train, text: TokenizedCorpus) -> Teacher | None:
     """The teacher of a resolved config.
 
     Raises:
         LabError: if one of its runs has changed, or reads other tokens or fewer.
     """
-    settings = config.get("teacher") or {}
+    if config.teacher is None:
+        return None
     models = []
-    for parent in settings.get("runs") or []:
+    for parent in config.teacher.runs or []:
+        assert isinstance(parent, Parent)  # see runs.parents.resolve
         path = checkpoint_path(parent, "teacher.runs")
-        trained = restore(RunDirectory.open(parent["run"], "teacher.runs"), str(path))
-        trained.check_beside(
-            "teacher.runs", parent["run"], text.tokenizer, text.sha256, config.data
-        )
+        trained = restore(RunDirectory.open(parent.run, "teacher.runs"), str(path))
+        trained.check_beside("teacher.runs", parent.run, text.tokenizer, text.sha256, config.data)
         models.append(trained.model)
-    return Teacher(models, settings["share"]) if models else None
+    return Teacher(models, config.teacher.share) if models else None
 
 
-def make_callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Callback]:
+def make_callbacks(config: Train, text: TokenizedCorpus) -> list[L.Callback]:
     """The callbacks of a config.
 
     One whose constructor cannot do without a `tokenizer` or a `seed` is given the run's, unless its
@@ -178,14 +178,14 @@ def make_callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Call
     return made
 
 
-def trial_of(config: dict[str, Any]) -> list[L.Callback]:
+def trial_of(config: Train) -> list[L.Callback]:
     """What reports to the trial of a study that a run is for, if it is for one."""
-    trial = (config.get("sweep") or {}).get("trial")
-    return [build.part(trial, "sweep.trial", L.Callback)] if trial else []
+    trial = config.sweep and config.sweep.trial
+    return [build.part(trial.plain(), "sweep.trial", L.Callback)] if trial else []
 
 
 def make_trainer(
-    config: dict[str, Any],
+    config: Train,
     run: RunDirectory,
     data: TextDataModule,
     callbacks: list[L.Callback],
@@ -222,7 +222,7 @@ CALLBACKS = "lightning.pytorch.callbacks."
 
 
 @contextmanager
-def refusals_of_callbacks(config: dict[str, Any]) -> Iterator[None]:
+def refusals_of_callbacks(config: Train) -> Iterator[None]:
     """What one of Lightning's callbacks finds wrong with its settings, once training has begun.
 
     Raises:

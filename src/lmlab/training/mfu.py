@@ -30,7 +30,7 @@ class MFU(L.Callback):
         self.flops_per_token = 0.0
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        config, data = module.about["config"], module_data(trainer)
+        config, data = module.config, module_data(trainer)
         found = flops_per_token(config, data.vocab_size)
         taught = module.teacher.flops_per_token(data) if module.teacher is not None else 0.0
         if not found or taught is None:

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from lmlab.config.schema import Train
 from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.streams import default_states, set_default_states
@@ -67,6 +68,7 @@ class LanguageModule(L.LightningModule):
         log_every: int = 1,
         dropout_seed: int | None = None,
         about: dict[str, Any] | None = None,
+        config: Train | None = None,
         stop: Stop | None = None,
         teacher: Teacher | None = None,
     ):
@@ -82,6 +84,7 @@ class LanguageModule(L.LightningModule):
         self.rules, self.factors = rules or {}, factors or {}
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
         self.dropout_seed = dropout_seed
+        self.config = config
         self.about, self.stop = about or {}, Stop() if stop is None else stop
         self.teacher = teacher
         self.characters: Tensor

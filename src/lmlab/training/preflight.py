@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from torch import Tensor, nn
 
 from lmlab.config import build
+from lmlab.config.schema import Train
 from lmlab.errors import LabError, first_line
 from lmlab.memory_limit import memory_bytes
 from lmlab.training.optimizers.configure import configure
@@ -44,7 +45,7 @@ def checked_trainer(key: str, **settings: Any) -> L.Trainer:
         raise LabError(f"{key}{' '.join(chosen)}: {first_line(error)}") from error
 
 
-def check_memory(config: dict[str, Any], vocab_size: int) -> None:
+def check_memory(config: Train, vocab_size: int) -> None:
     """Whether memory can hold the model and a batch.
 
     Raises:
@@ -59,7 +60,7 @@ def check_memory(config: dict[str, Any], vocab_size: int) -> None:
     check_fits(config, vocab_size)
 
 
-def remarks(config: dict[str, Any]) -> list[str]:
+def remarks(config: Train) -> list[str]:
     """What may well be meant, and is worth a line all the same."""
     warmup, max_steps = config.schedule.get("warmup_steps", 0), config.trainer.max_steps
     if not isinstance(warmup, int) or not 0 < max_steps <= warmup:
@@ -103,28 +104,28 @@ def check_logits(model: nn.Module, target: str, vocab_size: int, block_size: int
     raise LabError(f"model: {target} has to do {wanted}; it returns {returned}")
 
 
-def _windows(config: dict[str, Any]) -> list[tuple[int, str]]:
+def _windows(config: Train) -> list[tuple[int, str]]:
     """Bytes of the windows that are drawn at once, and the keys that say so."""
-    settings, shape, evaluation = config.trainer, config.data, config.eval
-    batch = 8 * (shape["block_size"] + 1) * shape["batch_size"]  # int64
-    steps = min(shape["steps_per_batch"], evaluation["every"], settings["max_steps"])
-    accumulate = settings["accumulate_grad_batches"]
-    keys = f"data.batch_size={shape['batch_size']} data.block_size={shape['block_size']}"
+    trainer, shape, evaluation = config.trainer, config.data, config.eval
+    batch = 8 * (shape.block_size + 1) * shape.batch_size  # int64
+    steps = min(shape.steps_per_batch, evaluation.every, trainer.max_steps)
+    accumulate = trainer.accumulate_grad_batches
+    keys = f"data.batch_size={shape.batch_size} data.block_size={shape.block_size}"
     trained = (
-        f"{keys} data.steps_per_batch={shape['steps_per_batch']} "
+        f"{keys} data.steps_per_batch={shape.steps_per_batch} "
         f"trainer.accumulate_grad_batches={accumulate}: the windows of {steps} steps"
     )
-    if evaluation["protocol"] != "random":
+    if evaluation.protocol != "random":
         return [(batch * accumulate * steps, trained)]
-    evaluated = f"{keys} eval.iters={evaluation['iters']}: the windows"
-    return [(batch * accumulate * steps, trained), (batch * evaluation["iters"], evaluated)]
+    evaluated = f"{keys} eval.iters={evaluation.iters}: the windows"
+    return [(batch * accumulate * steps, trained), (batch * evaluation.iters, evaluated)]
 
 
-def _logits(config: dict[str, Any], vocab_size: int) -> tuple[int, str]:
+def _logits(config: Train, vocab_size: int) -> tuple[int, str]:
     """Bytes of a batch's logits, if they take 16 bits each, and the keys that say so."""
     shape, trained = config.data, config.trainer.max_steps > 0
-    needs = shape["batch_size"] * shape["block_size"] * vocab_size * 2 * trained
-    keys = f"data.batch_size={shape['batch_size']} data.block_size={shape['block_size']}"
+    needs = shape.batch_size * shape.block_size * vocab_size * 2 * trained
+    keys = f"data.batch_size={shape.batch_size} data.block_size={shape.block_size}"
     return needs, f"{keys}: the logits of a vocabulary of {vocab_size:,}"
 
 
@@ -137,7 +138,7 @@ class Footprint:
     optimizer: int | None  # None: its first step has to see numbers
 
 
-def footprint(config: dict[str, Any], vocab_size: int) -> Footprint:
+def footprint(config: Train, vocab_size: int) -> Footprint:
     """What a config asks for.
 
     Raises:
@@ -148,11 +149,11 @@ def footprint(config: dict[str, Any], vocab_size: int) -> Footprint:
     except build.TooLargeError:
         raise
     except LabError:  # somebody's own may compute while it is built
-        model = build.model(config, vocab_size)
+        model = build.model(config.model, vocab_size, config.data.block_size)
     return Footprint(model, _trained_bytes(model), _optimizer_bytes(model, config))
 
 
-def check_fits(config: dict[str, Any], vocab_size: int) -> None:
+def check_fits(config: Train, vocab_size: int) -> None:
     """Refuse what this machine's memory cannot hold, which the system would end without a word.
 
     On another device than the CPU only the weights count: there they are made, on their way.
@@ -185,9 +186,7 @@ def _trains_on_cpu(accelerator: str) -> bool:
     return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
 
 
-def model_on_meta(
-    config: dict[str, Any], vocab_size: int, most: int = build.MOST_PARTS
-) -> nn.Module:
+def model_on_meta(config: Train, vocab_size: int, most: int = build.MOST_PARTS) -> nn.Module:
     """The model of a config on the meta device, which takes no memory.
 
     Raises:
@@ -196,7 +195,7 @@ def model_on_meta(
     """
     try:
         with torch.device("meta"):
-            return build.model(config, vocab_size, most)
+            return build.model(config.model, vocab_size, config.data.block_size, most)
     except LabError as error:
         if isinstance(error.__cause__, RuntimeError) and "overflow" in str(error.__cause__):
             target = config.model["_target_"]
@@ -210,12 +209,12 @@ def _trained_bytes(model: nn.Module) -> int:
     return sum(p.nbytes for p in model.parameters() if p.requires_grad)
 
 
-def _optimizer_bytes(model: nn.Module, config: dict[str, Any]) -> int | None:
+def _optimizer_bytes(model: nn.Module, config: Train) -> int | None:
     """What the optimizer keeps, found by letting it take a step on shapes alone; None for one that
     cannot, as torch's Adafactor, which looks at the weights' norms."""
     if not any(p.requires_grad for p in model.parameters()):
         return 0
-    optimizer = configure(model, build.optimizer(config), rules_of(config))
+    optimizer = configure(model, build.optimizer(config.optimizer), rules_of(config.optimizer))
     for group in optimizer.param_groups:
         group["fused"] = None
         for parameter in group["params"]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmlab.bounds import CountOrZero, NotNegative
 from lmlab.config.fingerprint import leaves
+from lmlab.config.schema import Train
 from lmlab.config.stored import with_todays_defaults
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
@@ -75,7 +76,7 @@ class Costs:
 
 
 def costs_of(
-    config: dict[str, Any], module: Any, data: TextDataModule, n_processes: int, before: Spent
+    config: Train, module: Any, data: TextDataModule, n_processes: int, before: Spent
 ) -> Costs:
     """Of a run with this config, LanguageModule and data, which goes on from `before`."""
     tokens = data.tokens_per_step * n_processes

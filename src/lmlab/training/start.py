@@ -11,6 +11,7 @@ import lightning as L
 
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.config.own_code import check_same_code
+from lmlab.config.schema import Parent, Train
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
@@ -33,13 +34,13 @@ MOST_TOKENIZER = 1 << 28  # bytes
 class Start:
     """Where the run of a config begins; decided once, by `find`."""
 
-    config: dict[str, Any]
+    config: Train
     run: RunDirectory | None  # the one that goes on; None: it is new
     parent: dict[str, Any] | None = None  # the checkpoint of another run that it begins from
     foreign: Foreign | None = None  # the weights of others that it begins with
 
     @classmethod
-    def find(cls, config: dict[str, Any]) -> Start:
+    def find(cls, config: Train) -> Start:
         """Where the run of a resolved config begins.
 
         Raises:
@@ -48,11 +49,12 @@ class Start:
         start = cls(config, _run_to_continue(config))
         if start.run is not None:
             _check_same(start.run, config)
-        if config.begins_from is None or (start.run is not None and start.run.checkpoints()):
+        named = config.begins_from
+        if named is None or (start.run is not None and start.run.checkpoints()):
             return start
-        start.foreign = foreign_parent(config.begins_from)
+        start.foreign = foreign_parent(named)
         if start.foreign is None:
-            start.parent = _parent(config.begins_from)
+            start.parent = _parent(named)
         return start
 
     @property
@@ -67,15 +69,16 @@ class Start:
 
         It stands in the parent's checkpoint, and in the run's directory once there is one.
         """
-        if self.config.begins_from is None:
+        named = self.config.begins_from
+        if named is None:
             return None
         if self.parent is not None:
             return Tokenizer.from_json(self.parent["tokenizer"])
         if self.run is not None and (self.run.path / TOKENIZER).is_file():
             return _stored_tokenizer(self.run)
-        if (foreign := self.foreign or foreign_parent(self.config.begins_from)) is not None:
+        if (foreign := self.foreign or foreign_parent(named)) is not None:
             return foreign.tokenizer()
-        return Tokenizer.from_json(read(checkpoint_path(self.config.begins_from))["tokenizer"])
+        return Tokenizer.from_json(read(checkpoint_path(named))["tokenizer"])
 
     def check_text(self, text: TokenizedCorpus) -> None:
         """Refuse another text than the run began with.
@@ -97,7 +100,7 @@ class Start:
         Raises:
             LabError: if another text is there.
         """
-        if self.config.corpus == run.config.corpus:
+        if self.config.corpus == run.config["corpus"]:
             return
         text = text_of(self.config, self.tokenizer())
         if run.record.get("corpus_sha256") != text.sha256:
@@ -127,8 +130,8 @@ class Start:
         if self.parent is None and self.foreign is None:
             return
         write_atomically(run.path / TOKENIZER, json.dumps(text.tokenizer.stored()).encode())
-        if self.parent is not None:
-            before = spent_at(self.parent, run_of(self.config.begins_from["run"]).record)
+        if self.parent is not None and (named := self.config.begins_from) is not None:
+            before = spent_at(self.parent, run_of(named.run).record)
             first = first_checkpoint(self.parent, module, data, callbacks, before)
             run.update(before=before.recorded, **before.recorded)
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
@@ -148,29 +151,30 @@ class Start:
         return Resumed(contents["global_step"], path.absolute(), contents)
 
 
-def _run_to_continue(config: dict[str, Any]) -> RunDirectory | None:
+def _run_to_continue(config: Train) -> RunDirectory | None:
     if config.run:
         return RunDirectory.open(config.run)
     return RunDirectory.to_resume(config) if config.resume else None
 
 
-def _check_same(run: RunDirectory, config: dict[str, Any]) -> None:
+def _check_same(run: RunDirectory, config: Train) -> None:
     """Whether a run that goes on is the same experiment, with the same code."""
     knows_text = run.record.get("corpus_sha256") is not None
-    check_continues(run.config, config, may_change=("corpus",) if knows_text else ())
+    check_continues(run.config, config.plain(), may_change=("corpus",) if knows_text else ())
     if run.checkpoints():
-        check_same_code(run.record, config, f"run={run.path} cannot go on")
+        check_same_code(run.record, config.plain(), f"run={run.path} cannot go on")
 
 
-def _began_otherwise(run: RunDirectory, config: dict[str, Any]) -> bool:
-    return run.record.get("fingerprint", fingerprint(config)) != fingerprint(config)
+def _began_otherwise(run: RunDirectory, config: Train) -> bool:
+    today = fingerprint(config.plain())
+    return run.record.get("fingerprint", today) != today
 
 
-def _parent(named: dict[str, Any]) -> dict[str, Any]:
+def _parent(named: Parent) -> dict[str, Any]:
     """The checkpoint that a resolved `from` names."""
     path = checkpoint_path(named)
     parent = read(path)
-    if parent["global_step"] != named["step"]:
+    if parent["global_step"] != named.step:
         raise LabError(f"from={path} is of step {parent['global_step']}, whatever its name says")
     return parent
 

@@ -28,6 +28,8 @@ from lmlab.training.processes.stopping import SIGNALS
 if TYPE_CHECKING:
     import lightning as L
 
+    from lmlab.config.schema import Train
+
 # Samples and pictures are made by one process, which must hold the whole model: no shards. And the
 # process that trains is the one that was started: no forks.
 STRATEGIES = (
@@ -46,7 +48,7 @@ MOST_PROCESSES = 64  # that are started on one machine
 PATIENCE = 15.0  # seconds in which a process notices by itself that another is gone
 
 
-def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
+def trainer(config: Train, **more: Any) -> L.Trainer:
     """Lightning's Trainer for a config, with settings of our own besides.
 
     Raises:
@@ -55,19 +57,19 @@ def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
     from lmlab.training import preflight
 
     settings = config.trainer
-    if settings["strategy"] not in STRATEGIES:
+    if settings.strategy not in STRATEGIES:
         raise LabError(
-            f"trainer.strategy={settings['strategy']}: models are not sharded and processes not "
+            f"trainer.strategy={settings.strategy}: models are not sharded and processes not "
             f"forked here; take one of {', '.join(STRATEGIES)}"
         )
-    given = {key: settings[key] for key in (*preflight.SETTINGS, "num_nodes")}
+    given = settings.model_dump(include={*preflight.SETTINGS, "num_nodes"})
     return preflight.checked_trainer("trainer: ", **given, **more)
 
 
 class Processes:
     """Those that train one run: a context manager, at whose end the others are gone."""
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: Train):
         """Ask Lightning, which starts nothing yet.
 
         Raises:
