@@ -43,10 +43,8 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
         )
     corpus = _corpus(run, trained) | config.corpus
     with_text = check_plain({**trained.config.plain(), "corpus": corpus}, schema.Train)
-    began_elsewhere = (
-        trained.config.begins_from is not None
-    )  # its tokenizer was fitted on that text
-    text = text_of(with_text, trained.tokenizer if began_elsewhere else None)
+    # The tokenizer of a run that began from another was fitted on that one's text.
+    text = text_of(with_text, trained.tokenizer if trained.config.begins_from else None)
     if text.sha256 != trained.corpus_sha256:
         raise LabError(f"run={config.run}: its corpus has changed since it was trained")
     if config.corpus:

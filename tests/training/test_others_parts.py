@@ -6,11 +6,10 @@ import torch
 from comparing import curves, same, weights
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
-from small import SMALL
+from small import SMALL, checked, train
 from torch import nn
 
 from lmlab.config.fingerprint import fingerprint
-from lmlab.core import train
 from lmlab.data.tokens import text_of
 from lmlab.models.bigram import Bigram
 from lmlab.runs.directory import RunDirectory
@@ -82,6 +81,7 @@ def fitted(composed, path, *words: str, plugins=()) -> list[torch.Tensor]:
         *("trainer.max_steps=40", "eval.every=40", "data.val_fraction=0.01", "optimizer=sgd"),
         *("optimizer.lr=1.0", "trainer.gradient_clip_val=0.5", *words),
     )
+    config = checked(config)
     text = text_of(config)
     data, module = make_data(config, text), make_module(config, text)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}

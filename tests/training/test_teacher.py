@@ -7,11 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comparing import assert_same_run, checkpoint, same, weights
-from small import cut
+from small import cut, train
 from torch import nn
 
 from lmlab.config.fingerprint import fingerprint
-from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.training.teacher import Teacher
 
