@@ -41,10 +41,10 @@ from lmlab.training.assemble import (
     make_data,
     make_module,
     make_trainer,
-    refusals_of_callbacks,
     trial_of,
 )
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
+from lmlab.training.lightning_inside import refusals_of_callbacks
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.rules import n_inside
 from lmlab.training.outcome import outcome_recorded, record_failure
@@ -173,6 +173,7 @@ class Experiment:
         start.load_into(module, callbacks)
         target = config.model["_target_"]
         preflight.check_logits(module.model, target, data.vocab_size, data.block_size)
+        preflight.check_loss(module.loss, module.model, data.block_size)
         return cls(data, module, callbacks, make_loggers)
 
     def about(self, text: TokenizedCorpus) -> dict[str, Any]:
@@ -221,7 +222,7 @@ def _fit(
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)
     elif config.trainer.max_steps:
-        with refusals_of_callbacks(config):
+        with refusals_of_callbacks(config.callbacks):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None)
     for logger in event_files(trainer.loggers):
         logger.begin_end()

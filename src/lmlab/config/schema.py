@@ -86,6 +86,7 @@ Part = dict[str, Any]  # a node with a `_target_`
 Corpus = Annotated[Part, Target("corpus"), AsWritten]
 Tokenizer = Annotated[Part, Target("tokenizer", method="fit", positional=1), AsWritten]
 Model = Annotated[Part, Target("model", given=frozenset({"vocab_size", "block_size"})), AsWritten]
+Loss = Annotated[Part, Target("loss"), AsWritten]
 Schedule = Annotated[Part, Target("schedule", positional=2), AsWritten]
 Parametrisation = Annotated[Part, Target("parametrisation"), AsWritten]
 
@@ -221,6 +222,7 @@ class Train(Node):
     corpus: Corpus
     tokenizer: Tokenizer
     model: Model
+    loss: Loss | None = None  # older runs do not say
     optimizer: Optimizer
     schedule: Schedule
     parametrisation: Parametrisation | None = None  # older runs do not say

@@ -37,6 +37,7 @@ OURS = {
     "lmlab.display.samples": "NotebookCells Sample",
     "lmlab.training.dynamic": "Dynamic",
     "lmlab.training.ema": "EMA",
+    "lmlab.training.losses": "CrossEntropy",
     "lmlab.training.mfu": "MFU",
     "lmlab.training.optimizers.muon": "Muon",
     "lmlab.training.optimizers.schedules": "constant cosine linear",

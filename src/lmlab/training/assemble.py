@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from traceback import walk_tb
 from typing import Any
 
 import lightning as L
@@ -12,7 +9,6 @@ import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lmlab.config import build
 from lmlab.config.build import named, targets
@@ -26,6 +22,8 @@ from lmlab.errors import LabError
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed
 from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import checkpoint_path
+from lmlab.training.lightning_inside import sees_batches
+from lmlab.training.losses import CrossEntropy, Distillation, Loss
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import check_optimizer
 from lmlab.training.optimizers.parametrisation import parametrisation_of, scale_weights
@@ -33,24 +31,12 @@ from lmlab.training.optimizers.rules import rules_of
 from lmlab.training.processes.processes import trainer as trainer_of
 from lmlab.training.processes.stopping import Stop
 from lmlab.training.restored import restore
-from lmlab.training.teacher import Teacher
 
 
 def may_draw(model: dict[str, Any]) -> bool:
     """Whether a model's config may stand for one that draws random numbers in its forward pass."""
     ours = all(target.startswith("lmlab.models.") for _, target in targets(model, "model"))
     return not ours or any(p for key, p in leaves(model) if key.endswith("dropout"))
-
-
-# Lightning calls these hooks of a callback once for each batch of training, or within it.
-AROUND_A_BATCH = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-)
 
 
 def make_data(config: Train, text: TokenizedCorpus) -> TextDataModule:
@@ -92,9 +78,7 @@ def _sees_batches(target: str) -> bool:
     if target.startswith("lmlab."):
         return False
     callback = named(target)
-    return not isinstance(callback, type) or any(
-        is_overridden(hook, callback, L.Callback) for hook in AROUND_A_BATCH
-    )
+    return not isinstance(callback, type) or sees_batches(callback)
 
 
 def make_module(config: Train, text: TokenizedCorpus, stop: Stop | None = None) -> LanguageModule:
@@ -127,26 +111,28 @@ def make_module(config: Train, text: TokenizedCorpus, stop: Stop | None = None) 
         },
         config=config,
         stop=stop,
-        teacher=_teacher(config, text),
+        loss=make_loss(config, text),
     )
 
 
-def _teacher(config: Train, text: TokenizedCorpus) -> Teacher | None:
-    """The teacher of a resolved config.
+def make_loss(config: Train, text: TokenizedCorpus) -> Loss:
+    """What a resolved config descends: its loss, with its teachers beside it.
 
     Raises:
-        LabError: if one of its runs has changed, or reads other tokens or fewer.
+        LabError: if it cannot be made, or a teacher's run has changed, or reads other tokens or
+            fewer.
     """
-    if config.teacher is None:
-        return None
+    loss = CrossEntropy() if config.loss is None else build.part(config.loss, "loss", Loss)
+    if config.teacher is None or not config.teacher.runs:
+        return loss
     models = []
-    for parent in config.teacher.runs or []:
+    for parent in config.teacher.runs:
         assert isinstance(parent, Parent)  # see runs.parents.resolve
         path = checkpoint_path(parent, "teacher.runs")
         trained = restore(RunDirectory.open(parent.run, "teacher.runs"), str(path))
         trained.check_beside("teacher.runs", parent.run, text.tokenizer, text.sha256, config.data)
         models.append(trained.model)
-    return Teacher(models, config.teacher.share) if models else None
+    return Distillation(loss, models, config.teacher.share)
 
 
 def make_callbacks(config: Train, text: TokenizedCorpus) -> list[L.Callback]:
@@ -216,31 +202,3 @@ def make_trainer(
         use_distributed_sampler=False,
         log_every_n_steps=1,  # the module does the logging; this keeps Lightning from warning
     )
-
-
-CALLBACKS = "lightning.pytorch.callbacks."
-
-
-@contextmanager
-def refusals_of_callbacks(config: Train) -> Iterator[None]:
-    """What one of Lightning's callbacks finds wrong with its settings, once training has begun.
-
-    Raises:
-        LabError: naming the callback.
-    """
-    try:
-        yield
-    except (LabError, OSError):
-        raise
-    except Exception as error:  # they raise whatever they like
-        frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-        modules = [str(frame.f_globals.get("__name__")) for frame in frames]
-        ours = max(i for i, name in enumerate(modules) if name.startswith("lmlab."))
-        theirs = [i for i, name in enumerate(modules) if name.startswith(CALLBACKS)]
-        if not theirs or theirs[-1] < ours:
-            raise
-        kind = type(frames[theirs[-1]].f_locals.get("self")).__name__
-        nodes = config.callbacks.items()
-        keys = [name for name, node in nodes if node["_target_"].rpartition(".")[2] == kind]
-        key = ".".join(["callbacks", *keys[:1]])
-        raise LabError(f"{key}: {kind}: {str(error).splitlines()[0]}") from error

@@ -32,9 +32,9 @@ class MFU(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         config, data = module.config, module_data(trainer)
         found = flops_per_token(config, data.vocab_size)
-        taught = module.teacher.flops_per_token(data) if module.teacher is not None else 0.0
+        taught = module.loss.flops_per_token(data)
         if not found or taught is None:
-            what = "a teacher" if found else config.model["_target_"]
+            what = type(module.loss).__name__ if found else config.model["_target_"]
             raise LabError(
                 f"callbacks.mfu: {what} multiplies no matrices that can be counted; leave it out "
                 "with ~callbacks.mfu"

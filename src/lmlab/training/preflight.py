@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from lmlab.config import build
 from lmlab.config.schema import Train
 from lmlab.errors import LabError, first_line
 from lmlab.memory_limit import memory_bytes
+from lmlab.training.losses import Loss, both
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.rules import rules_of
 from lmlab.training.processes.started import is_alone_in_slurm
@@ -82,19 +85,14 @@ def check_logits(model: nn.Module, target: str, vocab_size: int, block_size: int
     T = min(2, block_size)
     wanted = f"forward(idx (1, {T})) -> logits (1, {T}, {vocab_size}) of floats"
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    modes = {module: module.training for module in model.modules()}
-    model.eval()  # so that no running mean is moved
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), device:
+        with _untouched(model), torch.no_grad(), device:
             logits = model.forward(torch.zeros((1, T), dtype=torch.int64))
     except Exception as error:  # whatever somebody's model raises
         if device.type == "meta" and isinstance(error, NotImplementedError):
             return
         reason = f"{type(error).__name__}: {first_line(error) if str(error) else ''}"
         raise LabError(f"model: {target} has to do {wanted}; {reason}") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if isinstance(logits, Tensor):
         if logits.shape == (1, T, vocab_size) and logits.is_floating_point():
             return
@@ -102,6 +100,41 @@ def check_logits(model: nn.Module, target: str, vocab_size: int, block_size: int
     else:
         returned = f"a {type(logits).__name__}"
     raise LabError(f"model: {target} has to do {wanted}; it returns {returned}")
+
+
+def check_loss(loss: Loss, model: nn.Module, block_size: int) -> None:
+    """Whether a loss of somebody's own makes one of a model: one call that leaves no trace in it.
+
+    Raises:
+        LabError: with what is wanted, and what it returns.
+    """
+    kind, trained = type(loss), any(p.requires_grad for p in model.parameters())
+    target, T = f"{kind.__module__}.{kind.__qualname__}", min(2, block_size)
+    if target.startswith("lmlab.") or not trained:
+        return
+    wanted = f"{target} has to make a scalar with a gradient of model, idx and targets (1, {T})"
+    try:
+        with _untouched(model):
+            descended, shown = both(loss(model, *torch.zeros((2, 1, T), dtype=torch.int64)))
+    except Exception as error:  # whatever somebody's loss raises
+        raise LabError(f"loss: {wanted}; {type(error).__name__}: {first_line(error)}") from error
+    scalars = [one for one in (descended, shown) if isinstance(one, Tensor) and not one.dim()]
+    if len(scalars) < 2 or not descended.requires_grad:
+        raise LabError(f"loss: {wanted}; it returns {descended!r:.80}")
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """A model may be called within, in eval mode, and neither it nor a stream of random numbers is
+    moved."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()  # so that no running mean is moved
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _windows(config: Train) -> list[tuple[int, str]]:

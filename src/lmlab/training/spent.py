@@ -81,7 +81,7 @@ def costs_of(
     """Of a run with this config, LanguageModule and data, which goes on from `before`."""
     tokens = data.tokens_per_step * n_processes
     own = flops_per_token(config, data.vocab_size)
-    taught = 0.0 if module.teacher is None else module.teacher.flops_per_token(data)
+    taught = module.loss.flops_per_token(data)
     if own is None or taught is None:
         return Costs(before, tokens, None, None)
     return Costs(before, tokens, tokens * (own + taught), tokens * taught)
