@@ -18,7 +18,7 @@ from lmlab.config.schema import Train
 from lmlab.console import console
 from lmlab.data.streams import derive, generator
 from lmlab.data.tokens import text_of
-from lmlab.training.assemble import make_data
+from lmlab.experiment import make_data
 from lmlab.training.optimizers.configure import configure
 
 NOTEBOOK = ["data.batch_size=32", "data.block_size=8", "optimizer.lr=1e-3"]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
@@ -22,37 +21,27 @@ from lmlab.config.own_code import code_of, parts_named
 from lmlab.config.schema import Train
 from lmlab.console import console as console_of_process
 from lmlab.console import logged_to, quiet_libraries, say, shown_on
-from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import own_default_generators
 from lmlab.data.tokenizer import class_name
-from lmlab.data.tokens import TokenizedCorpus, text_of
-from lmlab.display.from_config import MakeLoggers, loggers
 from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
+from lmlab.experiment import Experiment
 from lmlab.files import write_atomically
 from lmlab.models.contract import Hooks
 from lmlab.runs.checkpoint import Resumed
 from lmlab.runs.directory import LOG, SAMPLE, RunDirectory
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
-from lmlab.training.assemble import (
-    make_callbacks,
-    make_data,
-    make_module,
-    make_trainer,
-    trial_of,
-)
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
 from lmlab.training.lightning_inside import refusals_of_callbacks
-from lmlab.training.module import LanguageModule
-from lmlab.training.optimizers.rules import n_inside
 from lmlab.training.outcome import outcome_recorded, record_failure
 from lmlab.training.processes.processes import Processes, unblock_signals
 from lmlab.training.processes.stopping import Interrupted, Pruned, Stop
 from lmlab.training.processes.waiting import waiting
 from lmlab.training.spent import NOTHING, costs_of, spent_at
 from lmlab.training.start import Start
+from lmlab.training.trainer import make_trainer
 
 
 def train(
@@ -97,17 +86,16 @@ def _train(config: Train, asked: dict[str, Any], processes: Processes) -> RunDir
         start.keep_moved_text(start.run)
         say(f"{start.run.path} is done already, after {start.run.record['step']} steps")
         return start.run
-    text = text_of(config, start.tokenizer())
-    start.check_text(text)
-    made = Experiment.of(config, text, start, stop)
+    made = Experiment.of(config, start, stop)
+    text = made.parts.text
     trust.remember(config.plain(), class_name(type(text.tokenizer)))
     run = start.run or RunDirectory.create(config, **asked)  # the first file is written here
     with run.locked(), logged_to(run.path / LOG), stop.listening():
-        start.keep_in(run, text, made.module, made.data, made.callbacks)
-        resumed = start.resumed(run, made.module, made.callbacks)
+        start.keep_in(run, text, made.module, made.data, made.parts.callbacks)
+        resumed = start.resumed(run, made.module, made.parts.callbacks)
         if start.run is not None:
             run.go_on(config, **asked)
-        run.update(**made.about(text), code=code_of(config.plain()))
+        run.update(**made.about, code=code_of(config.plain()))
         _introduce(config, made, run, resumed)
         curves: list[Logger] = []
         with _ended(curves, run), outcome_recorded(run), processes.together():
@@ -125,14 +113,13 @@ def _help(config: Train, processes: Processes) -> None:
         problem: Exception | None = None
         try:
             start = Start.find(config.model_copy(update={"resume": None}))
-            text = text_of(config, start.tokenizer())
-            made = Experiment.of(config, text, start, stop)
+            made = Experiment.of(config, start, stop)
         except Exception as error:
             problem = error  # reported once the others are there
         shared: SharedRun | None = processes.receive()
         if shared is None:
             return  # done already
-        if problem is None and text.sha256 != shared.corpus_sha256:
+        if problem is None and made.parts.text.sha256 != shared.corpus_sha256:
             problem = LabError("the corpus differs from the one that the first process has")
         processes.ready(problem)
         with processes.together():
@@ -146,44 +133,6 @@ class SharedRun:
     path: Path
     resumed: Resumed | None
     corpus_sha256: str
-
-
-@dataclass
-class Experiment:
-    """What a config is made into, ready to be trained."""
-
-    data: TextDataModule
-    module: LanguageModule
-    callbacks: list[L.Callback]
-    make_loggers: MakeLoggers
-
-    @classmethod
-    def of(cls, config: Train, text: TokenizedCorpus, start: Start, stop: Stop) -> Experiment:
-        """The parts of a config for a tokenised text, checked before anything is written.
-
-        Raises:
-            LabError: naming the part that cannot be made, or that does not do what it has to.
-        """
-        data = make_data(config, text)
-        preflight.check_memory(config, data.vocab_size)
-        module = make_module(config, text, stop)
-        callbacks, make_loggers = make_callbacks(config, text), loggers(config)
-        if (prepare := Hooks.of(module.model).prepare) is not None:
-            prepare(data.train_tokens)
-        start.load_into(module, callbacks)
-        target = config.model["_target_"]
-        preflight.check_logits(module.model, target, data.vocab_size, data.block_size)
-        preflight.check_loss(module.loss, module.model, data.block_size)
-        return cls(data, module, callbacks, make_loggers)
-
-    def about(self, text: TokenizedCorpus) -> dict[str, Any]:
-        """For the record."""
-        return {
-            "corpus_sha256": text.sha256,
-            "parameters": sum(p.numel() for p in self.module.model.parameters()),
-            "parameters_inside": n_inside(self.module.model),
-            "train_tokens": len(self.data.train_tokens),
-        }
 
 
 @contextmanager
@@ -207,12 +156,12 @@ def _fit(
     """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
     data, module = made.data, made.module
     resume_step = resumed.step if resumed is not None and resumed.checkpoint else None
-    curves.extend(made.make_loggers(run, resume_step))
+    curves.extend(made.parts.loggers(run, resume_step))
     recorder, keeper = Recorder(run), Checkpoints(run, module.stop, **dict(config.checkpoint))
     # What is kept, once all else is done; a report to a trial comes before, so that none is missing
     # where training goes on from a checkpoint.
-    kept = [*trial_of(config), keeper, NoteSignals(module.stop), GiveWay()]
-    callbacks = [*made.callbacks, Bar(), recorder, *kept]
+    kept = [*made.parts.trial, keeper, NoteSignals(module.stop), GiveWay()]
+    callbacks = [*made.parts.callbacks, Bar(), recorder, *kept]
     trainer = make_trainer(config, run, data, callbacks, curves, resumed)
     if trainer.is_global_zero:
         before = spent_at(resumed.contents, run.record) if resumed and resumed.contents else NOTHING
@@ -233,7 +182,9 @@ def _fit(
         trainer.validate(module, datamodule=data, verbose=False)
     trainer.validate(module, data.full_dataloader(), verbose=False)
     if trainer.is_global_zero:
-        for sampler in (callback for callback in made.callbacks if isinstance(callback, Sample)):
+        for sampler in (
+            callback for callback in made.parts.callbacks if isinstance(callback, Sample)
+        ):
             sample = sampler.text or sampler.make(module)
             write_atomically(run.path / SAMPLE, sample.encode())
         end(curves, "done")  # before the record: a run that says done is not looked at again

@@ -10,14 +10,12 @@ from rich.table import Table
 from torch import nn
 
 from lmlab.config import build
-from lmlab.config.fingerprint import check_continues, fingerprint
+from lmlab.config.fingerprint import fingerprint
 from lmlab.config.schema import Train
 from lmlab.console import console, quiet_libraries
-from lmlab.data.tokens import text_of
-from lmlab.runs.directory import RunDirectory
+from lmlab.experiment import make_data
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
-from lmlab.training.assemble import make_data
 from lmlab.training.optimizers.configure import CombinedOptimizer, configure, groups_by_rule
 from lmlab.training.optimizers.parametrisation import parametrisation_of
 from lmlab.training.optimizers.rules import REST, names_of, rules_of
@@ -42,7 +40,8 @@ def plan(config: Train) -> None:
     crew = Processes(config)
     if crew.rank:
         return  # the first says it
-    text = text_of(config, Start(config, None).tokenizer())
+    start = Start.find(config)
+    text = start.text()
     data = make_data(config, text)
     trainer, shape = config.trainer, config.data
     preflight.check_memory(config, data.vocab_size)
@@ -75,7 +74,7 @@ def plan(config: Train) -> None:
             f"optimizer {_amount(size.optimizer)}; corpus mapped from disk "
             f"{decimal(text.ids.nbytes)}; activations not counted",
         ),
-        ("kept in", _where(config)),
+        ("kept in", _where(start)),
         ("fingerprint", fingerprint(config.plain())),
     ):
         table.add_row(*row)
@@ -130,15 +129,11 @@ def _shortened(names: list[str]) -> str:
     return f"{said} and {len(patterns) - NAMES} more" if len(patterns) > NAMES else said
 
 
-def _where(config: Train) -> str:
-    if config.run:
-        run: RunDirectory | None = RunDirectory.open(config.run)
-    else:
-        run = RunDirectory.to_resume(config) if config.resume else None
+def _where(start: Start) -> str:
+    config, run, parent = start.config, start.run, start.config.begins_from
     if run is not None:
-        check_continues(run.config, config.plain())
         return f"{run.path}, going on from step {run.record.get('step', 0)}"
     where = str(config.run_dir or Path(config.output_dir) / config.name / "<time>")
-    if config.begins_from is None:
+    if parent is None:
         return where
-    return f"{where}, beginning from step {config.begins_from.step} of {config.begins_from.run}"
+    return f"{where}, beginning from step {parent.step} of {parent.run}"

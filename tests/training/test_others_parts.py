@@ -11,9 +11,9 @@ from torch import nn
 
 from lmlab.config.fingerprint import fingerprint
 from lmlab.data.tokens import text_of
+from lmlab.experiment import Parts, make_data
 from lmlab.models.bigram import Bigram
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.assemble import make_data, make_module
 
 EMA = "{_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"
 
@@ -83,7 +83,7 @@ def fitted(composed, path, *words: str, plugins=()) -> list[torch.Tensor]:
     )
     config = checked(config)
     text = text_of(config)
-    data, module = make_data(config, text), make_module(config, text)
+    data, module = make_data(config, text), Parts.of(config, text).module()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = L.Trainer(
         max_steps=40,

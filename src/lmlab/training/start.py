@@ -80,19 +80,17 @@ class Start:
             return foreign.tokenizer()
         return Tokenizer.from_json(read(checkpoint_path(named))["tokenizer"])
 
-    def check_text(self, text: TokenizedCorpus) -> None:
-        """Refuse another text than the run began with.
+    def text(self) -> TokenizedCorpus:
+        """The text of the run, as ids.
 
         Raises:
-            LabError: if it is another.
+            LabError: if it is another than the run began with.
         """
-        if (
-            self.run is not None
-            and self.run.record.get("corpus_sha256", text.sha256) != text.sha256
-        ):
-            raise LabError(
-                f"run={self.run.path} cannot go on: its corpus has changed since it began"
-            )
+        text = text_of(self.config, self.tokenizer())
+        run = self.run
+        if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
+            raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
+        return text
 
     def keep_moved_text(self, run: RunDirectory) -> None:
         """Keep where the text of a finished run is now, if that was said.
