@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins import DoublePrecision
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from lmlab.config.schema import Train
 from lmlab.console import say
@@ -88,8 +87,7 @@ class LanguageModule(L.LightningModule):
         self.loss = CrossEntropy() if loss is None else loss
         self.characters: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
-        self.losses: dict[str, MeanMetric] = {}  # by metric: nats per token
-        self.token_lengths: dict[str, MeanMetric] = {}  # by metric: characters per token
+        self._sums: dict[str, Tensor] = {}  # by metric: nats, characters and tokens
         self.metrics: dict[str, float] = {}  # of the last evaluation
         self.last_loss = math.nan  # of the last optimizer step's batch
         self.tokens_per_second = math.nan
@@ -322,34 +320,23 @@ class LanguageModule(L.LightningModule):
         nll = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
         places = torch.arange(idx.shape[1], device=idx.device)
         counted = (places >= idx.shape[1] - batch.counted[:, None]).flatten()  # (n * T,)
-        if batch.metric not in self.losses:
-            self.losses[batch.metric] = self._mean()
-            self.token_lengths[batch.metric] = self._mean()
-        # What does not count is left out, since a MeanMetric that looks for no NaN takes all
-        # weights as 1 (torchmetrics 1.9).
-        self.losses[batch.metric].update(nll[counted].to(self._sum_dtype))
-        lengths = self.characters[targets].flatten()[counted]
-        self.token_lengths[batch.metric].update(lengths.to(self._sum_dtype))
-
-    @property
-    def _sum_dtype(self) -> torch.dtype:
-        """Sums over a whole split want float64, which Apple's GPUs lack."""
-        return torch.float32 if self.device.type == "mps" else torch.float64
-
-    def _mean(self) -> MeanMetric:
-        mean = MeanMetric(nan_strategy="disable").to(self.device)
-        mean.set_dtype(self._sum_dtype)
-        return mean
+        # Sums over a whole split want float64, which Apple's GPUs lack.
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        nats, characters = nll[counted].to(dtype), self.characters[targets].flatten()[counted]
+        sums = torch.stack([nats.sum(), characters.to(dtype).sum(), counted.sum().to(dtype)])
+        self._sums[batch.metric] = self._sums.get(batch.metric, torch.zeros_like(sums)) + sums
 
     def on_validation_epoch_end(self) -> None:
-        metrics = {name: mean.compute().item() for name, mean in self.losses.items()}
+        reduce = self.trainer.strategy.reduce  # over all processes
+        sums = {m: reduce(own, reduce_op="sum").tolist() for m, own in self._sums.items()}
+        self._sums.clear()
+        metrics = {name: nats / n_tokens for name, (nats, _, n_tokens) in sums.items()}
         shown = dict(metrics)
         for name in metrics.keys() & {"val/loss", "val/loss_full"}:
             # Bits per character: nats per token, in bits, over the characters a token stands for.
-            length = self.token_lengths[name].compute().item()
+            _, n_characters, n_tokens = sums[name]
+            length = n_characters / n_tokens
             shown["val/bpc"] = metrics[name] / math.log(2) / length if length else math.nan
-        self.losses.clear()
-        self.token_lengths.clear()
         for name, loss in metrics.items():
             if not math.isfinite(loss):
                 raise DivergedError(
