@@ -65,7 +65,8 @@ def nanogpt_style(task: Task) -> tuple[float, float]:
         logits = model(x)
         loss = F.cross_entropy(logits.view(-1, logits.size(-1)), y.view(-1))
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm)
+        if task.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss.item()  # its log_interval is 1

@@ -48,7 +48,7 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
     if text.sha256 != trained.corpus_sha256:
         raise LabError(f"run={config.run}: its corpus has changed since it was trained")
     if config.corpus:
-        run.keep_corpus(with_text["corpus"], text.sha256)
+        run.keep_corpus(with_text.corpus, text.sha256)
     if text.tokenizer.stored() != trained.tokenizer.stored():
         raise LabError(f"run={config.run}: its tokenizer makes other tokens of the same text now")
     for name in changed_code(run.record, trained.config.plain()):

@@ -227,7 +227,7 @@ class Train(Node):
     schedule: Schedule
     parametrisation: Parametrisation | None = None  # older runs do not say
     trainer: Trainer
-    callbacks: dict[str, Callback | Literal[False] | None]
+    callbacks: dict[str, Callback]
     logger: dict[str, Logger | bool | None]
     seed: Seed
     streams: Literal["separate", "global"]
@@ -250,11 +250,13 @@ class Train(Node):
         assert not isinstance(self.parent, str), self.parent
         return self.parent
 
-    @field_validator("callbacks")
+    @field_validator("callbacks", mode="before")
     @classmethod
-    def are_on(cls, callbacks: dict[str, Any]) -> dict[str, Any]:
+    def are_on(cls, callbacks: Any) -> Any:
         """One that is null or false is turned off, as if it had been left out."""
-        return {name: node for name, node in callbacks.items() if node not in (None, False)}
+        if not isinstance(callbacks, dict):
+            return callbacks
+        return {k: node for k, node in callbacks.items() if node is not None and node is not False}
 
     @field_validator("logger")
     @classmethod

@@ -37,8 +37,8 @@ def loggers(config: Train) -> MakeLoggers:
             arguments.
     """
     about = {key: value for key, value in config.plain().items() if key not in HOW_ASKED}
-    nodes = {name: node for name, node in config.logger.items() if node not in (None, False)}
-    makers = [_maker(node, name, about) for name, node in nodes.items()]
+    nodes = config.logger.items()
+    makers = [_maker(node, name, about) for name, node in nodes if isinstance(node, dict)]
 
     def make_all(run: RunDirectory, resume_step: int | None) -> Iterator[Logger]:
         for make in makers:
