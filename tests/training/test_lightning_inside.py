@@ -26,6 +26,7 @@ from lmlab.training.lightning_inside import (
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.schedules import constant
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 SRC = Path(lightning_inside.__file__).parents[1]
 OF_THE_INSIDE = ("fit_loop", "optim_step_progress", "batch_progress", "is_overridden", '"scaler"')
 
