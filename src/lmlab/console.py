@@ -179,6 +179,10 @@ def quiet_libraries() -> None:
             logger.addHandler(logging.lastResort)  # and to the terminal
     # A resumed run has TensorBoard purge what was written after its checkpoint, as it should.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    # It says in many lines what is said in one.
+    elastic = logging.getLogger("torch.distributed.elastic")
+    elastic.propagate = False
+    elastic.addHandler(logging.NullHandler())
     # It prints what it then raises.
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
     for message in (

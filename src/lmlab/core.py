@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
-from rich.console import Console
 
 from lmlab.config import trust
 from lmlab.config.own_code import code_of, parts_named
 from lmlab.config.schema import Train
-from lmlab.console import console as console_of_process
-from lmlab.console import logged_to, quiet_libraries, say, shown_on
+from lmlab.console import logged_to, make_console, quiet_libraries, say, shown_on
 from lmlab.data.streams import own_default_generators
 from lmlab.data.tokenizer import class_name
 from lmlab.display.loggers import begin, end, event_files
@@ -35,9 +27,10 @@ from lmlab.runs.parents import resolve
 from lmlab.training import preflight
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
 from lmlab.training.lightning_inside import refusals_of_callbacks
-from lmlab.training.outcome import outcome_recorded, record_failure
-from lmlab.training.processes.processes import Processes, unblock_signals
-from lmlab.training.processes.stopping import Interrupted, Pruned, Stop
+from lmlab.training.outcome import outcome_recorded
+from lmlab.training.processes import starting
+from lmlab.training.processes.processes import Processes
+from lmlab.training.processes.stopping import Stop
 from lmlab.training.processes.waiting import waiting
 from lmlab.training.spent import NOTHING, costs_of, spent_at
 from lmlab.training.start import Start
@@ -48,6 +41,7 @@ def train(
     config: Train,
     swept: dict[str, Any] | None = None,
     choices: dict[str, str] | None = None,
+    begun: Callable[[Path], object] = lambda path: None,
 ) -> RunDirectory | None:
     """Train what a checked config says, and return the run: its directory holds all there is.
 
@@ -56,7 +50,7 @@ def train(
     A config whose `run` names a directory goes on from that run's last checkpoint; so does one with
     `resume=auto`, if it finds a run of its own that was begun before. `swept` goes into the record:
     the keys that a sweep varies, with this run's values; `choices` too, the option of each group
-    that the config was composed of.
+    that the config was composed of. `begun` is told the run's directory once it is known.
 
     What a run needs of its process it has for itself, so runs may follow each other in one process,
     and each computes what it would alone; one of another thread waits for its turn. torch's default
@@ -70,69 +64,72 @@ def train(
     quiet_libraries()
     waiting.settle()
     config = resolve(config)
-    with own_default_generators(), parts_named(config.plain()), Processes(config) as processes:
-        if processes.rank:
-            with shown_on(Console(quiet=True)):  # the first process says what is said
-                _help(config, processes)
-            return None
-        return _train(config, {"swept": swept, "choices": choices}, processes)
+    with own_default_generators(), parts_named(config.plain()):
+        processes = Processes(config)
+        if processes.are_to_be_started:  # each of them runs these lines
+            return starting.start(processes, config, swept=swept, choices=choices)
+        only_first = None if processes.is_first else make_console(quiet=True)
+        with shown_on(only_first), processes.met():
+            run = _train(config, {"swept": swept, "choices": choices}, processes, begun)
+            return run if processes.is_first else None
 
 
-def _train(config: Train, asked: dict[str, Any], processes: Processes) -> RunDirectory:
-    """What the first process does, and the only one there mostly is."""
-    stop = Stop()  # asked by signals
-    start = Start.find(config)  # new, or where an earlier run, a parent or foreign weights end
-    if start.run is not None and start.is_finished:
-        start.keep_moved_text(start.run)
-        say(f"{start.run.path} is done already, after {start.run.record['step']} steps")
-        return start.run
-    made = Experiment.of(config, start, stop)
-    text = made.parts.text
-    trust.remember(config.plain(), class_name(type(text.tokenizer)))
-    run = start.run or RunDirectory.create(config, **asked)  # the first file is written here
-    with run.locked(), logged_to(run.path / LOG), stop.listening():
-        start.keep_in(run, text, made.module, made.data, made.parts.callbacks)
-        resumed = start.resumed(run, made.module, made.parts.callbacks)
-        if start.run is not None:
-            run.go_on(config, **asked)
-        run.update(**made.about, code=code_of(config.plain()))
-        _introduce(config, made, run, resumed)
-        curves: list[Logger] = []
-        with _ended(curves, run), outcome_recorded(run), processes.together():
-            shared = SharedRun(run.path.absolute(), resumed and resumed.place, text.sha256)
-            processes.broadcast(shared, on_loss=lambda error: record_failure(run, error))
-            _fit(config, made, run, resumed, curves)
+def _train(
+    config: Train,
+    asked: dict[str, Any],
+    processes: Processes,
+    begun: Callable[[Path], object],
+) -> RunDirectory | None:
+    """What each process does. The directory, its record, log and curves are the first one's."""
+    stop, curves = Stop(), list[Logger]()
+    with processes.agreed():
+        # New, or where an earlier run, a parent or foreign weights end.
+        start = Start.find(config, looks_for_run=processes.is_first)
+        run, resumed = start.run, None
+        if processes.is_first and run is not None and start.is_finished:
+            begun(run.path)
+            start.keep_moved_text(run)
+            say(f"{run.path} is done already, after {run.record['step']} steps")
+    if processes.gather(start.is_finished)[0]:
+        return run
+    with processes.agreed():
+        made = Experiment.of(config, start, stop)
+    if len(set(processes.gather(made.parts.text.sha256))) > 1:
+        raise LabError("the processes of the run do not read the same corpus")
+    with stop.listening(), ExitStack() as kept:
+        with processes.agreed():
+            if processes.is_first:
+                trust.remember(config.plain(), class_name(type(made.parts.text.tokenizer)))
+                run = run or RunDirectory.create(config, **asked)  # the first file is written here
+                begun(run.path)
+                kept.enter_context(run.locked())
+                kept.enter_context(logged_to(run.path / LOG))
+                resumed = _begin(start, run, asked, made)
+                kept.enter_context(_ended(curves, run))
+                kept.enter_context(outcome_recorded(run))
+        shared = (run and run.path.absolute(), resumed and resumed.place)
+        path, place = processes.gather(shared)[0]
+        if not processes.is_first:
+            run, resumed = RunDirectory(path), place
+        assert run is not None
+        _fit(made, run, resumed, curves)
     return run
 
 
-def _help(config: Train, processes: Processes) -> None:
-    """What the other processes do: the same, in the directory that the first has made."""
-    stop = Stop()
-    with stop.listening():
-        unblock_signals()
-        problem: Exception | None = None
-        try:
-            start = Start.find(config.model_copy(update={"resume": None}))
-            made = Experiment.of(config, start, stop)
-        except Exception as error:
-            problem = error  # reported once the others are there
-        shared: SharedRun | None = processes.receive()
-        if shared is None:
-            return  # done already
-        if problem is None and made.parts.text.sha256 != shared.corpus_sha256:
-            problem = LabError("the corpus differs from the one that the first process has")
-        processes.ready(problem)
-        with processes.together():
-            _fit(config, made, RunDirectory(shared.path), shared.resumed, [])
-
-
-@dataclass(frozen=True)
-class SharedRun:
-    """What the other processes of a run learn from the first."""
-
-    path: Path
-    resumed: Resumed | None
-    corpus_sha256: str
+def _begin(
+    start: Start, run: RunDirectory, asked: dict[str, Any], made: Experiment
+) -> Resumed | None:
+    """Keep what the run begins with; the checkpoint that it goes on from, if there is one."""
+    config, callbacks = start.config, made.parts.callbacks
+    start.keep_in(run, made.module, made.data, callbacks)
+    resumed = start.resumed(run, made.module, callbacks)
+    if start.run is not None:
+        run.go_on(config, **asked)
+    run.update(**made.about, code=code_of(config.plain()))
+    where = f"kept in {run.path}" + (f", going on from step {resumed.step}" if resumed else "")
+    for line in (*made.introduction(), where, *preflight.remarks(config)):
+        say(line)
+    return resumed
 
 
 @contextmanager
@@ -147,21 +144,16 @@ def _ended(curves: list[Logger], run: RunDirectory) -> Iterator[None]:
 
 
 def _fit(
-    config: Train,
-    made: Experiment,
-    run: RunDirectory,
-    resumed: Resumed | None,
-    curves: list[Logger],
+    made: Experiment, run: RunDirectory, resumed: Resumed | None, curves: list[Logger]
 ) -> None:
     """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
-    data, module = made.data, made.module
-    resume_step = resumed.step if resumed is not None and resumed.checkpoint else None
-    curves.extend(made.parts.loggers(run, resume_step))
+    config, parts, data, module = made.parts.config, made.parts, made.data, made.module
+    curves.extend(parts.loggers(run, resumed.step if resumed and resumed.checkpoint else None))
     recorder, keeper = Recorder(run), Checkpoints(run, module.stop, **dict(config.checkpoint))
     # What is kept, once all else is done; a report to a trial comes before, so that none is missing
     # where training goes on from a checkpoint.
-    kept = [*made.parts.trial, keeper, NoteSignals(module.stop), GiveWay()]
-    callbacks = [*made.parts.callbacks, Bar(), recorder, *kept]
+    kept = [*parts.trial, keeper, NoteSignals(module.stop), GiveWay()]
+    callbacks = [*parts.callbacks, Bar(), recorder, *kept]
     trainer = make_trainer(config, run, data, callbacks, curves, resumed)
     if trainer.is_global_zero:
         before = spent_at(resumed.contents, run.record) if resumed and resumed.contents else NOTHING
@@ -182,49 +174,10 @@ def _fit(
         trainer.validate(module, datamodule=data, verbose=False)
     trainer.validate(module, data.full_dataloader(), verbose=False)
     if trainer.is_global_zero:
-        for sampler in (
-            callback for callback in made.parts.callbacks if isinstance(callback, Sample)
-        ):
+        for sampler in (one for one in parts.callbacks if isinstance(one, Sample)):
             sample = sampler.text or sampler.make(module)
             write_atomically(run.path / SAMPLE, sample.encode())
         end(curves, "done")  # before the record: a run that says done is not looked at again
     keeper.save(trainer, module)
     if trainer.is_global_zero:
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
-
-
-def _introduce(config: Train, made: Experiment, run: RunDirectory, resumed: Resumed | None) -> None:
-    data, model = made.data, made.module.model
-    n_parameters = sum(p.numel() for p in model.parameters())
-    say(
-        f"{config.name}: {type(model).__name__} of {n_parameters:,} parameters; "
-        f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
-        f"vocabulary of {data.vocab_size:,}"
-    )
-    if data.steps_per_batch != config.data.steps_per_batch:
-        say("data.steps_per_batch: 1, so that every part sees every step")
-    say(f"kept in {run.path}" + (f", going on from step {resumed.step}" if resumed else ""))
-    for remark in preflight.remarks(config):
-        say(remark)
-
-
-def help_to_train() -> None:
-    """What a helping process does; `Processes` starts it."""
-    config = pickle.load(sys.stdin.buffer)
-
-    def end_with_the_first() -> None:
-        os.read(sys.stdin.fileno(), 1)  # nothing more is written: it returns at the end
-        os._exit(1)
-
-    threading.Thread(target=end_with_the_first, daemon=True).start()
-    console_of_process.quiet = True
-
-    try:
-        train(config)
-    except (Interrupted, Pruned):
-        pass  # the first process prints it
-    except LabError as error:
-        # What fails in all of them is printed by the first process, which then ends this one.
-        time.sleep(2)
-        print(f"error: process {os.environ['LOCAL_RANK']}: {error}", file=sys.stderr)
-        sys.exit(2)

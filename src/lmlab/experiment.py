@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +148,18 @@ class Experiment:
             "parameters_inside": n_inside(model),
             "train_tokens": len(self.data.train_tokens),
         }
+
+    def introduction(self) -> Iterator[str]:
+        """What is said of it before the first step."""
+        config, data, model = self.parts.config, self.data, self.parts.model
+        n_parameters = sum(p.numel() for p in model.parameters())
+        yield (
+            f"{config.name}: {type(model).__name__} of {n_parameters:,} parameters; "
+            f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
+            f"vocabulary of {data.vocab_size:,}"
+        )
+        if data.steps_per_batch != config.data.steps_per_batch:
+            yield "data.steps_per_batch: 1, so that every part sees every step"
 
 
 def own_streams(config: Train) -> bool:

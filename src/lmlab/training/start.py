@@ -40,13 +40,14 @@ class Start:
     foreign: Foreign | None = None  # the weights of others that it begins with
 
     @classmethod
-    def find(cls, config: Train) -> Start:
-        """Where the run of a resolved config begins.
+    def find(cls, config: Train, looks_for_run: bool = True) -> Start:
+        """Where the run of a resolved config begins. Of several processes only the first
+        `looks_for_run`: one that the config does not name.
 
         Raises:
             LabError: if the run that it names cannot go on with it, or its parent is not there.
         """
-        start = cls(config, _run_to_continue(config))
+        start = cls(config, _run_to_continue(config, looks_for_run))
         if start.run is not None:
             _check_same(start.run, config)
         named = config.begins_from
@@ -119,7 +120,6 @@ class Start:
     def keep_in(
         self,
         run: RunDirectory,
-        text: TokenizedCorpus,
         module: LanguageModule,
         data: TextDataModule,
         callbacks: list[L.Callback],
@@ -127,7 +127,7 @@ class Start:
         """Put what the run begins with into its directory: it needs its parent no more."""
         if self.parent is None and self.foreign is None:
             return
-        write_atomically(run.path / TOKENIZER, json.dumps(text.tokenizer.stored()).encode())
+        write_atomically(run.path / TOKENIZER, json.dumps(module.about["tokenizer"]).encode())
         if self.parent is not None and (named := self.config.begins_from) is not None:
             before = spent_at(self.parent, run_of(named.run).record)
             first = first_checkpoint(self.parent, module, data, callbacks, before)
@@ -149,10 +149,10 @@ class Start:
         return Resumed(contents["global_step"], path.absolute(), contents)
 
 
-def _run_to_continue(config: Train) -> RunDirectory | None:
+def _run_to_continue(config: Train, looks_for_run: bool) -> RunDirectory | None:
     if config.run:
         return RunDirectory.open(config.run)
-    return RunDirectory.to_resume(config) if config.resume else None
+    return RunDirectory.to_resume(config) if config.resume and looks_for_run else None
 
 
 def _check_same(run: RunDirectory, config: Train) -> None:
