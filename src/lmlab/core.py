@@ -26,13 +26,13 @@ from lmlab.runs.directory import LOG, SAMPLE, RunDirectory
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
+from lmlab.training.costs.spent import NOTHING, costs_of, spent_at
 from lmlab.training.lightning_inside import refusals_of_callbacks
 from lmlab.training.outcome import outcome_recorded
 from lmlab.training.processes import starting
 from lmlab.training.processes.processes import Processes
 from lmlab.training.processes.stopping import Stop
 from lmlab.training.processes.waiting import waiting
-from lmlab.training.spent import NOTHING, costs_of, spent_at
 from lmlab.training.start import Start
 from lmlab.training.trainer import make_trainer
 

@@ -16,7 +16,7 @@ from PIL import Image
 from small import checked
 
 from lmlab.display.summaries import CHARTS, METRICS
-from lmlab.training.flops import flops_per_token
+from lmlab.training.costs.flops import flops_per_token
 
 pytestmark = pytest.mark.xdist_group("board")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,8 @@ from lmlab.config import build
 from lmlab.config.schema import Train
 from lmlab.errors import LabError, first_line
 from lmlab.memory_limit import memory_bytes
+from lmlab.models.torch_inside import in_eval_mode
+from lmlab.runs.contents import on_shapes
 from lmlab.training.losses import Loss, both
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.rules import rules_of
@@ -85,8 +85,8 @@ def check_logits(model: nn.Module, target: str, vocab_size: int, block_size: int
     T = min(2, block_size)
     wanted = f"forward(idx (1, {T})) -> logits (1, {T}, {vocab_size}) of floats"
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    try:
-        with _untouched(model), torch.no_grad(), device:
+    try:  # in eval mode, so that no running mean is moved
+        with in_eval_mode(model), torch.random.fork_rng(devices=[]), torch.no_grad(), device:
             logits = model.forward(torch.zeros((1, T), dtype=torch.int64))
     except Exception as error:  # whatever somebody's model raises
         if device.type == "meta" and isinstance(error, NotImplementedError):
@@ -114,27 +114,13 @@ def check_loss(loss: Loss, model: nn.Module, block_size: int) -> None:
         return
     wanted = f"{target} has to make a scalar with a gradient of model, idx and targets (1, {T})"
     try:
-        with _untouched(model):
+        with in_eval_mode(model), torch.random.fork_rng(devices=[]):
             descended, shown = both(loss(model, *torch.zeros((2, 1, T), dtype=torch.int64)))
     except Exception as error:  # whatever somebody's loss raises
         raise LabError(f"loss: {wanted}; {type(error).__name__}: {first_line(error)}") from error
     scalars = [one for one in (descended, shown) if isinstance(one, Tensor) and not one.dim()]
     if len(scalars) < 2 or not descended.requires_grad:
         raise LabError(f"loss: {wanted}; it returns {descended!r:.80}")
-
-
-@contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """A model may be called within, in eval mode, and neither it nor a stream of random numbers is
-    moved."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()  # so that no running mean is moved
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _windows(config: Train) -> list[tuple[int, str]]:
@@ -247,11 +233,8 @@ def _optimizer_bytes(model: nn.Module, config: Train) -> int | None:
     cannot, as torch's Adafactor, which looks at the weights' norms."""
     if not any(p.requires_grad for p in model.parameters()):
         return 0
-    optimizer = configure(model, build.optimizer(config.optimizer), rules_of(config.optimizer))
-    for group in optimizer.param_groups:
-        group["fused"] = None
-        for parameter in group["params"]:
-            parameter.grad = torch.empty_like(parameter)
+    make, rules = build.optimizer(config.optimizer), rules_of(config.optimizer)
+    optimizer = on_shapes(configure(model, make, rules))
     try:
         optimizer.step()
     except (RuntimeError, TypeError, ValueError):  # of numbers that are not there

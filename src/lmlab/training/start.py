@@ -19,13 +19,13 @@ from lmlab.data.tokens import TokenizedCorpus, text_of
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.files import read_small, write_atomically
-from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed, newest_whole, read
+from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed, newest_whole, read_checkpoint
 from lmlab.runs.directory import TOKENIZER, RunDirectory
 from lmlab.runs.parents import checkpoint_path, foreign_parent, run_of
 from lmlab.training.branch import first_checkpoint, fitted
+from lmlab.training.costs.spent import spent_at
 from lmlab.training.module import LanguageModule
 from lmlab.training.restored import check_goes_on
-from lmlab.training.spent import spent_at
 
 MOST_TOKENIZER = 1 << 28  # bytes
 
@@ -79,7 +79,7 @@ class Start:
             return _stored_tokenizer(self.run)
         if (foreign := self.foreign or foreign_parent(named)) is not None:
             return foreign.tokenizer()
-        return Tokenizer.from_json(read(checkpoint_path(named))["tokenizer"])
+        return Tokenizer.from_json(read_checkpoint(checkpoint_path(named))["tokenizer"])
 
     def text(self) -> TokenizedCorpus:
         """The text of the run, as ids.
@@ -171,7 +171,7 @@ def _began_otherwise(run: RunDirectory, config: Train) -> bool:
 def _parent(named: Parent) -> dict[str, Any]:
     """The checkpoint that a resolved `from` names."""
     path = checkpoint_path(named)
-    parent = read(path)
+    parent = read_checkpoint(path)
     if parent["global_step"] != named.step:
         raise LabError(f"from={path} is of step {parent['global_step']}, whatever its name says")
     return parent
