@@ -180,8 +180,6 @@ def quiet_libraries() -> None:
     elastic = logging.getLogger("torch.distributed.elastic")
     elastic.propagate = False
     elastic.addHandler(logging.NullHandler())
-    # It prints what it then raises.
-    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
     for message in (
         r".*does not have many workers.*",
         r".*`LightningModule\.configure_optimizers` returned `None`.*",

@@ -9,8 +9,7 @@ from torch import nn
 from lmlab.config import schema
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import check_continues
-from lmlab.config.own_code import changed_code
-from lmlab.config.sources import source_file
+from lmlab.config.own_code import changed_code, source_file
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import text_of
@@ -42,7 +41,8 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
             f"stride={config.stride} skips tokens: at most {block_size}, the run's data.block_size"
         )
     corpus = _corpus(run, trained) | config.corpus
-    with_text = check_plain({**trained.config.plain(), "corpus": corpus}, schema.Train)
+    stored = {**trained.config.plain(), "corpus": corpus}
+    with_text = check_plain(stored, schema.Train, parts=("corpus", "tokenizer"))
     # The tokenizer of a run that began from another was fitted on that one's text.
     text = text_of(with_text, trained.tokenizer if trained.config.begins_from else None)
     if text.sha256 != trained.corpus_sha256:

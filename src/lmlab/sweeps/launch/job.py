@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from lmlab.config import schema
-from lmlab.config.check import check
+from lmlab.config.check import check_plain, plain_of
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.own_code import check_same_code, code_of
 from lmlab.config.words.compose import chosen
@@ -106,22 +106,25 @@ def run_job(
     with shown_on(Console(quiet=True) if elsewhere else None):
         if entry is not None and cfg.sweep.fail_fast and entry.journal.has_failed():
             return _ended(entry, Result(None, None, "skipped"))
-        config, whole = None, cfg
-        problem = LabError("")  # a problem is a failure of this job, once it has begun
+        whole, config = cfg, None
+        problem: LabError | None = None  # a failure of this job, once it has begun
         try:
             if cfg["from"] is not None:
                 whole = config_of(cfg, overrides)
-            config = resolve(check(whole, schema.Train))
+            config = resolve(check_plain(plain_of(whole), schema.Train, parts=()))
+            if not _is_kept(_run_of(config.plain(), sweep_dir, swept), config):
+                config = check_plain(config.plain(), schema.Train)
         except LabError as error:
             problem = error
         plain = _plain(whole) if config is None else config.plain()
-        run = RunDirectory(Path(cfg.run_dir or _directory(sweep_dir, swept, _identity(plain))))
+        run = _run_of(plain, sweep_dir, swept)
         setting = canonical({key: value for key, value in swept.items() if key != SEED})
         if entry is not None:
             entry.add("running", run=str(run.path))
         try:
-            if config is None:
+            if problem is not None:
                 raise problem
+            assert config is not None
             config = config.model_copy(update={"run_dir": str(run.path), "resume": "auto"})
             plain = config.plain()
             if config.dry_run:
@@ -189,15 +192,24 @@ def _is_finished(run: RunDirectory, config: schema.Train) -> bool:
     return True
 
 
-def _directory(sweep_dir: Path, swept: dict[str, Any], identity: str) -> Path:
+def _run_of(config: dict[str, Any], sweep_dir: Path, swept: dict[str, Any]) -> RunDirectory:
     """Where a job is kept.
 
     Raises:
         LabError: if a link leads it out of the sweep's folder.
     """
-    path = sweep_dir / job_name(swept, identity)
+    if config.get("run_dir"):
+        return RunDirectory(Path(config["run_dir"]))
+    path = sweep_dir / job_name(swept, _identity(config))
     check_stays_in(sweep_dir, path)
-    return path
+    return RunDirectory(path)
+
+
+def _is_kept(run: RunDirectory, config: schema.Train) -> bool:
+    """Whether a run of this very config has ended: then its parts were accepted as it began, and
+    need not be imported again."""
+    has_ended = run.record.get("status") in ("done", "pruned")
+    return has_ended and fingerprint(run.config) == fingerprint(config.plain())
 
 
 def _identity(plain: dict[str, Any]) -> str:
@@ -237,9 +249,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """A config that is refused, for the name of its job: as it is checked, or as it is."""
+    """A config that is refused, for the name of its job: checked but for its parts, or as it is."""
     with suppress(LabError):
-        return check(cfg, schema.Train).plain()
+        return check_plain(plain_of(cfg), schema.Train, parts=()).plain()
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException:
