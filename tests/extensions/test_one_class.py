@@ -52,7 +52,7 @@ def shown_as(run: RunDirectory) -> dict[str, object]:
         (["schedule=mine", "+schedule.evry=2"], "schedule.evry=2; did you mean schedule.every?"),
         (["schedule=mine", "schedule.every=often"], "schedule.every='often': input should be"),
         (["loss=mine", "loss.share=1"], "loss.share=1: input should be less than 1"),
-        (["loss=mine", "loss._target_=mypackage.mymodel.MyModel", "~loss.share"], "not a lmlab."),
+        (["loss=mine", "loss._target_=torch.nn.Identity", "~loss.share"], "not a lmlab.training"),
         (["loss=mine", "loss._target_=mypackage.losing.Each", "~loss.share"], "to make a scalar"),
         (["callbacks=mine", "callbacks.evaluations.file=3"], "evaluations.file=3: input should be"),
         (["logger=mine", "~logger.lines._target_"], "logger.lines._target_ is missing"),
