@@ -27,7 +27,7 @@ from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import checkpoint_path
 from lmlab.training import preflight
 from lmlab.training.lightning_inside import sees_batches
-from lmlab.training.losses import CrossEntropy, Distillation, Loss
+from lmlab.training.loss import CrossEntropy, Distillation, Loss
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import check_optimizer
 from lmlab.training.optimizers.parametrisation import Factors, parametrisation_of, scale_weights

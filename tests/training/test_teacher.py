@@ -12,7 +12,7 @@ from torch import nn
 
 from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
-from lmlab.training.losses import CrossEntropy, Distillation
+from lmlab.training.loss import CrossEntropy, Distillation
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 BIGRAM = "model=bigram"
@@ -135,6 +135,6 @@ def test_a_teacher_that_may_know_val_is_remarked_on(experiment, taught, capsys):
 
 def test_the_default_loss_is_that_of_configs_that_say_none(composed):
     config = composed(BIGRAM)
-    assert config["loss"] == {"_target_": "lmlab.training.losses.CrossEntropy"}
+    assert config["loss"] == {"_target_": "lmlab.training.loss.CrossEntropy"}
     before = {key: node for key, node in config.items() if key != "loss"}
     assert fingerprint(before) == fingerprint(config)

@@ -39,7 +39,7 @@ PARTS = {
     "lmlab.training.costs.mfu": "MFU",
     "lmlab.training.dynamic": "Dynamic",
     "lmlab.training.ema": "EMA",
-    "lmlab.training.losses": "CrossEntropy",
+    "lmlab.training.loss": "CrossEntropy",
     "lmlab.training.optimizers.muon": "Muon",
     "lmlab.training.optimizers.schedules": "constant cosine linear",
     "lmlab.training.optimizers.parametrisation": "MuP Standard",

@@ -30,7 +30,7 @@ from lmlab.training.lightning_inside import (
     nobody_between,
     scales_gradients,
 )
-from lmlab.training.losses import CrossEntropy, Loss, both
+from lmlab.training.loss import CrossEntropy, Loss, both
 from lmlab.training.optimizers.configure import (
     avoid_faulty_kernels,
     configure,

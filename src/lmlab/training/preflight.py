@@ -18,7 +18,7 @@ from lmlab.errors import LabError, first_line
 from lmlab.memory_limit import memory_bytes
 from lmlab.models.torch_inside import in_eval_mode
 from lmlab.runs.contents import on_shapes
-from lmlab.training.losses import Loss, both
+from lmlab.training.loss import Loss, both
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.rules import rules_of
 from lmlab.training.processes.started import is_alone_in_slurm

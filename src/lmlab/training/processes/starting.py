@@ -85,7 +85,7 @@ def start(processes: Processes, config: Train, **asked: Any) -> RunDirectory | N
         raise Interrupted(signals[0], record.get("step", 0))
     if failures:
         error = _cause(failures, processes.world_size)
-        if run is not None and record.get("error") != f"{type(error).__name__}: {error}":
+        if run and record and record.get("error") != f"{type(error).__name__}: {error}":
             with logged_to(run.path / LOG):  # its first process could not know
                 record_failure(run, error)
         raise error

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmlab.bounds import BelowOne
-from lmlab.training.losses import Loss, Model
+from lmlab.training.loss import Loss, Model
 
 
 class Smoothed(Loss):
