@@ -115,11 +115,7 @@ def open(path: str | Path) -> Run | Sweep:
 
 
 def _checked(overrides: tuple[str, ...]) -> list[str]:
-    """What is not given by keyword.
-
-    Raises:
-        LabError: if it is not written as on the command line.
-    """
+    """What is not given by keyword."""
     for word in overrides:
         if not isinstance(word, str):
             raise LabError(

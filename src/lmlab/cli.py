@@ -237,11 +237,7 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
 
 @contextmanager
 def _package_shown() -> Iterator[None]:
-    """A `--package` that --cfg cannot show: Hydra writes that itself, and exits with 1.
-
-    Raises:
-        LabError: with what it writes.
-    """
+    """A `--package` that --cfg cannot show: Hydra writes that itself, and exits with 1."""
     written = io.StringIO()
     shows = any(word.startswith(("--cfg", "-c")) for word in sys.argv[1:])
     try:

@@ -9,7 +9,7 @@ from torch import nn
 from lmlab.config import schema
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import check_continues
-from lmlab.config.own_code import changed_code
+from lmlab.config.own_code import changed_code, parts_named
 from lmlab.config.sources import source_file
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
@@ -77,7 +77,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    trainer.validate(module, data.full_dataloader(), verbose=False)
+    with parts_named(trained.config):
+        trainer.validate(module, data.full_dataloader(), verbose=False)
     averaged = ", averaged weights" if config["checkpoint"] == "ema" else ""
     say(f"{trained.path} (step {trained.step}{averaged})")
     for other in config["ensemble"] or []:

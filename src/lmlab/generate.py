@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lmlab.config.own_code import parts_named
 from lmlab.console import console, quiet_libraries
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
@@ -43,7 +44,8 @@ def write(config: dict[str, Any]) -> list[str]:
     quiet_libraries()
     waiting.settle()
     trained = restore(RunDirectory.open(config["run"]), config["checkpoint"])
-    return [_show(trained, config, row, n) for n, row in enumerate(samples(trained, config), 1)]
+    with parts_named(trained.config):
+        return [_show(trained, config, row, n) for n, row in enumerate(samples(trained, config), 1)]
 
 
 def samples(trained: Trained, config: dict[str, Any]) -> Iterator[Iterable[int]]:

@@ -326,11 +326,7 @@ EXAMPLES = {"baseline": "optimizer.lr=0.001", "at": "30s", "least": 0.01, "to": 
 
 
 def _plain(asked: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as a config has them.
-
-    Raises:
-        LabError: naming the first that is no value of a config.
-    """
+    """Arguments as a config has them."""
     return {name: plain(value, name) for name, value in asked.items()}
 
 

@@ -249,11 +249,7 @@ def _switch(named: Path, config: Mapping[str, Any], key: str) -> bool:
 
 
 def _nanogpt(path: Path) -> dict[str, Any]:
-    """What nanoGPT's train.py saved.
-
-    Raises:
-        LabError: if it is something else, or loading it would run code.
-    """
+    """What nanoGPT's train.py saved."""
     from lmlab.exchange.tensor_files import unpickled
 
     checkpoint = unpickled(path)

@@ -186,11 +186,7 @@ def merges_of(ranks: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def _equal(stored: Mapping[str, Any]) -> Tokenizer:
-    """The lab's tokenizer that makes the ids of a tokenizer.json.
-
-    Raises:
-        ValueError: naming the part that makes others.
-    """
+    """The lab's tokenizer that makes the ids of a tokenizer.json."""
     library = import_tokenizers(TOKENIZER, instead="")
     kind, vocab = stored["model"].get("type", "BPE"), stored["model"]["vocab"]
     if kind not in ("BPE", "WordLevel"):
@@ -225,9 +221,6 @@ def _equal(stored: Mapping[str, Any]) -> Tokenizer:
 def _harmless(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A tokenizer.json without what no id depends on, for the library to read: at parts that are
     damaged it panics, which is more than an exception.
-
-    Raises:
-        ValueError: naming a part that makes other ids than any tokenizer of ours.
     """
     if _essence(stored.get("normalizer")) is not None:
         raise ValueError(f"its normalizer is {_short(stored['normalizer'])}")
@@ -251,11 +244,7 @@ def _leaves_ids(post_processor: Mapping[str, Any]) -> bool:
 def _of_bytes(
     names: Sequence[str], merges: Sequence[Sequence[str]], longest_word: int | None
 ) -> Tokenizer:
-    """A byte-level BPE, by the names of its tokens in the order of their ids.
-
-    Raises:
-        ValueError: if the lab has no equal of it.
-    """
+    """A byte-level BPE, by the names of its tokens in the order of their ids."""
     ends = names[-1:] == [END_OF_TEXT]
     tokens = [as_bytes(name) for name in (names[:-1] if ends else names)]
     if not ends and tokens == SINGLE_BYTES:
@@ -329,11 +318,7 @@ def _texts(tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def _check_beside(folder: Path, stored: Mapping[str, Any]) -> None:
-    """Whether the files beside a tokenizer.json leave its ids as they are.
-
-    Raises:
-        ValueError: naming what does not.
-    """
+    """Whether the files beside a tokenizer.json leave its ids as they are."""
     settings = {**_json(folder / SPECIAL), **_json(folder / ABOUT)}
     for key in SWITCHES:
         if settings.get(key):

@@ -87,11 +87,7 @@ def seal(content: io.BytesIO) -> None:
 
 
 def _check_bytes(file: BinaryIO) -> None:
-    """Compare the digest, or the sums that zip keeps where an older checkpoint has no digest.
-
-    Raises:
-        ValueError: if they differ, or it is no checkpoint at all.
-    """
+    """Compare the digest, or the sums that zip keeps where an older checkpoint has no digest."""
     size = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:  # its end is read first: a large hole has none
         if sum(entry.file_size for entry in archive.infolist()) > size:

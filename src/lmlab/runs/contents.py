@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import lightning as L
 import torch
 from packaging.version import Version
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -42,12 +42,6 @@ def _is_version(version: str) -> str:
     return version
 
 
-def _stream(state: dict[str, Any]) -> dict[str, Any]:
-    if state:  # one that took no steps has none
-        Stream.model_validate(state)
-    return state
-
-
 GeneratorState = Annotated[Tensor, AfterValidator(_is_generators_state)]
 
 
@@ -57,6 +51,10 @@ class Stream(Part):
     step: CountOrZero
     generator: GeneratorState
     world_size: Count | None
+
+
+# A run that took no steps has none.
+StreamIfAny = Annotated[Stream | None, BeforeValidator(lambda state: state or None)]
 
 
 class Random(Part):
@@ -126,7 +124,7 @@ class Contents(Usable):
     optimizer_states: list[OptimizerState]
     lr_schedulers: list[Any]
     callbacks: Callbacks
-    stream: Annotated[dict[str, Any], AfterValidator(_stream)] = Field({}, alias="TextDataModule")
+    stream: StreamIfAny = Field(None, alias="TextDataModule")
     since_log: list[float]
     last_loss: float
     trains: bool = True  # older ones do not say
@@ -267,11 +265,7 @@ def on_shapes(optimizer: Optimizer) -> Optimizer:
 
 
 def _without_numbers(values: dict[str, Any]) -> dict[str, Any]:
-    """A parameter's state; those that stand alone, as counts do, keep their number.
-
-    Raises:
-        LabError: for one that an optimizer could not change, or that is not real.
-    """
+    """A parameter's state; those that stand alone, as counts do, keep their number."""
     for name, value in values.items():
         if isinstance(value, Tensor) and (value.is_complex() or _shares_memory(value)):
             raise LabError(f"its optimizer's {name} is no tensor of real numbers of its own")

@@ -164,23 +164,16 @@ def _of_foreign(cfg: DictConfig, foreign: Foreign, overrides: Iterable[str]) -> 
             if key not in typed:
                 OmegaConf.update(cfg, key, value)
             elif key.startswith("model."):
-                _check_same(foreign, key, OmegaConf.select(cfg, key), value)
+                asked = OmegaConf.select(cfg, key)
+                reads_out_alone = key == "model.tied" and asked is False
+                if asked != value and not reads_out_alone:
+                    raise LabError(f"{key}={asked}: from={foreign.path} has {value}; leave it out")
     if cfg.data.block_size > foreign.block_size:
         raise LabError(
             f"data.block_size={cfg.data.block_size}: from={foreign.path} knows "
             f"{foreign.block_size} positions"
         )
     return cfg
-
-
-def _check_same(foreign: Foreign, key: str, typed: Any, stored: Any) -> None:
-    """Whether a model of these weights may have `key=typed`: only a read-out of its own.
-
-    Raises:
-        LabError: if they are another model's.
-    """
-    if typed != stored and not (key == "model.tied" and typed is False):
-        raise LabError(f"{key}={typed}: from={foreign.path} has {stored}; leave it out")
 
 
 def resolve(config: dict[str, Any]) -> dict[str, Any]:

@@ -167,7 +167,8 @@ def check_fits(config: dict[str, Any], vocab_size: int) -> None:
     needed = _trained_bytes(model)
     if needed < SMALL * memory:
         return
-    if _trains_on_cpu(config["trainer"]["accelerator"]):
+    accelerator = config["trainer"]["accelerator"]
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         needed = 2 * needed + (_optimizer_bytes(model, config) or 0)
     if needed > memory:
         n_parameters = sum(p.numel() for p in model.parameters())
@@ -176,10 +177,6 @@ def check_fits(config: dict[str, Any], vocab_size: int) -> None:
             f"{vocab_size:,}) needs {decimal(needed)} of memory to be trained, and this machine "
             f"has {decimal(memory)}: choose a smaller model, or a tokenizer of fewer tokens"
         )
-
-
-def _trains_on_cpu(accelerator: str) -> bool:
-    return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
 
 
 def model_on_meta(
