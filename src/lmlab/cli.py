@@ -58,9 +58,9 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
         from lmlab.sweeps.launch.job import train_job
 
         return train_job(cfg, swept)
-    from lmlab.runs.parents import asked
+    from lmlab.runs.parents import config_asked_for
 
-    config = asked(cfg, given)
+    config = config_asked_for(cfg, given)
     if config["dry_run"]:
         from lmlab.plan import plan
 

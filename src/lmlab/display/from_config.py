@@ -77,12 +77,12 @@ def _maker(node: dict[str, Any], name: str, about: dict[str, Any]) -> MakeLogger
         tracked = run.record.get("trackers", {}).get(name)
         if tracked is not None and run_id in free:
             arguments[run_id] = tracked
-        spare = _Spare(key)
-        with spare.training():
+        guard = _Guard(key)
+        with guard.reporting():
             logger = build.part(node, key, Logger, **arguments)
             if run_id:
                 _keep_run_id(run, name, logger)
-            spare.wrap(logger)
+            guard.wrap(logger)
             if tracked is None:
                 _log_config(logger, about)
             return logger
@@ -111,7 +111,7 @@ def _log_config(logger: Logger, about: dict[str, Any]) -> None:
     logger.log_hyperparams(about)
 
 
-class _Spare:
+class _Guard:
     """Keeps a logger's errors away from the training; the first of them is printed.
 
     Our own two loggers may end a training: where they cannot write, checkpoints cannot be written.
@@ -121,7 +121,7 @@ class _Spare:
         self.key, self.printed = key, False
 
     @contextmanager
-    def training(self) -> Iterator[None]:
+    def reporting(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
@@ -137,14 +137,14 @@ class _Spare:
     def wrap(self, logger: Logger) -> None:
         """Do so for everything that is called while training."""
 
-        def spared(call: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
             @wraps(call)
             def tried(*args: Any, **kwargs: Any) -> Any:
-                with self.training():
+                with self.reporting():
                     return call(*args, **kwargs)
 
             return tried
 
         for name in CALLS:
             if hasattr(logger, name):
-                setattr(logger, name, spared(getattr(logger, name)))
+                setattr(logger, name, guarded(getattr(logger, name)))

@@ -46,7 +46,7 @@ KINDS_OF_TEXT = (
 )
 
 
-def written(tokenizer: Tokenizer) -> dict[str, Any]:
+def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """The tokenizer.json of one of the lab's tokenizers: the same ids for the same text.
 
     Raises:
@@ -58,10 +58,10 @@ def written(tokenizer: Tokenizer) -> dict[str, Any]:
         merges = [(tokens[a], tokens[b]) for a, b in tokenizer.merges]
     elif isinstance(tokenizer, GPT2Tokenizer):
         merges = merges_of(tokenizer.ranks)
-    return _written(tokenizer, [(as_characters(a), as_characters(b)) for a, b in merges])
+    return _made_by_library(tokenizer, [(as_characters(a), as_characters(b)) for a, b in merges])
 
 
-def about(block_size: int) -> dict[str, Any]:
+def tokenizer_config(block_size: int) -> dict[str, Any]:
     """The tokenizer_config.json beside it."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -94,7 +94,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise LabError(f"{path} is no tokenizer that the lab has an equal of: {reason}") from error
 
 
-def of_nanogpt(folder: Path, vocab_size: int) -> Tokenizer:
+def read_nanogpt_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of a model of nanoGPT's: characters by its meta.pkl, or GPT-2's.
 
     Raises:
@@ -140,7 +140,7 @@ class _PlainUnpickler(pickle.Unpickler):
 # --- out -------------------------------------------------------------------------------------
 
 
-def _written(tokenizer: Tokenizer, merges: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _made_by_library(tokenizer: Tokenizer, merges: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The tokenizer.json of one of the lab's tokenizers, with these merges, by the library."""
     library = import_tokenizers(TOKENIZER, instead="")
     if isinstance(tokenizer, CharTokenizer):
@@ -210,7 +210,7 @@ def _equal(stored: Mapping[str, Any]) -> Tokenizer:
         tokenizer = _of_bytes(names, merges, _length_of_words(full["pre_tokenizer"]))
         if not merges and full["pre_tokenizer"] is not None:
             full["pre_tokenizer"]["use_regex"] = True  # wherever it cuts, nothing is joined
-    for part in _differences(full, _written(tokenizer, merges)):
+    for part in _differences(full, _made_by_library(tokenizer, merges)):
         raise ValueError(part)
     for text in _texts(tokenizer):
         if foreign.encode_batch_fast([text])[0].ids != tokenizer.encode(text).tolist():

@@ -170,7 +170,7 @@ def newest(run: RunDirectory, use: Callable[[Path, dict[str, Any]], T]) -> T | N
         except UntrustedError:  # it is whole, and those before it will name the same
             raise
         except LabError as error:
-            problems.append(named_by(path, error))
+            problems.append(naming_checkpoint(path, error))
             continue
         for problem in problems:
             say(f"{problem}; going by the one before, {path.name}")
@@ -182,7 +182,7 @@ def newest(run: RunDirectory, use: Callable[[Path, dict[str, Any]], T]) -> T | N
     return None
 
 
-def named_by(path: Path, error: LabError) -> str:
+def naming_checkpoint(path: Path, error: LabError) -> str:
     return str(error) if str(path) in str(error) else f"checkpoint {path}: {error}"
 
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from lmlab.bounds import Count, CountOrZero, Positive
 from lmlab.errors import LabError, first_line
-from lmlab.runs.record import DEEPEST, Loose, check_plain_data, problem, shown
+from lmlab.runs.record import DEEPEST, Loose, check_plain_data, first_problem, shortened
 
 SMALLEST_LIGHTNING = Version("2.0")  # whose checkpoints are like today's
 
@@ -161,7 +161,7 @@ def _validate(checkpoint: Any, kind: type[Part]) -> None:
     try:
         kind.model_validate(checkpoint)
     except ValidationError as error:
-        raise LabError(problem(error, kind)) from error
+        raise LabError(first_problem(error, kind)) from error
 
 
 def _check_tree(checkpoint: Any, n_bytes: int) -> None:
@@ -236,7 +236,7 @@ def check_optimizer_state(stored: list[Any], make: Callable[[], Optimizer]) -> N
     for fresh, old in zip(groups, state["param_groups"], strict=True):
         for name in sorted(fresh.keys() & old.keys()):
             if not _same_option(name, fresh[name], old[name]):
-                raise LabError(f"its optimizer's {name} is {shown(old[name])}")
+                raise LabError(f"its optimizer's {name} is {shortened(old[name])}")
     try:
         on_shapes(make()).step()
     except Exception:  # whatever somebody's optimizer raises: it wants more than shapes
@@ -297,7 +297,7 @@ def check_callbacks(stored: Mapping[str, Any], callbacks: Iterable[L.Callback]) 
             if not isinstance(state, dict) or name not in state:
                 raise LabError(f"its state of {callback.state_key} lacks {name}")
             if not _alike(value, state[name]):
-                raise LabError(f"its {callback.state_key}.{name} is {shown(state[name])}")
+                raise LabError(f"its {callback.state_key}.{name} is {shortened(state[name])}")
 
 
 def _alike(fresh: Any, stored: Any) -> bool:

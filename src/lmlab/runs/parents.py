@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lmlab.config.words.command_line import CommandLine
 
 
-def asked(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:
+def config_asked_for(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:
     """The checked config of one run: what Hydra has composed, which is its current job, with the
     keys that are taken literally.
 
@@ -164,10 +164,10 @@ def _of_foreign(cfg: DictConfig, foreign: Foreign, overrides: Iterable[str]) -> 
             if key not in typed:
                 OmegaConf.update(cfg, key, value)
             elif key.startswith("model."):
-                asked = OmegaConf.select(cfg, key)
-                reads_out_alone = key == "model.tied" and asked is False
-                if asked != value and not reads_out_alone:
-                    raise LabError(f"{key}={asked}: from={foreign.path} has {value}; leave it out")
+                wanted = OmegaConf.select(cfg, key)
+                reads_out_alone = key == "model.tied" and wanted is False
+                if wanted != value and not reads_out_alone:
+                    raise LabError(f"{key}={wanted}: from={foreign.path} has {value}; leave it out")
     if cfg.data.block_size > foreign.block_size:
         raise LabError(
             f"data.block_size={cfg.data.block_size}: from={foreign.path} knows "
