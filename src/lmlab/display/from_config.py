@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lmlab.config import build
 from lmlab.console import log, say
 from lmlab.display.loggers import EventFiles, MetricsCSV
-from lmlab.errors import LabError, first_line
+from lmlab.errors import LabError, first_line, typed_line
 from lmlab.runs.directory import RunDirectory
 
 MakeLoggers = Callable[[RunDirectory, int | None], Iterator[Logger]]
@@ -128,9 +128,8 @@ class _Guard:
             if self.printed:
                 return
             self.printed = True
-            reason = first_line(error) if str(error) else ""
-            if not isinstance(error, LabError):  # which names the key itself
-                reason = f"{self.key}: {type(error).__name__}: {reason}"
+            names_key = isinstance(error, LabError)
+            reason = first_line(error) if names_key else f"{self.key}: {typed_line(error)}"
             say(f"{reason}; training goes on without it")
             log.warning("%s failed", self.key, exc_info=error)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lmlab.bounds import Count, CountOrZero, Positive
-from lmlab.errors import LabError, first_line
+from lmlab.errors import LabError, typed_line
 from lmlab.runs.record import DEEPEST, Loose, check_plain_data, first_problem, shortened
 
 SMALLEST_LIGHTNING = Version("2.0")  # whose checkpoints are like today's
@@ -247,7 +247,7 @@ def check_optimizer_state(stored: list[Any], make: Callable[[], Optimizer]) -> N
         optimizer.load_state_dict({"state": values, "param_groups": options})
         optimizer.step()
     except Exception as error:  # as above; but now it is the state that it does not take
-        reason = f"{type(error).__name__}: {first_line(error, 200)}"
+        reason = typed_line(error, 200)
         raise LabError(f"its optimizer_states do not fit the optimizer: {reason}") from error
 
 

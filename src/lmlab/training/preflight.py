@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from torch import Tensor, nn
 
 from lmlab.config import build
-from lmlab.errors import LabError, first_line
+from lmlab.errors import LabError, first_line, typed_line
 from lmlab.memory_limit import memory_bytes
 from lmlab.models.torch_inside import in_eval_mode
 from lmlab.runs.contents import on_shapes
@@ -89,8 +89,7 @@ def check_logits(model: nn.Module, target: str, vocab_size: int, block_size: int
     except Exception as error:  # whatever somebody's model raises
         if device.type == "meta" and isinstance(error, NotImplementedError):
             return
-        reason = f"{type(error).__name__}: {first_line(error) if str(error) else ''}"
-        raise LabError(f"model: {target} has to do {wanted}; {reason}") from error
+        raise LabError(f"model: {target} has to do {wanted}; {typed_line(error)}") from error
     if isinstance(logits, Tensor):
         if logits.shape == (1, T, vocab_size) and logits.is_floating_point():
             return
