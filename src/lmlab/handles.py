@@ -75,8 +75,8 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the last evaluation, by name; `val/loss_full` once it is done: nats per token, each
-        token of val predicted once."""
+        """Those of the last evaluation, by name; a run that is done has `val/loss_full`: nats per
+        token, each token of val predicted once."""
         return dict(self.record.get("metrics", {}))
 
     @property

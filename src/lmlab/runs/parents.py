@@ -94,8 +94,8 @@ def words_for_hydra(line: CommandLine) -> list[str]:
 def choices(parent: str, typed: Iterable[str]) -> list[str]:
     """The options that the parent's config was composed of, of each group that is not `typed`.
 
-    With them Hydra knows the keys that the parent has. A record of somebody else's is not to say
-    more to Hydra than that.
+    With them Hydra knows the keys that the parent has. Somebody else's record may not tell Hydra
+    more than that.
     """
     if (foreign := find_foreign(parent)) is not None:
         options = {"model": "gpt2", "tokenizer": foreign.tokenizer().kind}

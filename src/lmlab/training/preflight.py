@@ -151,7 +151,7 @@ def footprint(config: dict[str, Any], vocab_size: int) -> Footprint:
 def check_fits(config: dict[str, Any], vocab_size: int) -> None:
     """Refuse what this machine's memory cannot hold, which the system would end without a word.
 
-    On another device than the CPU only the weights count: there they are made, on their way.
+    For another device only the weights count, which are made in the CPU's memory first.
 
     Raises:
         LabError: if weights, gradients and what the optimizer keeps are more than there is.
