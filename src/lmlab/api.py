@@ -50,7 +50,7 @@ def train(*overrides: str, **values: Any) -> Run | None:
 
             cfg = _current(composition.composed("train", words_for_hydra(line), with_hydra=True))
             config, chosen = config_asked_for(cfg, line.given), composition.chosen()
-        if config["dry_run"]:
+        if config.dry_run:
             from lmlab.plan import plan
 
             plan(config)
