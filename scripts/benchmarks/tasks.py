@@ -65,12 +65,12 @@ class Task:
 
 def composed(overrides: list[str]) -> dict[str, Any]:
     """The config of these overrides, on the CPU, checked."""
-    from lmlab import cli
     from lmlab.config import schema
     from lmlab.config.check import check
+    from lmlab.config.words import compose
 
     words = ["name=bench", "trainer.accelerator=cpu", *overrides]
-    return check(cli.composed("train", words), schema.Train)
+    return check(compose.composed("train", words), schema.Train)
 
 
 @contextlib.contextmanager

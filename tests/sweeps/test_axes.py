@@ -34,7 +34,8 @@ def test_keys_that_go_together_are_one_axis():
 def test_each_job_has_one_row(rows):
     columns = [",".join(map(str, column)) for column in zip(*rows, strict=True)]
     text = ", ".join(f"{key}=[{c}]" for key, c in zip("abc", columns, strict=True))
-    assert jobs({"rows": f"zip({text})"}) == [[f"a={a}", f"b={b}", f"c={c}"] for a, b, c in rows]
+    once = dict.fromkeys(rows)
+    assert jobs({"rows": f"zip({text})"}) == [[f"a={a}", f"b={b}", f"c={c}"] for a, b, c in once]
 
 
 def test_values_may_be_lists_texts_ranges_and_groups():
@@ -93,7 +94,7 @@ def test_a_condition_may_be_on_what_depends_on_another_or_goes_together():
     assert ["a=1", "model.n_layer=2", "model.n_embd=64", "b=4", "c=6", "d.x=8", "d.y=10"] in found
     assert ["a=2", "model.n_layer=1", "model.n_embd=32"] in found
     assert len(found) == (3 + 1) * (1 + 2)
-    space = Space.parse({"a": "1,2", **SIZE}, when, [])
+    space = Space.of(Axes.parse({"a": "1,2", **SIZE}, when, []))
     seen = {word for job in space.examples() for word in job}
     assert seen == {word for job in found for word in job}
 

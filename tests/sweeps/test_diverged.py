@@ -21,7 +21,7 @@ from lmlab.sweeps.compare.scaling import points_of
 from lmlab.sweeps.figures.plots import pictures
 from lmlab.sweeps.figures.width_plots import width_pictures
 from lmlab.sweeps.launch.journal import Event
-from lmlab.sweeps.launch.launching import Progress
+from lmlab.sweeps.launch.progress import Progress
 from lmlab.sweeps.report.verdicts import notes_on
 from lmlab.sweeps.table.curves import read_curves, shared_steps
 from lmlab.sweeps.table.settings import METRICS, load

@@ -13,8 +13,8 @@ from sweeps.conftest import ended
 
 from lmlab.runs.directory import Run
 from lmlab.sweeps.launch.journal import Event
-from lmlab.sweeps.launch.launching import Progress
-from lmlab.sweeps.launch.pool import places_of
+from lmlab.sweeps.launch.pool import pool_of
+from lmlab.sweeps.launch.progress import Progress
 
 
 def test_a_failure_does_not_shorten_the_time_that_is_left():
@@ -75,9 +75,9 @@ def test_more_places_than_jobs_are_as_many_as_jobs():
     class JoblibLauncher:
         joblib: ClassVar[dict[str, int]] = {"n_jobs": 10**9}
 
-    places = places_of(JoblibLauncher(), 3)
-    assert len(places.environments) == 3
-    assert {environment["OMP_NUM_THREADS"] for environment in places.environments} == {"1"}
+    pool = pool_of(JoblibLauncher(), 3)
+    assert pool.at_once == 3
+    assert {environment["OMP_NUM_THREADS"] for environment in pool.environments} == {"1"}
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from sweeps.conftest import ended, records
 
-from lmlab.sweeps.search.study import FILES, NAME, RUN, SWEEPER, open_storage
+from lmlab.sweeps.search.storage import open_storage
+from lmlab.sweeps.search.study import FILES, NAME, RUN, SWEEPER
 
 # Optuna says so of each sampler that looks at groups; the command says nothing.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

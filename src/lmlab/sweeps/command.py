@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from lmlab.errors import LabError, is_too_long
 from lmlab.output import whole_output
@@ -22,21 +23,33 @@ METRICS = {"val/loss_full": "val/loss_full", "val/bpc": "val/bpc", "best": "best
 def main(arguments: Sequence[str] | None = None) -> None:
     """Show and keep the report of the folders named; an error is one line and exit status 2."""
     options = _parser().parse_args(arguments)
-    try:
+    with errors_in_a_line():
         with whole_output() as out:
             _show(options)
         if out.problem is not None:
             raise LabError(out.problem)
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+
+
+@contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """What the user can put right is one line and exit status 2; Ctrl-C is status 130."""
+    try:
+        yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:
-        if not is_too_long(error):
+    except (LabError, OSError) as error:
+        if isinstance(error, OSError) and not is_too_long(error):
             raise
-        print("error: a name longer than the file system takes", file=sys.stderr)
+        text = error if isinstance(error, LabError) else "a name longer than the file system takes"
+        print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
+
+
+class LineParser(argparse.ArgumentParser):
+    """Refuses what is typed in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -61,8 +74,8 @@ def _show(options: argparse.Namespace) -> None:
     asked = Questions.parse(table, options.baseline, options.least, options.at, options.to)
     answers = asked.answers(best_of_each(table, by))
     print_table(table, console, ", ".join(map(str, folders)), by)
-    for i, found in enumerate(answers):
-        print_differences(found, console, legend=i == 0)
+    for i, differences in enumerate(answers):
+        print_differences(differences, console, legend=i == 0)
     scaling = _fitted(table) if options.fit else None
     if len(folders) > 1 or not (options.write or is_of_a_sweep(folders[0])):
         return
@@ -111,14 +124,8 @@ def _number(text: str) -> float:
 _number.__name__ = "number"  # as argparse calls it: invalid number value
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """One line, like every other error."""
-        self.exit(2, f"error: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = LineParser(
         prog="sweep.py" if sys.argv[0].endswith(".py") else "lmlab-sweep",
         description=(
             "What the runs below a folder found: a leaderboard of the keys that differ, mean ± "

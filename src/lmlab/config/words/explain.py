@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab.config.stored import conf_dir
-from lmlab.config.words.compose import composed
+from lmlab.config.words.compose import composed, options
 from lmlab.config.words.hydra_inside import args_parser
 from lmlab.errors import LabError, is_too_long
 
@@ -53,7 +53,6 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     from lmlab.config.check import nearest
-    from lmlab.config.words.help import options
 
     text = str(error)
     if isinstance(error, LabError):
@@ -113,7 +112,6 @@ def _not_in_every_option(key: str, words: list[str]) -> str | None:
     varied, or one that a named sweep, which varies the key, is not made for."""
     from lmlab.config.check import keys
     from lmlab.config.origins import file_that_varies, shown
-    from lmlab.config.words.help import options
 
     typed = dict(argument.partition("=")[::2] for argument in words if "=" in argument)
     group = key.partition(".")[0]
@@ -151,7 +149,6 @@ def _word_of(filename: object, words: list[str]) -> str:
 def _no_option(name: str, words: list[str]) -> str:
     """The argument that gives a group something else than a name, such as model=null."""
     from lmlab.config.check import nearest
-    from lmlab.config.words.help import options
 
     for argument in words:
         key, _, value = argument.partition("=")
@@ -179,7 +176,6 @@ def _known_keys(name: str, words: list[str]) -> list[str]:
     """Every key of a command's config, composed with the options on the command line, also with
     those of a --config-dir."""
     from lmlab.config.check import keys
-    from lmlab.config.words.help import options
 
     typed = [argument.partition("=") for argument in words if name == "train"]
     choices = [

@@ -1,7 +1,9 @@
-"""Python's values as a config has them, and as the words of Hydra's grammar."""
+"""Python's values as a config has them, when two of them are one, and as the words of Hydra's
+grammar."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -105,6 +107,20 @@ def plain(value: Any, key: str, room: int = DEEPEST) -> Any:
     if hasattr(value, "tolist"):
         return plain(_listed(value, key), key, room - 1)
     raise LabError(f"{key}: {type(value).__name__} is no type of a config's values; {INSTEAD}")
+
+
+def canonical(value: Any) -> str:
+    """A text that values share if they are equal in a config: 1 and 1.0, but not 1 and true."""
+    return json.dumps(_with_floats(value), sort_keys=True, default=repr)
+
+
+def _with_floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _with_floats(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(inner) for inner in value]
+    is_small = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+    return float(value) if is_small else value
 
 
 def checked_text(text: str, key: str, may_have_nul: bool = False) -> str:

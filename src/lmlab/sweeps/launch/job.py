@@ -119,13 +119,14 @@ def run_job(
             )
         # SystemExit too: a library's exit is a failure of its job, not the end of the others.
         except (Exception, SystemExit) as error:
-            reason = (
-                str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-            )
+            reason = str(error)
+            if not isinstance(error, LabError):  # its notes say in which part it was raised
+                notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+                reason = f"{type(error).__name__}: {error}{notes}"
             _keep_failure(run, config, swept, error, reason)
             if entry is None:  # a sweeper that is not ours, and prints no failures
                 say(f"failed  {run.path.name}  {reason}  (log: {run.path / LOG})")
-            result = Result(None, str(run.path), "failed", reason, _diverged(error))
+            result = Result(None, str(run.path), "failed", reason, isinstance(error, DivergedError))
             return _ended(entry, result, setting, trained=True)
         record = run.record
         loss = record["metrics"].get("val/loss_full")
@@ -146,10 +147,6 @@ def _ended(
             diverged=result.diverged,
         )
     return result
-
-
-def _diverged(error: BaseException) -> bool:
-    return isinstance(error, DivergedError)
 
 
 def _is_finished(run: Run, config: dict[str, Any]) -> bool:
@@ -249,7 +246,7 @@ def _keep_failure(
         run.path.mkdir(parents=True, exist_ok=True)
         if status is None:  # it failed before there was a run
             run.begin(plain, swept)
-        run.update(status="failed", error=reason, diverged=_diverged(error))
+        run.update(status="failed", error=reason, diverged=isinstance(error, DivergedError))
         show_refused(run.path, plain, reason, run.record["started"])
         if status is None or isinstance(error, LabError):
             with logged_to(run.path / LOG):
