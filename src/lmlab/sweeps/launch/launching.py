@@ -20,7 +20,7 @@ from lmlab.config.words.hydra_inside import raised_by
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import lock_at
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.job import JOB_LOCK
 from lmlab.sweeps.launch.journal import FAILED, Event, Journal, Result
 from lmlab.sweeps.launch.pool import pool_of
@@ -193,7 +193,7 @@ def _record_killed(journal: Journal, number: int) -> None:
     from lmlab.display.unbegun import show_killed
 
     path = Path(str(journal.last[number].run))
-    Run(path).update(status="killed", error=KILLED)
+    RunDirectory(path).update(status="killed", error=KILLED)
     with suppress(OSError, LabError):  # a full disk: only the board lacks it
         show_killed(path)
     journal.add(Event(number, "killed", time.time(), run=str(path), trained=True, error=KILLED))

@@ -19,7 +19,7 @@ from lmlab.config.schema import Count, Custom, Node, Seed
 from lmlab.config.words.axes import Axes
 from lmlab.console import command, say
 from lmlab.errors import LabError
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.journal import FAILED, Result
 from lmlab.sweeps.launch.launching import finish, run_jobs
 from lmlab.sweeps.launch.pool import pool_of
@@ -253,13 +253,13 @@ def _report(study: SharedStudy, trial: Trial, result: Result, settings: dict[str
     elif result.status in FAILED:
         study.tell(trial, TrialState.FAIL, None, result.run, result.diverged)
     elif result.status == "done":
-        values = _values(Run(Path(str(result.run))), settings["metrics"])
+        values = _values(RunDirectory(Path(str(result.run))), settings["metrics"])
         finite = all(math.isfinite(value) for value in values)
         state = TrialState.COMPLETE if finite else TrialState.FAIL
         study.tell(trial, state, values if finite else None, result.run)
 
 
-def _values(run: Run, metrics: Sequence[str]) -> list[float]:
+def _values(run: RunDirectory, metrics: Sequence[str]) -> list[float]:
     """The metrics of a finished run by name: of its evaluations, or a number of its record.
 
     Raises:
