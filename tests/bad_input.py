@@ -244,6 +244,10 @@ TRAIN: list[Row] = [
         ["hydra.searchpath=[file:///nowhere]"],
         ["hydra.searchpath=[file:///nowhere]: no such folder\n"],
     ),
+    (
+        ["hydra.searchpath=[pkg://nope.conf]"],
+        ["hydra.searchpath=[pkg://nope.conf]: no such package\n"],
+    ),
     (["--cfg", "job", "--package", "x.y"], ["--package 'x.y' not found in config\n"]),
     (["-m", "seed=1,2", "hydra.launcher._target_=os.mkdir"], ["Invalid plugin 'os.mkdir'"]),
 ]

@@ -5,7 +5,6 @@ import re
 import signal
 import time
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from small import SMALL
@@ -13,7 +12,6 @@ from sweeps.conftest import ended
 
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.journal import Event
-from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.progress import Progress
 
 
@@ -26,10 +24,10 @@ def test_a_failure_does_not_shorten_the_time_that_is_left():
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_the_end_of_a_job_is_said_before_the_next_begins(sweep, launcher):
+def test_the_end_of_a_job_is_said_before_the_next_begins(sweep_here, launcher):
     one_at_once = ["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []
     words = ["model=bigram", "seed=1,2,3", f"hydra/launcher={launcher}"]
-    said = ended(sweep(*words, *one_at_once))
+    said = sweep_here(*words, *one_at_once)
     lines = [re.match(r"kept in .*/seed=\d|done    seed=\d", line) for line in said.splitlines()]
     order = [found[0][0] + found[0][-1] for found in lines if found]
     assert order == ["k1", "d1", "k2", "d2", "k3", "d3"]
@@ -45,23 +43,6 @@ def test_a_dry_run_is_of_the_same_sweep(lab, text):
     assert list(Path("outputs/sweeps").iterdir()) == [planned]
 
 
-def test_how_many_at_once(lab, text):
-    words = [
-        "-m",
-        *SMALL,
-        "corpus=file",
-        f"corpus.path={text}",
-        "seed=1,2",
-        "hydra/launcher=joblib",
-    ]
-    status, _, err = lab("train", *words, "hydra.launcher.n_jobs=0")
-    assert status == 2
-    assert err == (
-        "error: hydra.launcher.n_jobs=0: how many jobs to train at once, or -1, one for each "
-        "processor\n"
-    )
-
-
 def test_a_launcher_that_does_not_begin_is_one_line(lab, text, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")  # no srun
     words = [*SMALL, "corpus=file", f"corpus.path={text}", "seed=1,2"]
@@ -69,15 +50,6 @@ def test_a_launcher_that_does_not_begin_is_one_line(lab, text, monkeypatch):
     assert status == 2
     assert err.startswith("error: hydra/launcher=slurm: Could not detect")
     assert err.count("\n") == 1
-
-
-def test_more_places_than_jobs_are_as_many_as_jobs():
-    class JoblibLauncher:
-        joblib: ClassVar[dict[str, int]] = {"n_jobs": 10**9}
-
-    pool = pool_of(JoblibLauncher(), 3)
-    assert pool.at_once == 3
-    assert {environment["OMP_NUM_THREADS"] for environment in pool.environments} == {"1"}
 
 
 @pytest.mark.slow
