@@ -91,11 +91,11 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
             f"{' '.join(text.split())} Where {folder}/{option} is an option of {group}: "
             f"override {group}: [{folder}/{option}]"
         )
-    found = (
+    no_option = (
         r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']*)'\s+"
         r"Available options in '[^']+':((?:\s+\S+)*)"
     )
-    if match := re.search(found, text):
+    if match := re.search(no_option, text):
         group, wrong, offered = match[1], match[2], match[3].partition("Config search path")[0]
         offers = offered.split() if group.startswith("hydra/") else options(conf_dir(), group)
         if instead := GONE.get((group, wrong)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -113,15 +114,16 @@ def search(
         say(f"{ended} of {n_trials} trials have ended so far in {study.path}")
         if settings["retry_failed"]:
             study.try_failed_again()
+        progress, fail_fast = Progress(n_trials), config.sweep.fail_fast
+        trials = _Trials(
+            study, space, settings, n_trials, make_sampler, prunes, fail_fast, progress
+        )
         at_once = settings["n_jobs"]
         batch = max(1, at_once or config.hydra.launcher.get("n_jobs") or 1)
         with pool_of(launcher, min(at_once or n_trials, n_trials), min(batch, n_trials)) as pool:
             if pool.at_once > 1:
                 say(f"{pool.at_once} trials {pool.pace}")
-            trials = _Trials(
-                study, space, settings, n_trials, make_sampler, prunes, config.sweep.fail_fast
-            )
-            results = run_jobs(pool, folder, trials.ask, trials.progress, trials.tell)
+            results = run_jobs(pool, folder, trials.ask, progress, trials.tell)
         _say_best(study, settings)
     if not results:
         say(f"nothing is left to train; the table: {command('sweep')} {folder}")
@@ -129,25 +131,20 @@ def search(
     return results
 
 
+@dataclass
 class _Trials:
     """The trials of a study, as jobs: each is asked for by all that has ended until then."""
 
-    def __init__(
-        self,
-        study: SharedStudy,
-        space: Space,
-        settings: dict[str, Any],
-        n_trials: int,
-        make_sampler: MakeSampler,
-        prunes: bool,
-        fail_fast: bool,
-    ):
-        self.study, self.space, self.settings = study, space, settings
-        self.n_trials, self.make_sampler = n_trials, make_sampler
-        self.prunes, self.fail_fast = prunes, fail_fast
-        self.progress = Progress(n_trials)
-        self.asked: list[Trial] = []
-        self.is_over = False  # the next start takes up what was not begun
+    study: SharedStudy
+    space: Space
+    settings: dict[str, Any]
+    n_trials: int
+    make_sampler: MakeSampler
+    prunes: bool
+    fail_fast: bool
+    progress: Progress
+    asked: list[Trial] = field(default_factory=list)
+    is_over: bool = False  # the next start takes up what was not begun
 
     def ask(self) -> list[str] | None:
         """The overrides of the next trial's job."""
