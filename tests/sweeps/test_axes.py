@@ -186,7 +186,6 @@ def test_what_is_done_to_a_sorted_range_is_right_or_refused():
         ({"a": "range(100000)", "b": "range(100000)"}, {}, "10,000,000,000 jobs"),
         ({"a": "range(0,1,1e-300)"}, {}, "10^18 or more jobs"),
         ({"a": "1,2"}, {"a=1": {"b": "range(10000000000)"}}, "at least 10,000,000,000 jobs"),
-        ({"a": "1,2"}, {"a=1": {"b": "range(6000)"}, "a=2": {"b": "range(6000)"}}, "10,001 jobs"),
     ],
 )
 def test_too_many_jobs_are_counted_and_not_made(params, when, n_jobs):
@@ -196,8 +195,23 @@ def test_too_many_jobs_are_counted_and_not_made(params, when, n_jobs):
     assert n_jobs in str(error.value)
 
 
+def test_jobs_under_conditions_are_counted_one_by_one():
+    axes = Axes.parse({"a": "1,2"}, {"a=1": {"b": "range(60)"}, "a=2": {"b": "range(60)"}}, [])
+    with pytest.raises(LabError, match=r"^at least 101 jobs \(a has 2 values\)"):
+        axes.check_size(100)
+
+
 def test_as_many_jobs_as_are_allowed_are_none_too_many():
     Axes.parse({"a": "range(10)", "b": "range(10)"}, {"b=3": {"a": "1"}}, []).check_size(91)
+
+
+def test_values_are_one_where_a_config_has_them_as_one():
+    assert jobs({"a": "1e-3,0.001,2", "b": "1,1.0,true"}) == [
+        [f"a={a}", f"b={b}"] for a in ("0.001", "2") for b in ("1", "True")
+    ]
+    assert jobs({"a": "1,2"}, {"a=1.0": {"b": "3"}}) == [["a=1", "b=3"], ["a=2"]]
+    with pytest.raises(LabError, match="a never is True"):
+        jobs({"a": "1,2"}, {"a=true": {"b": "3"}})
 
 
 def test_the_keys_that_are_varied():

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from small import SMALL
@@ -31,16 +30,6 @@ def test_the_end_of_a_job_is_said_before_the_next_begins(sweep_here, launcher):
     lines = [re.match(r"kept in .*/seed=\d|done    seed=\d", line) for line in said.splitlines()]
     order = [found[0][0] + found[0][-1] for found in lines if found]
     assert order == ["k1", "d1", "k2", "d2", "k3", "d3"]
-
-
-def test_a_dry_run_is_of_the_same_sweep(lab, text):
-    words = ["-m", *SMALL, "corpus=file", f"corpus.path={text}", "seed=1,2"]
-    status, out, _ = lab("train", *words, "dry_run=true")
-    assert status == 0
-    (planned,) = Path("outputs/sweeps").iterdir()
-    assert str(planned) in " ".join(out.split())
-    assert lab("train", *words)[0] == 0
-    assert list(Path("outputs/sweeps").iterdir()) == [planned]
 
 
 def test_a_launcher_that_does_not_begin_is_one_line(lab, text, monkeypatch):

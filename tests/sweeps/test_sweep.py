@@ -194,12 +194,16 @@ def test_names_of_jobs_are_safe_and_short(swept, fingerprint):
 
 
 def test_a_dry_run_of_a_sweep_plans_every_job_and_leaves_no_run(lab, text, tmp_path):
-    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "dry_run=true"]
-    status, out, err = lab("train", *words, "model=bigram,head")
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=1"]
+    words += ["trainer.max_steps=1", "model=bigram", "seed=1,2"]
+    status, out, err = lab("train", *words, "dry_run=true")
     assert (status, err) == (0, "")
     assert "Bigram, 784 parameters" in out
     assert "2 planned" in out
+    assert str(only_sweep(tmp_path).relative_to(tmp_path)) in " ".join(out.split())
     assert not records(only_sweep(tmp_path))
+    assert lab("train", *words)[0] == 0  # the same sweep
+    assert len(records(only_sweep(tmp_path))) == 2
 
 
 @pytest.mark.slow

@@ -32,18 +32,14 @@ from lmlab.sweeps.table.reading import SEED
 from lmlab.sweeps.table.values import canonical, short_keys
 from lmlab.training.processes.started import check_started_once
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; its own, while it trains
+
 
 def train_job(cfg: DictConfig, swept: set[str]) -> Result:
     """Train one job of a multirun: what Hydra has composed, which varies the keys `swept`."""
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra = HydraConfig.get()
-    sweep_dir, overrides = Path(hydra.sweep.dir), list(hydra.overrides.task)
-    return run_job(cfg, sweep_dir, _swept_values(swept), overrides, chosen())
-
-
-def _swept_values(swept: set[str]) -> dict[str, Any]:
-    """The keys that the multirun varies, with the values they have in this job."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -51,10 +47,15 @@ def _swept_values(swept: set[str]) -> dict[str, Any]:
     from lmlab.config.words.grammar import key_of, settings
 
     hydra = HydraConfig.get()
-    axes = swept | {key.lstrip("+~") for key in swept_keys(hydra.sweeper)}
-    parsed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-    values = {key: v for o in parsed for key, v in settings(key_of(o), o.value()).items()}
-    return {key: _plain_value(value) for key, value in values.items() if key in axes}
+    overrides = list(hydra.overrides.task)
+    varied = swept | {key.lstrip("+~") for key in swept_keys(hydra.sweeper)}
+    values = {
+        key: _plain_value(value)
+        for override in OverridesParser.create().parse_overrides(overrides)
+        for key, value in settings(key_of(override), override.value()).items()
+        if key in varied
+    }
+    return run_job(cfg, Path(hydra.sweep.dir), values, overrides, chosen())
 
 
 def _plain_value(value: Any) -> Any:
@@ -77,12 +78,6 @@ def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
         for key, value in values
     )
     return f"{path_name(text) or 'job'}-{config_fingerprint[:8]}"
-
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; its own, while it trains
 
 
 def run_job(
@@ -114,7 +109,7 @@ def run_job(
                 config = resolve(config)
         except LabError as error:
             problem = error
-        run = RunDirectory(Path(cfg.run_dir or _directory(sweep_dir, swept, _identity(config))))
+        run = RunDirectory(Path(cfg.run_dir or _directory(sweep_dir, swept, config)))
         setting = canonical({key: value for key, value in swept.items() if key != SEED})
         if entry is not None:
             entry.add("running", run=str(run.path))
@@ -183,22 +178,18 @@ def _is_finished(run: RunDirectory, config: dict[str, Any]) -> bool:
     return True
 
 
-def _directory(sweep_dir: Path, swept: dict[str, Any], identity: str) -> Path:
-    """Where a job is kept.
+def _directory(sweep_dir: Path, swept: dict[str, Any], config: dict[str, Any]) -> Path:
+    """Where a job is kept: another one if its fingerprint differs, or the code of its own classes.
 
     Raises:
         LabError: if a link leads it out of the sweep's folder.
     """
+    identity, code = fingerprint(config), code_of(config)
+    if code:
+        identity = hashlib.sha256(f"{identity}:{sorted(code.items())}".encode()).hexdigest()
     path = sweep_dir / job_name(swept, identity)
     check_stays_in(sweep_dir, path)
     return path
-
-
-def _identity(plain: dict[str, Any]) -> str:
-    """What makes a job another one: what is in its fingerprint, and the code of its own classes."""
-    code = code_of(plain)
-    both = f"{fingerprint(plain)}:{sorted(code.items())}"
-    return hashlib.sha256(both.encode()).hexdigest()[:16] if code else fingerprint(plain)
 
 
 def _train(run: RunDirectory, config: dict[str, Any], **asked: Any) -> bool:
