@@ -15,7 +15,7 @@ from comparing import BY_SECONDS, NOISY
 from PIL import Image
 
 from lmlab.display.summaries import CHARTS, METRICS
-from lmlab.training.flops import flops_per_token
+from lmlab.training.costs.flops import flops_per_token
 
 pytestmark = pytest.mark.xdist_group("board")
 

@@ -18,18 +18,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmlab.config import build
-from lmlab.console import make_console
 from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import read
+from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.compare.questions import Questions
-from lmlab.sweeps.report.leaderboard import markdown
-from lmlab.sweeps.report.verdicts import print_differences
+from lmlab.sweeps.report.leaderboard import leaderboard
+from lmlab.sweeps.report.questions import Asked
 from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import load
-from lmlab.training import spent
-from lmlab.training.flops import flops_per_token
+from lmlab.training.costs import spent
+from lmlab.training.costs.flops import flops_per_token
 from lmlab.training.processes.stopping import Interrupted
 from lmlab.training.restored import restore
 
@@ -111,15 +109,15 @@ def test_a_teachers_forward_passes_count(experiment):
     curve = tensorboard(pupil)
     assert curve["train/flops"][-1] == (24, pytest.approx(pupil.record["flops"]))
     assert [step for step, _ in curve["vs_flops/val/loss"]][-1] == pupil.record["flops"]
-    said = markdown(load([pupil.path.parent]), pupil.path.parent, "runs")
+    said = " ".join(leaderboard(load([pupil.path.parent])).notes)
     assert "FLOPs: those of teachers' forward passes are among them" in said
-    assert "are among them" not in markdown(load([alone.path]), alone.path, "run")
+    assert "are among them" not in " ".join(leaderboard(load([alone.path])).notes)
 
 
 def test_a_teacher_that_nobody_can_count_makes_the_sum_unknown():
     from test_flops import Peeks
 
-    from lmlab.training.flops import forward_flops_per_token
+    from lmlab.training.costs.flops import forward_flops_per_token
 
     assert forward_flops_per_token([Peeks(V, T)], 4, T) is None
     assert forward_flops_per_token([], 4, T) == 0
@@ -144,7 +142,7 @@ def assert_counted(run: RunDirectory, tokens: int, seconds: float) -> None:
     assert run.record["tokens"] == tokens
     assert run.record["flops"] == tokens * PER_TOKEN
     assert run.record["seconds"] > seconds
-    checkpoint = read(run.checkpoints()[0])[spent.KEY]
+    checkpoint = read_checkpoint(run.checkpoints()[0])[spent.KEY]
     assert (checkpoint["tokens"], checkpoint["flops"]) == (tokens, tokens * PER_TOKEN)
     assert checkpoint["seconds"] > seconds
 
@@ -153,7 +151,7 @@ def test_a_branch_counts_its_parents_steps_as_the_parents(experiment, tmp_path):
     parent = experiment(*GPT, "checkpoint.every=5", "checkpoint.keep=99", "data.steps_per_batch=5")
     assert_counted(parent, 24 * 4 * T, 0)
     path = parent.checkpoints()[1]  # between two evaluations
-    of_parent = read(path)[spent.KEY]
+    of_parent = read_checkpoint(path)[spent.KEY]
     first = of_parent["step"]
     assert 12 < first < 24
     assert of_parent["tokens"] == first * 4 * T
@@ -179,7 +177,7 @@ def test_a_branch_counts_its_parents_steps_as_the_parents(experiment, tmp_path):
         assert [x for _, x in shown["train/flops"]] == pytest.approx(flops)
     clock = EventAccumulator(str(again.path)).Reload().Scalars("train/seconds")
     assert [point.step for point in clock] == [33, 36]
-    assert clock[0].value > read(child.checkpoints()[0])[spent.KEY]["seconds"]
+    assert clock[0].value > read_checkpoint(child.checkpoints()[0])[spent.KEY]["seconds"]
     assert_shown_together(parent, child, tmp_path / "both")
 
 
@@ -189,12 +187,12 @@ def assert_shown_together(parent: RunDirectory, child: RunDirectory, folder: Pat
     table = load([folder])
     curves = read_curves(table.runs, ["val/loss"]).dropna(subset=["val/loss"])
     curves["tokens"] = spent_at(table, curves, "tokens")
-    (number,) = (i for i, run in enumerate(table.found) if "before" in run.record)
+    (number,) = (i for i, run in enumerate(table.files) if "before" in run.record)
     of_child = curves[curves["run"] == number].set_index("step")["tokens"]
     first = child.record["before"]["step"]
     steps = [step for step in (21, 24, 27, 30) if step > first]
     assert dict(of_child) == {s: first * 4 * T + (s - first) * 16 * T for s in steps}
-    assert "those of the other up to there" in markdown(table, folder, "both")
+    assert "those of the other up to there" in " ".join(leaderboard(table).notes)
 
 
 def test_a_branch_that_is_stopped_between_evaluations_says_what_it_took(experiment, tmp_path):
@@ -215,7 +213,7 @@ def test_a_branch_that_is_stopped_between_evaluations_says_what_it_took(experime
 def test_a_parent_of_before_this_was_kept_is_counted_by_its_config(experiment):
     parent = experiment(*GPT)
     for path in parent.checkpoints():
-        old = read(path)
+        old = read_checkpoint(path)
         del old[spent.KEY]
         torch.save(old, path)
     parent.update(seconds=100.0)
@@ -251,9 +249,8 @@ def test_where_curves_are_compared_it_is_said_what_is_counted(experiment, tmp_pa
     for seed in (1, 2):
         train(branch(parent, seed=seed, trainer__max_steps=36, optimizer__lr=1e-3))
     table = load([tmp_path])
-    for found in Questions.parse(table, None, None, ["1000tokens"], []).answers():
-        print_differences(found, make_console(width=200))
-    assert "runs that began from another's checkpoint" in capsys.readouterr().out
+    (section,) = Asked.parse(table, at=["1000tokens"]).answers()
+    assert "runs that began from another's checkpoint" in " ".join(section.notes)
 
 
 def test_a_plan_counts_the_steps_that_are_left(experiment, lab, tmp_path):
