@@ -40,7 +40,8 @@ def job(cfg):
     run.mkdir(exist_ok=True)
     if cfg.how == "late":
         raise ValueError("not even begun")
-    (run / "run.json").write_text('{"status": "running"}')
+    record = {"status": "running", "step": 0, "metrics": {}, "started": "2026-01-01T00:00:00+00:00"}
+    (run / "run.json").write_text(json.dumps(record))
     entry.add("running", run=str(run))
     if cfg.how == "kill" or (cfg.how == "kill once" and not (run / "killed").exists()):
         (run / "killed").touch()

@@ -83,7 +83,7 @@ def test_bad_jobs_end_only_themselves(sweep_here, tmp_path, launcher):
     for name, record in found.items():
         log = (only_sweep(tmp_path) / name / "train.log").read_text()
         if record["swept"]["model.how"] == "raise":
-            part = "(This was raised inside model=misbehaving.Misbehaving)"
+            part = "(This was raised inside model._target_=misbehaving.Misbehaving)"
             assert record["error"] == f"ValueError: this model always raises {part}"
             assert f"failed  {name}  {record['error']}" in said
             assert "Traceback" in log
