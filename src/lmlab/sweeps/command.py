@@ -21,19 +21,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Show and keep the report of the folders named; an error is one line and exit status 2."""
     options = _parser().parse_args(arguments)
     with errors_in_a_line():
-        with whole_output() as out:
-            _show(options)
+        try:
+            with whole_output() as out:
+                _show(options)
+        except KeyboardInterrupt:
+            sys.exit(130)
         if out.problem is not None:
             raise LabError(out.problem)
 
 
 @contextmanager
 def errors_in_a_line() -> Iterator[None]:
-    """What the user can put right is one line and exit status 2; Ctrl-C is status 130."""
+    """What the user can put right is one line and exit status 2."""
     try:
         yield
-    except KeyboardInterrupt:
-        sys.exit(130)
     except (LabError, OSError) as error:
         if isinstance(error, OSError) and not is_too_long(error):
             raise

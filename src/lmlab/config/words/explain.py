@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmlab.config.stored import conf_dir
 from lmlab.config.words.compose import composed, options
 from lmlab.config.words.hydra_inside import args_parser
+from lmlab.config.words.python_words import written
 from lmlab.errors import LabError, is_too_long
 
 if TYPE_CHECKING:
@@ -194,8 +195,8 @@ def config_dirs(words: list[str]) -> list[Path]:
 
 def _composed_with(choices: list[str], words: list[str], name: str = "train") -> DictConfig:
     """A command's config with some options, which may stand in a --config-dir."""
-    quoted = [str(folder).replace("'", "\\'") for folder in config_dirs(words)[1:]]
-    return composed(name, [*choices, *(f"hydra.searchpath=['file://{f}']" for f in quoted)])
+    own = [f"file://{folder}" for folder in config_dirs(words)[1:]]
+    return composed(name, [*choices, f"hydra.searchpath={written(own)}"] if own else choices)
 
 
 def _plain(cfg: DictConfig) -> Any:

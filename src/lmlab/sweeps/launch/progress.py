@@ -21,7 +21,6 @@ class Progress:
 
     total: int
     has_best: bool = True  # losses of different tokens cannot be compared
-    began: float = field(default_factory=time.time)
     running: dict[int, float] = field(default_factory=dict)  # since when
     ended: dict[int, Event] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)  # of jobs trained to their end, seconds

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from hydra.core.override_parser.types import Quote, QuotedString, Transformer
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
@@ -18,6 +17,7 @@ from lmlab.config.fingerprint import NOT_IN_FINGERPRINT, leaves, under
 from lmlab.config.own_code import code_of
 from lmlab.config.schema import Count, Custom, Node, Seed
 from lmlab.config.words.axes import Axes
+from lmlab.config.words.python_words import written
 from lmlab.console import command, say
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
@@ -230,16 +230,7 @@ def _trial(study: SharedStudy, number: int, pruner: dict[str, Any]) -> str:
         "number": number,
         "pruner": pruner,
     }
-    return f"sweep.trial={Transformer.str(_quoted(callback))}"
-
-
-def _quoted(node: Any) -> Any:
-    """Containers as Hydra's grammar has them: any text is quoted."""
-    if isinstance(node, dict):
-        return {key: _quoted(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_quoted(value) for value in node]
-    return QuotedString(node, Quote.single) if isinstance(node, str) else node
+    return f"sweep.trial={written(callback)}"
 
 
 def _report(study: SharedStudy, trial: Trial, result: Result, settings: dict[str, Any]) -> None:
