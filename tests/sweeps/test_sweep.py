@@ -147,13 +147,16 @@ def test_a_finished_sweep_is_answered_without_torch(sweep, sweep_here, tmp_path)
     assert "2/2 done (2 before)" in said
 
 
-def test_a_job_that_another_process_trains_is_waited_for(sweep, tmp_path):
-    words = ["model=bigram", "seed=1", "trainer.max_steps=400", "eval.every=100"]
-    both = [sweep(*words), sweep(*words)]
-    outputs = [ended(process) for process in both]
+def test_a_job_that_another_process_trains_is_waited_for(sweep, sweep_here, tmp_path):
+    words = ["model=bigram", "seed=1", "trainer.max_steps=2000", "eval.every=500"]
+    other = sweep(*words)
+    while not list(tmp_path.glob("outputs/sweeps/*/*/run.json")):
+        assert other.poll() is None, other.communicate()
+        time.sleep(0.05)
+    outputs = [sweep_here(*words), ended(other)]
     (record,) = records(only_sweep(tmp_path)).values()
     assert record["status"] == "done"
-    assert sum("step 400/400" in said for said in outputs) == 1
+    assert sum("step 2000/2000" in said for said in outputs) == 1
     assert all("1/1 done" in said for said in outputs)
 
 
