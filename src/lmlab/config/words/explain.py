@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmlab.config.stored import conf_dir
 from lmlab.config.words.compose import composed, options
 from lmlab.config.words.hydra_inside import args_parser
-from lmlab.config.words.python_words import written
+from lmlab.config.words.python_words import in_grammar
 from lmlab.errors import LabError, is_too_long
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def config_dirs(words: list[str]) -> list[Path]:
 def _composed_with(choices: list[str], words: list[str], name: str = "train") -> DictConfig:
     """A command's config with some options, which may stand in a --config-dir."""
     own = [f"file://{folder}" for folder in config_dirs(words)[1:]]
-    return composed(name, [*choices, f"hydra.searchpath={written(own)}"] if own else choices)
+    return composed(name, [*choices, f"hydra.searchpath={in_grammar(own)}"] if own else choices)
 
 
 def _plain(cfg: DictConfig) -> Any:

@@ -48,7 +48,7 @@ def words_of(
         elif key in literals:
             words.append(f"{key}={plain(value, key)}")
         else:
-            words.append(f"{key}={written(plain(value, key))}")
+            words.append(f"{key}={in_grammar(plain(value, key))}")
     return words
 
 
@@ -63,7 +63,7 @@ def axis_of(key: str, values: Any) -> str:
     several = plain(values, _checked_key(key))
     if not several:
         raise LabError(f"{key}={several}: a sweep needs at least one value of each key")
-    return f"{key}={','.join(map(written, several))}"
+    return f"{key}={','.join(map(in_grammar, several))}"
 
 
 def is_several(value: Any) -> bool:
@@ -190,7 +190,7 @@ def _listed(value: Any, key: str) -> Any:
         raise LabError(f"{key}: {' '.join(str(error).split())[:100]}") from error
 
 
-def written(value: Any) -> str:
+def in_grammar(value: Any) -> str:
     """A plain value in Hydra's grammar, which reads it as it is."""
     if value is None:
         return "null"
@@ -199,9 +199,9 @@ def written(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{written(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{in_grammar(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(written, value)) + "]"
+        return "[" + ",".join(map(in_grammar, value)) + "]"
     from hydra.core.override_parser.types import Quote, QuotedString
 
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_/]*", value) and value.lower() not in NOT_TEXTS:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from lmlab.config import schema
-from lmlab.config.check import check
+from lmlab.config.check import PARTS, check, check_plain, plain_of
 from lmlab.config.words.hydra_inside import hydra_config_lent
 from lmlab.errors import LabError
 from lmlab.files import make_folder, write_atomically
@@ -112,11 +112,13 @@ def _check_some(
     jobs: Sequence[Sequence[str]],
     searched: Collection[str],
 ) -> None:
-    """
+    """Parts are not imported for a sweep that has runs: the jobs do so, if anything is left to train.
+
     Raises:
         LabError: if each job is refused, with what is said of the first.
     """
     reasons = []
+    parts = () if any(Path(config.hydra.sweep.dir).glob("*/run.json")) else PARTS
     with hydra_config_lent() as read_from:
         for job in jobs:
             cfg = loader.load_sweep_config(config, list(job))
@@ -125,7 +127,7 @@ def _check_some(
                 return
             own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
             try:
-                check(own, schema.Train)
+                check_plain(plain_of(own), schema.Train, parts)
                 return
             except LabError as error:
                 if any(key in str(error) for key in searched):

@@ -17,7 +17,7 @@ from lmlab.config.fingerprint import NOT_IN_FINGERPRINT, leaves, under
 from lmlab.config.own_code import code_of
 from lmlab.config.schema import Count, Custom, Node, Seed
 from lmlab.config.words.axes import Axes
-from lmlab.config.words.python_words import written
+from lmlab.config.words.python_words import in_grammar
 from lmlab.console import command, say
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
@@ -230,7 +230,7 @@ def _trial(study: SharedStudy, number: int, pruner: dict[str, Any]) -> str:
         "number": number,
         "pruner": pruner,
     }
-    return f"sweep.trial={written(callback)}"
+    return f"sweep.trial={in_grammar(callback)}"
 
 
 def _report(study: SharedStudy, trial: Trial, result: Result, settings: dict[str, Any]) -> None:
