@@ -112,7 +112,7 @@ def _check_some(
     jobs: Sequence[Sequence[str]],
     searched: Collection[str],
 ) -> None:
-    """Parts are not imported for a sweep that has runs: the jobs do so, if anything is left to train.
+    """Parts are not imported for a sweep that has runs: its jobs do so, if any is left to train.
 
     Raises:
         LabError: if each job is refused, with what is said of the first.
