@@ -56,7 +56,7 @@ def job(cfg):
 
 @pytest.fixture
 def launcher(tmp_path, monkeypatch):
-    """launcher("joblib", "hydra.launcher.n_jobs=2"): one of Hydra's, set up for `job`."""
+    """launcher("joblib", "hydra.launcher.backend=loky"): one of Hydra's, set up for `job`."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(CONFIG % tmp_path)
     shutil.copytree(conf_dir() / "hydra/launcher", tmp_path / "hydra/launcher")
@@ -64,7 +64,8 @@ def launcher(tmp_path, monkeypatch):
 
         def make(name: str, *words: str):
             hydra = GlobalHydra.instance().hydra
-            words = (f"hydra/launcher={name}", *words)
+            two = ["hydra.launcher.n_jobs=2"] if name == "joblib" else []
+            words = (f"hydra/launcher={name}", *two, *words)
             config = hydra.compose_config("small", list(words), RunMode.MULTIRUN)
             return Plugins.instance().instantiate_launcher(
                 hydra_context=HydraContext(hydra.config_loader, Callbacks()),
@@ -87,7 +88,7 @@ def spans() -> list[tuple[str | None, float, float]]:
 
 def test_a_worker_is_given_the_next_job_as_soon_as_it_is_free(launcher):
     several = jobs("seconds=1.5", *["seconds=0.1"] * 4)
-    results = launch(launcher("joblib", "hydra.launcher.n_jobs=2"), Path(), several)
+    results = launch(launcher("joblib"), Path(), several)
     assert [result.run for result in results] == [f"job-{i}" for i in range(5)]
     (_, _, end_of_the_long), *short = spans()
     assert all(began < end_of_the_long for _, began, _ in short)
@@ -107,7 +108,7 @@ def test_each_gpu_has_one_job_at_a_time(launcher, capfd):
 
 
 def test_a_killed_job_is_tried_once_more_by_itself_and_then_is_killed(launcher, capfd):
-    pool = launcher("joblib", "hydra.launcher.n_jobs=2")
+    pool = launcher("joblib")
     results = launch(pool, Path(), jobs("how='kill once'", "how=kill", "how=well", "how=well"))
     assert [result.status for result in results] == ["done", "killed", "done", "done"]
     out = capfd.readouterr().out
@@ -115,16 +116,15 @@ def test_a_killed_job_is_tried_once_more_by_itself_and_then_is_killed(launcher, 
     assert "3/4 done · 1 killed" in out
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_what_ends_before_it_begins_is_the_launchers_fault(launcher, n_jobs):
-    joblib = launcher("joblib", f"hydra.launcher.n_jobs={n_jobs}")
-    with pytest.raises(LabError, match=r"=joblib left out 1 of . jobs: not even begun"):
-        launch(joblib, Path(), jobs("how=well", "how=late"))
+@pytest.mark.parametrize("name", ["basic", "joblib"])
+def test_what_ends_before_it_begins_is_the_launchers_fault(launcher, name):
+    with pytest.raises(LabError, match=f"={name} left out 1 of . jobs: not even begun"):
+        launch(launcher(name), Path(), jobs("how=well", "how=late"))
 
 
 def test_a_job_that_is_told_to_stop_stops_the_others(launcher, capfd):
     with pytest.raises(SystemExit):
-        launch(launcher("joblib", "hydra.launcher.n_jobs=2"), Path(), jobs("how=stop", "how=well"))
+        launch(launcher("joblib"), Path(), jobs("how=stop", "how=well"))
     assert "the sweep is interrupted; the same command goes on" in capfd.readouterr().out
 
 
