@@ -37,14 +37,14 @@ CONFIG: dict[str, Any] = {
     "header": {"labelFontSize": 13, "labelFontWeight": "bold", "labelAnchor": "start"}
     | {"title": None, "labelPadding": 8},
     "legend": {"labelFontSize": 13, "titleFontSize": 13, "titleFontWeight": "normal"}
-    | {"labelLimit": 300, "symbolSize": 80, "symbolStrokeWidth": 2, "offset": 22}
-    | {"symbolType": "circle", "symbolOpacity": 1},
+    | {"labelLimit": 300, "symbolSize": 90, "symbolStrokeWidth": 0, "offset": 22}
+    | {"symbolOpacity": 1},
     "line": {"strokeWidth": 2},
     "point": {"opacity": 1, "strokeWidth": 2},
     "text": {"fontSize": 13},
 }
-FILL = alt.Fill("fill:N", scale=None)
-SHAPE, SIZE = alt.Shape("shape:N", scale=None), alt.Size("size:Q", scale=None)
+FILL, SIZE = alt.Fill("fill:N", scale=None), alt.Size("size:Q", scale=None)
+DASH = alt.StrokeDash("dash:N", scale=None)
 
 
 class Lines(NamedTuple):
@@ -57,9 +57,9 @@ class Lines(NamedTuple):
     def colour(self) -> alt.Color:
         return alt.Color("line:N", **self._about([style.colour for style in self.styles]))
 
-    def dash(self) -> alt.StrokeDash:
-        dashes = [list(style.dash) or [1, 0] for style in self.styles]
-        return alt.StrokeDash("line:N", **self._about(dashes))
+    def shape(self) -> alt.Shape:
+        shapes = [style.shape for style in self.styles]
+        return alt.Shape("line:N", **self._about(shapes))
 
     def _about(self, values: Sequence[Any]) -> dict[str, Any]:
         legend = {"title": self.title, "labelExpr": by_place(self.names)}
@@ -67,9 +67,9 @@ class Lines(NamedTuple):
         return {"scale": scale, "legend": legend if any(self.names) else None}
 
     def marked(self, points: pd.DataFrame) -> pd.DataFrame:
-        """Points with the columns fill, shape and size of their lines."""
+        """Points with the columns fill, size and dash of their lines."""
         styles = [self.styles[line] for line in points["line"]]
-        columns = {"fill": "colour", "shape": "shape", "size": "size"}
+        columns = {"fill": "colour", "size": "size", "dash": "dash"}
         return points.assign(
             **{c: [getattr(s, name) for s in styles] for c, name in columns.items()}
         )
@@ -148,11 +148,13 @@ def points_chart(
     layers: list[Any] = []
     if as_lines:
         line = drawn.transform_filter(alt.FieldOneOfPredicate("line", list(as_lines))).mark_line()
-        layers.append(line.encode(lines.colour(), lines.dash(), **on("loss")))
+        layers.append(line.encode(lines.colour(), DASH, **on("loss")))
     if points["sd"].gt(0).any():
         error = drawn.transform_filter("datum.sd > 0").mark_errorbar(ticks={"size": 7})
         layers.append(error.encode(lines.colour(), **on("low", **{f"{of_loss}2": "high"})))
-    point = drawn.mark_point().encode(lines.colour(), FILL, SHAPE, SIZE, **on("loss"), tooltip=told)
+    point = drawn.mark_point().encode(
+        lines.colour(), lines.shape(), FILL, SIZE, **on("loss"), tooltip=told
+    )
     layers.append(point)
     if points["is_lost"].any():
         cross = base.transform_filter("datum.is_lost").mark_point(shape=CROSS, size=60)

@@ -33,7 +33,7 @@ def by_compute(scaling: Scaling) -> Chart:
     drawn = np.stack([draw.best_loss(compute) for draw in scaling.draws])
     least, most = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     band = {"at": compute, "least": least, "most": most, "best": law.best_loss(compute)}
-    place = scales.ratio_axis(low, high, "operations, 6 N D", in_powers=True)
+    place = scales.ratio_axis(low, high, "operations, 6 N D", written="~e")
     axis = _axis(scaling, least)
     frontier = alt.Chart(_seen(pd.DataFrame(band), axis)).encode(alt.X("at", **place))
     best = frontier.mark_line(color=INK, strokeWidth=1.6, strokeDash=[6, 4])

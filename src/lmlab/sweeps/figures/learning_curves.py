@@ -65,7 +65,7 @@ def loss_curves(table: Table, curves: pd.DataFrame, x: str = "step") -> Chart:
 
     if x == FLOPS:
         title = "floating-point operations of training"
-        place = scales.ratio_axis(points["x"].min(), points["x"].max(), title, in_powers=True)
+        place = scales.ratio_axis(points["x"].min(), points["x"].max(), title, written="~e")
     else:
         axis = {"format": ",d", "tickCount": 7, "labelOverlap": "greedy"}
         place = {"type": "quantitative", "title": x, "axis": axis}
@@ -80,8 +80,8 @@ def loss_curves(table: Table, curves: pd.DataFrame, x: str = "step") -> Chart:
     told += [alt.Tooltip("mean:Q", title=CURVE, format=".4f"), alt.Tooltip("sd:Q", format=".4f")]
     mean = alt.Y("mean", **loss)
     band = base.mark_area(opacity=1).encode(alt.Y("low", **loss), y2="high", fillOpacity=seen(0.18))
-    line = base.mark_line().encode(mean, lines.dash(), strokeOpacity=seen(1)).add_params(picked)
-    point = base.mark_point().encode(mean, charts.FILL, charts.SHAPE, charts.SIZE, tooltip=told)
+    line = base.mark_line().encode(mean, charts.DASH, strokeOpacity=seen(1)).add_params(picked)
+    point = base.mark_point().encode(mean, lines.shape(), charts.FILL, charts.SIZE, tooltip=told)
     marks = point.encode(fillOpacity=seen(1), strokeOpacity=seen(1))
 
     n, n_all = len(settings) + len(off), len(table.settings)

@@ -96,10 +96,11 @@ def number_axis(values: Sequence[float], title: str) -> Axis:
     return _axis(title, wants_log(values), ticks, {"format": "~g"})
 
 
-def ratio_axis(low: float, high: float, title: str, in_powers: bool = False) -> Axis:
-    """A logarithmic axis with ticks at round numbers, written 5k, 2M, or `in_powers` 2e12."""
-    powers = {"labelExpr": "replace(format(datum.value, '~e'), 'e+', 'e')"}
-    return _axis(title, True, ratio_ticks(low, high), powers if in_powers else {"format": "~s"})
+def ratio_axis(low: float, high: float, title: str, written: str = "~s") -> Axis:
+    """A logarithmic axis with ticks at round numbers: 5k, 2M, or as `written` in d3's words; those
+    with an exponent as 2e12."""
+    plain = f"replace(format(datum.value, '{written}'), 'e+', 'e')"
+    return _axis(title, True, ratio_ticks(low, high), {"labelExpr": plain})
 
 
 def ratio_ticks(low: float, high: float) -> list[float]:

@@ -74,10 +74,10 @@ def by_width(table: Table, panels: Mapping[str, pd.DataFrame], sizes: pd.DataFra
     )
     means = rows.groupby(["row", "panel", "line", "step", "width"])["size"].mean().reset_index()
     lines = Lines(list(map(str, steps)), scales.styles_of(steps), "after step")
-    y: Any = {"scale": {"type": "log", "nice": False, "padding": 10}, "axis": {"format": "~g"}}
+    y = scales.ratio_axis(means["size"].min(), means["size"].max(), "mean absolute value", "~g")
     base = alt.Chart().encode(
         alt.X("width", **scales.number_axis(sorted(set(widths)), heading(WIDTH))),
-        alt.Y("size:Q", title="mean absolute value", **y),
+        alt.Y("size", **y),
         lines.colour(),
         tooltip=["step:Q", "width:Q", "size:Q"],
     )
@@ -89,4 +89,4 @@ def by_width(table: Table, panels: Mapping[str, pd.DataFrame], sizes: pd.DataFra
         column=alt.Column("panel:N", header=_header(list(panels))),
     )
     below = "mean absolute values, averaged over seeds"
-    return charts.titled(chart.resolve_scale(y="independent"), "activations by width", below)
+    return charts.titled(chart, "activations by width", below)
