@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import settings
-from small import TINY
+from small import TINY, train
 
 from lmlab import cli
 from lmlab.config import schema
@@ -95,12 +95,12 @@ def text(tmp_path) -> Path:
 
 @pytest.fixture
 def composed() -> Compose:
-    """composed("model=head", …): a checked config."""
+    """composed("model=head", …): a checked config, in plain containers."""
 
     def compose_and_check(*overrides: str) -> dict[str, Any]:
         with initialize_config_dir(str(conf_dir()), **version_base()):
             cfg = compose("train", ["name=test", "trainer.accelerator=cpu", *overrides])
-            return check(cfg, schema.Train)
+            return check(cfg, schema.Train).plain()
 
     return compose_and_check
 
@@ -112,8 +112,6 @@ def experiment(composed: Compose, tinyshakespeare_path: Path, tmp_path: Path) ->
     corpus = f"corpus.path={tinyshakespeare_path}"
 
     def run(*overrides: str) -> "RunDirectory":
-        from lmlab.core import train  # torch takes seconds
-
         return train(composed(corpus, f"output_dir={tmp_path}", *TINY, *overrides))
 
     return run

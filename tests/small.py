@@ -1,5 +1,9 @@
 """A run that takes a second, and one that was cut short."""
 
+from typing import Any
+
+from lmlab.config.check import check_plain
+from lmlab.config.schema import Train
 from lmlab.runs.directory import RunDirectory
 
 TINY = [  # of tinyshakespeare: a run of 24 steps and two evaluations
@@ -30,3 +34,15 @@ def cut(run: RunDirectory, step: int) -> None:
         if path > run.step_checkpoint(step):
             path.unlink()
     run.update(status="running", step=step)
+
+
+def checked(config: Any) -> Train:
+    """A config in plain containers, such as a run's, as training takes it."""
+    return config if isinstance(config, Train) else check_plain(config, Train)
+
+
+def train(config: Any) -> RunDirectory:
+    """Train a config, checked or in plain containers."""
+    from lmlab.core import train  # torch takes seconds
+
+    return train(checked(config))

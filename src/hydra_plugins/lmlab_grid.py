@@ -28,7 +28,7 @@ class GridSweeper(LabSweeper):
         from lmlab.sweeps.launch.slurm import submit
 
         axes = Axes.parse(self.params, self.when, arguments, self.loader, self.config)
-        axes.check_size(check_multirun(self.config)["sweep"]["max_jobs"])
+        axes.check_size(check_multirun(self.config).sweep.max_jobs)
         jobs = list(axes.jobs(every_row))
         sweep_dir = prepare(self.config, self.loader, len(jobs), jobs)
         run = launch if self.config.sweep.wait or self.config.dry_run else submit

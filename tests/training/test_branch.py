@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 from comparing import checkpoint, curves, same, weights
-from small import cut
+from small import cut, train
 
 from lmlab.config.fingerprint import fingerprint
-from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from comparing import weights
+from small import train
 from test_branch import branch
 from test_update_rules import adagrad, adam, adamw, momentum, muon, rmsprop, sgd
 from torch import Tensor, nn
 
-from lmlab.core import train
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
 from lmlab.models.gpt import GPT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
@@ -28,7 +28,7 @@ class Multirun(schema.Node):
     sweep: schema.Sweep
 
 
-def check_multirun(config: DictConfig) -> dict[str, Any]:
+def check_multirun(config: DictConfig) -> Multirun:
     """What a sweep is kept by.
 
     Raises:
@@ -54,7 +54,7 @@ def prepare(
         LabError: if the sweep makes no sense, with what is said of the first job.
         HydraException: if a job cannot be composed.
     """
-    run_dir = check_multirun(config)["run_dir"]
+    run_dir = check_multirun(config).run_dir
     if n_jobs > 1 and run_dir is not None and "${" not in str(run_dir):
         raise LabError(
             f"run_dir={run_dir}: {n_jobs} jobs cannot share one directory; leave it out, or name "

@@ -99,7 +99,7 @@ def search(
             f"that is minimised, not metrics={settings['metrics']} "
             f"directions={settings['directions']}; choose hydra/sweeper/pruner=none"
         )
-    most = check_multirun(config)["sweep"]["max_jobs"]
+    most = check_multirun(config).sweep.max_jobs
     n_trials, make_sampler = _plan(settings, space, most)
     folder = prepare(config, loader, n_trials, list(space.examples()), space.keys)
     with SharedStudy.opened(
