@@ -34,7 +34,7 @@ def with_flops(table: Table, curves: pd.DataFrame) -> pd.DataFrame | None:
     curves = curves[curves["step"] > 0]  # the axis is logarithmic
     flops = spent_at(table, curves, "flops")
     a_step = flops / curves["step"]
-    if not (a_step > 0).all() or np.ptp(a_step) <= 0.01 * a_step.max():
+    if not len(curves) or not (a_step > 0).all() or np.ptp(a_step) <= 0.01 * a_step.max():
         return None
     return curves.assign(**{FLOPS: flops})
 
