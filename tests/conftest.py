@@ -28,7 +28,21 @@ pytest.register_assert_rewrite("comparing")  # so that a difference is shown
 settings.register_profile("lmlab", deadline=None)
 settings.load_profile("lmlab")
 
+
 BESIDE_THE_CHECKOUT = Path(__file__).parents[1] / "../shared/data/tinyshakespeare.txt"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests share a worker, and what they train; those of display/ share TensorBoard."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadFixtures(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "display" if file.startswith("tests/display/") else file
+
+    return LoadFixtures(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

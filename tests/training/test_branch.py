@@ -52,7 +52,10 @@ def losses_of(run: Run) -> dict[int, float]:
     return {int(row["step"]): float(row["train/loss"]) for row in curves(run) if row["train/lr"]}
 
 
-@pytest.mark.parametrize(("begin", "log_every"), [(7, 5), (13, 5), (7, 4), (12, 4)])
+@pytest.mark.parametrize(
+    ("begin", "log_every"),
+    [(7, 5), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((13, 5), (7, 4), (12, 4)))],
+)
 def test_each_point_of_train_loss_is_a_mean_of_as_many_steps(experiment, begin, log_every):
     words = ["model=bigram", f"checkpoint.every={begin}", "checkpoint.keep=9", "eval.every=24"]
     whole = experiment(*words, "trainer.log_every_n_steps=1")

@@ -120,8 +120,11 @@ def test_two_processes_learn_what_one_does_with_a_double_batch(
     words = [f"corpus.path={tinyshakespeare_path}", *GPT]
     two = run(tmp_path / "two", *words, "data.batch_size=4", "trainer=ddp")
     assert_learnt_the_same(alone, two)
+    first, second = (states["cpu"] for states in checkpoint(two)["random"])
+    assert not first.equal(second)  # each process drops something else
 
 
+@pytest.mark.slow
 def test_two_processes_have_a_teacher_and_a_last_look_at_val(alone, tinyshakespeare_path, tmp_path):
     words = [f"corpus.path={tinyshakespeare_path}", *GPT, f"teacher.runs='{alone.path}'"]
     words += ["callbacks=dynamic", "data.val_fraction=0.001", "seed=2"]
@@ -131,7 +134,10 @@ def test_two_processes_have_a_teacher_and_a_last_look_at_val(alone, tinyshakespe
     assert "val/loss_dynamic" in two.record["metrics"]
 
 
-@pytest.mark.parametrize("way", ["nodes", "srun", pytest.param("torchrun", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "way",
+    ["srun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("nodes", "torchrun"))],
+)
 def test_processes_that_others_start_learn_it_too_in_one_directory(
     way, alone, tinyshakespeare_path, tmp_path
 ):
@@ -150,13 +156,6 @@ def test_processes_that_others_start_learn_it_too_in_one_directory(
             assert status == 0, said
     (path,) = (tmp_path / "test").iterdir()
     assert_learnt_the_same(alone, Run(path))
-
-
-def test_each_process_drops_something_else(tinyshakespeare_path, tmp_path):
-    words = [f"corpus.path={tinyshakespeare_path}", *GPT, "model.dropout=0.2", "trainer=ddp"]
-    two = run(tmp_path / "two", *words)
-    first, second = (states["cpu"] for states in checkpoint(two)["random"])
-    assert not first.equal(second)
 
 
 @pytest.mark.slow
@@ -198,6 +197,7 @@ def test_all_learn_that_the_first_has_failed(text, tmp_path):
             assert "holds a run already" in said
 
 
+@pytest.mark.slow
 def test_all_learn_that_another_is_not_ready(text, tmp_path):
     words = ["corpus=file", "corpus.path=${oc.env:TEXT}", *SMALL, f"run_dir={tmp_path}/run"]
     words += ["trainer=ddp", "trainer.accelerator=cpu"]
@@ -224,7 +224,9 @@ def test_what_fails_in_all_processes_is_said_once(text, tmp_path):
 ENDLESS = [*GPT, "trainer=ddp", "trainer.max_steps=100000", "checkpoint.every=1"]
 
 
-@pytest.mark.parametrize("group", [True, False], ids=["all", "the first"])
+@pytest.mark.parametrize(
+    "group", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["all", "the first"]
+)
 def test_a_signal_stops_all_at_the_same_step(group, tinyshakespeare_path, tmp_path):
     words = [f"corpus.path={tinyshakespeare_path}", *ENDLESS, f"run_dir={tmp_path}"]
     with started(words) as children:
@@ -236,7 +238,11 @@ def test_a_signal_stops_all_at_the_same_step(group, tinyshakespeare_path, tmp_pa
     assert checkpoint(stopped)["global_step"] == stopped.record["step"] > 0
 
 
-@pytest.mark.parametrize("early", [True, False], ids=["before they meet", "in training"])
+@pytest.mark.parametrize(
+    "early",
+    [pytest.param(True, marks=pytest.mark.slow), False],
+    ids=["before they meet", "in training"],
+)
 def test_a_helper_that_is_killed_takes_the_others_along(early, tinyshakespeare_path, tmp_path):
     words = [f"corpus.path={tinyshakespeare_path}", *ENDLESS, f"run_dir={tmp_path}"]
     with started(words) as children:

@@ -88,8 +88,11 @@ def kill_and_resume(config: dict[str, Any], whole: Run, kills: int, seed: int) -
 @pytest.mark.parametrize(
     "overrides",
     [
-        GPT,
-        ["model=layer_norm", "trainer.precision=bf16-mixed", "trainer.max_steps=40"],
+        pytest.param(GPT, marks=pytest.mark.slow),
+        pytest.param(
+            ["model=layer_norm", "trainer.precision=bf16-mixed", "trainer.max_steps=40"],
+            marks=pytest.mark.slow,
+        ),
         [*GPT, "optimizer=muon", "optimizer.rules.matrices.beta2=0.95", "callbacks=ema"],
     ],
     ids=["gpt", "bf16", "muon and ema"],
@@ -189,7 +192,9 @@ def command(*words: str) -> list[str]:
     return [sys.executable, str(Path(__file__).parents[2] / "scripts/train.py"), *words]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_signal_finishes_the_step_and_says_how_to_go_on(
     launch, tinyshakespeare_path, tmp_path, signum
 ):
