@@ -20,7 +20,7 @@ from lmlab.config import schema
 from lmlab.config.check import check
 from lmlab.config.words.hydra_inside import version_base
 from lmlab.core import train
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 SMALL = (
     *("trainer.accelerator=cpu", "data.batch_size=4", "data.block_size=8", "eval.iters=2"),
@@ -54,10 +54,10 @@ class Sweep:
     """The runs, by the name that TensorBoard has for them."""
 
     folder: Path
-    runs: dict[str, Run]
+    runs: dict[str, RunDirectory]
 
 
-def begin(folder: Path, *overrides: str) -> Run:
+def begin(folder: Path, *overrides: str) -> RunDirectory:
     with initialize_config_dir(str(conf_dir()), **version_base()):
         cfg = compose("train", [*SMALL, f"name={folder.name}", f"run_dir={folder}", *overrides])
     return train(check(cfg, schema.Train))

@@ -8,28 +8,28 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.util.tensor_util import make_ndarray
 
 from lmlab.runs.checkpoint import newest_whole
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 NOISY = ("train/tokens_per_second", "train/seconds")  # the metrics that a clock decides
 BY_SECONDS = ("vs_milliseconds/train/loss_eval", "vs_milliseconds/val/loss")
 
 
-def checkpoint(run: Run) -> dict[str, Any]:
+def checkpoint(run: RunDirectory) -> dict[str, Any]:
     found = newest_whole(run)
     assert found is not None
     return found[1]
 
 
-def weights(run: Run) -> dict[str, torch.Tensor]:
+def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
     return checkpoint(run)["state_dict"]
 
 
-def curves(run: Run) -> list[dict[str, str]]:
+def curves(run: RunDirectory) -> list[dict[str, str]]:
     with (run.path / "metrics.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if k not in NOISY} for row in csv.DictReader(file)]
 
 
-def tensorboard(run: Run) -> dict[str, list[tuple[int, Any]]]:
+def tensorboard(run: RunDirectory) -> dict[str, list[tuple[int, Any]]]:
     """Every curve and sampled text as TensorBoard's own backend reads it."""
     events = EventAccumulator(str(run.path), size_guidance={"tensors": 0}).Reload()
     return {
@@ -50,7 +50,7 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
-def assert_same_run(whole: Run, other: Run) -> None:
+def assert_same_run(whole: RunDirectory, other: RunDirectory) -> None:
     """Everything that a run leaves behind is equal, down to the last bit."""
     left, right = checkpoint(whole), checkpoint(other)
     for part in ("state_dict", "optimizer_states", "random", "global_step", "since_log"):

@@ -19,7 +19,7 @@ from lmlab.config.words.hydra_inside import version_base
 from lmlab.data import corpus, download
 
 if TYPE_CHECKING:
-    from lmlab.runs.directory import Run
+    from lmlab.runs.directory import RunDirectory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest-xdist is the parallelism
 
@@ -76,7 +76,7 @@ def tinyshakespeare_text(tinyshakespeare_path: Path) -> str:
 
 Said = tuple[int, str, str]  # exit status, standard output, standard error
 Compose = Callable[..., dict[str, Any]]
-Experiment = Callable[..., "Run"]
+Experiment = Callable[..., "RunDirectory"]
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def experiment(composed: Compose, tinyshakespeare_path: Path, tmp_path: Path) ->
 
     corpus = f"corpus.path={tinyshakespeare_path}"
 
-    def run(*overrides: str) -> "Run":
+    def run(*overrides: str) -> "RunDirectory":
         from lmlab.core import train  # torch takes seconds
 
         return train(composed(corpus, f"output_dir={tmp_path}", *TINY, *overrides))

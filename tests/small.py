@@ -1,6 +1,6 @@
 """A run that takes a second, and one that was cut short."""
 
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 TINY = [  # of tinyshakespeare: a run of 24 steps and two evaluations
     # The full pass over val takes most of a tiny run's time: leave a small val split.
@@ -24,7 +24,7 @@ SMALL = [
 ]
 
 
-def cut(run: Run, step: int) -> None:
+def cut(run: RunDirectory, step: int) -> None:
     """Make a finished run one that was killed after its checkpoint of `step`."""
     for path in run.checkpoints():
         if path > run.step_checkpoint(step):

@@ -47,8 +47,8 @@ def test_a_run_is_that_of_the_command(here, lab, capfd):
     (of_command,) = Path("outputs/head").iterdir()
     run = lmlab.train(*HEAD, *here, seed=2)
     assert run.status == "done"
-    assert_same_run(runs.Run(of_command), runs.Run(run.path))
-    assert run.record["choices"] == runs.Run(of_command).record["choices"]
+    assert_same_run(runs.RunDirectory(of_command), runs.RunDirectory(run.path))
+    assert run.record["choices"] == runs.RunDirectory(of_command).record["choices"]
     assert {p.name for p in run.path.iterdir()} == {p.name for p in of_command.iterdir()}
     capfd.readouterr()
     status, out, _ = lab("generate", f"run={run.path}", "prompt=ROMEO:", "max_new_tokens=20")
@@ -245,7 +245,9 @@ def test_it_trains_in_a_thread(here):
     thread = threading.Thread(target=lambda: found.append(lmlab.train(*HEAD, *here)))
     thread.start()
     thread.join(60)
-    assert_same_run(runs.Run(found[0].path), runs.Run(lmlab.train(*HEAD, *here).path))
+    assert_same_run(
+        runs.RunDirectory(found[0].path), runs.RunDirectory(lmlab.train(*HEAD, *here).path)
+    )
 
 
 def test_in_a_notebook(here, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comparing import checkpoint, curves, weights
 
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 HERE = Path(__file__).parent
 SMALL = ["corpus=file", "corpus.path=text.txt", "data.block_size=8", "data.batch_size=4"]
@@ -60,7 +60,7 @@ def test_every_model_trains_evaluates_and_writes_as_on_the_cpu(lab, text, tmp_pa
     )
     status, _, err = lab("train", *words, "run_dir=cpu", "trainer.accelerator=cpu")
     assert (status, err) == (0, "")
-    there, here = Run(tmp_path / "far"), Run(tmp_path / "cpu")
+    there, here = RunDirectory(tmp_path / "far"), RunDirectory(tmp_path / "cpu")
     # Fused attention is another kernel there, so its last digits may be others.
     attends = name in ("gpt", "ensemble")
     tolerance = {"rel": 1e-4 if attends else 0.0, "abs": 0.0}
@@ -83,15 +83,17 @@ def test_a_teacher_goes_where_its_pupil_is(lab, text, tmp_path):
     assert lab("train", *SMALL, "model=bigram", "seed=2", "run_dir=teacher")[0] == 0
     far(tmp_path, ["train", *words, "run_dir=far", "trainer.accelerator=far"])
     assert lab("train", *words, "run_dir=cpu", "trainer.accelerator=cpu")[0] == 0
-    for name, value in weights(Run(tmp_path / "cpu")).items():
-        torch.testing.assert_close(weights(Run(tmp_path / "far"))[name], value, rtol=0, atol=1e-6)
+    for name, value in weights(RunDirectory(tmp_path / "cpu")).items():
+        torch.testing.assert_close(
+            weights(RunDirectory(tmp_path / "far"))[name], value, rtol=0, atol=1e-6
+        )
 
 
 def test_a_run_goes_on_and_branches_on_another_device(lab, text, tmp_path):
     words = [*SMALL, *GPT]
     status, _, err = lab("train", *words, "run_dir=cut", "trainer.accelerator=cpu")
     assert (status, err) == (0, "")
-    whole, run = checkpoint(Run(tmp_path / "cut")), Run(tmp_path / "cut")
+    whole, run = checkpoint(RunDirectory(tmp_path / "cut")), RunDirectory(tmp_path / "cut")
     run.checkpoints()[0].unlink()
     run.update(status="interrupted")
     far(tmp_path, ["train", "run=cut", "trainer.accelerator=far"])

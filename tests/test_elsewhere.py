@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmlab.files import path_name
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,7 +94,7 @@ def test_a_run_needs_nothing_that_only_unix_has(command, tmp_path):
     status, _, err = command("train", *SMALL, "run_dir=run")
     ours = [line for line in err.splitlines() if str(ROOT / "src") in line]
     assert (status, ours) == (0, []), err
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     assert run.record["status"] == "done"
     with run.locked():
         run.step_checkpoint(8).unlink()

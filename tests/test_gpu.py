@@ -10,7 +10,7 @@ import pytest
 import torch
 from comparing import checkpoint, weights
 
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 ACCELERATOR = os.environ.get("LMLAB_TEST_ACCELERATOR", "gpu")
 
@@ -27,11 +27,11 @@ SMALL += ["callbacks.sample.max_new_tokens=8", f"trainer.accelerator={ACCELERATO
 GPT = ["model=gpt", "model.n_embd=16", "model.n_head=2", "model.n_layer=2"]
 
 
-def run(lab, *words: str) -> Run:
+def run(lab, *words: str) -> RunDirectory:
     status, _, err = lab("train", *SMALL, *words)
     assert (status, err) == (0, "")
     folder = next(word.partition("=")[2] for word in words if word.startswith("run_dir="))
-    return Run(Path(folder))
+    return RunDirectory(Path(folder))
 
 
 @pytest.mark.parametrize("model", ["bigram", "bag_of_words", "multi_head", "layer_norm", "ngram"])

@@ -16,7 +16,7 @@ import lmlab
 from lmlab.data.tokenizer import CharTokenizer
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import newest_whole, read
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 FOX = [*SMALL, "eval.every=1", "corpus=file", "corpus.path=text.txt", "name=fox"]
 
@@ -39,13 +39,13 @@ def trained(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(lab, trained, tmp_path) -> Run:
+def run(lab, trained, tmp_path) -> RunDirectory:
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     (path,) = Path("outputs/fox").iterdir()
-    return Run(path)
+    return RunDirectory(path)
 
 
-def change(run: Run, edit: Callable[[dict], None]) -> None:
+def change(run: RunDirectory, edit: Callable[[dict], None]) -> None:
     """Edit what the run's newest checkpoint holds."""
     path = run.checkpoints()[0]
     checkpoint = torch.load(path, weights_only=True)
@@ -53,24 +53,24 @@ def change(run: Run, edit: Callable[[dict], None]) -> None:
     torch.save(checkpoint, path)
 
 
-def with_pickle_bomb(run: Run) -> None:
+def with_pickle_bomb(run: RunDirectory) -> None:
     change(run, lambda checkpoint: checkpoint.update(extra=Bomb()))
 
 
-def with_bare_pickle_bomb(run: Run) -> None:
+def with_bare_pickle_bomb(run: RunDirectory) -> None:
     import pickle
 
     run.checkpoints()[0].write_bytes(pickle.dumps(Bomb()))
 
 
-def with_code_as_model(run: Run) -> None:
+def with_code_as_model(run: RunDirectory) -> None:
     def edit(checkpoint: dict) -> None:
         checkpoint["config"]["model"] = {"_target_": "os.mkdir", "path": "exploded"}
 
     change(run, edit)
 
 
-def with_code_inside_a_model(run: Run) -> None:
+def with_code_inside_a_model(run: RunDirectory) -> None:
     def edit(checkpoint: dict) -> None:
         hidden = {"_target_": "os.mkdir", "path": "exploded"}
         checkpoint["config"]["model"] = {"_target_": "torch.nn.Identity", "x": hidden}
@@ -78,60 +78,60 @@ def with_code_inside_a_model(run: Run) -> None:
     change(run, edit)
 
 
-def with_unknown_key(run: Run) -> None:
+def with_unknown_key(run: RunDirectory) -> None:
     change(run, lambda checkpoint: checkpoint["config"].update(sede=3))
 
 
-def with_another_tokenizer(run: Run) -> None:
+def with_another_tokenizer(run: RunDirectory) -> None:
     other = CharTokenizer.fit(["of another run"]).to_json()
     change(run, lambda checkpoint: checkpoint.update(tokenizer=other))
 
 
-def with_damaged_tokenizer(run: Run) -> None:
+def with_damaged_tokenizer(run: RunDirectory) -> None:
     change(run, lambda checkpoint: checkpoint.update(tokenizer={"kind": "char", "vocabulary": 3}))
 
 
-def with_code_as_tokenizer(run: Run) -> None:
+def with_code_as_tokenizer(run: RunDirectory) -> None:
     state = {"kind": "mine", "class": "os.mkdir", "path": "exploded"}
     change(run, lambda checkpoint: checkpoint.update(tokenizer=state))
 
 
-def with_a_tokenizer_of_nowhere(run: Run) -> None:
+def with_a_tokenizer_of_nowhere(run: RunDirectory) -> None:
     state = {"kind": "mine", "class": "nosuch.package.Tokens"}
     change(run, lambda checkpoint: checkpoint.update(tokenizer=state))
 
 
-def with_nothing_of_ours(run: Run) -> None:
+def with_nothing_of_ours(run: RunDirectory) -> None:
     torch.save({"weights": torch.zeros(3)}, run.checkpoints()[0])
 
 
-def cut_off(run: Run) -> None:
+def cut_off(run: RunDirectory) -> None:
     path = run.checkpoints()[0]
     path.write_bytes(path.read_bytes()[:-500])
 
 
-def emptied(run: Run) -> None:
+def emptied(run: RunDirectory) -> None:
     run.checkpoints()[0].write_bytes(b"")
 
 
-def with_config_within_itself(run: Run) -> None:
+def with_config_within_itself(run: RunDirectory) -> None:
     def edit(checkpoint: dict) -> None:
         checkpoint["config"]["corpus"]["path"] = checkpoint["config"]
 
     change(run, edit)
 
 
-def with_numbers_for_names(run: Run) -> None:
+def with_numbers_for_names(run: RunDirectory) -> None:
     change(run, lambda checkpoint: checkpoint.update(state_dict=[1], config=3, global_step="x"))
 
 
-def a_pipe(run: Run) -> None:
+def a_pipe(run: RunDirectory) -> None:
     path = run.checkpoints()[0]
     path.unlink()
     os.mkfifo(path)
 
 
-def a_folder(run: Run) -> None:
+def a_folder(run: RunDirectory) -> None:
     path = run.checkpoints()[0]
     path.unlink()
     path.mkdir()
@@ -254,7 +254,7 @@ DAMAGED_RUNS = [
 
 
 @pytest.fixture
-def half_done(run) -> Run:
+def half_done(run) -> RunDirectory:
     """A run that ended after its first step, which has a checkpoint; so has the second."""
     run.update(status="interrupted", step=1)
     return run
@@ -272,7 +272,7 @@ def test_damaged_run_is_refused_when_training_goes_on(lab, half_done, name, dama
     assert not Path("exploded").exists()
 
 
-def with_a_flipped_directory_flag(run: Run) -> None:
+def with_a_flipped_directory_flag(run: RunDirectory) -> None:
     """Of all entries of the zip: they are folders then, and read as nothing."""
     path = run.checkpoints()[0]
     content = bytearray(path.read_bytes())
@@ -283,7 +283,7 @@ def with_a_flipped_directory_flag(run: Run) -> None:
     path.write_bytes(content)
 
 
-def with_another_compression_in_an_old_checkpoint(run: Run) -> None:
+def with_another_compression_in_an_old_checkpoint(run: RunDirectory) -> None:
     """One that ends without a digest, as they did before there was one."""
     change(run, lambda checkpoint: None)
     path = run.checkpoints()[0]
@@ -292,7 +292,7 @@ def with_another_compression_in_an_old_checkpoint(run: Run) -> None:
     path.write_bytes(content)
 
 
-def of_another_model(run: Run) -> None:
+def of_another_model(run: RunDirectory) -> None:
     def edit(checkpoint: dict) -> None:
         names = list(checkpoint["state_dict"])
         checkpoint["state_dict"][names[0]] = torch.zeros(3, 3)
@@ -300,7 +300,7 @@ def of_another_model(run: Run) -> None:
     change(run, edit)
 
 
-def of_another_run(run: Run) -> None:
+def of_another_run(run: RunDirectory) -> None:
     def edit(checkpoint: dict) -> None:
         checkpoint["config"]["seed"] = 7
 

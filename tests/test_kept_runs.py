@@ -17,7 +17,7 @@ from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.stored import FIRST_NAMES, MOVED, NOW_OTHERWISE, with_todays_defaults
 from lmlab.data.tokens import text_of
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.restored import restore
 
 KEPT = Path(__file__).parent / "kept"
@@ -32,7 +32,7 @@ def kept(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def full_loss(run: Run) -> float:
+def full_loss(run: RunDirectory) -> float:
     """The loss of every val token but the first, each predicted once, from the definition."""
     trained = restore(run, "last")
     ids = torch.from_numpy(text_of(trained.config).ids).long()
@@ -55,7 +55,7 @@ def test_a_stored_config_is_read_with_todays_defaults(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kept_run_keeps_its_fingerprint_unless_it_is_computed_otherwise_today(name):
-    run = Run(KEPT / name)
+    run = RunDirectory(KEPT / name)
     same = fingerprint(run.config) == run.record["fingerprint"]
     assert same == (FIRST_NAMES[run.config["schedule"]["_target_"]] not in NOW_OTHERWISE)
 
@@ -67,18 +67,23 @@ def test_a_run_of_another_schedule_is_not_taken_for_todays(lab, kept):
     (kept / "gpt").rename(kept / "mine")
     (kept / "runs").mkdir()
     (kept / "mine").rename(kept / "runs" / "gpt")
-    config = {**Run(kept / "runs/gpt").config, "output_dir": ".", "name": "runs", "run_dir": None}
-    assert Run.to_resume(config) is None
-    config["schedule"] = Run(kept / "bigram").config["schedule"]
-    Run(kept / "runs/gpt").store(config)
-    assert Run.to_resume(config) is None  # its record still has the other fingerprint
-    Run(kept / "runs/gpt").update(fingerprint=fingerprint(config))
-    assert Run.to_resume(config).path == Path("runs/gpt")
+    config = {
+        **RunDirectory(kept / "runs/gpt").config,
+        "output_dir": ".",
+        "name": "runs",
+        "run_dir": None,
+    }
+    assert RunDirectory.to_resume(config) is None
+    config["schedule"] = RunDirectory(kept / "bigram").config["schedule"]
+    RunDirectory(kept / "runs/gpt").store(config)
+    assert RunDirectory.to_resume(config) is None  # its record still has the other fingerprint
+    RunDirectory(kept / "runs/gpt").update(fingerprint=fingerprint(config))
+    assert RunDirectory.to_resume(config).path == Path("runs/gpt")
 
 
 @pytest.mark.parametrize("key", ["eval.stride", "trainer.compile", "checkpoint", "from"])
 def test_a_key_that_came_later_has_todays_default(key):
-    stored = Run(KEPT / "gpt").config
+    stored = RunDirectory(KEPT / "gpt").config
     *nodes, last = key.split(".")
     node = stored
     for name in nodes:
@@ -95,7 +100,7 @@ def test_a_key_that_came_later_has_todays_default(key):
 def test_evaluate_and_generate_read_a_kept_run(lab, kept, name):
     status, out, err = lab("evaluate", f"run={name}")
     assert (status, err) == (0, "")
-    assert f"val/loss_full  {full_loss(Run(kept / name)):.4f} nats" in out
+    assert f"val/loss_full  {full_loss(RunDirectory(kept / name)):.4f} nats" in out
     status, out, err = lab("generate", f"run={name}", "prompt=fox", "max_new_tokens=4", "seed=1")
     assert (status, err) == (0, "")
     assert out.startswith("fox")
@@ -104,7 +109,7 @@ def test_evaluate_and_generate_read_a_kept_run(lab, kept, name):
 def test_an_interrupted_kept_run_ends_as_it_would_have(lab, kept):
     status, _, err = lab("train", "run=gpt-interrupted")
     assert (status, err) == (0, "")
-    ended, whole = Run(kept / "gpt-interrupted"), Run(kept / "gpt")
+    ended, whole = RunDirectory(kept / "gpt-interrupted"), RunDirectory(kept / "gpt")
     # They were written on another machine, whose products may round otherwise, and when the last
     # window of the full pass, which is moved back, counted whole.
     metrics, before = ended.record["metrics"], whole.record["metrics"]
@@ -129,7 +134,7 @@ def test_a_finished_kept_run_is_done(lab, kept):
 def test_loggers_that_a_stored_config_switches_on_have_todays_names(name):
     stored = yaml.safe_load((KEPT / name / "config.yaml").read_text())
     assert stored["logger"] == {"tensorboard": True, "csv": True}
-    loggers = Run(KEPT / name).config["logger"]
+    loggers = RunDirectory(KEPT / name).config["logger"]
     assert {key: node["_target_"].rpartition(".")[2] for key, node in loggers.items()} == {
         "tensorboard": "EventFiles",
         "csv": "MetricsCSV",
@@ -138,7 +143,7 @@ def test_loggers_that_a_stored_config_switches_on_have_todays_names(name):
 
 def test_what_came_later_counts_for_nothing_at_what_was_done_before():
     """A stored config of before and one of today that says the same have one fingerprint."""
-    stored = Run(KEPT / "gpt").config
+    stored = RunDirectory(KEPT / "gpt").config
     today = {**stored, "parametrisation": {"_target_": f"{PARAMETRISATIONS}.Standard"}}
     today["trainer"] = {**stored["trainer"], "num_nodes": 1}
     today["teacher"] = {"runs": None, "share": 0.5}
@@ -149,7 +154,7 @@ def test_what_came_later_counts_for_nothing_at_what_was_done_before():
 
 @pytest.mark.parametrize(("before", "today"), MOVED.items())
 def test_a_class_that_has_moved_keeps_its_fingerprint(before, today):
-    stored = Run(KEPT / "gpt").config
+    stored = RunDirectory(KEPT / "gpt").config
     assert fingerprint({**stored, "model": {"_target_": before}}) == fingerprint(
         {**stored, "model": {"_target_": today}}
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from small import TINY
 
 from lmlab.output import Output, whole_output
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 FULL = Path("/dev/full")
 TRAIN = [sys.executable, "-c", "from lmlab.cli import train; train()"]
@@ -56,9 +56,9 @@ def words(tinyshakespeare_path, tmp_path) -> list[str]:
     return [*small, f"output_dir={tmp_path}", "name=a"]
 
 
-def only_run(folder: Path) -> Run:
+def only_run(folder: Path) -> RunDirectory:
     (directory,) = (folder / "a").iterdir()
-    return Run(directory)
+    return RunDirectory(directory)
 
 
 def test_a_training_whose_reader_had_enough_is_done(words, tmp_path):

@@ -16,7 +16,7 @@ from small import SMALL
 
 from lmlab.errors import LabError
 from lmlab.files import check_place, open_to_append, open_to_read, remove, write_atomically
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 FOX = [*SMALL, "eval.every=1", "corpus=file", "corpus.path=text.txt", "name=fox"]
 
@@ -32,12 +32,12 @@ def trained(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(lab, trained, tmp_path) -> Run:
+def run(lab, trained, tmp_path) -> RunDirectory:
     """One that has a step left, beside an empty folder `outside`."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     (path,) = Path("outputs/fox").iterdir()
     Path("outside").mkdir()
-    run = Run(path)
+    run = RunDirectory(path)
     run.update(status="interrupted", step=1)
     return run
 

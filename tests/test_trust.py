@@ -23,7 +23,7 @@ from lmlab.config.stored import MOVED, conf_dir
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display import board
 from lmlab.errors import LabError
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps import command
 from lmlab.sweeps.selection import Selection
 from lmlab.training.restored import restore
@@ -62,12 +62,12 @@ def here(lab, trained, tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def run(here) -> Run:
+def run(here) -> RunDirectory:
     (path,) = Path("outputs/fox").iterdir()
-    return Run(path)
+    return RunDirectory(path)
 
 
-def change(run: Run, edit: Callable[[dict], None]) -> None:
+def change(run: RunDirectory, edit: Callable[[dict], None]) -> None:
     """Edit the config of a run, where it stands in its directory and in its checkpoints."""
     config = yaml.safe_load((run.path / "config.yaml").read_text())
     edit(config)
@@ -194,8 +194,8 @@ def test_nothing_that_a_stored_config_names_is_run_at_any_door(run, here):
     for n, (name, edit) in enumerate(HOSTILE.items()):
         path = Path(f"case{n}")
         shutil.copytree(run.path, path)
-        change(Run(path), edit)
-        cut(Run(path), 1)
+        change(RunDirectory(path), edit)
+        cut(RunDirectory(path), 1)
         doors = list(DOORS.items())[: None if n < 2 else -1]
         cases += [(name, door, words(path)) for door, words in doors]
     script = here / "doors.py"
@@ -236,7 +236,7 @@ def test_a_table_of_runs_imports_nothing_that_they_name(here, run, capfd):
     folder = here / "all"
     for n, edit in enumerate(HOSTILE.values()):
         shutil.copytree(run.path, folder / str(n))
-        change(Run(folder / str(n)), edit)
+        change(RunDirectory(folder / str(n)), edit)
     command.main([str(folder), "--no-plots"])
     assert "done" in capfd.readouterr().out
     with Selection(folder, 3):
@@ -331,12 +331,12 @@ def test_no_tree_of_many_makes_anything_happen(run, here, place, tree, door):
     nothing_happens(run, here, place, tree, door)
 
 
-def nothing_happens(run: Run, here: Path, place: str, tree: Any, door: str) -> None:
+def nothing_happens(run: RunDirectory, here: Path, place: str, tree: Any, door: str) -> None:
     """Open a copy of a run, by a door, that has a tree in its config."""
     folder = here / "case"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(run.path, folder)
-    hostile = Run(folder)
+    hostile = RunDirectory(folder)
     change(hostile, put(place, with_a_class_that_is_ours(place, tree)))
     before = set(sys.modules)
     with contextlib.suppress(LabError):
@@ -398,13 +398,13 @@ def test_what_one_has_trained_with_is_remembered_and_nothing_else(lab, here, run
 
     (path,) = Path("outputs/nets").iterdir()
     assert lab(*generate(path))[0] == 0
-    assert restore(Run(path), "last").model.text == "${oc.env:HOME}"  # a text, to the end
+    assert restore(RunDirectory(path), "last").model.text == "${oc.env:HOME}"  # a text, to the end
     status, out, _ = lab("train", f"from={path}", "trainer.max_steps=3")
     assert (status, "trusted" in out) == (0, False)
-    cut(Run(path), 1)
+    cut(RunDirectory(path), 1)
     assert lab("train", f"run={path}")[0] == 0
 
-    change(Run(path), put("model", {"_target_": "loud.Net"}))
+    change(RunDirectory(path), put("model", {"_target_": "loud.Net"}))
     for words in (generate(path), ["train", f"run={path}"]):
         status, _, err = lab(*words)
         assert (status, "LMLAB_TRUST=loud" in err) == (2, True)
@@ -502,11 +502,11 @@ def test_what_a_sweep_names_is_neither_trusted_later_nor_needed(lab, here):
     status, out, err = lab("train", "-m", *FOX, *search, "seed=range(1,9)", "sweep.name=found")
     assert (status, err, "trusted" in out) == (0, "", False)
     path = next(Path("outputs/sweeps/found").glob("*/run.json")).parent
-    (checkpoint, *_) = Run(path).checkpoints()
+    (checkpoint, *_) = RunDirectory(path).checkpoints()
     assert torch.load(checkpoint, weights_only=True)["config"]["sweep"]["trial"] is not None
     for words in (generate(path), ["evaluate", f"run={path}"], ["train", f"run={path}"]):
         assert lab(*words)[::2] == (0, "")
-    cut(Run(path), 1)
+    cut(RunDirectory(path), 1)
     assert lab("train", f"run={path}")[::2] == (0, "")
     assert lab("train", f"from={path}", "trainer.max_steps=3", "name=child")[::2] == (0, "")
 
@@ -531,7 +531,7 @@ def test_the_options_in_a_record_say_nothing_else_to_hydra(lab, run):
     status, _, err = lab("train", f"from={run.path}", "trainer.max_steps=3", "name=child")
     assert (status, err) == (0, "")
     (child,) = Path("outputs/child").iterdir()
-    assert Run(child).config["model"] == run.config["model"]
+    assert RunDirectory(child).config["model"] == run.config["model"]
     assert "loud" not in sys.modules
 
 

@@ -27,7 +27,7 @@ from lmlab.training.processes.waiting import waiting
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from lmlab.runs.directory import Run
+    from lmlab.runs.directory import RunDirectory
 
 
 def train() -> None:
@@ -105,7 +105,7 @@ def _export(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
     export(config)
 
 
-def _show(run: Run) -> None:
+def _show(run: RunDirectory) -> None:
     """The end of a run: its result, what it writes like, and what to do next."""
     from lmlab.console import board_command, command, console, say
 
@@ -135,7 +135,7 @@ def _show(run: Run) -> None:
         say(f"longer    {command('train')} {words}")
 
 
-def _prompt(run: Run) -> str:
+def _prompt(run: RunDirectory) -> str:
     """A prompt of characters that the run's text has: its sample began with it, or Shakespeare."""
     corpus = run.config["corpus"]["_target_"]
     if re.fullmatch(r"lmlab\.data\.corpus\.\w*shakespeare\w*", corpus) and not run.config["from"]:

@@ -32,7 +32,7 @@ from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.models.contract import Hooks
 from lmlab.runs.checkpoint import Resumed
-from lmlab.runs.directory import LOG, SAMPLE, Run
+from lmlab.runs.directory import LOG, SAMPLE, RunDirectory
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
 from lmlab.training.assemble import (
@@ -58,7 +58,7 @@ def train(
     config: dict[str, Any],
     swept: dict[str, Any] | None = None,
     choices: dict[str, str] | None = None,
-) -> Run | None:
+) -> RunDirectory | None:
     """Train what a checked config says, and return the run: its directory holds all there is.
 
     Of several processes that train one run, the first returns it, and the others None.
@@ -88,7 +88,7 @@ def train(
         return _train(config, {"swept": swept, "choices": choices}, processes)
 
 
-def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes) -> Run:
+def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes) -> RunDirectory:
     """What the first process does, and the only one there mostly is."""
     stop = Stop()  # asked by signals
     start = Start.find(config)  # new, or where an earlier run, a parent or foreign weights end
@@ -100,7 +100,7 @@ def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes) 
     start.check_text(text)
     made = Experiment.of(config, text, start, stop)
     trust.remember(config, class_name(type(text.tokenizer)))
-    run = start.run or Run.create(config, **asked)  # the first file is written here
+    run = start.run or RunDirectory.create(config, **asked)  # the first file is written here
     with run.locked(), logged_to(run.path / LOG), stop.listening():
         start.keep_in(run, text, made.module, made.data, made.callbacks)
         resumed = start.resumed(run, made.module, made.callbacks)
@@ -135,7 +135,7 @@ def _help(config: dict[str, Any], processes: Processes) -> None:
             problem = LabError("the corpus differs from the one that the first process has")
         processes.ready(problem)
         with processes.together():
-            _fit(config, made, Run(shared.path), shared.resumed, [])
+            _fit(config, made, RunDirectory(shared.path), shared.resumed, [])
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Experiment:
             LabError: naming the part that cannot be made, or that does not do what it has to.
         """
         data = make_data(config, text)
-        preflight.check(config, data.vocab_size)
+        preflight.check_memory(config, data.vocab_size)
         module = make_module(config, text, stop)
         callbacks, make_loggers = make_callbacks(config, text), loggers(config)
         if (prepare := Hooks.of(module.model).prepare) is not None:
@@ -187,7 +187,7 @@ class Experiment:
 
 
 @contextmanager
-def _ended(curves: list[Logger], run: Run) -> Iterator[None]:
+def _ended(curves: list[Logger], run: RunDirectory) -> Iterator[None]:
     """Loggers learn how a run ended early, once its record says so."""
     try:
         yield
@@ -200,7 +200,7 @@ def _ended(curves: list[Logger], run: Run) -> Iterator[None]:
 def _fit(
     config: dict[str, Any],
     made: Experiment,
-    run: Run,
+    run: RunDirectory,
     resumed: Resumed | None,
     curves: list[Logger],
 ) -> None:
@@ -242,7 +242,9 @@ def _fit(
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
 
 
-def _introduce(config: dict[str, Any], made: Experiment, run: Run, resumed: Resumed | None) -> None:
+def _introduce(
+    config: dict[str, Any], made: Experiment, run: RunDirectory, resumed: Resumed | None
+) -> None:
     data, model = made.data, made.module.model
     n_parameters = sum(p.numel() for p in model.parameters())
     say(

@@ -14,6 +14,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def first_line(error: BaseException, most: int | None = None) -> str:
+    """What an error says first, in at most so many characters; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
 class LabError(Exception):
     """Something the user can put right.
 

@@ -16,8 +16,7 @@ from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.models.ensemble import ensemble_of
-from lmlab.runs.directory import Run
-from lmlab.runs.moved import keep_corpus
+from lmlab.runs.directory import RunDirectory
 from lmlab.training import preflight
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
@@ -35,7 +34,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     """
     quiet_libraries()
     waiting.settle()
-    run = Run.open(config["run"])
+    run = RunDirectory.open(config["run"])
     trained = restore(run, config["checkpoint"])
     block_size = trained.config["data"]["block_size"]
     if config["stride"] is not None and config["stride"] > block_size:
@@ -50,7 +49,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     if text.sha256 != trained.corpus_sha256:
         raise LabError(f"run={config['run']}: its corpus has changed since it was trained")
     if config["corpus"]:
-        keep_corpus(run, with_text["corpus"], text.sha256)
+        run.keep_corpus(with_text["corpus"], text.sha256)
     if text.tokenizer.stored() != trained.tokenizer.stored():
         raise LabError(
             f"run={config['run']}: its tokenizer makes other tokens of the same text now"
@@ -67,7 +66,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
     )
     dynamic = [] if config["dynamic_lr"] is None else [Dynamic(config["dynamic_lr"])]
-    trainer = preflight.trainer(
+    trainer = preflight.checked_trainer(
         "",
         callbacks=dynamic,
         accelerator=config["accelerator"],
@@ -96,7 +95,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     return module.metrics
 
 
-def _corpus(run: Run, trained: Trained) -> dict[str, Any]:
+def _corpus(run: RunDirectory, trained: Trained) -> dict[str, Any]:
     """The corpus of a checkpoint; of one of this run's, where the run says that the text is now."""
     of_checkpoint: dict[str, Any] = trained.config["corpus"]
     beside = config_beside(run)
@@ -120,7 +119,7 @@ def _with_others(trained: Trained, config: dict[str, Any]) -> nn.Module:
         return trained.model
     models = [trained.model]
     for path in runs:
-        other = restore(Run.open(path, "ensemble"), "last")
+        other = restore(RunDirectory.open(path, "ensemble"), "last")
         other.check_beside("ensemble", path, trained.tokenizer, trained.corpus_sha256, data)
         models.append(other.model)
     return ensemble_of(models, weights, trained.tokenizer.vocab_size, data["block_size"]).eval()

@@ -13,7 +13,7 @@ import safetensors.torch
 
 from lmlab.console import quiet_libraries, say
 from lmlab.errors import LabError
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.restored import Trained, restore
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def export(config: dict[str, Any]) -> Path:
     if ".." in folder.parts:
         folder = Path(os.path.realpath(folder))  # x/.. is to make no x
     _check_free(folder)
-    trained = restore(Run.open(config["run"]), config["checkpoint"])
+    trained = restore(RunDirectory.open(config["run"]), config["checkpoint"])
     make = {"hf": _hugging_face, "safetensors": _plain}[config["to"]]
     files, tensors, remarks = make(trained)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")

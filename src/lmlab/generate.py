@@ -14,7 +14,7 @@ from lmlab.errors import LabError
 from lmlab.models.contract import Hooks
 from lmlab.models.sampling import generate
 from lmlab.output import output
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.processes.waiting import waiting
 from lmlab.training.restored import Trained, restore
 
@@ -42,7 +42,7 @@ def write(config: dict[str, Any]) -> list[str]:
     """
     quiet_libraries()
     waiting.settle()
-    trained = restore(Run.open(config["run"]), config["checkpoint"])
+    trained = restore(RunDirectory.open(config["run"]), config["checkpoint"])
     return [_show(trained, config, row, n) for n, row in enumerate(samples(trained, config), 1)]
 
 

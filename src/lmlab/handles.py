@@ -49,7 +49,7 @@ class Run:
 
     def __init__(self, path: str | Path):
         """Raises LabError if it is no run directory."""
-        self._run = runs.Run.open(str(folder_named(path)))
+        self._run = runs.RunDirectory.open(str(folder_named(path)))
 
     def __fspath__(self) -> str:
         """So that a run is taken wherever its path is."""

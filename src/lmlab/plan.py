@@ -14,15 +14,14 @@ from lmlab.config import build
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.console import console, quiet_libraries
 from lmlab.data.tokens import text_of
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
 from lmlab.training.assemble import make_data
-from lmlab.training.footprint import footprint
-from lmlab.training.optimizers.combined import CombinedOptimizer
-from lmlab.training.optimizers.configure import configure, groups_by_rule
+from lmlab.training.optimizers.configure import CombinedOptimizer, configure, groups_by_rule
 from lmlab.training.optimizers.parametrisation import parametrisation_of
 from lmlab.training.optimizers.rules import REST, names_of, rules_of
+from lmlab.training.preflight import footprint
 from lmlab.training.processes.processes import Processes
 from lmlab.training.start import Start
 
@@ -46,7 +45,7 @@ def plan(config: dict[str, Any]) -> None:
     text = text_of(config, Start(config, None).tokenizer())
     data = make_data(config, text)
     trainer, shape = config["trainer"], config["data"]
-    preflight.check(config, data.vocab_size)
+    preflight.check_memory(config, data.vocab_size)
     size = footprint(config, data.vocab_size)
     preflight.check_logits(
         size.model, config["model"]["_target_"], data.vocab_size, data.block_size
@@ -134,9 +133,9 @@ def _shortened(names: list[str]) -> str:
 
 def _where(config: dict[str, Any]) -> str:
     if config["run"]:
-        run: Run | None = Run.open(config["run"])
+        run: RunDirectory | None = RunDirectory.open(config["run"])
     else:
-        run = Run.to_resume(config) if config["resume"] else None
+        run = RunDirectory.to_resume(config) if config["resume"] else None
     if run is not None:
         check_continues(run.config, config)
         return f"{run.path}, going on from step {run.record.get('step', 0)}"

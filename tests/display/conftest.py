@@ -8,7 +8,7 @@ from boards import Board, Breaks, Own, Sweep, begin
 from small import cut
 
 from lmlab.core import train
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 HOSTILE = (
     "<script>alert('&amp;')</script>\n\n```\n# *_|<b>x</b> [a](javascript:b) $\\frac12$ {{c}}\n"
@@ -42,7 +42,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, tinyshakespeare_path: Path) 
             *gpt,
             f"+callbacks.breaks._target_={Breaks.__module__}.Breaks",
         )
-    return Sweep(folder, {**runs, "failed": Run(folder / "failed")})
+    return Sweep(folder, {**runs, "failed": RunDirectory(folder / "failed")})
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 wandb_internal_pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
 pytest.importorskip("mlflow")
@@ -38,7 +38,7 @@ def at(step: int, signum: int | None = None) -> str:
     return f"+callbacks.at={{_target_:misbehaving.At,{given}}}"
 
 
-def in_csv(run: Run) -> Points:
+def in_csv(run: RunDirectory) -> Points:
     with (run.path / "metrics.csv").open(newline="") as file:
         return {
             (key, int(row["step"])): [float(value)]
@@ -48,7 +48,7 @@ def in_csv(run: Run) -> Points:
         }
 
 
-def in_wandb(run: Run) -> Points:
+def in_wandb(run: RunDirectory) -> Points:
     points: Points = {}
     for path in wandb_files(run):
         for record in wandb_records(path):
@@ -62,7 +62,7 @@ def in_wandb(run: Run) -> Points:
     return points
 
 
-def wandb_files(run: Run) -> list[Path]:
+def wandb_files(run: RunDirectory) -> list[Path]:
     return sorted((run.path / "wandb").glob("offline-run-*/*.wandb"))
 
 
@@ -87,17 +87,17 @@ def wandb_records(path: Path) -> Iterator[Any]:
             content = b""
 
 
-def mlflow_run(run: Run) -> Any:
+def mlflow_run(run: RunDirectory) -> Any:
     return mlflow_client(run).get_run(run.record["trackers"]["mlflow"])
 
 
-def mlflow_client(run: Run) -> Any:
+def mlflow_client(run: RunDirectory) -> Any:
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(run.config["logger"]["mlflow"]["tracking_uri"])
 
 
-def in_mlflow(run: Run) -> Points:
+def in_mlflow(run: RunDirectory) -> Points:
     found = mlflow_run(run)
     return {
         (key, step): [m.value for m in history if m.step == step]
@@ -131,7 +131,7 @@ def test_both_hold_what_the_csv_holds_and_leave_nothing_behind(here, lab):
     assert set(threading.enumerate()) == threads
     assert set(children()) <= set(processes)
 
-    run = Run(Path("run"))
+    run = RunDirectory(Path("run"))
     assert "WARNING" not in (run.path / "train.log").read_text()
     points = in_csv(run)
     assert len(points) > 20
@@ -155,7 +155,7 @@ def test_both_hold_what_the_csv_holds_and_leave_nothing_behind(here, lab):
 def test_a_run_that_goes_on_goes_on_in_its_trackers(here, lab):
     status, _, err = lab("train", *SMALL, *both(here), "run_dir=run", at(30, signal.SIGTERM))
     assert (status, err) == (143, "")
-    run = Run(Path("run"))
+    run = RunDirectory(Path("run"))
     begun = run.record["trackers"]
     assert mlflow_run(run).info.status == "KILLED"
     status, _, err = lab("train", "run=run")
@@ -177,7 +177,7 @@ def test_a_killed_run_leaves_no_gap_and_nothing_twice(here, lab):
     train = [sys.executable, str(ROOT / "scripts/train.py"), *words]
     done = subprocess.run(train, capture_output=True, text=True, timeout=240)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    run = Run(Path("run"))
+    run = RunDirectory(Path("run"))
     assert max(step for _, step in in_mlflow(run)) == 20
     assert lab("train", "run=run")[0] == 0
     points = in_csv(run)
@@ -188,7 +188,7 @@ def test_a_killed_run_leaves_no_gap_and_nothing_twice(here, lab):
 def test_a_failed_run_shows_how_it_failed_and_mlflow_has_nothing_twice_when_it_goes_on(here, lab):
     with pytest.raises(RuntimeError, match="out of luck"):
         lab("train", *SMALL, *both(here), "run_dir=run", at(30))
-    run = Run(Path("run"))
+    run = RunDirectory(Path("run"))
     assert mlflow_run(run).info.status == "FAILED"
     assert max(step for _, step in in_mlflow(run)) == 30
     assert lab("train", "run=run")[0] == 0
@@ -204,7 +204,7 @@ def test_a_failed_run_shows_how_it_failed_and_mlflow_has_nothing_twice_when_it_g
 def test_each_job_of_a_sweep_has_a_run_of_its_own(here, lab):
     status, _, err = lab("train", "-m", *SMALL, *both(here), "seed=1,2", "sweep.name=two")
     assert (status, err) == (0, "")
-    runs = [Run(path.parent) for path in Path("outputs/sweeps/two").glob("*/run.json")]
+    runs = [RunDirectory(path.parent) for path in Path("outputs/sweeps/two").glob("*/run.json")]
     trackers = [run.record["trackers"] for run in runs]
     assert len({t["wandb"] for t in trackers}) == len({t["mlflow"] for t in trackers}) == 2
     for run in runs:
@@ -221,7 +221,7 @@ def test_a_logger_that_cannot_be_made_does_not_end_the_training(here, lab):
     assert f"{said}; training goes on without it\n" in out
     begins = Counter(line.partition(":")[0] for line in out.splitlines())
     assert begins["logger.x"] == begins["logger.mlflow"] == 1
-    run = Run(Path("run"))
+    run = RunDirectory(Path("run"))
     assert run.record["status"] == "done"
     assert "trackers" not in run.record
     assert (run.path / "metrics.csv").is_file()
@@ -230,7 +230,7 @@ def test_a_logger_that_cannot_be_made_does_not_end_the_training(here, lab):
 def test_a_tracker_of_ones_own_goes_on_with_its_run(here, lab):
     mine = "+logger.mine._target_=misbehaving.Shelf"
     assert lab("train", *SMALL, mine, "run_dir=run", at(30, signal.SIGTERM))[0] == 143
-    run = Run(Path("run"))
+    run = RunDirectory(Path("run"))
     assert run.record["trackers"] == {"mine": "shelf-0"}
     assert lab("train", "run=run")[0] == 0
     assert run.record["trackers"] == {"mine": "shelf-0"}

@@ -24,7 +24,7 @@ from lmlab.exchange import tokenizers
 from lmlab.exchange.foreign import find
 from lmlab.models.gpt import GPT
 from lmlab.models.sampling import generate
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.restored import restore
 
 transformers.utils.logging.disable_progress_bar()
@@ -58,13 +58,13 @@ EXPORTED = {
 def trained(experiment):
     """trained("model=gpt"): a small run, whose logits are far from flat."""
 
-    def run(*overrides: str) -> Run:
+    def run(*overrides: str) -> RunDirectory:
         return experiment(*SIZES, "optimizer.lr=0.03", "trainer.max_steps=8", *overrides)
 
     return run
 
 
-def logits_of(run: Run, idx: torch.Tensor) -> torch.Tensor:
+def logits_of(run: RunDirectory, idx: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return restore(run, "last").model(idx)
 
@@ -104,7 +104,7 @@ def test_transformers_computes_and_writes_the_same(lab, trained, tmp_path, name)
             *("corpus=file", f"corpus.path={run.config['corpus']['path']}"),
         )
         assert (status, err) == (0, "")
-        assert torch.equal(logits_of(Run(Path("back")), idx), logits_of(run, idx))
+        assert torch.equal(logits_of(RunDirectory(Path("back")), idx), logits_of(run, idx))
 
 
 def test_a_tokenizer_makes_the_same_ids_there_and_back(tmp_path, tinyshakespeare_path):
@@ -176,7 +176,7 @@ def test_a_run_begins_with_hugging_faces_weights(begin, lab, hugging_face):
     status, said, err = begin(hugging_face, "trainer.max_steps=0")
     assert (status, err) == (0, "")
     assert "val/loss_full" in said
-    run = Run(Path("begun"))
+    run = RunDirectory(Path("begun"))
     assert run.config["model"]["n_layer"] == 2
     assert run.config["data"]["block_size"] == 8  # as SMALL has it
     idx = torch.randint(27, (4, 8), generator=torch.Generator().manual_seed(1))
@@ -190,7 +190,7 @@ def test_a_run_begins_with_hugging_faces_weights(begin, lab, hugging_face):
     assert (status, said[:3]) == (0, "the")
     status, said, err = lab("train", "from=begun", "trainer.max_steps=20", "run_dir=tuned")
     assert (status, err) == (0, "")
-    tuned, before = Run(Path("tuned")).record, run.record
+    tuned, before = RunDirectory(Path("tuned")).record, run.record
     assert tuned["metrics"]["val/loss_full"] < before["metrics"]["val/loss_full"]
 
 
@@ -198,7 +198,7 @@ def test_fine_tuning_in_one_command_goes_on_after_a_kill(begin, hugging_face, la
     status, said, err = begin(hugging_face, "trainer.max_steps=12", "eval.every=4")
     assert (status, err) == (0, "")
     assert "before training" in said
-    whole = Run(Path("begun"))
+    whole = RunDirectory(Path("begun"))
     for path in whole.checkpoints()[:-1]:
         path.unlink()
     whole.update(status="interrupted")
@@ -206,7 +206,7 @@ def test_fine_tuning_in_one_command_goes_on_after_a_kill(begin, hugging_face, la
     assert weights.step < 12
     status, _, err = lab("train", "run=begun")
     assert (status, err) == (0, "")
-    assert restore(Run(Path("begun")), "last").step == 12
+    assert restore(RunDirectory(Path("begun")), "last").step == 12
 
 
 def test_a_sweep_begins_with_hugging_faces_weights(lab, hugging_face, tmp_path):
@@ -216,7 +216,7 @@ def test_a_sweep_begins_with_hugging_faces_weights(lab, hugging_face, tmp_path):
     status, said, err = lab("train", *words, "seed=1,2", "logger.tensorboard=false")
     assert (status, err) == (0, "")
     assert "2/2 done" in said
-    runs = [Run(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/run.json")]
+    runs = [RunDirectory(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/run.json")]
     assert {run.record["parent"]["run"] for run in runs} == {str(hugging_face)}
     assert len({run.record["metrics"]["val/loss_full"] for run in runs}) == 2
 
@@ -295,7 +295,7 @@ def nanogpt(tmp_path) -> Path:
 def test_a_run_begins_with_nanogpts_weights(begin, nanogpt, name):
     status, _, err = begin(nanogpt / name, "trainer.max_steps=0", "data.block_size=16")
     assert (status, err) == (0, "")
-    run = Run(Path("begun"))
+    run = RunDirectory(Path("begun"))
     idx = torch.randint(27, (4, 16), generator=torch.Generator().manual_seed(1))
     torch.manual_seed(2)
     sizes = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 27}

@@ -14,20 +14,20 @@ from torch import nn
 
 import lmlab.models
 from lmlab.models.sampling import generate
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.restored import restore
 
 SRC = Path(lmlab.__file__).parent
 MINE = ["--config-dir=conf", "corpus=file", "corpus.path=mypackage/fox.txt", *TINY]
 
 
-def trained(lab, *words: str) -> Run:
+def trained(lab, *words: str) -> RunDirectory:
     status, _, err = lab("train", *MINE, *words, "run_dir=run")
     assert (status, err) == (0, "")
-    return Run(Path("run"))
+    return RunDirectory(Path("run"))
 
 
-def shown_as(run: Run) -> dict[str, object]:
+def shown_as(run: RunDirectory) -> dict[str, object]:
     """The run's row in the HParams tab."""
     events = EventAccumulator(str(run.path)).Reload()
     content = events.PluginTagToContent("hparams")[metadata.SESSION_START_INFO_TAG]

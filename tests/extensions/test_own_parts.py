@@ -15,12 +15,12 @@ from lmlab.config.sources import code_of_target
 from lmlab.data.corpus import Corpus, from_files
 from lmlab.data.tokens import tokenize
 from lmlab.errors import LabError
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 
-def only(folder: Path) -> Run:
+def only(folder: Path) -> RunDirectory:
     (path,) = folder.iterdir()
-    return Run(path)
+    return RunDirectory(path)
 
 
 def test_eight_parts_are_trained_evaluated_sampled_and_resumed(command, own):
@@ -382,4 +382,4 @@ def test_a_callback_that_is_false_or_null_is_turned_off(lab, text):
     words = [*SMALL, "corpus=file", f"corpus.path={text}", "run_dir=run"]
     status, _, err = lab("train", *words, "callbacks.projector=false", "+callbacks.own=null")
     assert (status, err) == (0, "")
-    assert not {"projector", "own"} & {*Run(Path("run")).config["callbacks"]}
+    assert not {"projector", "own"} & {*RunDirectory(Path("run")).config["callbacks"]}

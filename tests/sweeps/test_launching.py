@@ -11,7 +11,7 @@ import pytest
 from small import SMALL
 from sweeps.conftest import ended
 
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.journal import Event
 from lmlab.sweeps.launch.launching import Progress
 from lmlab.sweeps.launch.pool import places_of
@@ -98,5 +98,5 @@ def test_ctrl_c_lets_every_job_finish_its_step(sweep, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     said = ended(process, status=130)
     assert "the sweep is interrupted; the same command goes on with it" in said
-    found = [Run(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/run.json")]
+    found = [RunDirectory(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/run.json")]
     assert [run.status for run in found] == ["interrupted"] * 2

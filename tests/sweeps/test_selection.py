@@ -6,7 +6,7 @@ import pytest
 from sweeps.made import made
 
 from lmlab.errors import LabError
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.report.report import report
 from lmlab.sweeps.selection import Selection
 
@@ -36,8 +36,8 @@ def test_the_best_are_those_of_the_leaderboard_and_follow_it(tmp_path):
         assert selection.summary == (
             "the best 3 of 8 runs by val/loss_full, and the mean over seeds of 3 settings"
         )
-        metrics = Run(tmp_path / names["c", 2]).record["metrics"]
-        Run(tmp_path / names["c", 2]).update(metrics={**metrics, "val/loss_full": 1.0})
+        metrics = RunDirectory(tmp_path / names["c", 2]).record["metrics"]
+        RunDirectory(tmp_path / names["c", 2]).update(metrics={**metrics, "val/loss_full": 1.0})
         selection.update()
         assert linked(selection) == {names["c", 2], names["a", 1], names["a", 2]} | means
         (tmp_path / names["a", 1] / "run.json").unlink()

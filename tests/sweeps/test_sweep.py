@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweeps.conftest import ended, records
 
-from lmlab.runs.directory import Run, job_name
+from lmlab.runs.directory import RunDirectory
+from lmlab.sweeps.launch.job import job_name
 
 NUMBERS = ("val/loss", "val/loss_full", "val/bpc", "train/loss_eval")
 
@@ -161,7 +162,7 @@ def test_a_done_job_is_not_taken_for_that_of_another_text(lab, text, tmp_path):
 
 
 def test_killed_is_told_apart_from_running(tmp_path):
-    run = Run(tmp_path)
+    run = RunDirectory(tmp_path)
     (tmp_path / "run.json").write_text('{"status": "running"}')
     assert run.status == "killed"
     with run.locked():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sweeps.made import made
 
 from lmlab.errors import LabError
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.table.reading import FoundRun, read
 from lmlab.sweeps.table.settings import METRICS, load, runs_frame, tabulate
 from lmlab.sweeps.table.values import canonical, shown
@@ -199,8 +199,8 @@ def test_tokens_that_cannot_be_compared_are_sorted_by_bits_per_character(tmp_pat
 
 
 def test_a_killed_run_is_told_from_one_that_runs(tmp_path):
-    alive = Run(made(tmp_path, {"seed": 1}, None, "running"))
-    dead = Run(made(tmp_path, {"seed": 2}, None, "running"))
+    alive = RunDirectory(made(tmp_path, {"seed": 1}, None, "running"))
+    dead = RunDirectory(made(tmp_path, {"seed": 2}, None, "running"))
     assert not dead.is_locked()
     assert not (dead.path / ".lock").exists()  # looking leaves no trace
     with alive.locked():
@@ -210,7 +210,7 @@ def test_a_killed_run_is_told_from_one_that_runs(tmp_path):
 
 
 def test_looking_never_keeps_a_run_from_starting(tmp_path):
-    run = Run(made(tmp_path, {"seed": 1}))
+    run = RunDirectory(made(tmp_path, {"seed": 1}))
     looking = os.fork()
     if not looking:
         while True:

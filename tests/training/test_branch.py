@@ -13,12 +13,12 @@ from lmlab.config.fingerprint import fingerprint
 from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 
 
-def branch(run: Run, which: str = "", /, **more: Any) -> dict[str, Any]:
+def branch(run: RunDirectory, which: str = "", /, **more: Any) -> dict[str, Any]:
     """The config of a run that begins from `run`; `more` has "__" for a dot."""
     config = json.loads(json.dumps(run.config))
     for key, value in more.items():
@@ -48,7 +48,7 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_first(experiment, sto
             assert row["val/loss"] == by_step[row["step"]]["val/loss"]
 
 
-def losses_of(run: Run) -> dict[int, float]:
+def losses_of(run: RunDirectory) -> dict[int, float]:
     return {int(row["step"]): float(row["train/loss"]) for row in curves(run) if row["train/lr"]}
 
 

@@ -20,7 +20,7 @@ from lmlab.config import build
 from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.restored import restore
 
 GPT = ["model=gpt", "model.n_embd=8", "model.n_layer=1", "model.n_head=2"]
@@ -41,22 +41,22 @@ def whole(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(whole, tmp_path, monkeypatch) -> Run:
+def run(whole, tmp_path, monkeypatch) -> RunDirectory:
     """A copy that ended after its first step, of which alone there is a checkpoint."""
     monkeypatch.chdir(tmp_path)
     return copied(whole, tmp_path / "run")
 
 
-def copied(whole: Path, path: Path) -> Run:
+def copied(whole: Path, path: Path) -> RunDirectory:
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(whole, path)
-    run = Run(path)
+    run = RunDirectory(path)
     cut(run, 1)
     run.best.unlink()
     return run
 
 
-def change(run: Run, edit: Callable[[dict[str, Any]], Any]) -> None:
+def change(run: RunDirectory, edit: Callable[[dict[str, Any]], Any]) -> None:
     path = run.step_checkpoint(1)
     contents = torch.load(path, weights_only=True)
     edit(contents)

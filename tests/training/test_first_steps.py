@@ -8,7 +8,7 @@ from torch import nn
 from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.first_steps import ENOUGH, FirstSteps
 
 
@@ -105,7 +105,7 @@ def test_a_run_that_was_cut_short_before_it_was_judged_is_watched_on(experiment,
     words = [*NOTHING, "checkpoint.every=10", "trainer.max_steps=200", "eval.every=200"]
     with pytest.raises(LabError, match="nothing is trained"):
         experiment(*words, f"run_dir={tmp_path / 'run'}")
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     assert run.record["status"] == "failed"
     assert not read(run.checkpoints()[0])["trains"]
     with pytest.raises(LabError, match=r"nothing is trained.* in 100 steps"):

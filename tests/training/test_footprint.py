@@ -10,8 +10,8 @@ from lmlab import memory_limit as module
 from lmlab.config import build
 from lmlab.errors import LabError
 from lmlab.memory_limit import memory_bytes
-from lmlab.training.footprint import check_fits, footprint
 from lmlab.training.optimizers.configure import configure
+from lmlab.training.preflight import check_fits, footprint
 
 HUGE = ["model=gpt", "model.n_embd=400000", "model.n_head=1", "model.n_layer=2"]
 

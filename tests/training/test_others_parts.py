@@ -13,7 +13,7 @@ from lmlab.config.fingerprint import fingerprint
 from lmlab.core import train
 from lmlab.data.tokens import text_of
 from lmlab.models.bigram import Bigram
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.assemble import make_data, make_module
 
 EMA = "{_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"
@@ -130,7 +130,7 @@ def test_callbacks_are_turned_off_as_loggers_are(lab, text, tmp_path):
     status, _, err = lab("train", "-m", *words, "seed=1,2", "sweep.name=off")
     assert status == 0, err
     for path in tmp_path.glob("sweeps/off/*/config.yaml"):
-        assert [*Run(path.parent).config["callbacks"]] == ["pictures", "histograms"]
+        assert [*RunDirectory(path.parent).config["callbacks"]] == ["pictures", "histograms"]
     status, _, err = lab("train", *words, "dry_run=true")
     assert status == 0, err
     status, _, err = lab("train", *words, "run_dir=one")

@@ -18,7 +18,7 @@ from lmlab.core import train
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
 from lmlab.models.gpt import GPT
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.muon import Muon
 from lmlab.training.optimizers.schedules import constant
@@ -187,7 +187,7 @@ def test_a_run_of_16_bits_is_trained(experiment, option, precision) -> None:
 def test_fused_sgd_is_gone_round_where_a_checkpoint_says_fused(experiment) -> None:
     parent = experiment("model=bigram", "optimizer=sgd")
     run = train(branch(parent, trainer__max_steps=26, trainer__precision="bf16-true"))
-    assert isinstance(run, Run)
+    assert isinstance(run, RunDirectory)
     before, after = (weights(r)["model.table.weight"] for r in (parent, run))
     assert not torch.equal(before.bfloat16(), after)
 

@@ -20,7 +20,7 @@ from small import SMALL
 from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
 from lmlab.evaluate import evaluate
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.processes.started import check_started_once
 
 SCRIPT = str(Path(__file__).parents[2] / "scripts/train.py")
@@ -66,10 +66,10 @@ def ended(children: Sequence[Child], seconds: float = 120) -> list[tuple[int, st
     return [(child.returncode, text) for child, text in zip(children, said, strict=True)]
 
 
-def run(folder: Path, *words: str) -> Run:
+def run(folder: Path, *words: str) -> RunDirectory:
     with started([*words, f"run_dir={folder}"]) as children:
         assert [status for status, _ in ended(children)] == [0]
-    return Run(folder)
+    return RunDirectory(folder)
 
 
 def a_port() -> str:
@@ -96,13 +96,13 @@ TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=
 
 
 @pytest.fixture(scope="module")
-def alone(tinyshakespeare_path, tmp_path_factory) -> Run:
+def alone(tinyshakespeare_path, tmp_path_factory) -> RunDirectory:
     """A run of one process, with the batch of two."""
     folder = tmp_path_factory.mktemp("alone") / "run"
     return run(folder, f"corpus.path={tinyshakespeare_path}", *GPT, "data.batch_size=8")
 
 
-def assert_learnt_the_same(one: Run, two: Run) -> None:
+def assert_learnt_the_same(one: RunDirectory, two: RunDirectory) -> None:
     """Sums of floats in another order: nothing else differs, neither in a curve nor in a weight."""
     for left, right in zip(curves(one), curves(two), strict=True):
         assert left.keys() == right.keys()
@@ -155,7 +155,7 @@ def test_processes_that_others_start_learn_it_too_in_one_directory(
         for status, said in ended(children):
             assert status == 0, said
     (path,) = (tmp_path / "test").iterdir()
-    assert_learnt_the_same(alone, Run(path))
+    assert_learnt_the_same(alone, RunDirectory(path))
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_each_job_of_a_sweep_has_helpers_of_its_own(text, tmp_path):
     words += ["trainer=ddp", "trainer.accelerator=cpu"]
     with started(words) as children:
         assert ended(children) == [(0, "")]
-    records = [Run(path.parent).record for path in tmp_path.glob("sweeps/two/*/run.json")]
+    records = [RunDirectory(path.parent).record for path in tmp_path.glob("sweeps/two/*/run.json")]
     assert sorted(record["swept"]["seed"] for record in records) == [1, 2]
     for record in records:
         assert record["status"] == "done"
@@ -207,7 +207,7 @@ def test_all_learn_that_another_is_not_ready(text, tmp_path):
         for status, said in ended(children, 60):
             assert status == 2
             assert "nowhere" in said
-    assert Run(tmp_path / "run").record["status"] == "failed"
+    assert RunDirectory(tmp_path / "run").record["status"] == "failed"
 
 
 def test_what_fails_in_all_processes_is_said_once(text, tmp_path):
@@ -218,7 +218,7 @@ def test_what_fails_in_all_processes_is_said_once(text, tmp_path):
     assert status == 2
     assert len(said.splitlines()) == 1
     assert said.startswith("error: the loss became ")
-    assert Run(tmp_path / "run").record["status"] == "failed"
+    assert RunDirectory(tmp_path / "run").record["status"] == "failed"
 
 
 ENDLESS = [*GPT, "trainer=ddp", "trainer.max_steps=100000", "checkpoint.every=1"]
@@ -233,7 +233,7 @@ def test_a_signal_stops_all_at_the_same_step(group, tinyshakespeare_path, tmp_pa
         until(lambda: list(tmp_path.glob("checkpoints/step-*")))
         (os.killpg if group else os.kill)(children[0].pid, signal.SIGTERM)
         assert ended(children, 60) == [(128 + signal.SIGTERM, "")]
-    stopped = Run(tmp_path)
+    stopped = RunDirectory(tmp_path)
     assert stopped.record["status"] == "interrupted"
     assert checkpoint(stopped)["global_step"] == stopped.record["step"] > 0
 
@@ -254,8 +254,8 @@ def test_a_helper_that_is_killed_takes_the_others_along(early, tinyshakespeare_p
         ((status, said),) = ended(children, 60)
     assert status in (1, 2)
     assert said.splitlines()[-1] == "error: process 1 of 2 was killed by SIGKILL"
-    assert Run(tmp_path).record["status"] == "failed"
-    assert "process 1 of 2" in Run(tmp_path).record["error"]
+    assert RunDirectory(tmp_path).record["status"] == "failed"
+    assert "process 1 of 2" in RunDirectory(tmp_path).record["error"]
 
 
 def test_a_helper_does_not_outlive_the_first(tinyshakespeare_path, tmp_path):

@@ -24,7 +24,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 
 from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.processes.stopping import Interrupted
 
 GPT = [
@@ -51,9 +51,9 @@ def start(config: dict[str, Any]) -> Any:
     return child
 
 
-def the_run(folder: Path) -> Run:
+def the_run(folder: Path) -> RunDirectory:
     (path,) = folder.glob("test/*")
-    return Run(path)
+    return RunDirectory(path)
 
 
 def until(condition, seconds: float = 60) -> None:
@@ -63,7 +63,7 @@ def until(condition, seconds: float = 60) -> None:
         time.sleep(0.002)
 
 
-def kill_and_resume(config: dict[str, Any], whole: Run, kills: int, seed: int) -> None:
+def kill_and_resume(config: dict[str, Any], whole: RunDirectory, kills: int, seed: int) -> None:
     """Kill a run `kills` times at random moments, then let it end, and compare."""
     chance = random.Random(seed)
     folder = Path(config["output_dir"])
@@ -329,7 +329,7 @@ def test_two_processes_never_train_in_one_directory(experiment):
 
 def test_run_killed_between_its_config_and_its_record_begins(experiment, tmp_path):
     whole = experiment("model=bigram", f"output_dir={tmp_path / 'whole'}")
-    run = Run(tmp_path / "killed")
+    run = RunDirectory(tmp_path / "killed")
     run.path.mkdir()
     run.store(whole.config)
     assert_same_run(whole, train({**whole.config, "run": str(run.path)}))
@@ -357,7 +357,7 @@ def test_who_is_done_has_told_tensorboard(composed, tinyshakespeare_path, tmp_pa
 
 
 def train_killed_when_done(config: dict[str, Any], when: str) -> None:
-    update = Run.update
+    update = RunDirectory.update
 
     def update_and_die(self, **fields):
         if fields.get("status") != "done":
@@ -366,11 +366,11 @@ def train_killed_when_done(config: dict[str, Any], when: str) -> None:
             update(self, **fields)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    Run.update = update_and_die
+    RunDirectory.update = update_and_die
     train(config)
 
 
-def ended(run: Run) -> list[int]:
+def ended(run: RunDirectory) -> list[int]:
     """The ends that TensorBoard is told of."""
     found = []
     for path in run.path.glob("events*.end"):
@@ -415,7 +415,7 @@ def test_a_run_whose_directory_goes_away_ends_with_an_error(lab, text, how, step
     if how == "move":
         status, _, err = lab("train", "run=moved")
         assert (status, err) == (0, "")
-        assert Run(Path("moved")).record["step"] == 3
+        assert RunDirectory(Path("moved")).record["step"] == 3
 
 
 def test_full_disk_keeps_the_earlier_checkpoint(composed, tinyshakespeare_path, tmp_path):

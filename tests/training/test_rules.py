@@ -24,10 +24,9 @@ from lmlab.config.stored import conf_dir
 from lmlab.config.words.hydra_inside import version_base
 from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.training.footprint import footprint
-from lmlab.training.optimizers.combined import CombinedOptimizer
-from lmlab.training.optimizers.configure import configure, groups_by_rule
+from lmlab.training.optimizers.configure import CombinedOptimizer, configure, groups_by_rule
 from lmlab.training.optimizers.rules import REST, ROLES, Rule, assign, names_of, roles_of, rules_of
+from lmlab.training.preflight import footprint
 
 MODELS = [
     *("bigram", "bag_of_words", "head", "multi_head", "feed_forward", "blocks_without_residual"),

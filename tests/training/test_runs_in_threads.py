@@ -16,7 +16,7 @@ import lmlab
 from lmlab.console import shown_on
 from lmlab.core import train
 from lmlab.data.turns import own_turn
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 GPT = ("model=gpt", "model.n_layer=1", "model.n_head=2", "model.n_embd=8", "model.dropout=0.3")
 JOBS = {  # they draw from torch's default generator in each step
@@ -33,7 +33,7 @@ def configs(composed, tinyshakespeare_path, tmp_path) -> dict[str, dict[str, Any
     }
 
 
-def alone(config: dict[str, Any], folder: Path) -> Run:
+def alone(config: dict[str, Any], folder: Path) -> RunDirectory:
     run = train({**config, "run_dir": str(folder)})
     assert run is not None
     return run
@@ -69,7 +69,7 @@ def test_runs_in_threads_are_what_they_are_alone(configs, tmp_path):
     printed = in_threads(*(lambda config=config: train(config) for config in configs.values()))
     assert torch.rand(3).equal(expected)
     for (name, config), said in zip(configs.items(), printed, strict=True):
-        run = Run(tmp_path / name)
+        run = RunDirectory(tmp_path / name)
         assert_same_run(run, alone(config, tmp_path / f"{name}-alone"))
         lines, log = said.splitlines(), (run.path / "train.log").read_text()
         assert lines[0] == "waiting for another thread of this process, which uses the lab"
@@ -97,7 +97,7 @@ def test_whatever_uses_a_model_waits_and_leaves_the_random_numbers(
     )
     assert torch.rand(3).equal(expected)
     assert all(said.startswith("waiting for another thread") for said in printed)
-    assert_same_run(Run(tmp_path / "two"), alone(configs["two"], tmp_path / "two-alone"))
+    assert_same_run(RunDirectory(tmp_path / "two"), alone(configs["two"], tmp_path / "two-alone"))
 
 
 def test_one_that_fails_leaves_the_other_alone(configs, tmp_path):
@@ -108,10 +108,10 @@ def test_one_that_fails_leaves_the_other_alone(configs, tmp_path):
             train(configs["one"])
 
     in_threads(fails, lambda: train(configs["two"]))
-    assert Run(tmp_path / "one").record["status"] == "failed"
+    assert RunDirectory(tmp_path / "one").record["status"] == "failed"
     assert "failed" in (tmp_path / "one" / "train.log").read_text()
     assert "failed" not in (tmp_path / "two" / "train.log").read_text()
-    assert_same_run(Run(tmp_path / "two"), alone(configs["two"], tmp_path / "two-alone"))
+    assert_same_run(RunDirectory(tmp_path / "two"), alone(configs["two"], tmp_path / "two-alone"))
 
 
 def test_training_leaves_the_random_numbers_of_whoever_calls_it(configs):

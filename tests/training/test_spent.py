@@ -22,7 +22,7 @@ from lmlab.console import make_console
 from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.compare.questions import Questions
 from lmlab.sweeps.report.leaderboard import markdown
 from lmlab.sweeps.report.verdicts import print_differences
@@ -125,7 +125,7 @@ def test_a_teacher_that_nobody_can_count_makes_the_sum_unknown():
     assert forward_flops_per_token([], 4, T) == 0
 
 
-def branch(run: Run, which: str = "", **more: Any) -> dict[str, Any]:
+def branch(run: RunDirectory, which: str = "", **more: Any) -> dict[str, Any]:
     """The config of a run that begins from `run`; `more` has "__" for a dot."""
     config = json.loads(json.dumps(run.config))
     for key, value in more.items():
@@ -140,7 +140,7 @@ def branch(run: Run, which: str = "", **more: Any) -> dict[str, Any]:
 PER_TOKEN = by_hand(n_layer=1, n_embd=16)
 
 
-def assert_counted(run: Run, tokens: int, seconds: float) -> None:
+def assert_counted(run: RunDirectory, tokens: int, seconds: float) -> None:
     assert run.record["tokens"] == tokens
     assert run.record["flops"] == tokens * PER_TOKEN
     assert run.record["seconds"] > seconds
@@ -183,7 +183,7 @@ def test_a_branch_counts_its_parents_steps_as_the_parents(experiment, tmp_path):
     assert_shown_together(parent, child, tmp_path / "both")
 
 
-def assert_shown_together(parent: Run, child: Run, folder: Path) -> None:
+def assert_shown_together(parent: RunDirectory, child: RunDirectory, folder: Path) -> None:
     for run in (parent, child):
         shutil.copytree(run.path, folder / run.path.name)
     table = load([folder])
@@ -205,9 +205,11 @@ def test_a_branch_that_is_stopped_between_evaluations_says_what_it_took(experime
     with pytest.raises(Interrupted):
         train(config)
     (path,) = (p for p in parent.path.parent.iterdir() if p != parent.path)
-    stopped = Run(path).record["step"]
+    stopped = RunDirectory(path).record["step"]
     assert 30 <= stopped < 48
-    assert_counted(Run(path), 24 * 4 * T + (stopped - 24) * 8 * T, parent.record["seconds"] - 1)
+    assert_counted(
+        RunDirectory(path), 24 * 4 * T + (stopped - 24) * 8 * T, parent.record["seconds"] - 1
+    )
 
 
 def test_a_parent_of_before_this_was_kept_is_counted_by_its_config(experiment):
@@ -219,7 +221,7 @@ def test_a_parent_of_before_this_was_kept_is_counted_by_its_config(experiment):
     parent.update(seconds=100.0)
     child = train(branch(parent, "@12", data__batch_size=16, trainer__max_steps=14))
     assert_counted(child, 12 * 4 * T + 2 * 16 * T, 50.0)
-    resumed = Run(parent.path)
+    resumed = RunDirectory(parent.path)
     cut(resumed, 12)
     resumed = train({**parent.config, "run": str(parent.path)})
     assert_counted(resumed, 24 * 4 * T, 100.0)

@@ -9,7 +9,7 @@ from small import cut
 
 from lmlab.core import train
 from lmlab.runs.checkpoint import read
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 EVERYTHING = [  # that counts steps, each by another number
     *("trainer.max_steps=41", "eval.every=20", "trainer.log_every_n_steps=3"),
@@ -22,7 +22,7 @@ EVERYTHING = [  # that counts steps, each by another number
 SAVED = [9, 18, 20, 29, 38, 40, 41]
 
 
-def kept(run: Run) -> dict[str, dict[str, Any]]:
+def kept(run: RunDirectory) -> dict[str, dict[str, Any]]:
     parts = ("state_dict", "optimizer_states", "ema", "random", "since_log", "callbacks")
     parts += ("TextDataModule", "trains")
     return {
@@ -31,7 +31,7 @@ def kept(run: Run) -> dict[str, dict[str, Any]]:
     }
 
 
-def tracked(run: Run) -> list[str]:
+def tracked(run: RunDirectory) -> list[str]:
     """What somebody else's logger was given, but for what a clock decides."""
     (path,) = run.path.rglob("tracked/**/metrics.csv")
     header, *rows = [line.split(",") for line in Path(path).read_text().splitlines()]
@@ -39,7 +39,7 @@ def tracked(run: Run) -> list[str]:
     return [",".join(row[:clock] + row[clock + 1 :]) for row in (header, *rows)]
 
 
-def assert_same_but_for_its_config(one: Run, other: Run) -> None:
+def assert_same_but_for_its_config(one: RunDirectory, other: RunDirectory) -> None:
     ours, theirs = tensorboard(one), tensorboard(other)
     for tag in ours.keys() - {"setup/config"}:  # which says data.steps_per_batch
         assert ours[tag] == theirs[tag], tag

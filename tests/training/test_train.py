@@ -17,15 +17,15 @@ from lmlab.core import train
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import text_of
 from lmlab.runs.checkpoint import read
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.training.restored import restore
 
 
-def optimizer_state(run: Run) -> list:
+def optimizer_state(run: RunDirectory) -> list:
     return checkpoint(run)["optimizer_states"]
 
 
-def metrics(run: Run) -> dict[str, float]:
+def metrics(run: RunDirectory) -> dict[str, float]:
     return run.record["metrics"]
 
 

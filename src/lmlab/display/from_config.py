@@ -16,10 +16,10 @@ from lmlab.config import build
 from lmlab.console import log, say
 from lmlab.display.loggers import EventFiles, MetricsCSV
 from lmlab.errors import LabError
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
-MakeLoggers = Callable[[Run, int | None], Iterator[Logger]]
-MakeLogger = Callable[[Run, int | None], Logger | None]
+MakeLoggers = Callable[[RunDirectory, int | None], Iterator[Logger]]
+MakeLogger = Callable[[RunDirectory, int | None], Logger | None]
 
 OURS = (EventFiles, MetricsCSV)
 EXTRAS = {WandbLogger: "wandb", MLFlowLogger: "mlflow"}  # the package that each needs: our extra
@@ -39,7 +39,7 @@ def loggers(config: dict[str, Any]) -> MakeLoggers:
     nodes = {name: node for name, node in config["logger"].items() if node not in (None, False)}
     makers = [_maker(node, name, about) for name, node in nodes.items()]
 
-    def make_all(run: Run, resume_step: int | None) -> Iterator[Logger]:
+    def make_all(run: RunDirectory, resume_step: int | None) -> Iterator[Logger]:
         for make in makers:
             logger = make(run, resume_step)
             if logger is not None:
@@ -69,7 +69,7 @@ def _maker(node: dict[str, Any], name: str, about: dict[str, Any]) -> MakeLogger
     except TypeError as error:
         raise LabError(f"{key}: {node['_target_']} cannot be made: {error}") from error
 
-    def make(run: Run, resume_step: int | None) -> Logger | None:
+    def make(run: RunDirectory, resume_step: int | None) -> Logger | None:
         known = {"folder": run.path, "save_dir": run.path, "resume_step": resume_step}
         arguments = {name: known.get(name) for name in given}
         if made.func in OURS:
@@ -99,7 +99,7 @@ def _check_installed(kind: Any, key: str) -> None:
 
 
 @rank_zero_only
-def _keep_run_id(run: Run, name: str, logger: Logger) -> None:
+def _keep_run_id(run: RunDirectory, name: str, logger: Logger) -> None:
     """Begin the tracker's run, or open the one that goes on, and keep its id in the record."""
     getattr(logger, "experiment", None)  # Lightning's loggers have no run before this is asked for
     if isinstance(logger.version, str | int):

@@ -25,33 +25,10 @@ from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.memory_limit import memory_bytes
 from lmlab.runs import contents
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 
 EMA_KEY = "ema"  # of a checkpoint: {"step": …, "weights": {name of a parameter: tensor}}
-
-
-def load_averaged(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Put the averaged weights of the checkpoint at `path` into a model.
-
-    Raises:
-        LabError: if it has none, or they do not fit the model.
-    """
-    if checkpoint.get(EMA_KEY) is None:
-        raise LabError(
-            f"checkpoint=ema: {path} holds no averaged weights; train with callbacks=ema"
-        )
-    weights = checkpoint[EMA_KEY]["weights"]
-    try:
-        contents.check_weights(weights, model)
-    except LabError as error:
-        raise LabError(f"checkpoint {path}: of its averaged weights, {error}") from error
-    for name, parameter in model.named_parameters():
-        parameter.data.copy_(weights[name])
-
-
 MARK, N_DIGITS = b"lmlab-sha256:", 64  # of the comment that ends a checkpoint
-
-
 T = TypeVar("T")
 
 
@@ -159,14 +136,14 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:  # zipfile, zlib, torch and the unpickler each raise their own
         raise LabError(f"checkpoint {path} is damaged or cut off") from error
     try:
-        contents.check(checkpoint, n_bytes)
+        contents.check_contents(checkpoint, n_bytes)
     except LabError as error:
         raise LabError(f"checkpoint {path} was not written by lmlab: {error}") from error
     return checkpoint
 
 
 def newest_whole(
-    run: Run, check: Callable[[dict[str, Any]], None] = lambda checkpoint: None
+    run: RunDirectory, check: Callable[[dict[str, Any]], None] = lambda checkpoint: None
 ) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint of a run that can be read, and what it holds; None if it has none.
 
@@ -186,13 +163,14 @@ def newest_whole(
     return newest(run, use)
 
 
-def newest(run: Run, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
+def newest(run: RunDirectory, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
+    """What `use` makes of the newest checkpoint that is whole; see `newest_whole`."""
     paths = run.checkpoints()
     problems = []
     for path in paths:
         try:
             run.check_checkpoint(path)
-            found = use(path, read(path))
+            used = use(path, read(path))
         except UntrustedError:  # it is whole, and those before it will name the same
             raise
         except LabError as error:
@@ -200,7 +178,7 @@ def newest(run: Run, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
             continue
         for problem in problems:
             say(f"{problem}; going by the one before, {path.name}")
-        return found
+        return used
     if problems:
         raise LabError(
             f"run={run.path}: none of its {len(paths)} checkpoints is whole: {problems[0]}"
@@ -210,3 +188,22 @@ def newest(run: Run, use: Callable[[Path, dict[str, Any]], T]) -> T | None:
 
 def named_by(path: Path, error: LabError) -> str:
     return str(error) if str(path) in str(error) else f"checkpoint {path}: {error}"
+
+
+def load_averaged(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Put the averaged weights of the checkpoint at `path` into a model.
+
+    Raises:
+        LabError: if it has none, or they do not fit the model.
+    """
+    if checkpoint.get(EMA_KEY) is None:
+        raise LabError(
+            f"checkpoint=ema: {path} holds no averaged weights; train with callbacks=ema"
+        )
+    weights = checkpoint[EMA_KEY]["weights"]
+    try:
+        contents.check_weights(weights, model)
+    except LabError as error:
+        raise LabError(f"checkpoint {path}: of its averaged weights, {error}") from error
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(weights[name])

@@ -1,7 +1,7 @@
 """What a checkpoint holds, checked before anything is made of it: it may be somebody else's.
 
-`check` looks at types when it is read; the others at whether it fits a model, an optimizer and
-callbacks, once these are there.
+`check_contents` looks at types when it is read; the others at whether it fits a model, an
+optimizer and callbacks, once these are there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lmlab.bounds import Count, CountOrZero, Positive
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
 from lmlab.runs.record import DEEPEST, Loose, check_plain_data, problem, shown
 
 SMALLEST_LIGHTNING = Version("2.0")  # whose checkpoints are like today's
@@ -134,7 +134,7 @@ class Contents(Usable):
     scaler: Scaler | None = Field(None, alias="MixedPrecision")
 
 
-def check(checkpoint: Any, n_bytes: int) -> None:
+def check_contents(checkpoint: Any, n_bytes: int) -> None:
     """Whether a checkpoint of so many bytes can be a run's.
 
     Raises:
@@ -222,7 +222,7 @@ def check_weights(weights: Mapping[str, Any], model: nn.Module) -> None:
             raise LabError(f"its {name} holds NaN")
 
 
-def check_optimizer(stored: list[Any], make: Callable[[], Optimizer]) -> None:
+def check_optimizer_state(stored: list[Any], make: Callable[[], Optimizer]) -> None:
     """Whether a fresh optimizer can go on with a stored state, found by steps on shapes alone.
 
     Raises:
@@ -235,10 +235,10 @@ def check_optimizer(stored: list[Any], make: Callable[[], Optimizer]) -> None:
     groups = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in state["param_groups"]] != [g["params"] for g in groups]:
         raise LabError("its optimizer_states are of other parameters")
-    for mine, theirs in zip(groups, state["param_groups"], strict=True):
-        for name in sorted(mine):
-            if name in theirs and not _same_option(name, mine[name], theirs[name]):
-                raise LabError(f"its optimizer's {name} is {shown(theirs[name])}")
+    for fresh, old in zip(groups, state["param_groups"], strict=True):
+        for name in sorted(fresh.keys() & old.keys()):
+            if not _same_option(name, fresh[name], old[name]):
+                raise LabError(f"its optimizer's {name} is {shown(old[name])}")
     try:
         _on_shapes(make()).step()
     except Exception:  # whatever somebody's optimizer raises: it wants more than shapes
@@ -249,10 +249,8 @@ def check_optimizer(stored: list[Any], make: Callable[[], Optimizer]) -> None:
         optimizer.load_state_dict({"state": values, "param_groups": options})
         optimizer.step()
     except Exception as error:  # as above; but now it is the state that it does not take
-        said = (str(error).splitlines() or [""])[0]
-        raise LabError(
-            f"its optimizer_states do not fit the optimizer: {type(error).__name__}: {said[:200]}"
-        ) from error
+        reason = f"{type(error).__name__}: {first_line(error, 200)}"
+        raise LabError(f"its optimizer_states do not fit the optimizer: {reason}") from error
 
 
 def _on_shapes(optimizer: Optimizer) -> Optimizer:
@@ -308,28 +306,28 @@ def check_callbacks(stored: Mapping[str, Any], callbacks: Iterable[L.Callback]) 
                 raise LabError(f"its {callback.state_key}.{name} is {shown(state[name])}")
 
 
-def _alike(mine: Any, theirs: Any) -> bool:
+def _alike(fresh: Any, stored: Any) -> bool:
     """Whether a value can stand for another one: numbers for numbers, texts for texts.
 
     Where there is none yet, nobody knows what it will be.
     """
-    if mine is None or theirs is None:
-        return mine is None or isinstance(mine, bool)
-    if isinstance(mine, list | tuple) and isinstance(theirs, list | tuple):
-        return not mine or (len(mine) == len(theirs) and all(map(_alike, mine, theirs)))
-    if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
-        return mine.shape == theirs.shape and _kind(mine) == _kind(theirs)
+    if fresh is None or stored is None:
+        return fresh is None or isinstance(fresh, bool)
+    if isinstance(fresh, list | tuple) and isinstance(stored, list | tuple):
+        return not fresh or (len(fresh) == len(stored) and all(map(_alike, fresh, stored)))
+    if isinstance(fresh, Tensor) and isinstance(stored, Tensor):
+        return fresh.shape == stored.shape and _kind(fresh) == _kind(stored)
     for kind in (bool, int | float, str, dict, list | tuple, Tensor):
-        if isinstance(mine, kind) or isinstance(theirs, kind):
-            return isinstance(mine, kind) and isinstance(theirs, kind)
+        if isinstance(fresh, kind) or isinstance(stored, kind):
+            return isinstance(fresh, kind) and isinstance(stored, kind)
     return True
 
 
-def _same_option(name: str, mine: Any, theirs: Any) -> bool:
+def _same_option(name: str, fresh: Any, stored: Any) -> bool:
     """Of an optimizer: numbers may have been scheduled, and what is fast depends on the device."""
-    if isinstance(mine, bool) and name not in ("fused", "foreach"):
-        return mine is theirs
-    return _alike(mine, theirs)
+    if isinstance(fresh, bool) and name not in ("fused", "foreach"):
+        return fresh is stored
+    return _alike(fresh, stored)
 
 
 def _kind(tensor: Tensor) -> str:

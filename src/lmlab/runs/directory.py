@@ -12,19 +12,14 @@ tokenizer.json  of a run that began from another's checkpoint: its parent's
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import os
-import platform
 import re
-import subprocess
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,6 +29,7 @@ import yaml
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.config.own_code import changed_code
 from lmlab.config.stored import with_todays_defaults
+from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import (
     check_place,
@@ -41,11 +37,11 @@ from lmlab.files import (
     leads_out,
     lock_at,
     open_to_read,
-    path_name,
     remove,
     remove_unfinished,
     write_atomically,
 )
+from lmlab.runs.provenance import git_commit, versions
 from lmlab.runs.record import Dumper, check_record, read_config, read_record, read_sample
 
 RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
@@ -60,17 +56,17 @@ REQUEUED = re.compile(r"hpc_ckpt_\d+\.ckpt")
 # Names of a group and of its option.
 GROUP, OPTION = re.compile(r"[a-z]\w*(/\w+)*"), re.compile(r"\w[\w-]*([./]\w[\w-]*)*")
 # Metrics of the end of a run: one that goes on longer has another end.
-OF_THE_END = (*("val/loss_full", "val/bpc_full", "val/loss_full_ema", "val/loss_dynamic"),)
+OF_THE_END = ("val/loss_full", "val/bpc_full", "val/loss_full_ema", "val/loss_dynamic")
 
 
-class Run:
+class RunDirectory:
     """One run directory."""
 
     def __init__(self, path: Path):
         self.path = path
 
     @classmethod
-    def create(cls, config: dict[str, Any], **asked: Any) -> Run:
+    def create(cls, config: dict[str, Any], **asked: Any) -> RunDirectory:
         """A new directory with the config and a record in it, status `running`.
 
         `asked` goes into the record, see `begin`.
@@ -110,18 +106,17 @@ class Run:
         each group that the config was composed of.
         """
         self.store(config)
+        origin = {"swept": swept, "choices": choices, "parent": config["from"]}
         self._write(
             status="running",
-            **({} if swept is None else {"swept": swept}),
-            **({} if choices is None else {"choices": choices}),
-            **({} if config["from"] is None else {"parent": config["from"]}),
+            **{name: value for name, value in origin.items() if value is not None},
             step=0,
             metrics={},
             seconds=0.0,
             fingerprint=fingerprint(config),
             started=datetime.now().astimezone().isoformat(timespec="seconds"),
-            versions=_versions(),
-            git_commit=_git_commit(),
+            versions=versions(),
+            git_commit=git_commit(),
         )
 
     def go_on(self, config: dict[str, Any], **asked: Any) -> None:
@@ -133,7 +128,7 @@ class Run:
             self.update(status="running", error=None)
 
     @classmethod
-    def open(cls, path: str, key: str = "run") -> Run:
+    def open(cls, path: str, key: str = "run") -> RunDirectory:
         """The run at `path`, which the config names at `key`.
 
         Raises:
@@ -149,7 +144,7 @@ class Run:
         return run
 
     @classmethod
-    def to_resume(cls, config: dict[str, Any]) -> Run | None:
+    def to_resume(cls, config: dict[str, Any]) -> RunDirectory | None:
         """`resume=auto`: the run that a config began before, if there is one.
 
         The newest that is not finished, else the newest that is; never one that is being trained.
@@ -158,26 +153,39 @@ class Run:
             run = cls(Path(config["run_dir"]))
             return run if (run.path / RECORD).is_file() else None
         folder = Path(config["output_dir"]) / config["name"]
-        found: dict[bool, Run] = {}  # by whether it is finished
-        for record in sorted(folder.glob(f"*/{RECORD}")):
-            run = cls(record.parent)
+        begun: dict[bool, RunDirectory] = {}  # by whether it is finished
+        for path in sorted(folder.glob(f"*/{RECORD}")):
+            run = cls(path.parent)
             try:
                 check_continues(run.config, config)
-                begun_otherwise = run.record.get("fingerprint") != fingerprint(config)
-                if begun_otherwise or changed_code(run.record, config):
+                record = run.record
+                is_other = record.get("fingerprint") != fingerprint(config)
+                if is_other or changed_code(record, config):
                     continue
-                finished = run.record.get("status") == "done"
             except (LabError, KeyError, TypeError):
                 continue  # another experiment, or none at all
             if not run.is_locked():
-                found[finished] = run
-        return found.get(False) or found.get(True)
+                begun[record.get("status") == "done"] = run
+        return begun.get(False) or begun.get(True)
 
     def store(self, config: dict[str, Any]) -> None:
         """Write the config, without the keys that only say how the run was started."""
         config = {**config, "run": None, "resume": None, "dry_run": False, "sweep": None}
         text = yaml.dump(config, Dumper=Dumper, sort_keys=False)
         write_atomically(self.path / CONFIG, text.encode())
+
+    def keep_corpus(self, corpus: dict[str, Any], sha256: str) -> None:
+        """Put into the config where the text of this digest, which the run read, is now."""
+        try:
+            config = self.config
+            if config["corpus"] == corpus or self.record.get("corpus_sha256") != sha256:
+                return
+            with self.locked():
+                self.store({**config, "corpus": corpus})
+        except (LabError, KeyError) as error:
+            say(f"{self.path / CONFIG} still says where its text was: {error}")
+        else:
+            say(f"{self.path / CONFIG} says where its text is now")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -354,26 +362,6 @@ class Run:
         return str(status)
 
 
-def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
-    """A directory's name for one job of a sweep: what is swept, and what makes it unique."""
-    short = short_keys(swept)
-    ordered = sorted(swept, key=lambda key: (key == "seed", key))
-    # Four digits of a number are enough to know it by; the fingerprint has them all.
-    values = [(short[key], swept[key]) for key in ordered]
-    text = ",".join(
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in values
-    )
-    return f"{path_name(text) or 'job'}-{config_fingerprint[:8]}"
-
-
-def short_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Each key by what stands behind its last dot, unless two would read alike."""
-    last = {key: key.rpartition(".")[2] for key in keys}
-    n = Counter(last.values())
-    return {key: name if n[name] == 1 else key for key, name in last.items()}
-
-
 def _make(path: Path, exist_ok: bool) -> bool:
     try:
         path.mkdir(parents=True, exist_ok=exist_ok)
@@ -391,37 +379,3 @@ def _try_to_lock(file: BinaryIO) -> bool:
     if not taken:
         time.sleep(0.001)
     return taken
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    packages = ("lmlab", "torch", "lightning", "hydra-core", "tensorboard", "numpy")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-@functools.cache  # the code of a process is that of its start, whatever is checked out later
-def _git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, marked where files differ from it."""
-    folder = Path(__file__).parent
-    git = ["git", "-C", str(folder)]
-    try:
-        described = subprocess.run(
-            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=5,
-        )
-        tracked = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    # An installed copy may be inside somebody else's repository, whose commit is not ours.
-    return described.stdout.strip() or None if tracked.returncode == 0 else None

@@ -15,7 +15,12 @@ from lmlab.config.fingerprint import fingerprint
 from lmlab.config.trust import as_texts, check_stored, without
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign, find
-from lmlab.runs.directory import CONFIG, RECORD, Run
+from lmlab.runs.directory import CONFIG, RECORD, RunDirectory
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from lmlab.config.words.command_line import CommandLine
 
 
 def asked(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:
@@ -48,7 +53,7 @@ def _continued(path: str) -> DictConfig:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import DictConfig, OmegaConf
 
-    stored = Run.open(path).config
+    stored = RunDirectory.open(path).config
     cfg = OmegaConf.create(as_texts(stored))
     overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     for override in overrides:
@@ -62,20 +67,13 @@ def _continued(path: str) -> DictConfig:
     return cfg
 
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from lmlab.config.words.command_line import CommandLine
-
-
-def run_of(parent: str, key: str = "from") -> Run:
+def run_of(parent: str, key: str = "from") -> RunDirectory:
     """The run that `key` names.
 
     Raises:
         LabError: if there is none.
     """
-    path, _ = _split(parent)
-    return Run.open(path, key)
+    return RunDirectory.open(_split(parent)[0], key)
 
 
 def words_for_hydra(line: CommandLine) -> list[str]:
@@ -85,11 +83,11 @@ def words_for_hydra(line: CommandLine) -> list[str]:
     Raises:
         LabError: if there is no such parent.
     """
-    of_the_parent = [] if line.parent is None else choices(line.parent, line.overrides)
+    options = [] if line.parent is None else choices(line.parent, line.overrides)
     words = line.for_hydra
     if "run" in line.given:
         words = [f"++{word}" if word.startswith("corpus.") else word for word in words]
-    return [*words, *of_the_parent]
+    return [*words, *options]
 
 
 def choices(parent: str, typed: Iterable[str]) -> list[str]:
@@ -99,11 +97,11 @@ def choices(parent: str, typed: Iterable[str]) -> list[str]:
     more to Hydra than that.
     """
     if (foreign := find(parent)) is not None:
-        found = {"model": "gpt2", "tokenizer": foreign.tokenizer().kind}
+        options = {"model": "gpt2", "tokenizer": foreign.tokenizer().kind}
     else:
-        found = run_of(parent).choices
+        options = run_of(parent).choices
     groups = {override.partition("=")[0] for override in typed}
-    return [f"{group}={option}" for group, option in found.items() if group not in groups]
+    return [f"{group}={option}" for group, option in options.items() if group not in groups]
 
 
 def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
@@ -121,13 +119,12 @@ def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
         return _of_foreign(cfg, foreign, overrides)
     run = run_of(cfg["from"])
     stored, kept = run.config, run.choices
-    branch = OmegaConf.create(as_texts(stored))
-    ours: Any = branch
+    branch: Any = OmegaConf.create(as_texts(stored))
     replaced = []
-    with open_dict(ours):
-        ours.run_dir = None
+    with open_dict(branch):
+        branch.run_dir = None
         if not _is_in(run.path, stored["output_dir"]):  # of another machine, or a stranger's
-            ours.output_dir = cfg["output_dir"]
+            branch.output_dir = cfg["output_dir"]
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             key, value = override.key_or_group, override.value()
             if key in ("experiment", "sweep"):
@@ -138,13 +135,14 @@ def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
             replaced.append(key)
             if override.is_delete():
                 node, _, last = key.rpartition(".")
-                OmegaConf.select(ours, node).pop(last, None)
+                OmegaConf.select(branch, node).pop(last, None)
             else:
-                OmegaConf.update(ours, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+                value = OmegaConf.select(cfg, key)
+                OmegaConf.update(branch, key, value, merge=False, force_add=True)
         for key in ("from", "resume", "dry_run", "sweep"):
-            ours[key] = cfg[key]
+            branch[key] = cfg[key]
     check_stored(without(stored, replaced), f"from={run.path}")
-    return ours
+    return branch
 
 
 def _is_in(path: Path, folder: Any) -> bool:
@@ -174,14 +172,14 @@ def _of_foreign(cfg: DictConfig, foreign: Foreign, overrides: Iterable[str]) -> 
     return cfg
 
 
-def _check_same(foreign: Foreign, key: str, typed: Any, theirs: Any) -> None:
+def _check_same(foreign: Foreign, key: str, typed: Any, stored: Any) -> None:
     """Whether a model of these weights may have `key=typed`: only a read-out of its own.
 
     Raises:
         LabError: if they are another model's.
     """
-    if typed != theirs and not (key == "model.tied" and typed is False):
-        raise LabError(f"{key}={typed}: from={foreign.path} has {theirs}; leave it out")
+    if typed != stored and not (key == "model.tied" and typed is False):
+        raise LabError(f"{key}={typed}: from={foreign.path} has {stored}; leave it out")
 
 
 def resolve(config: dict[str, Any]) -> dict[str, Any]:
@@ -198,16 +196,16 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     if (foreign := find(typed)) is not None:
         parent = {"run": str(foreign.path), "step": 0, "fingerprint": foreign.fingerprint}
         return {**config, "from": parent}
-    found = _found(typed, "from")
-    if found["step"] >= config["trainer"]["max_steps"]:
+    parent, max_steps = _checkpoint_named(typed, "from"), config["trainer"]["max_steps"]
+    if parent["step"] >= max_steps:
         raise LabError(
-            f"trainer.max_steps={config['trainer']['max_steps']}: from={typed} begins at step "
-            f"{found['step']} and counts on, so give more"
+            f"trainer.max_steps={max_steps}: from={typed} begins at step {parent['step']} and "
+            "counts on, so give more"
         )
-    return {**config, "from": found}
+    return {**config, "from": parent}
 
 
-def _found(typed: str, key: str) -> dict[str, Any]:
+def _checkpoint_named(typed: str, key: str) -> dict[str, Any]:
     """Run, step and fingerprint of a typed `<run>[@<step>|@best]`."""
     run, (_, which) = run_of(typed, key), _split(typed)
     steps = sorted(_steps(run))
@@ -237,9 +235,9 @@ def _with_teachers(config: dict[str, Any]) -> dict[str, Any]:
             inside = sorted(path.parent for path in folder.rglob(RECORD))
             if not inside:
                 raise LabError(f"teacher.runs={one}: there is no run in this folder")
-            runs += [_found(str(path), "teacher.runs") for path in inside]
+            runs += [_checkpoint_named(str(path), "teacher.runs") for path in inside]
         else:
-            runs.append(_found(one, "teacher.runs"))
+            runs.append(_checkpoint_named(one, "teacher.runs"))
     return {**config, "teacher": {**settings, "runs": runs}}
 
 
@@ -271,14 +269,14 @@ def checkpoint_path(parent: dict[str, Any], key: str = "from") -> Path:
 
 def _split(parent: str) -> tuple[str, str | None]:
     """<run>[@<step>|@best|@last] in two."""
-    found = re.fullmatch(r"(.*)@([0-9]+|best|last)", parent, flags=re.DOTALL)
-    if found is None:
+    parts = re.fullmatch(r"(.*)@([0-9]+|best|last)", parent, flags=re.DOTALL)
+    if parts is None:
         return parent, None
-    return found[1], None if found[2] == "last" else found[2]
+    return parts[1], None if parts[2] == "last" else parts[2]
 
 
-def _steps(run: Run) -> dict[int, Path]:
+def _steps(run: RunDirectory) -> dict[int, Path]:
     """The checkpoints of a run by step."""
     best = (run.record.get("best") or {}).get("step")
-    found = {best: run.best} if best is not None and run.best.is_file() else {}
-    return found | run.checkpoints_by_step()
+    by_step = {best: run.best} if best is not None and run.best.is_file() else {}
+    return by_step | run.checkpoints_by_step()

@@ -108,8 +108,7 @@ def read_config(path: Path) -> dict[str, Any]:
         _check_plain(content)
         config = check_plain_data(yaml.load(content, Loader=YAML))
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise LabError(f"{path} cannot be read: {said}") from error
+        raise LabError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise LabError(f"{path} is not a run's config")
     return config

@@ -23,10 +23,10 @@ from lmlab.data.streams import derive, generator
 from lmlab.data.tokens import TokenizedCorpus
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import checkpoint_path
 from lmlab.training.module import LanguageModule
-from lmlab.training.optimizers.configure import check as check_optimizer
+from lmlab.training.optimizers.configure import check_optimizer
 from lmlab.training.optimizers.parametrisation import parametrisation_of, scale_weights
 from lmlab.training.optimizers.rules import rules_of
 from lmlab.training.processes.processes import trainer as trainer_of
@@ -141,7 +141,7 @@ def _teacher(config: dict[str, Any], text: TokenizedCorpus) -> Teacher | None:
     models = []
     for parent in settings.get("runs") or []:
         path = checkpoint_path(parent, "teacher.runs")
-        trained = restore(Run.open(parent["run"], "teacher.runs"), str(path))
+        trained = restore(RunDirectory.open(parent["run"], "teacher.runs"), str(path))
         trained.check_beside(
             "teacher.runs", parent["run"], text.tokenizer, text.sha256, config["data"]
         )
@@ -186,7 +186,7 @@ def trial_of(config: dict[str, Any]) -> list[L.Callback]:
 
 def make_trainer(
     config: dict[str, Any],
-    run: Run,
+    run: RunDirectory,
     data: TextDataModule,
     callbacks: list[L.Callback],
     loggers: list[Logger],

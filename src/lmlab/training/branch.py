@@ -21,7 +21,7 @@ from lmlab.runs.checkpoint import EMA_KEY
 from lmlab.runs.contents import (
     check_callbacks,
     check_continuable,
-    check_optimizer,
+    check_optimizer_state,
     check_weights,
     weights_of,
 )
@@ -137,7 +137,7 @@ def fitted(
         if parent.get(EMA_KEY) is not None:
             check_weights(parent[EMA_KEY]["weights"], module.model)
         if _same_optimizer(parent, module):
-            check_optimizer(parent["optimizer_states"], module.fresh_optimizer)
+            check_optimizer_state(parent["optimizer_states"], module.fresh_optimizer)
         check_callbacks(parent["callbacks"], [c for c in callbacks if _keeps_its_state(c)])
     except LabError as error:
         raise LabError(f"from: of the parent's checkpoint, {error}") from error

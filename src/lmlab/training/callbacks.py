@@ -16,7 +16,7 @@ from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import DivergedError
 from lmlab.files import link_or_copy, remove
-from lmlab.runs.directory import OF_THE_END, Run
+from lmlab.runs.directory import OF_THE_END, RunDirectory
 from lmlab.runs.provenance import computed_on
 from lmlab.training.processes.stopping import Interrupted, Pruned, Stop
 from lmlab.training.processes.waiting import waiting
@@ -27,7 +27,7 @@ from lmlab.training.spent import Costs, Spent
 class Recorder(L.Callback):
     """Keeps run.json up to date at every evaluation, and in each checkpoint what it took."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: RunDirectory):
         self.run, self.costs = run, Costs()  # until they are known
         self.metrics: dict[str, float] = {}
         self.step: int | None = None  # of the last evaluation within training
@@ -79,7 +79,9 @@ class Checkpoints(L.Callback):
     random numbers and the place in the data, so going on from any gives the same run.
     """
 
-    def __init__(self, run: Run, stop: Stop, keep: int, every: int | None, minutes: float | None):
+    def __init__(
+        self, run: RunDirectory, stop: Stop, keep: int, every: int | None, minutes: float | None
+    ):
         self.run, self.stop = run, stop
         self.keep, self.every, self.minutes = keep, every, minutes
         self.best: dict[str, float] = {}  # the lowest val/loss so far, and its step

@@ -11,12 +11,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmlab.console import command, log, say
 from lmlab.errors import DivergedError, LabError
-from lmlab.runs.directory import RECORD, Run
+from lmlab.runs.directory import RECORD, RunDirectory
 from lmlab.training.processes.stopping import Interrupted, Pruned
 
 
 @contextmanager
-def outcome_recorded(run: Run) -> Iterator[None]:
+def outcome_recorded(run: RunDirectory) -> Iterator[None]:
     """Within, a run is trained: whatever ends it early is left in its record, and raised again."""
     try:
         try:
@@ -43,7 +43,7 @@ def outcome_recorded(run: Run) -> Iterator[None]:
         raise
 
 
-def record_failure(run: Run, error: BaseException) -> None:
+def record_failure(run: RunDirectory, error: BaseException) -> None:
     """Leave a failure in the log and in the record of a run."""
     with suppress(LabError):  # the disk may be what failed
         log.error("failed", exc_info=error)

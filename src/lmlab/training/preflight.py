@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -11,16 +12,19 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.filesize import decimal
 from torch import Tensor, nn
 
-from lmlab.errors import LabError
+from lmlab.config import build
+from lmlab.errors import LabError, first_line
 from lmlab.memory_limit import memory_bytes
-from lmlab.training.footprint import check_fits
+from lmlab.training.optimizers.configure import configure
+from lmlab.training.optimizers.rules import rules_of
 from lmlab.training.processes.started import is_alone_in_slurm
 
+SMALL = 1 / 16  # weights below this part of memory fit, whatever the optimizer keeps beside them
 # The Trainer's settings that a config has, with their defaults.
 SETTINGS = {"accelerator": "auto", "devices": "auto", "strategy": "auto", "precision": "32-true"}
 
 
-def trainer(key: str, **settings: Any) -> L.Trainer:
+def checked_trainer(key: str, **settings: Any) -> L.Trainer:
     """Lightning's Trainer; what it says of settings that do not go together is the user's to know.
 
     Raises:
@@ -37,11 +41,10 @@ def trainer(key: str, **settings: Any) -> L.Trainer:
             for name, default in SETTINGS.items()
             if settings.get(name, default) != default
         ]
-        said = str(error).splitlines()[0]
-        raise LabError(f"{key}{' '.join(chosen)}: {said}") from error
+        raise LabError(f"{key}{' '.join(chosen)}: {first_line(error)}") from error
 
 
-def check(config: dict[str, Any], vocab_size: int) -> None:
+def check_memory(config: dict[str, Any], vocab_size: int) -> None:
     """Whether memory can hold the model and a batch.
 
     Raises:
@@ -86,40 +89,35 @@ def check_logits(model: nn.Module, target: str, vocab_size: int, block_size: int
     except Exception as error:  # whatever somebody's model raises
         if device.type == "meta" and isinstance(error, NotImplementedError):
             return
-        said = str(error).splitlines()[0] if str(error) else ""
-        raise LabError(f"model: {target} has to do {wanted}; {type(error).__name__}: {said}") from (
-            error
-        )
+        reason = f"{type(error).__name__}: {first_line(error) if str(error) else ''}"
+        raise LabError(f"model: {target} has to do {wanted}; {reason}") from error
     finally:
         for module, mode in modes.items():
             module.training = mode
     if isinstance(logits, Tensor):
         if logits.shape == (1, T, vocab_size) and logits.is_floating_point():
             return
-        found = f"{tuple(logits.shape)} of {logits.dtype}"
+        returned = f"{tuple(logits.shape)} of {logits.dtype}"
     else:
-        found = f"a {type(logits).__name__}"
-    raise LabError(f"model: {target} has to do {wanted}; it returns {found}")
+        returned = f"a {type(logits).__name__}"
+    raise LabError(f"model: {target} has to do {wanted}; it returns {returned}")
 
 
 def _windows(config: dict[str, Any]) -> list[tuple[int, str]]:
     """Bytes of the windows that are drawn at once, and the keys that say so."""
     settings, shape, evaluation = config["trainer"], config["data"], config["eval"]
-    window = 8 * (shape["block_size"] + 1)  # int64
+    batch = 8 * (shape["block_size"] + 1) * shape["batch_size"]  # int64
     steps = min(shape["steps_per_batch"], evaluation["every"], settings["max_steps"])
-    accumulate, batch_size = settings["accumulate_grad_batches"], shape["batch_size"]
-    said = f"data.batch_size={batch_size} data.block_size={shape['block_size']}"
-    found = [
-        (
-            window * batch_size * accumulate * steps,
-            f"{said} data.steps_per_batch={shape['steps_per_batch']} "
-            f"trainer.accumulate_grad_batches={accumulate}: the windows of {steps} steps",
-        )
-    ]
-    if evaluation["protocol"] == "random":
-        needs = window * batch_size * evaluation["iters"]
-        found.append((needs, f"{said} eval.iters={evaluation['iters']}: the windows"))
-    return found
+    accumulate = settings["accumulate_grad_batches"]
+    keys = f"data.batch_size={shape['batch_size']} data.block_size={shape['block_size']}"
+    trained = (
+        f"{keys} data.steps_per_batch={shape['steps_per_batch']} "
+        f"trainer.accumulate_grad_batches={accumulate}: the windows of {steps} steps"
+    )
+    if evaluation["protocol"] != "random":
+        return [(batch * accumulate * steps, trained)]
+    evaluated = f"{keys} eval.iters={evaluation['iters']}: the windows"
+    return [(batch * accumulate * steps, trained), (batch * evaluation["iters"], evaluated)]
 
 
 def _logits(config: dict[str, Any], vocab_size: int) -> tuple[int, str]:
@@ -128,3 +126,103 @@ def _logits(config: dict[str, Any], vocab_size: int) -> tuple[int, str]:
     needs = shape["batch_size"] * shape["block_size"] * vocab_size * 2 * trained
     keys = f"data.batch_size={shape['batch_size']} data.block_size={shape['block_size']}"
     return needs, f"{keys}: the logits of a vocabulary of {vocab_size:,}"
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The model of a config on the meta device, and bytes."""
+
+    model: nn.Module
+    weights: int  # those that are trained; their gradients take as much
+    optimizer: int | None  # None: its first step has to see numbers
+
+
+def footprint(config: dict[str, Any], vocab_size: int) -> Footprint:
+    """What a config asks for.
+
+    Raises:
+        LabError: if its model or its optimizer cannot be made.
+    """
+    try:
+        model = model_on_meta(config, vocab_size)
+    except build.TooLargeError:
+        raise
+    except LabError:  # somebody's own may compute while it is built
+        model = build.model(config, vocab_size)
+    return Footprint(model, _trained_bytes(model), _optimizer_bytes(model, config))
+
+
+def check_fits(config: dict[str, Any], vocab_size: int) -> None:
+    """Refuse what this machine's memory cannot hold, which the system would end without a word.
+
+    On another device than the CPU only the weights count: there they are made, on their way.
+
+    Raises:
+        LabError: if weights, gradients and what the optimizer keeps are more than there is.
+    """
+    memory = memory_bytes()
+    try:
+        model = model_on_meta(config, vocab_size)
+    except build.TooLargeError:
+        raise
+    except LabError:
+        return  # made in earnest it says why; or it is a model that cannot do without memory
+    needed = _trained_bytes(model)
+    if needed < SMALL * memory:
+        return
+    if _trains_on_cpu(config["trainer"]["accelerator"]):
+        needed = 2 * needed + (_optimizer_bytes(model, config) or 0)
+    if needed > memory:
+        n_parameters = sum(p.numel() for p in model.parameters())
+        raise LabError(
+            f"model={type(model).__name__} of {n_parameters:,} parameters (vocabulary of "
+            f"{vocab_size:,}) needs {decimal(needed)} of memory to be trained, and this machine "
+            f"has {decimal(memory)}: choose a smaller model, or a tokenizer of fewer tokens"
+        )
+
+
+def _trains_on_cpu(accelerator: str) -> bool:
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+
+
+def model_on_meta(
+    config: dict[str, Any], vocab_size: int, most: int = build.MOST_PARTS
+) -> nn.Module:
+    """The model of a config on the meta device, which takes no memory.
+
+    Raises:
+        TooLargeError: if no computer could hold one of its weights.
+        LabError: if it cannot be made, or computes while it is.
+    """
+    try:
+        with torch.device("meta"):
+            return build.model(config, vocab_size, most)
+    except LabError as error:
+        if isinstance(error.__cause__, RuntimeError) and "overflow" in str(error.__cause__):
+            target = config["model"]["_target_"]
+            raise build.TooLargeError(
+                f"model: {target} has weights of 2^63 bytes and more; give it smaller sizes"
+            ) from error
+        raise
+
+
+def _trained_bytes(model: nn.Module) -> int:
+    return sum(p.nbytes for p in model.parameters() if p.requires_grad)
+
+
+def _optimizer_bytes(model: nn.Module, config: dict[str, Any]) -> int | None:
+    """What the optimizer keeps, found by letting it take a step on shapes alone; None for one that
+    cannot, as torch's Adafactor, which looks at the weights' norms."""
+    if not any(p.requires_grad for p in model.parameters()):
+        return 0
+    optimizer = configure(model, build.optimizer(config), rules_of(config))
+    for group in optimizer.param_groups:
+        group["fused"] = None
+        for parameter in group["params"]:
+            parameter.grad = torch.empty_like(parameter)
+    try:
+        optimizer.step()
+    except (RuntimeError, TypeError, ValueError):  # of numbers that are not there
+        return None
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return sum(value.nbytes for value in states if isinstance(value, Tensor))

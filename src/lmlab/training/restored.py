@@ -21,9 +21,8 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.runs import contents
 from lmlab.runs.checkpoint import EMA_KEY, load_averaged, named_by, newest, read
-from lmlab.runs.directory import Run
-from lmlab.training.footprint import shapes
-from lmlab.training.preflight import check_logits
+from lmlab.runs.directory import RunDirectory
+from lmlab.training.preflight import check_logits, model_on_meta
 
 if TYPE_CHECKING:
     from lmlab.training.module import LanguageModule
@@ -67,7 +66,7 @@ def check_gathered(
     """
     trains = any(p.requires_grad for p in module.model.parameters())
     if trains and checkpoint["global_step"]:
-        contents.check_optimizer(checkpoint["optimizer_states"], module.fresh_optimizer)
+        contents.check_optimizer_state(checkpoint["optimizer_states"], module.fresh_optimizer)
     contents.check_callbacks(checkpoint["callbacks"], callbacks)
 
 
@@ -118,7 +117,7 @@ class Trained:
             say(f"{key}={run} was trained on other text: val may not be new to it")
 
 
-def restore(run: Run, which: str) -> Trained:
+def restore(run: RunDirectory, which: str) -> Trained:
     """The model of a run's checkpoint: `last`, `best`, or one given by path; in eval mode.
 
     `ema` is the last one with its averaged weights.
@@ -140,7 +139,7 @@ def restore(run: Run, which: str) -> Trained:
         raise LabError(named_by(path, error)) from error
 
 
-def _restored(run: Run | None, path: Path, checkpoint: dict[str, Any]) -> Trained:
+def _restored(run: RunDirectory | None, path: Path, checkpoint: dict[str, Any]) -> Trained:
     """The model in a checkpoint, which must be of a run if one is given."""
     stored = with_todays_defaults(checkpoint["config"])
     check_stored(stored, f"checkpoint {path}")
@@ -174,7 +173,7 @@ def _model(
     most = 1000 + 16 * len(weights)  # of which some hold no weights
     try:
         with torch.random.fork_rng(devices=[]):
-            on_shapes = shapes(config, vocab_size, most)
+            on_shapes = model_on_meta(config, vocab_size, most)
     except build.TooLargeError:
         raise
     except LabError:  # somebody's own may compute while it is built
@@ -190,7 +189,7 @@ def precision_of(config: dict[str, Any]) -> str:
     return DOUBLE if str(config["trainer"]["precision"]) in ("64", DOUBLE) else "32-true"
 
 
-def config_beside(run: Run) -> dict[str, Any] | None:
+def config_beside(run: RunDirectory) -> dict[str, Any] | None:
     """The config that a run has beside its checkpoints; a checkpoint is used without it, too."""
     try:
         check_stored(run.config, f"run={run.path}")

@@ -19,8 +19,7 @@ from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.files import read_small, write_atomically
 from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed, newest_whole, read
-from lmlab.runs.directory import TOKENIZER, Run
-from lmlab.runs.moved import keep_corpus
+from lmlab.runs.directory import TOKENIZER, RunDirectory
 from lmlab.runs.parents import checkpoint_path, foreign_parent, run_of
 from lmlab.training.branch import first_checkpoint, fitted
 from lmlab.training.module import LanguageModule
@@ -35,7 +34,7 @@ class Start:
     """Where the run of a config begins; decided once, by `find`."""
 
     config: dict[str, Any]
-    run: Run | None  # the one that goes on; None: it is new
+    run: RunDirectory | None  # the one that goes on; None: it is new
     parent: dict[str, Any] | None = None  # the checkpoint of another run that it begins from
     foreign: Foreign | None = None  # the weights of others that it begins with
 
@@ -92,7 +91,7 @@ class Start:
                 f"run={self.run.path} cannot go on: its corpus has changed since it began"
             )
 
-    def keep_moved_text(self, run: Run) -> None:
+    def keep_moved_text(self, run: RunDirectory) -> None:
         """Keep where the text of a finished run is now, if that was said.
 
         Raises:
@@ -103,7 +102,7 @@ class Start:
         text = text_of(self.config, self.tokenizer())
         if run.record.get("corpus_sha256") != text.sha256:
             raise LabError(f"run={run.path}: its corpus has changed since it was trained")
-        keep_corpus(run, self.config["corpus"], text.sha256)
+        run.keep_corpus(self.config["corpus"], text.sha256)
 
     def load_into(self, module: LanguageModule, callbacks: Sequence[L.Callback]) -> None:
         """Give a module the weights of others, or see to it that it can go on with the parent's.
@@ -118,7 +117,7 @@ class Start:
 
     def keep_in(
         self,
-        run: Run,
+        run: RunDirectory,
         text: TokenizedCorpus,
         module: LanguageModule,
         data: TextDataModule,
@@ -135,7 +134,7 @@ class Start:
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
 
     def resumed(
-        self, run: Run, module: LanguageModule, callbacks: list[L.Callback]
+        self, run: RunDirectory, module: LanguageModule, callbacks: list[L.Callback]
     ) -> Resumed | None:
         """The checkpoint to go on from; None where the run is new and has no parent."""
         if self.run is None and self.parent is None:
@@ -149,13 +148,13 @@ class Start:
         return Resumed(contents["global_step"], path.absolute(), contents)
 
 
-def _run_to_continue(config: dict[str, Any]) -> Run | None:
+def _run_to_continue(config: dict[str, Any]) -> RunDirectory | None:
     if config["run"]:
-        return Run.open(config["run"])
-    return Run.to_resume(config) if config["resume"] else None
+        return RunDirectory.open(config["run"])
+    return RunDirectory.to_resume(config) if config["resume"] else None
 
 
-def _check_same(run: Run, config: dict[str, Any]) -> None:
+def _check_same(run: RunDirectory, config: dict[str, Any]) -> None:
     """Whether a run that goes on is the same experiment, with the same code."""
     knows_text = run.record.get("corpus_sha256") is not None
     check_continues(run.config, config, may_change=("corpus",) if knows_text else ())
@@ -163,7 +162,7 @@ def _check_same(run: Run, config: dict[str, Any]) -> None:
         check_same_code(run.record, config, f"run={run.path} cannot go on")
 
 
-def _began_otherwise(run: Run, config: dict[str, Any]) -> bool:
+def _began_otherwise(run: RunDirectory, config: dict[str, Any]) -> bool:
     return run.record.get("fingerprint", fingerprint(config)) != fingerprint(config)
 
 
@@ -176,7 +175,7 @@ def _parent(named: dict[str, Any]) -> dict[str, Any]:
     return parent
 
 
-def _stored_tokenizer(run: Run) -> Tokenizer:
+def _stored_tokenizer(run: RunDirectory) -> Tokenizer:
     try:
         stored = read_small(run.path / TOKENIZER, MOST_TOKENIZER, within=run.path)
         return Tokenizer.from_json(json.loads(stored))

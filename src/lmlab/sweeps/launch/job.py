@@ -24,12 +24,12 @@ from lmlab.config.own_code import check_same_code, code_of
 from lmlab.config.words.compose import chosen
 from lmlab.console import log, logged_to, say, shown_on
 from lmlab.errors import DivergedError, LabError
-from lmlab.files import check_stays_in, lock_at, make_folder
-from lmlab.runs.directory import CONFIG, LOG, Run, job_name
+from lmlab.files import check_stays_in, lock_at, make_folder, path_name
+from lmlab.runs.directory import CONFIG, LOG, RunDirectory
 from lmlab.runs.parents import config_of, resolve
 from lmlab.sweeps.launch.journal import Entry, Result
 from lmlab.sweeps.table.reading import SEED
-from lmlab.sweeps.table.values import canonical
+from lmlab.sweeps.table.values import canonical, short_keys
 from lmlab.training.processes.started import check_started_once
 
 
@@ -66,10 +66,23 @@ def _plain_value(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | None) else str(value)
 
 
+def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
+    """A directory's name for one job of a sweep: what is swept, and what makes it unique."""
+    short = short_keys(swept)
+    ordered = sorted(swept, key=lambda key: (key == "seed", key))
+    # Four digits of a number are enough to know it by; the fingerprint has them all.
+    values = [(short[key], swept[key]) for key in ordered]
+    text = ",".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in values
+    )
+    return f"{path_name(text) or 'job'}-{config_fingerprint[:8]}"
+
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; Run.locked, while it trains
+JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; its own, while it trains
 
 
 def run_job(
@@ -101,7 +114,7 @@ def run_job(
                 config = resolve(config)
         except LabError as error:
             problem = error
-        run = Run(Path(cfg.run_dir or _directory(sweep_dir, swept, _identity(config))))
+        run = RunDirectory(Path(cfg.run_dir or _directory(sweep_dir, swept, _identity(config))))
         setting = canonical({key: value for key, value in swept.items() if key != SEED})
         if entry is not None:
             entry.add("running", run=str(run.path))
@@ -152,7 +165,7 @@ def _diverged(error: BaseException) -> bool:
     return isinstance(error, DivergedError)
 
 
-def _is_finished(run: Run, config: dict[str, Any]) -> bool:
+def _is_finished(run: RunDirectory, config: dict[str, Any]) -> bool:
     """Whether there is nothing left to train. Found without torch, which takes seconds to import.
 
     Raises:
@@ -191,7 +204,7 @@ def _identity(plain: dict[str, Any]) -> str:
     return hashlib.sha256(both.encode()).hexdigest()[:16] if code else fingerprint(plain)
 
 
-def _train(run: Run, config: dict[str, Any], **asked: Any) -> bool:
+def _train(run: RunDirectory, config: dict[str, Any], **asked: Any) -> bool:
     """Train what is left of a run, once no other process does; whether there was any."""
     with _alone(run.path):
         if _is_finished(run, config):
@@ -235,7 +248,11 @@ def _checked(cfg: DictConfig) -> tuple[dict[str, Any], LabError | None]:
 
 
 def _keep_failure(
-    run: Run, plain: dict[str, Any], swept: dict[str, Any], error: BaseException, reason: str
+    run: RunDirectory,
+    plain: dict[str, Any],
+    swept: dict[str, Any],
+    error: BaseException,
+    reason: str,
 ) -> None:
     """Leave a failure in the record and in the log; nothing that is done is touched."""
     from lmlab.display.unbegun import show_refused

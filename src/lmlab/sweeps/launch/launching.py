@@ -23,7 +23,7 @@ from lmlab.config.words.explain import is_explained
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import lock_at
-from lmlab.runs.directory import LOG, Run
+from lmlab.runs.directory import LOG, RunDirectory
 from lmlab.sweeps.launch.job import JOB_LOCK
 from lmlab.sweeps.launch.journal import FAILED, Event, Journal, Result, followers
 from lmlab.sweeps.launch.pool import check_settings, places_of
@@ -312,7 +312,7 @@ def _record_killed(journal: Journal, number: int) -> Result:
     from lmlab.display.unbegun import show_killed
 
     path = Path(str(journal.last[number].run))
-    Run(path).update(status="killed", error=KILLED)
+    RunDirectory(path).update(status="killed", error=KILLED)
     with suppress(OSError, LabError):  # a full disk: only the board lacks it
         show_killed(path)
     event = Event(number, "killed", time.time(), run=str(path), trained=True, error=KILLED)

@@ -23,7 +23,7 @@ from lmlab.config.words.axes import check_names
 from lmlab.console import command, say
 from lmlab.errors import LabError
 from lmlab.files import make_folder, write_atomically
-from lmlab.runs.directory import Run
+from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.composing import check_jobs
 from lmlab.sweeps.launch.journal import FAILED, MULTIRUN, Result
 from lmlab.sweeps.launch.launching import (
@@ -316,13 +316,13 @@ def _report(
     elif result.status in FAILED:
         study.tell(trial, TrialState.FAIL, None, result.run, result.diverged)
     elif result.status == "done":
-        values = _values(Run(Path(str(result.run))), settings["metrics"])
+        values = _values(RunDirectory(Path(str(result.run))), settings["metrics"])
         finite = all(math.isfinite(value) for value in values)
         state = TrialState.COMPLETE if finite else TrialState.FAIL
         study.tell(trial, state, values if finite else None, result.run)
 
 
-def _values(run: Run, metrics: Sequence[str]) -> list[float]:
+def _values(run: RunDirectory, metrics: Sequence[str]) -> list[float]:
     """The metrics of a finished run by name: of its evaluations, or a number of its record.
 
     Raises:

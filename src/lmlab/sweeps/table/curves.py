@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from lmlab.files import open_to_read, path_name
-from lmlab.runs.directory import EVENTS, METRICS, short_keys
+from lmlab.runs.directory import EVENTS, METRICS
 from lmlab.sweeps.table.settings import Table, folded
-from lmlab.sweeps.table.values import heading, is_missing, label
+from lmlab.sweeps.table.values import heading, is_missing, label, short_keys
 
 AVERAGED = ("train/loss", "train/loss_eval", "val/bpc", "val/loss", "val/loss_full")
 BANDS = ("val/loss", "val/bpc")  # charts of their own under Custom Scalars

@@ -13,7 +13,7 @@ from typing import Any
 
 from lmlab.config.fingerprint import determining
 from lmlab.errors import LabError
-from lmlab.runs.directory import RECORD, Run
+from lmlab.runs.directory import RECORD, RunDirectory
 from lmlab.sweeps.table.values import canonical
 
 SEED = "seed"
@@ -124,7 +124,7 @@ def read(folders: Iterable[Path]) -> tuple[list[FoundRun], list[str]]:
         if not folder.is_dir():
             raise LabError(f"{folder}: no such directory; sweeps are kept in outputs/sweeps/<name>")
         for path in _run_dirs(folder):
-            run = Run(path)
+            run = RunDirectory(path)
             try:
                 found[path.resolve()] = FoundRun(
                     path, run.status, run.unchecked_record, _config(run)
@@ -143,7 +143,7 @@ def _run_dirs(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
 
 
-def _config(run: Run) -> dict[str, Any] | None:
+def _config(run: RunDirectory) -> dict[str, Any] | None:
     try:
         return determining(run.config)
     except LabError:

@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -79,3 +80,10 @@ def ceiling(values: Iterable[float]) -> float:
         usual = min(usual, low)  # where most have diverged, the usual one has too
     below = [value for value in finite if value <= low + 8 * usual]
     return math.inf if len(below) == len(finite) else max(below)
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Each key by what stands behind its last dot, unless two would read alike."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    n = Counter(last.values())
+    return {key: name if n[name] == 1 else key for key, name in last.items()}

@@ -1,17 +1,17 @@
-"""Parameter groups, and learning-rate schedules as pure functions of the step."""
+"""The optimizer of a run: which parameters are in which group, and several that step as one."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lmlab.errors import LabError
-from lmlab.training.optimizers.combined import CombinedOptimizer
+from lmlab.errors import LabError, first_line
 from lmlab.training.optimizers.parametrisation import Factors, scale_groups
 from lmlab.training.optimizers.rules import REST, MakeOptimizer, Rule, assign, names_of
 
@@ -45,7 +45,7 @@ def configure(
     return optimizer
 
 
-def check(
+def check_optimizer(
     model: nn.Module,
     make: MakeOptimizer,
     rules: Mapping[str, Rule] | None = None,
@@ -105,14 +105,15 @@ def _refused(
 ) -> str:
     """Why an optimizer could not be made: for its arguments, or for a parameter, which is named."""
     kind = getattr(getattr(make, "func", make), "__name__", str(make))
-    said = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     refused = [p for p in parameters if not _takes(make, p)]
     if not refused or not _takes(make, nn.Parameter(torch.zeros(2, 2))):
-        return f"{kind} cannot be made: {said}"
+        return f"{kind} cannot be made: {reason}"
     name, shape = names_of(model)[refused[0]][0], tuple(refused[0].shape)
     more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
     return (
-        f"{kind} does not take {name} {shape}{more}: {said}; give it to another by optimizer.rules"
+        f"{kind} does not take {name} {shape}{more}: {reason}; give it to another by "
+        "optimizer.rules"
     )
 
 
@@ -130,7 +131,7 @@ def avoid_faulty_kernels(optimizer: Optimizer) -> None:
     torch 2.13's fused SGD on a CPU leaves whole vectors of 16-bit weights as they are (pytorch
     #191763). Its other fused rules, and all of them in 32 and 64 bits, take the steps they should.
     """
-    for one in _each(optimizer):
+    for one in _by_rule(optimizer).values():
         for group in one.param_groups if isinstance(one, torch.optim.SGD) else ():
             if any(p.device.type == "cpu" and p.dtype in SIXTEEN_BITS for p in group["params"]):
                 group["fused"] = False
@@ -156,14 +157,61 @@ def eps_lost(optimizer: Optimizer) -> str | None:
     return None
 
 
-def _each(optimizer: Optimizer) -> list[Optimizer]:
-    if isinstance(optimizer, CombinedOptimizer):
-        return [*optimizer.optimizers.values()]
-    return [optimizer]
+def _by_rule(optimizer: Optimizer) -> dict[str, Optimizer]:
+    return optimizer.optimizers if isinstance(optimizer, CombinedOptimizer) else {REST: optimizer}
 
 
 def groups_by_rule(optimizer: Optimizer) -> dict[str, list[dict[str, Any]]]:
     """The parameter groups of each rule; of a single optimizer they are all the REST."""
-    if not isinstance(optimizer, CombinedOptimizer):
-        return {REST: optimizer.param_groups}
-    return {name: one.param_groups for name, one in optimizer.optimizers.items()}
+    return {name: one.param_groups for name, one in _by_rule(optimizer).items()}
+
+
+class CombinedOptimizer(Optimizer):
+    """Optimizers of different parameters that step as one.
+
+    Its parameter groups are theirs, one after the other, and its state holds all of theirs: rates
+    that are set here, and states that are loaded here, are theirs as well. Its hooks are called
+    once a step. It leaves gradients that were scaled to the scaler, even where one of its
+    optimizers (a fused one) could do without, so all are unscaled before they are clipped.
+    """
+
+    def __init__(self, optimizers: dict[str, Optimizer]):
+        """`optimizers` by the name of their rule."""
+        super().__init__([group for o in optimizers.values() for group in o.param_groups], {})
+        for optimizer in optimizers.values():
+            self.state.update(optimizer.state)
+        self.optimizers = optimizers
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Let each have its groups, and all have the one state: they look into it by parameter."""
+        groups = iter(self.param_groups)
+        for optimizer in self.optimizers.values():
+            own = list(islice(groups, len(optimizer.param_groups)))
+            optimizer.__setstate__({"state": self.state, "param_groups": own})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "optimizers": self.optimizers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After loading, too: there torch puts new groups and a new state in place."""
+        super().__setstate__(state)
+        self._hand_out()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refused once it is built: nothing says which of its optimizers would step a new group."""
+        if "optimizers" in self.__dict__:
+            raise NotImplementedError(
+                "parameters are matched to optimizer.rules before the first step"
+            )
+        super().add_param_group(param_group)
+
+    def step(self, closure: Any = None) -> Any:
+        """One step of each."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        return loss

@@ -61,7 +61,7 @@ def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
             f"forked here; take one of {', '.join(STRATEGIES)}"
         )
     given = {key: settings[key] for key in (*preflight.SETTINGS, "num_nodes")}
-    return preflight.trainer("trainer: ", **given, **more)
+    return preflight.checked_trainer("trainer: ", **given, **more)
 
 
 class Processes:
