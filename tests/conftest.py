@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import settings
-from small import TINY
+from small import FOX, TINY
 
+import lmlab
 from lmlab import cli
 from lmlab.config import schema
 from lmlab.config.check import check
@@ -100,11 +101,25 @@ def lab(monkeypatch, capfd, tmp_path) -> Callable[..., Said]:
     return command
 
 
+SENTENCE = "the quick brown fox jumps over the lazy dog\n"
+
+
 @pytest.fixture
 def text(tmp_path) -> Path:
     path = tmp_path / "text.txt"
-    path.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    path.write_text(SENTENCE * 20)
     return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text and a run on it, outputs/fox/…, which tests copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(SENTENCE * 20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        lmlab.train(*FOX)
+    return folder
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""A run that takes a second, and one that was cut short."""
+"""Runs that take a second, those that were cut short, and those that go on from them."""
+
+import json
+from typing import Any
 
 from lmlab.runs.directory import RunDirectory
 
@@ -24,9 +27,25 @@ SMALL = [
 ]
 
 
+# A bigram on a text of one sentence, named fox.
+FOX = [*SMALL, "eval.every=1", "corpus=file", "corpus.path=text.txt", "name=fox"]
+
+
 def cut(run: RunDirectory, step: int) -> None:
     """Make a finished run one that was killed after its checkpoint of `step`."""
     for path in run.checkpoints():
         if path > run.step_checkpoint(step):
             path.unlink()
     run.update(status="running", step=step)
+
+
+def branch(run: RunDirectory, which: str = "", /, **more: Any) -> dict[str, Any]:
+    """The config of a run that begins from `run`; `more` has "__" for a dot."""
+    config = json.loads(json.dumps(run.config))
+    for key, value in more.items():
+        *nodes, last = key.split("__")
+        node = config
+        for name in nodes:
+            node = node[name]
+        node[last] = value
+    return {**config, "from": f"{run.path}{which}", "run_dir": None}

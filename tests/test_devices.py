@@ -6,15 +6,17 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from comparing import checkpoint, curves, weights
+from comparing import curves, weights
+from small import cut
 
+import lmlab
 from lmlab.runs.directory import RunDirectory
 
-HERE = Path(__file__).parent
 SMALL = ["corpus=file", "corpus.path=text.txt", "data.block_size=8", "data.batch_size=4"]
 SMALL += ["trainer.max_steps=12", "eval.every=6", "eval.iters=2", "checkpoint.keep=3"]
 SMALL += ["callbacks.sample.max_new_tokens=8", "callbacks.histograms.every=1"]
@@ -35,32 +37,49 @@ MODELS = {
 }
 
 
-def far(folder: Path, *commands: list[str]) -> list[str]:
-    """What commands print on the device that is not there, all in one process."""
-    done = subprocess.run(
-        [sys.executable, str(HERE / "far.py"), *("\n".join(words) for words in commands)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=180,
-        env={**os.environ, "HYDRA_FULL_ERROR": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split("\f")[: len(commands)]
+TAUGHT = ["model=bigram", "teacher.runs=teacher"]
+BY_NAME = {**MODELS, "taught": TAUGHT, "cut": GPT}
+
+
+def trained(*words: str) -> RunDirectory:
+    """A run on the CPU, in the current folder."""
+    return RunDirectory(lmlab.train(*SMALL, *words, **{"trainer.accelerator": "cpu"}).path)
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], str]]:
+    """What each command printed about each run on the device that is not there, all in one process.
+
+    The current folder is the one that holds the text and the runs. One was begun on the CPU.
+    """
+    folder = tmp_path_factory.mktemp("there")
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    commands = {}
+    for name, words in BY_NAME.items():
+        begins = [f"run={name}"] if name == "cut" else [*SMALL, *words, f"run_dir={name}"]
+        commands["train", name] = [*begins, "trainer.accelerator=absent"]
+    for name in MODELS:
+        commands["evaluate", name] = [f"run={name}", "accelerator=absent"]
+        commands["generate", name] = [f"run={name}", "seed=3", "max_new_tokens=12"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        trained("model=bigram", "seed=2", "run_dir=teacher")
+        cut(trained(*GPT, "run_dir=cut"), 6)
+        lines = ["\n".join([command, *words]) for (command, _), words in commands.items()]
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).parent / "absent_device.py"), *lines],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "HYDRA_FULL_ERROR": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        yield dict(zip(commands, done.stdout.split("\f"), strict=False))
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_trains_evaluates_and_writes_as_on_the_cpu(lab, text, tmp_path, name):
-    words = [*SMALL, *MODELS[name]]
-    _, evaluated, generated = far(
-        tmp_path,
-        ["train", *words, "run_dir=far", "trainer.accelerator=far"],
-        ["evaluate", "run=far", "accelerator=far"],
-        ["generate", "run=far", "seed=3", "max_new_tokens=12"],
-    )
-    status, _, err = lab("train", *words, "run_dir=cpu", "trainer.accelerator=cpu")
-    assert (status, err) == (0, "")
-    there, here = RunDirectory(tmp_path / "far"), RunDirectory(tmp_path / "cpu")
+def test_every_model_trains_evaluates_and_writes_as_on_the_cpu(printed, name):
+    there, here = RunDirectory(Path(name)), trained(*MODELS[name], f"run_dir={name}-on-cpu")
     # Fused attention is another kernel there, so its last digits may be others.
     attends = name in ("gpt", "ensemble")
     tolerance = {"rel": 1e-4 if attends else 0.0, "abs": 0.0}
@@ -70,32 +89,23 @@ def test_every_model_trains_evaluates_and_writes_as_on_the_cpu(lab, text, tmp_pa
             if not key.startswith("weights_"):
                 assert bool(left[key]) == bool(value)
                 assert float(left[key] or 0) == pytest.approx(float(value or 0), **tolerance)
-    for key, value in weights(here).items():
-        torch.testing.assert_close(weights(there)[key], value, rtol=0, atol=1e-6)
+    assert_same_weights(there, here)
     assert (there.path / "sample.txt").read_text() == (here.path / "sample.txt").read_text()
     loss = there.record["metrics"]["val/loss_full"]
-    assert f"val/loss_full  {loss:.4f} nats per token" in evaluated
-    assert lab("generate", "run=cpu", "seed=3", "max_new_tokens=12")[1] == generated
+    assert f"val/loss_full  {loss:.4f} nats per token" in printed["evaluate", name]
+    text = lmlab.open(here.path).generate(seed=3, max_new_tokens=12)
+    assert f"{text}\n" == printed["generate", name]
 
 
-def test_a_teacher_goes_where_its_pupil_is(lab, text, tmp_path):
-    words = [*SMALL, "model=bigram", "teacher.runs=teacher"]
-    assert lab("train", *SMALL, "model=bigram", "seed=2", "run_dir=teacher")[0] == 0
-    far(tmp_path, ["train", *words, "run_dir=far", "trainer.accelerator=far"])
-    assert lab("train", *words, "run_dir=cpu", "trainer.accelerator=cpu")[0] == 0
-    for name, value in weights(RunDirectory(tmp_path / "cpu")).items():
-        torch.testing.assert_close(
-            weights(RunDirectory(tmp_path / "far"))[name], value, rtol=0, atol=1e-6
-        )
+def assert_same_weights(there: RunDirectory, here: RunDirectory) -> None:
+    for name, value in weights(here).items():
+        torch.testing.assert_close(weights(there)[name], value, rtol=0, atol=1e-6)
 
 
-def test_a_run_goes_on_and_branches_on_another_device(lab, text, tmp_path):
-    words = [*SMALL, *GPT]
-    status, _, err = lab("train", *words, "run_dir=cut", "trainer.accelerator=cpu")
-    assert (status, err) == (0, "")
-    whole, run = checkpoint(RunDirectory(tmp_path / "cut")), RunDirectory(tmp_path / "cut")
-    run.checkpoints()[0].unlink()
-    run.update(status="interrupted")
-    far(tmp_path, ["train", "run=cut", "trainer.accelerator=far"])
-    for name, value in whole["state_dict"].items():
-        torch.testing.assert_close(weights(run)[name], value, rtol=0, atol=1e-6)
+def test_a_teacher_goes_where_its_pupil_is(printed):
+    here = trained(*TAUGHT, "run_dir=taught-on-cpu")
+    assert_same_weights(RunDirectory(Path("taught")), here)
+
+
+def test_a_run_goes_on_on_another_device(printed):
+    assert_same_weights(RunDirectory(Path("cut")), trained(*GPT, "run_dir=whole"))

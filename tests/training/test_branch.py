@@ -1,13 +1,11 @@
 """Runs that begin from another run's checkpoint: longer, cooled down, tuned on other data."""
 
-import json
 import shutil
-from typing import Any
 
 import pytest
 import torch
 from comparing import checkpoint, curves, same, weights
-from small import cut
+from small import branch, cut
 
 from lmlab.config.fingerprint import fingerprint
 from lmlab.core import train
@@ -16,18 +14,6 @@ from lmlab.runs.checkpoint import read
 from lmlab.runs.directory import RunDirectory
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
-
-
-def branch(run: RunDirectory, which: str = "", /, **more: Any) -> dict[str, Any]:
-    """The config of a run that begins from `run`; `more` has "__" for a dot."""
-    config = json.loads(json.dumps(run.config))
-    for key, value in more.items():
-        *nodes, last = key.split("__")
-        node = config
-        for name in nodes:
-            node = node[name]
-        node[last] = value
-    return {**config, "from": f"{run.path}{which}", "run_dir": None}
 
 
 @pytest.mark.parametrize("stop", [12, 17, 1])
