@@ -25,11 +25,13 @@ def test_a_failure_does_not_shorten_the_time_that_is_left():
     assert progress.seconds_left() == pytest.approx(300.0)
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_the_end_of_a_job_is_said_before_the_next_begins(sweep, launcher):
-    one_at_once = ["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+def test_the_end_of_a_job_is_said_before_the_next_begins(sweep, sweep_here, launcher):
     words = ["model=bigram", "seed=1,2,3", f"hydra/launcher={launcher}"]
-    said = ended(sweep(*words, *one_at_once))
+    if launcher == "joblib":
+        said = ended(sweep(*words, "hydra.launcher.n_jobs=1"))
+    else:
+        said = sweep_here(*words)
     lines = [re.match(r"kept in .*/seed=\d|done    seed=\d", line) for line in said.splitlines()]
     order = [found[0][0] + found[0][-1] for found in lines if found]
     assert order == ["k1", "d1", "k2", "d2", "k3", "d3"]

@@ -67,9 +67,9 @@ def test_a_killed_study_goes_on_to_exactly_its_trials(sweep, search, tmp_path, s
     same = [f"hydra.sweeper.storage={storage}", "data.batch_size=4", *slow, "eval.iters=2"]
     assert search("a", *same, "hydra.sweeper.n_trials=10")[0] == 0
     assert len(trials(folder)) == 10
-    assert search("a", *same, "hydra.sweeper.n_trials=20")[0] == 0
+    assert search("a", *same, "hydra.sweeper.n_trials=12")[0] == 0
     after = trials(folder)
-    assert [trial.number for trial in after] == list(range(20))
+    assert [trial.number for trial in after] == list(range(12))
     assert {trial.state for trial in after} == {TrialState.COMPLETE}
     for trial in asked:  # the one that was being trained kept its number and its values
         assert after[trial.number].params == trial.params
@@ -312,8 +312,8 @@ def test_what_is_searched_may_depend_on_another_choice(lab, text, tmp_path, samp
         return trials(tmp_path / "outputs/sweeps" / name)
 
     run("a", 5)
-    found = run("a", 10)  # goes on
-    assert len(found) == 10
+    found = run("a", 8)  # goes on
+    assert len(found) == 8
     for trial in found:
         optimizer = trial.params["optimizer"]
         assert set(trial.params) == {"optimizer", "size", f"optimizer.lr [optimizer={optimizer}]"}
@@ -324,24 +324,29 @@ def test_what_is_searched_may_depend_on_another_choice(lab, text, tmp_path, samp
         assert lr >= 0.01 if optimizer == "sgd" else lr in (0.001, 0.01)
         assert ("optimizer.weight_decay" in record["swept"]) == (optimizer == "sgd")
     assert {trial.params["optimizer"] for trial in found} == {"sgd", "adamw"}
-    assert [t.params for t in run("b", 10)] == [t.params for t in found]
+    assert [t.params for t in run("b", 6)] == [t.params for t in found][:6]
 
 
-def test_each_place_is_filled_as_it_becomes_free_and_a_killed_study_goes_on(sweep, tmp_path):
+@pytest.mark.parametrize("is_killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_each_place_is_filled_as_it_becomes_free_and_a_killed_study_goes_on(
+    sweep, tmp_path, is_killed
+):
     """The first trial outlasts several others, so a batch would wait for it."""
     words = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=2"]
     words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=bigram", "eval.every=100"]
     words += ["trainer.max_steps=4000,10,20,30,40,50", "hydra.sweeper.sampler.seed=1"]
     words += ["sweep.name=a", "logger.tensorboard=false", "callbacks.sample.max_new_tokens=1"]
     folder = tmp_path / "outputs/sweeps/a"
-    killed = sweep(*words)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(records(folder)) < 3:
-        time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    asked = trials(folder)
-    assert 3 <= len(asked) < 6
+    asked: list[FrozenTrial] = []
+    if is_killed:
+        killed = sweep(*words)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and len(records(folder)) < 3:
+            time.sleep(0.05)
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.communicate()
+        asked = trials(folder)
+        assert 3 <= len(asked) < 6
     said = ended(sweep(*words))
     assert "2 trials at a time, each place filled as it becomes free" in said
     assert "6 of 6" not in said.splitlines()[0]

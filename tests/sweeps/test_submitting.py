@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sweeps.conftest import ended, records
+from sweeps.conftest import records
 
 COMMANDS = Path(__file__).parent / "cluster"
 
@@ -59,19 +59,18 @@ def cluster(tmp_path, monkeypatch) -> Cluster:
     return Cluster(tmp_path / "cluster")
 
 
-def test_a_sweep_is_left_to_a_cluster_and_collected(sweep, cluster, tmp_path, monkeypatch):
+def test_a_sweep_is_left_to_a_cluster_and_collected(sweep_here, cluster, tmp_path):
     words = ["model=bigram", "seed=1,2", "hydra/launcher=submitit_slurm", "sweep.wait=false"]
-    assert "2 planned" in ended(sweep(*words, "dry_run=true", "hydra/launcher=basic"))
+    assert "2 planned" in sweep_here(*words, "dry_run=true", "hydra/launcher=basic")
     assert not cluster.submitted
-    said = ended(sweep(*words))
+    said = sweep_here(*words)
     assert "2 jobs: 2 submitted (2 of them now)" in said
     assert cluster.submitted == ["0_0", "0_1"]
     for job in cluster.submitted:
         cluster.note(job, "PENDING")
 
-    monkeypatch.chdir(tmp_path)  # where SLURM starts a job
     cluster.run("0_1")
-    said = ended(sweep(*words))
+    said = sweep_here(*words)
     assert "2 jobs: 1 done, 1 submitted\n" in said
     assert cluster.submitted == ["0_0", "0_1"]
     (folder,) = (tmp_path / "outputs/sweeps").iterdir()
@@ -80,29 +79,28 @@ def test_a_sweep_is_left_to_a_cluster_and_collected(sweep, cluster, tmp_path, mo
     assert "1 run: 1 done" in said
 
     cluster.note("0_0", "NODE_FAIL")  # gone, without a word
-    said = ended(sweep(*words, "hydra.launcher.partition=short"))
+    said = sweep_here(*words, "hydra.launcher.partition=short")
     assert "2 jobs: 1 done, 1 submitted (1 of them now)" in said
     assert cluster.submitted == ["0_0", "0_1", "1"]
     assert "--partition=short" in (cluster.folder / "1.script").read_text()
     cluster.run("1")
-    said = ended(sweep(*words))
+    said = sweep_here(*words)
     assert "2 jobs: 2 done\n" in said
     assert {r["status"] for r in records(folder).values()} == {"done"}
     assert len(cluster.submitted) == 3
 
 
-def test_a_failure_is_said_once_and_then_tried_again(sweep, cluster, tmp_path, monkeypatch):
+def test_a_failure_is_said_once_and_then_tried_again(sweep_here, cluster, monkeypatch):
     words = ["model=bigram", "model._target_=misbehaving.Misbehaving", "+model.how=raise"]
     words += ["seed=1", "hydra/launcher=submitit_slurm", "sweep.wait=false"]
-    ended(sweep(*words))
-    monkeypatch.chdir(tmp_path)
+    sweep_here(*words)
     monkeypatch.setenv("PYTHONPATH", f"{COMMANDS.parents[2] / 'src'}:{COMMANDS.parents[1]}")
     cluster.run("0")
-    said = ended(sweep(*words), status=2)
+    said = sweep_here(*words, status=2)
     assert "this model always raises" in said
     assert "error: 1 of 1 jobs failed; the same command tries again" in said
     assert cluster.submitted == ["0"]
-    assert "1 jobs: 1 submitted (1 of them now)" in ended(sweep(*words))
+    assert "1 jobs: 1 submitted (1 of them now)" in sweep_here(*words)
     assert cluster.submitted == ["0", "1"]
 
 
@@ -126,11 +124,11 @@ def test_what_cannot_leave(lab, text, words, said):
     assert err.count("\n") == 1
 
 
-def test_a_damaged_list_of_what_was_submitted(sweep, cluster, tmp_path):
+def test_a_damaged_list_of_what_was_submitted(sweep_here, cluster, tmp_path):
     words = ["model=bigram", "seed=1", "hydra/launcher=submitit_slurm", "sweep.wait=false"]
-    ended(sweep(*words))
+    sweep_here(*words)
     (kept,) = tmp_path.glob("outputs/sweeps/*/.launches/submitted.json")
     assert len(json.loads(kept.read_text())) == 1
     kept.write_text("[1")
-    assert "submitted.json cannot be read" in ended(sweep(*words), status=2)
+    assert "submitted.json cannot be read" in sweep_here(*words, status=2)
     assert cluster.submitted == ["0"]

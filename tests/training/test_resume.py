@@ -199,7 +199,7 @@ def test_signal_finishes_the_step_and_says_how_to_go_on(
     launch, tinyshakespeare_path, tmp_path, signum
 ):
     words = [f"corpus.path={tinyshakespeare_path}", "name=test", "trainer.accelerator=cpu", *GPT]
-    words += ["trainer.max_steps=800", "eval.every=400", "data.steps_per_batch=400"]
+    words += ["trainer.max_steps=500", "eval.every=250", "data.steps_per_batch=250"]
     words += ["data.val_fraction=0.01", "eval.iters=2", "data.block_size=8", "data.batch_size=4"]
     child = launch(*words, f"output_dir={tmp_path / 'cut'}")
     until(lambda: list((tmp_path / "cut").glob("test/*/events*[0-9]")))
@@ -214,7 +214,7 @@ def test_signal_finishes_the_step_and_says_how_to_go_on(
     assert run.record["status"] == "interrupted"
     step = run.record["step"]
     assert step == checkpoint(run)["global_step"]
-    assert 0 < step < 800
+    assert 0 < step < 500
     config = {**run.config, "run": str(run.path)}
     whole = train({**run.config, "output_dir": str(tmp_path / "whole")})
     assert_same_run(whole, train(config))
