@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from lmlab.errors import LabError
-from lmlab.files import atomic_file, link_or_copy, remove_unfinished, write_atomically
+from lmlab.files import (
+    atomic_file,
+    link_or_copy,
+    path_typed,
+    remove_unfinished,
+    write_atomically,
+)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -86,3 +92,13 @@ def test_a_second_name_outlives_the_first(tmp_path, monkeypatch, links):
     assert [path.name for path in tmp_path.iterdir()] == ["other.ckpt"]
     with pytest.raises(LabError, match="cannot write"):
         link_or_copy(other, tmp_path / "nowhere" / "x.ckpt")
+
+
+def test_a_tilde_is_a_home_unless_something_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert path_typed("~/runs", "run") == Path("/home/me/runs")
+    with pytest.raises(LabError, match="run=~nobody-at-all/runs: there is no such home folder"):
+        path_typed("~nobody-at-all/runs", "run")
+    Path("~nobody-at-all/runs").mkdir(parents=True)
+    assert path_typed("~nobody-at-all/runs", "run") == Path("~nobody-at-all/runs")

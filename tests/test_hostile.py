@@ -15,7 +15,7 @@ from small import FOX, cut
 import lmlab
 from lmlab.data.tokenizer import CharTokenizer
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import newest_whole, read
+from lmlab.runs.checkpoint import newest_whole, read_checkpoint
 from lmlab.runs.directory import RunDirectory
 
 
@@ -329,17 +329,17 @@ def test_the_checkpoint_before_a_bad_one_is_used(lab, half_done, command, damage
 def test_one_flipped_bit_anywhere_in_a_checkpoint_is_noticed(run):
     path = run.checkpoints()[0]
     content = bytearray(path.read_bytes())
-    assert read(path)["global_step"] == 2
+    assert read_checkpoint(path)["global_step"] == 2
     assert torch.load(path, weights_only=True)["global_step"] == 2  # it is one of torch's
     directory = range(len(content) - 4000, len(content))
     for at in [*range(0, len(content), 251), *directory[::7], len(content) - 1]:
         content[at] ^= 1 << at % 8
         path.write_bytes(content)
         with pytest.raises(LabError, match="is damaged or cut off"):
-            read(path)
+            read_checkpoint(path)
         content[at] ^= 1 << at % 8
     path.write_bytes(content)
-    read(path)
+    read_checkpoint(path)
 
 
 def test_checkpoint_of_before_there_was_a_digest_is_read(run):

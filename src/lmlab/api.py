@@ -66,7 +66,7 @@ def sweep(*overrides: str, launcher: str | None = None, **values: Any) -> Sweep 
 
     A key has several values by a comma, `"seed=1,2"`, or as a list or a range of Python's,
     `seed=range(1, 4)`; `sweep="ladder"` is one of conf/sweep. The `launcher` is one of Hydra's,
-    such as `"joblib"` or `"together"`. The same call goes on with what it began. A failed job does
+    such as `"joblib"`. The same call goes on with what it began. A failed job does
     not end the others; None is returned where no job has a directory (`dry_run=True`).
 
     Raises:
@@ -89,7 +89,7 @@ def sweep(*overrides: str, launcher: str | None = None, **values: Any) -> Sweep 
         with multirun(conf_dir(), "train", words) as (cfg, run):
             folder = Path(cfg.hydra.sweep.dir)
             try:
-                run(_job(line.swept))
+                run(functools.partial(_train_job, swept=line.swept))
             finally:
                 has_runs = any(folder.glob("*/run.json"))
     from lmlab.handles import Sweep
@@ -137,10 +137,6 @@ def _line(words: list[str]) -> CommandLine:
         raise LabError(f"{flags[0]}: flags are of the command line")
     line.check("train")
     return line
-
-
-def _job(swept: set[str]) -> Any:
-    return functools.partial(_train_job, swept=swept)
 
 
 def _train_job(cfg: DictConfig, swept: set[str]) -> Any:
@@ -193,6 +189,6 @@ def _errors_in_one_line(words: list[str]) -> Iterator[None]:
     except Exception as error:
         if is_explained(error):
             with _composing():  # it looks for what is near by Hydra
-                said = explain(error, "train", words)
-            raise LabError(said) from error
+                explained = explain(error, "train", words)
+            raise LabError(explained) from error
         raise

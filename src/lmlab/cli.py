@@ -237,7 +237,7 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
 
 @contextmanager
 def _package_shown() -> Iterator[None]:
-    """A `--package` that --cfg cannot show: of this Hydra writes itself, and exits with 1.
+    """A `--package` that --cfg cannot show: Hydra writes that itself, and exits with 1.
 
     Raises:
         LabError: with what it writes.

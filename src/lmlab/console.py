@@ -35,9 +35,9 @@ from lmlab.output import output
 
 
 def make_console(**settings: Any) -> Console:
-    """A console of rich's; in a notebook one that writes plain lines, as into a file.
+    """A console of rich's; in a notebook it writes plain lines.
 
-    Rich would make of each line an output of its own, in HTML.
+    There rich would make each line an output of its own, in HTML.
     """
     settings.setdefault("file", output)
     made = Console(highlight=False, **settings)
@@ -144,11 +144,8 @@ def command(name: str) -> str:
 
 def board_command(folder: Path) -> str:
     """How TensorBoard is started on a folder of runs."""
-    if (
-        Path("Makefile").is_file()
-        and Path("scripts/board.py").is_file()
-        and folder == Path("outputs")
-    ):
+    is_checkout = Path("Makefile").is_file() and Path("scripts/board.py").is_file()
+    if is_checkout and folder == Path("outputs"):
         return "make board"
     return f"{command('board')} {shlex.quote(str(folder))}"
 
@@ -209,7 +206,7 @@ def count_progress(what: str, total: int, of_what: str) -> Iterator[Callable[[in
 
 @contextmanager
 def _progress(
-    what: str, total: int, column: ProgressColumn, said: str
+    what: str, total: int, column: ProgressColumn, amount: str
 ) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), column)
     console = current_console()
@@ -225,7 +222,7 @@ def _progress(
             if console.is_terminal:
                 progress.start()
             else:
-                say(f"{what}, {said}")
+                say(f"{what}, {amount}")
 
     try:
         yield advance

@@ -44,13 +44,13 @@ from lmlab.training.assemble import (
     trial_of,
 )
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
+from lmlab.training.costs.spent import NOTHING, costs_of, spent_at
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.rules import n_inside
 from lmlab.training.outcome import outcome_recorded, record_failure
 from lmlab.training.processes.processes import Processes, unblock_signals
 from lmlab.training.processes.stopping import Interrupted, Pruned, Stop
 from lmlab.training.processes.waiting import waiting
-from lmlab.training.spent import NOTHING, costs_of, spent_at
 from lmlab.training.start import Start
 
 

@@ -8,8 +8,8 @@ LONGEST_WORD = 256  # characters of what an error shows
 
 
 def one_line(text: str) -> str:
-    r"""`text` as one line that a terminal shows as it is: \n and other controls are spelled, and of
-    a word without end its beginning stands there."""
+    r"""`text` as one line that a terminal shows as it is: \n and other controls are spelled, and a
+    word without end is cut."""
     text = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:LONGEST_WORD]}…", text)
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 

@@ -13,6 +13,7 @@ import safetensors.torch
 
 from lmlab.console import quiet_libraries, say
 from lmlab.errors import LabError
+from lmlab.files import path_typed
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.restored import Trained, restore
 
@@ -32,7 +33,7 @@ def export(config: dict[str, Any]) -> Path:
         LabError: if the model has no form there, or the folder is not empty.
     """
     quiet_libraries()
-    folder = Path(config["folder"]).expanduser()
+    folder = path_typed(config["folder"], "folder")
     if ".." in folder.parts:
         folder = Path(os.path.realpath(folder))  # x/.. is to make no x
     _check_free(folder)
@@ -81,16 +82,16 @@ def _plain(trained: Trained) -> Exported:
 
 def _hugging_face(trained: Trained) -> Exported:
     """What transformers' AutoModelForCausalLM and AutoTokenizer load."""
-    from lmlab.exchange import gpt2, llama, tokenizers
+    from lmlab.exchange import gpt2, llama, tokenizer_files
     from lmlab.models.gpt import GPT
     from lmlab.models.modern import Modern
 
     model, remarks = trained.model, []
     if type(model) is GPT:
-        config, tensors = gpt2.config(model), gpt2.exported(model)
+        config, tensors = gpt2.exported(model)
     elif type(model) is Modern:
         config, tensors = llama.exported(model)
-        remarks = list(llama.remarks(model))
+        remarks = list(llama.caveats(model))
     else:
         raise LabError(
             f"to=hf: {type(model).__name__} is no architecture of Hugging Face's; model=gpt and "
@@ -105,7 +106,7 @@ def _hugging_face(trained: Trained) -> Exported:
             "vocab_size": trained.tokenizer.vocab_size,
             "torch_dtype": "float32",
         },
-        tokenizers.TOKENIZER: tokenizers.written(trained.tokenizer),
-        tokenizers.ABOUT: tokenizers.about(block_size),
+        tokenizer_files.TOKENIZER: tokenizer_files.written(trained.tokenizer),
+        tokenizer_files.ABOUT: tokenizer_files.about(block_size),
     }
     return files, {name: tensor.float() for name, tensor in tensors.items()}, remarks

@@ -36,6 +36,19 @@ def path_name(text: str) -> str:
     return name
 
 
+def path_typed(text: str, key: str) -> Path:
+    """The path that somebody gave for a key: ~ is a home folder, unless a folder is called so.
+
+    Raises:
+        LabError: if nobody has such a home.
+    """
+    path = Path(text)
+    try:
+        return path if not text.startswith("~") or path.exists() else path.expanduser()
+    except RuntimeError as error:
+        raise LabError(f"{key}={text}: there is no such home folder") from error
+
+
 # What a killed write leaves: .run.json.1f0a93c2
 UNFINISHED = re.compile(r"\..+\.(ckpt|json|yaml|csv|txt|tsv|pbtxt|bin)\.[a-z0-9_]{8}")
 
@@ -43,7 +56,7 @@ UNFINISHED = re.compile(r"\..+\.(ckpt|json|yaml|csv|txt|tsv|pbtxt|bin)\.[a-z0-9_
 def leads_out(path: Path, folder: Path) -> bool:
     """Whether `path`, in `folder`, is elsewhere once its links are followed.
 
-    That the folder itself is reached through links is fine, and so is a link that stays in it.
+    The folder itself may be reached through links, and a link may stay within it.
     """
     real, of_folder = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     return not real.is_relative_to(of_folder)
@@ -169,7 +182,7 @@ def make_folder(path: Path, within: Path | None = None) -> None:
 
 
 def remove(path: Path, within: Path) -> None:
-    """Delete a file, if it is there; of a link only the link.
+    """Delete a file, if it is there; a link goes, not what it leads to.
 
     Raises:
         LabError: if it cannot be deleted, or a link on the way to it leads out of `within`.
@@ -230,9 +243,8 @@ def open_to_append(path: Path, within: Path) -> BufferedWriter:
             write_atomically(path, path.read_bytes())  # its other names are not ours to change
         return os.fdopen(_opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
     except (OSError, ValueError) as error:
-        raise LabError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from (
-            error
-        )
+        reason = getattr(error, "strerror", None) or error
+        raise LabError(f"cannot write {path}: {reason}") from error
 
 
 def open_to_read(path: Path, within: Path | None = None) -> BufferedReader:

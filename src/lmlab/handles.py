@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmlab.config.words.python_words import checked_text, plain
 from lmlab.console import shown_on
 from lmlab.errors import LabError
-from lmlab.files import open_to_read
+from lmlab.files import open_to_read, path_typed
 from lmlab.runs import directory as runs
 
 if TYPE_CHECKING:
@@ -34,11 +34,10 @@ def folder_named(path: Any, key: str = "path") -> Path:
     if not isinstance(named, str) or not named:
         raise LabError(f"{key}={named!r}: give a folder, such as outputs/<name>/<time>")
     try:
-        folder = Path(named).expanduser()
+        folder = path_typed(named, key)
         is_there = folder.is_dir()
-    except (OSError, RuntimeError) as error:  # a name that is too long; a home of nobody
-        reason = getattr(error, "strerror", None) or error
-        raise LabError(f"{key}={named[:100]}: {reason}") from error
+    except OSError as error:  # a name that is too long
+        raise LabError(f"{key}={named[:100]}: {error.strerror or error}") from error
     if not is_there:
         raise LabError(f"{named}: no such folder; runs are kept in outputs/<name>/<time>")
     return folder
@@ -200,8 +199,8 @@ class Run:
 
     def __repr__(self) -> str:
         loss = self.metrics.get("val/loss_full")
-        told = "" if loss is None else f", val/loss_full {loss:.4f}"
-        return f"<Run {self.path}: {self.status} after {self.record.get('step', 0)} steps{told}>"
+        result = "" if loss is None else f", val/loss_full {loss:.4f}"
+        return f"<Run {self.path}: {self.status} after {self.record.get('step', 0)} steps{result}>"
 
     def _repr_html_(self) -> str:
         """In a notebook: the figures, and the curve."""

@@ -287,3 +287,14 @@ def test_a_cache_that_cannot_be_written_is_named(
         LabError, match=f"cannot write {tmp_path}/file/.*: (Not a directory|File exists)"
     ):
         make()
+
+
+def test_a_pattern_that_matches_the_whole_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "MOST_FILES", 2)
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    assert text_of(from_files(f"{tmp_path}/[ab]")) == "ab"
+    with pytest.raises(LabError, match="matches more than 2 files"):
+        from_files(f"{tmp_path}/**/*")

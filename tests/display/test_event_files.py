@@ -18,6 +18,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from lmlab.config import build
 from lmlab.core import train
 from lmlab.display.event_files import PREFIX, Records, forget_after, next_number, numbered
+from lmlab.display.loggers import CurveWriter
 from lmlab.display.summaries import (
     LINE,
     ending,
@@ -26,7 +27,6 @@ from lmlab.display.summaries import (
     refused,
     values_of_columns,
 )
-from lmlab.display.writers import CurveWriter
 
 TEXTS = st.text(st.sampled_from("<>&/`*_#|[]()!\\\"'$ {}=-~\n\t\r\x00\x7fab1é中") | st.characters())
 

@@ -15,7 +15,7 @@ from comparing import BY_SECONDS, NOISY
 from PIL import Image
 
 from lmlab.display.summaries import CHARTS, METRICS
-from lmlab.training.flops import flops_per_token
+from lmlab.training.costs.flops import flops_per_token
 
 GPT, RESUMED, HEAD = "sweeps/mixed/gpt", "resumed", "sweeps/mixed/head"
 EVERY_STATUS = [f"STATUS_{status}" for status in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]

@@ -110,7 +110,7 @@ def made(config: Any, *words: str) -> Any:
 def theirs(model: Any, folder: Path) -> Any:
     """The same as transformers loads it from a folder."""
     if isinstance(model, GPT):
-        config, tensors = gpt2.config(model), gpt2.exported(model)
+        config, tensors = gpt2.exported(model)
     else:
         config, tensors = llama.exported(model)
     about = {**config, "vocab_size": 29, "bos_token_id": None, "eos_token_id": None}
@@ -161,7 +161,7 @@ def test_in_training_they_are_the_same_but_for_a_temperature_and_dropout(compose
         model = made(composed(*SIZES, *words)).train()
         its = theirs(model, tmp_path / "there").train()(idx).logits
         assert (model(idx) / temperature - its).abs().max() < 1e-4
-        told = list(llama.remarks(model)) if words[0] == "model=modern" else []
+        told = list(llama.caveats(model)) if words[0] == "model=modern" else []
         assert bool(told) == (temperature != 1)
 
 
@@ -180,7 +180,7 @@ def test_dropout_goes_along(composed, tmp_path):
         model = made(composed(*SIZES, "model=modern", *LLAMA, *words))
         there = theirs(model, tmp_path / f"modern{words}")
         assert there.model.layers[0].self_attn.attention_dropout == attention
-        remarks = list(llama.remarks(model))
+        remarks = list(llama.caveats(model))
         assert len(remarks) == len(told)
         assert all(part in remark for part, remark in zip(told, remarks, strict=True))
 

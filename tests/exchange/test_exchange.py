@@ -20,8 +20,8 @@ import transformers
 
 from lmlab.data.bpe import BPETokenizer
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer
-from lmlab.exchange import tokenizers
-from lmlab.exchange.foreign import find
+from lmlab.exchange import tokenizer_files
+from lmlab.exchange.foreign import find_foreign
 from lmlab.models.gpt import GPT
 from lmlab.models.sampling import generate
 from lmlab.runs.directory import RunDirectory
@@ -114,15 +114,15 @@ def test_a_tokenizer_makes_the_same_ids_there_and_back(tmp_path, tinyshakespeare
     for tokenizer in made:
         folder = tmp_path / tokenizer.kind
         folder.mkdir()
-        stored = json.dumps(tokenizers.written(tokenizer))
+        stored = json.dumps(tokenizer_files.written(tokenizer))
         (folder / "tokenizer.json").write_text(stored)
-        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizers.about(8)))
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_files.about(8)))
         theirs = transformers.AutoTokenizer.from_pretrained(folder)
         for text in [TEXTS[0]] if tokenizer.kind == "char" else TEXTS:
             ids = theirs(text).input_ids
             assert ids == tokenizer.encode(text).tolist(), tokenizer.kind
             assert theirs.decode(ids) == text
-        assert tokenizers.read(folder).stored() == tokenizer.stored()
+        assert tokenizer_files.read_tokenizer(folder).stored() == tokenizer.stored()
 
 
 def _small_gpt2(pieces: list[str]) -> GPT2Tokenizer:
@@ -135,11 +135,11 @@ def _small_gpt2(pieces: list[str]) -> GPT2Tokenizer:
 
 def test_the_two_files_of_gpt2_are_a_tokenizer_too(tmp_path, tinyshakespeare_path):
     tokenizer = _small_gpt2([tinyshakespeare_path.read_text()[:20_000]])
-    model = tokenizers.written(tokenizer)["model"]
+    model = tokenizer_files.written(tokenizer)["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
     (tmp_path / "merges.txt").write_text("\n".join(lines))
-    assert tokenizers.read(tmp_path).stored() == tokenizer.stored()
+    assert tokenizer_files.read_tokenizer(tmp_path).stored() == tokenizer.stored()
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def hugging_face(tmp_path) -> Path:
     model.save_pretrained(folder)
     alphabet = CharTokenizer("\n ,.abcdefghijklmnopqrstuvw")
     assert alphabet.vocab_size == 27  # the model has a row more
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizers.written(alphabet)))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_files.written(alphabet)))
     return folder
 
 
@@ -494,7 +494,7 @@ def test_weights_of_every_float_type_are_read(hugging_face, tmp_path):
     model = GPT(**sizes, bias=True, tied=True)
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         save_file({name: tensor.to(dtype) for name, tensor in original.items()}, path)
-        weights = find(str(hugging_face)).weights(model)
+        weights = find_foreign(str(hugging_face)).weights(model)
         expected = original["transformer.wte.weight"].to(dtype).float()
         assert torch.equal(weights["token_embedding.weight"], expected)
     # Older files are one pickle, newer ones an archive of which only what is asked for is read.
@@ -503,7 +503,7 @@ def test_weights_of_every_float_type_are_read(hugging_face, tmp_path):
         torch.save(
             original, path.with_name("pytorch_model.bin"), _use_new_zipfile_serialization=archive
         )
-        weights = find(str(hugging_face)).weights(model)
+        weights = find_foreign(str(hugging_face)).weights(model)
         assert torch.equal(weights["token_embedding.weight"], original["transformer.wte.weight"])
 
 
@@ -611,4 +611,4 @@ def test_a_folder_that_is_a_file(lab, trained, tmp_path):
 
 
 def test_a_run_is_no_foreign_folder(trained):
-    assert find(str(trained("model=gpt").path)) is None
+    assert find_foreign(str(trained("model=gpt").path)) is None

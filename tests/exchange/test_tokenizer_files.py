@@ -12,7 +12,7 @@ import pytest
 from lmlab.data.bpe import BPETokenizer
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 from lmlab.errors import LabError
-from lmlab.exchange import tokenizers
+from lmlab.exchange import tokenizer_files
 
 library = pytest.importorskip("tokenizers")
 TEXT = "The king's 12,345 horses; \tnaïve  日本 🙂\r\n\n they'll  come home. " * 40
@@ -138,40 +138,44 @@ OF_CHARACTERS = {
 def test_a_tokenizer_file_that_makes_other_ids_is_refused_by_its_part(tmp_path, name):
     mine, path = TOKENIZERS[name], tmp_path / "tokenizer.json"
     for what, (change, told) in (CHANGES | (OF_CHARACTERS if name == "char" else OF_BYTES)).items():
-        changed = change(tokenizers.written(mine))
+        changed = change(tokenizer_files.written(mine))
         path.write_text(json.dumps(changed))
         if told is None:
-            assert tokenizers.read(tmp_path).stored() == mine.stored(), what
+            assert tokenizer_files.read_tokenizer(tmp_path).stored() == mine.stored(), what
             theirs = library.Tokenizer.from_file(str(path))
             assert theirs.encode(TEXT).ids == mine.encode(TEXT).tolist(), what
             continue
         with pytest.raises(LabError) as refusal:
-            tokenizers.read(tmp_path)
+            tokenizer_files.read_tokenizer(tmp_path)
         assert told in str(refusal.value), what
         assert "\n" not in str(refusal.value), what
 
 
 def test_words_of_others_are_not_cut(tmp_path):
-    stored = tokenizers.written(LEARNT)
+    stored = tokenizer_files.written(LEARNT)
     (tmp_path / "tokenizer.json").write_text(json.dumps({**stored, "pre_tokenizer": LEVEL}))
     text = "the" * 2000
     theirs = library.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids
-    assert tokenizers.read(tmp_path).encode(text).tolist() == theirs != LEARNT.encode(text).tolist()
+    assert (
+        tokenizer_files.read_tokenizer(tmp_path).encode(text).tolist()
+        == theirs
+        != LEARNT.encode(text).tolist()
+    )
     ours = library.Tokenizer.from_str(json.dumps(stored)).encode(text).ids
     assert LEARNT.encode(text).tolist() == ours
 
 
 def test_bytes_may_be_cut_anywhere(tmp_path):
-    stored = tokenizers.written(ByteTokenizer())
+    stored = tokenizer_files.written(ByteTokenizer())
     level = {**LEVEL, "use_regex": False}  # as the lab once wrote them
     (tmp_path / "tokenizer.json").write_text(json.dumps({**stored, "pre_tokenizer": level}))
-    assert isinstance(tokenizers.read(tmp_path), ByteTokenizer)
+    assert isinstance(tokenizer_files.read_tokenizer(tmp_path), ByteTokenizer)
 
 
 @pytest.mark.parametrize("two_files", [False, True])
 def test_the_files_beside_it_count_too(tmp_path, two_files):
     mine = TOKENIZERS["gpt2"]
-    stored = tokenizers.written(mine)
+    stored = tokenizer_files.written(mine)
     if two_files:
         (tmp_path / "vocab.json").write_text(json.dumps(stored["model"]["vocab"]))
         lines = [" ".join(pair) for pair in stored["model"]["merges"]]
@@ -183,7 +187,7 @@ def test_the_files_beside_it_count_too(tmp_path, two_files):
     gpt2s = {"add_prefix_space": False, "add_bos_token": False, "bos_token": "<|endoftext|>"}
     gpt2s |= {"added_tokens_decoder": {"290": END}, "pad_token": None, "model_max_length": 1024}
     about.write_text(json.dumps(gpt2s))
-    assert tokenizers.read(tmp_path).stored() == mine.stored()
+    assert tokenizer_files.read_tokenizer(tmp_path).stored() == mine.stored()
     for change, told in (
         ({"add_prefix_space": True}, "add_prefix_space=True"),
         ({"add_bos_token": True}, "add_bos_token=True"),
@@ -195,15 +199,15 @@ def test_the_files_beside_it_count_too(tmp_path, two_files):
     ):
         about.write_text(json.dumps({**gpt2s, **change}))
         with pytest.raises(LabError) as refusal:
-            tokenizers.read(tmp_path)
+            tokenizer_files.read_tokenizer(tmp_path)
         assert told in str(refusal.value)
     about.write_text(json.dumps(gpt2s))
     (tmp_path / "added_tokens.json").write_text('{"<c>": 291}')
     with pytest.raises(LabError, match="the token '<c>'"):
-        tokenizers.read(tmp_path)
+        tokenizer_files.read_tokenizer(tmp_path)
     (tmp_path / "added_tokens.json").write_text("[]")
     with pytest.raises(LabError, match=r"added_tokens.json beside it is no JSON object"):
-        tokenizers.read(tmp_path)
+        tokenizer_files.read_tokenizer(tmp_path)
 
 
 def test_what_transformers_writes_of_gpt2_is_read(tmp_path):
@@ -214,17 +218,17 @@ def test_what_transformers_writes_of_gpt2_is_read(tmp_path):
     import transformers
 
     mine = TOKENIZERS["gpt2"]
-    model = tokenizers.written(mine)["model"]
+    model = tokenizer_files.written(mine)["model"]
     merges = [tuple(pair) for pair in model["merges"]]
     theirs = transformers.GPT2Tokenizer(vocab=model["vocab"], merges=merges)
     theirs.save_pretrained(tmp_path)
-    read = tokenizers.read(tmp_path)
+    read = tokenizer_files.read_tokenizer(tmp_path)
     assert read.stored() == mine.stored()
     assert read.encode(TEXT).tolist() == theirs(TEXT).input_ids
     theirs.add_tokens(["<new>"])
     theirs.save_pretrained(tmp_path)
     with pytest.raises(LabError, match="<new>"):
-        tokenizers.read(tmp_path)
+        tokenizer_files.read_tokenizer(tmp_path)
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
@@ -232,5 +236,5 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     with pytest.raises(
         LabError, match=r"tokenizer.json needs the extra `bpe`: pip install"
     ) as told:
-        tokenizers.written(ByteTokenizer())
+        tokenizer_files.written(ByteTokenizer())
     assert "need nothing" not in str(told.value)

@@ -21,7 +21,7 @@ from lmlab.models.ensemble import Ensemble
 from lmlab.models.memory import Memory
 from lmlab.models.modern import Modern
 from lmlab.models.ngram import NGram
-from lmlab.training.flops import flops_per_token
+from lmlab.training.costs.flops import flops_per_token
 from lmlab.training.optimizers.rules import roles_of
 
 MODERN = partial(Modern, **SIZE)

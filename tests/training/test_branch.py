@@ -10,7 +10,7 @@ from small import branch, cut
 from lmlab.config.fingerprint import fingerprint
 from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import read
+from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
@@ -95,7 +95,7 @@ LONG = ["data.block_size=16", "callbacks=ema"]
 def test_a_smaller_block_size_keeps_the_first_positions(experiment, words):
     parent = experiment(*words, *LONG)
     run = train(branch(parent, data__block_size=8, trainer__max_steps=30, checkpoint__keep=9))
-    first, before = read(run.step_checkpoint(24)), checkpoint(parent)
+    first, before = read_checkpoint(run.step_checkpoint(24)), checkpoint(parent)
     name = "position_embedding.weight"
     kept = before["state_dict"][f"model.{name}"][:8]
     assert torch.equal(first["state_dict"][f"model.{name}"], kept)
@@ -216,7 +216,7 @@ def test_what_cannot_begin_is_one_line_and_leaves_nothing(experiment, tmp_path, 
 def test_the_first_checkpoint_of_a_branch_holds_the_parents_weights(experiment):
     run = experiment("model=bigram")
     branched = train(branch(run, trainer__max_steps=25, checkpoint__keep=5))
-    first = read(branched.step_checkpoint(24))
+    first = read_checkpoint(branched.step_checkpoint(24))
     assert torch.equal(
         first["state_dict"]["model.table.weight"], weights(run)["model.table.weight"]
     )

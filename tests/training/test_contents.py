@@ -19,7 +19,7 @@ import lmlab
 from lmlab.config import build
 from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import read
+from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.restored import restore
 
@@ -143,7 +143,7 @@ def refused(do: Callable[[], Any]) -> str | None:
 @pytest.mark.parametrize("name", EDITS)
 def test_training_does_not_go_on_with_parts_of_other_types(run, name):
     if name == "stop":
-        states = read(run.step_checkpoint(1))["callbacks"]
+        states = read_checkpoint(run.step_checkpoint(1))["callbacks"]
         (key,) = (key for key in states if key.startswith("EarlyStopping"))
         change(run, put("callbacks", key, "wait_count", "x"))
     else:
@@ -196,7 +196,7 @@ def test_a_file_with_a_hole_is_refused_at_once(run, n_bytes):
     with run.step_checkpoint(1).open("r+b") as file:
         file.truncate(n_bytes)
     with pytest.raises(LabError, match=r"of memory|is damaged"):
-        read(run.step_checkpoint(1))
+        read_checkpoint(run.step_checkpoint(1))
 
 
 @pytest.mark.parametrize("name", ["step-1x.ckpt", "step-٣.ckpt", "step-.ckpt", "step-1.ckpt"])

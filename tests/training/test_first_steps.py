@@ -7,7 +7,7 @@ from torch import nn
 
 from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import read
+from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.first_steps import ENOUGH, FirstSteps
 
@@ -96,7 +96,7 @@ def test_a_run_that_goes_on_is_not_judged_by_its_last_steps(experiment) -> None:
     words = ["model=bigram", "trainer.precision=bf16-true", "schedule=linear"]
     words += ["schedule.warmup_steps=0", "schedule.warmdown=1.0", "checkpoint.every=23"]
     run = experiment(*words, "eval.every=24", "optimizer.lr=1e-3", "checkpoint.keep=9")
-    assert read(run.step_checkpoint(23))["trains"]
+    assert read_checkpoint(run.step_checkpoint(23))["trains"]
     cut(run, 23)
     assert train({**run.config, "run": str(run.path)}).record["status"] == "done"
 
@@ -107,6 +107,6 @@ def test_a_run_that_was_cut_short_before_it_was_judged_is_watched_on(experiment,
         experiment(*words, f"run_dir={tmp_path / 'run'}")
     run = RunDirectory(tmp_path / "run")
     assert run.record["status"] == "failed"
-    assert not read(run.checkpoints()[0])["trains"]
+    assert not read_checkpoint(run.checkpoints()[0])["trains"]
     with pytest.raises(LabError, match=r"nothing is trained.* in 100 steps"):
         train({**run.config, "run": str(run.path), "run_dir": None})

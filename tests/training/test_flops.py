@@ -7,8 +7,8 @@ import torch
 from comparing import tensorboard
 
 from lmlab.errors import LabError
-from lmlab.training.flops import flops_per_token
-from lmlab.training.mfu import peak
+from lmlab.training.costs.flops import flops_per_token
+from lmlab.training.costs.mfu import peak
 
 GPT = {"n_layer": 3, "n_head": 4, "n_embd": 32}
 PARTS = {

@@ -20,15 +20,15 @@ from lmlab.config import build
 from lmlab.console import make_console
 from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import read
+from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.compare.questions import Questions
 from lmlab.sweeps.report.leaderboard import markdown
 from lmlab.sweeps.report.verdicts import print_differences
 from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import load
-from lmlab.training import spent
-from lmlab.training.flops import flops_per_token
+from lmlab.training.costs import spent
+from lmlab.training.costs.flops import flops_per_token
 from lmlab.training.processes.stopping import Interrupted
 from lmlab.training.restored import restore
 
@@ -118,7 +118,7 @@ def test_a_teachers_forward_passes_count(experiment):
 def test_a_teacher_that_nobody_can_count_makes_the_sum_unknown():
     from test_flops import Peeks
 
-    from lmlab.training.flops import forward_flops_per_token
+    from lmlab.training.costs.flops import forward_flops_per_token
 
     assert forward_flops_per_token([Peeks(V, T)], 4, T) is None
     assert forward_flops_per_token([], 4, T) == 0
@@ -131,7 +131,7 @@ def assert_counted(run: RunDirectory, tokens: int, seconds: float) -> None:
     assert run.record["tokens"] == tokens
     assert run.record["flops"] == tokens * PER_TOKEN
     assert run.record["seconds"] > seconds
-    checkpoint = read(run.checkpoints()[0])[spent.KEY]
+    checkpoint = read_checkpoint(run.checkpoints()[0])[spent.KEY]
     assert (checkpoint["tokens"], checkpoint["flops"]) == (tokens, tokens * PER_TOKEN)
     assert checkpoint["seconds"] > seconds
 
@@ -140,7 +140,7 @@ def test_a_branch_counts_its_parents_steps_as_the_parents(experiment, tmp_path):
     parent = experiment(*GPT, "checkpoint.every=5", "checkpoint.keep=99", "data.steps_per_batch=5")
     assert_counted(parent, 24 * 4 * T, 0)
     path = parent.checkpoints()[1]  # between two evaluations
-    of_parent = read(path)[spent.KEY]
+    of_parent = read_checkpoint(path)[spent.KEY]
     first = of_parent["step"]
     assert 12 < first < 24
     assert of_parent["tokens"] == first * 4 * T
@@ -166,7 +166,7 @@ def test_a_branch_counts_its_parents_steps_as_the_parents(experiment, tmp_path):
         assert [x for _, x in shown["train/flops"]] == pytest.approx(flops)
     clock = EventAccumulator(str(again.path)).Reload().Scalars("train/seconds")
     assert [point.step for point in clock] == [33, 36]
-    assert clock[0].value > read(child.checkpoints()[0])[spent.KEY]["seconds"]
+    assert clock[0].value > read_checkpoint(child.checkpoints()[0])[spent.KEY]["seconds"]
     assert_shown_together(parent, child, tmp_path / "both")
 
 
@@ -202,7 +202,7 @@ def test_a_branch_that_is_stopped_between_evaluations_says_what_it_took(experime
 def test_a_parent_of_before_this_was_kept_is_counted_by_its_config(experiment):
     parent = experiment(*GPT)
     for path in parent.checkpoints():
-        old = read(path)
+        old = read_checkpoint(path)
         del old[spent.KEY]
         torch.save(old, path)
     parent.update(seconds=100.0)

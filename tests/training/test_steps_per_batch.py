@@ -8,7 +8,7 @@ from comparing import checkpoint, curves, same, tensorboard
 from small import cut
 
 from lmlab.core import train
-from lmlab.runs.checkpoint import read
+from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
 
 EVERYTHING = [  # that counts steps, each by another number
@@ -26,7 +26,7 @@ def kept(run: RunDirectory) -> dict[str, dict[str, Any]]:
     parts = ("state_dict", "optimizer_states", "ema", "random", "since_log", "callbacks")
     parts += ("TextDataModule", "trains")
     return {
-        path.name: {part: read(path).get(part) for part in parts}
+        path.name: {part: read_checkpoint(path).get(part) for part in parts}
         for path in (run.path / "checkpoints").iterdir()
     }
 

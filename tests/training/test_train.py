@@ -16,7 +16,7 @@ from lmlab import handles as opened
 from lmlab.core import train
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import text_of
-from lmlab.runs.checkpoint import read
+from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.restored import restore
 
@@ -40,7 +40,9 @@ def test_notebook_experiment_prints_the_notebook_numbers(
     assert "loss 4.8786" in said
     assert "step 10000: loss 2.4145" in said
     sample = (run.path / "sample.txt").read_text()
-    ids = Tokenizer.from_json(read(run.checkpoint("last"))["tokenizer"]).encode(sample.lstrip("\n"))
+    ids = Tokenizer.from_json(read_checkpoint(run.checkpoint("last"))["tokenizer"]).encode(
+        sample.lstrip("\n")
+    )
     assert ids[:8].tolist() == [24, 21, 1, 46, 43, 11, 0, 28]
     assert len(sample) == 100
 

@@ -26,6 +26,7 @@ MOVED = {
     "lmlab.training.optim.constant": "lmlab.training.optimizers.schedules.constant",
     "lmlab.training.optim.cosine": "lmlab.training.optimizers.schedules.cosine",
     "lmlab.training.optim.linear": "lmlab.training.optimizers.schedules.linear",
+    "lmlab.training.mfu.MFU": "lmlab.training.costs.mfu.MFU",
     "lmlab.training.muon.Muon": "lmlab.training.optimizers.muon.Muon",
     "lmlab.training.parametrisation.MuP": "lmlab.training.optimizers.parametrisation.MuP",
     "lmlab.training.parametrisation.Standard": "lmlab.training.optimizers.parametrisation.Standard",

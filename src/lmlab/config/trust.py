@@ -37,7 +37,7 @@ OURS = {
     "lmlab.display.samples": "NotebookCells Sample",
     "lmlab.training.dynamic": "Dynamic",
     "lmlab.training.ema": "EMA",
-    "lmlab.training.mfu": "MFU",
+    "lmlab.training.costs.mfu": "MFU",
     "lmlab.training.optimizers.muon": "Muon",
     "lmlab.training.optimizers.schedules": "constant cosine linear",
     "lmlab.training.optimizers.parametrisation": "MuP Standard",

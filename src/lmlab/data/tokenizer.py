@@ -18,6 +18,8 @@ import numpy as np
 from lmlab.config.trust import VARIABLE, UntrustedError, is_allowed
 from lmlab.errors import LabError
 
+NEEDS_BPE = "needs the extra `bpe`: pip install 'lmlab[bpe]'"
+WITHOUT_BPE = "tokenizer=char and tokenizer=byte need nothing"
 N_CODE_POINTS = 0x110000
 SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
 # What \s matches in GPT-2's pattern. (To Python, \x1c to \x1f are white space too.)
@@ -39,9 +41,7 @@ class Tokenizer(ABC):
     """
 
     kind: ClassVar[str]
-    passes: ClassVar[int] = (
-        1  # how often a corpus is read: to fit, where `fit` looks, and to encode
-    )
+    passes: ClassVar[int] = 1  # of a corpus: to fit, where `fit` looks at it, and to encode
     # Whether `fit` is given the train split alone. Val then begins at a character, not at a token.
     fitted_on_train: ClassVar[bool] = False
     vocab_size: int
@@ -93,16 +93,16 @@ class Tokenizer(ABC):
         """
         kind = state.get("kind") if isinstance(state, dict) else None
         if own is not None:
-            found = own
+            known = own
         elif isinstance(kind, str) and "class" in state:
-            found = _subclass(state["class"])
+            known = _subclass(state["class"])
         elif isinstance(kind, str) and kind in Tokenizer._kinds:
-            found = Tokenizer._kinds[kind]
+            known = Tokenizer._kinds[kind]
         else:
-            known = ", ".join(sorted(Tokenizer._kinds))
-            raise LabError(f"tokenizer of unknown kind {kind!r}; known kinds: {known}")
+            kinds = ", ".join(sorted(Tokenizer._kinds))
+            raise LabError(f"tokenizer of unknown kind {kind!r}; known kinds: {kinds}")
         try:
-            return found._from_json(state)
+            return known._from_json(state)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise LabError(f"the stored {kind} tokenizer is damaged: {error!r}") from error
 
@@ -128,9 +128,8 @@ class Tokenizer(ABC):
         Summed over the ids of a text it counts the text's characters exactly, wherever tokens cut
         them: every UTF-8 character has one byte that is not a continuation byte (0b10xxxxxx).
         """
-        begins = [
-            sum(byte & 0xC0 != 0x80 for byte in self.token_bytes(i)) for i in range(self.vocab_size)
-        ]
+        tokens = map(self.token_bytes, range(self.vocab_size))
+        begins = [sum(byte & 0xC0 != 0x80 for byte in token) for token in tokens]
         return np.array(begins, dtype=np.int64)
 
     def cut(self, pieces: Iterable[str]) -> Iterator[str]:
@@ -306,12 +305,12 @@ def _subclass(name: Any) -> type[Tokenizer]:
             f"trust; if you do, {VARIABLE}={shown.partition('.')[0]} allows it"
         )
     try:
-        found = pkgutil.resolve_name(name)
+        kind = pkgutil.resolve_name(name)
     except Exception as error:  # whatever importing somebody's module raises
         raise LabError(f"the tokenizer's class {name} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Tokenizer)):
+    if not (isinstance(kind, type) and issubclass(kind, Tokenizer)):
         raise LabError(f"the tokenizer's class {name}: not a {class_name(Tokenizer)}")
-    return found
+    return kind
 
 
 def _latin_1(text: str) -> bytes | None:
@@ -331,8 +330,5 @@ def _import_tiktoken() -> tuple[Any, Any]:
         import tiktoken
         from tiktoken_ext import openai_public
     except ImportError as error:
-        raise LabError(
-            "tokenizer=gpt2 needs the extra `bpe`: pip install 'lmlab[bpe]'; "
-            "tokenizer=char and tokenizer=byte need nothing"
-        ) from error
+        raise LabError(f"tokenizer=gpt2 {NEEDS_BPE}; {WITHOUT_BPE}") from error
     return tiktoken, openai_public

@@ -26,6 +26,28 @@ from lmlab.data.tokenizer import Tokenizer, class_name
 from lmlab.errors import LabError
 from lmlab.files import atomic_file, remove_unfinished, write_atomically
 
+FORMAT = 3  # part of every key: raise it when a tokenizer's ids or this layout change
+
+# Ids of up to so many bytes are compared with their checksum whenever they are opened, which takes
+# 0.1 s; larger files only if they were touched since they were last compared.
+ALWAYS_CHECKED = 1 << 28  # bytes
+# What is kept about ids: crc32 is their checksum, and n_train is there if the train split ends at a
+# character.
+ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32", "n_train")
+A_DAY = 86_400.0  # seconds: longer than any process writes without a pause
+
+Progress = Callable[[int], None]  # given the number of bytes of text just worked through
+
+
+@dataclass(frozen=True)
+class TokenizedCorpus:
+    """The ids of a corpus and the tokenizer they were made with."""
+
+    ids: np.ndarray  # (n,) in the tokenizer's dtype, mapped from the cache
+    tokenizer: Tokenizer
+    sha256: str  # of the text
+    n_train: int | None = None  # ids of the train split; None: it is a fraction of the ids
+
 
 def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> TokenizedCorpus:
     """The corpus of a config, tokenised; with a bar where that takes long.
@@ -58,9 +80,9 @@ def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> Tokenize
 
 def tokenizer_of(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:
     """The tokenizer's class, and what its `fit` is given beside the text."""
-    made = unmade(config["tokenizer"], "tokenizer", Tokenizer)
-    kind: Any = made.func
-    arguments = made.keywords
+    unfitted = unmade(config["tokenizer"], "tokenizer", Tokenizer)
+    kind: Any = unfitted.func
+    arguments = unfitted.keywords
     target = config["tokenizer"]["_target_"]
     if not (isinstance(kind, type) and issubclass(kind, Tokenizer)):
         raise LabError(f"tokenizer._target_={target}: not a subclass of Tokenizer")
@@ -77,28 +99,6 @@ def tokenizer_of(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any
     except TypeError as error:
         raise LabError(f"tokenizer: {target}.fit does not take these arguments: {error}") from error
     return kind, arguments
-
-
-FORMAT = 3  # part of every key: raise it when a tokenizer's ids or this layout change
-
-# Up to this, ids are compared with their checksum whenever they are opened: 0.1 s. More of them
-# only if their file was touched since they were compared last.
-ALWAYS_CHECKED = 1 << 28  # bytes
-# Of the ids: crc32 is theirs, and n_train is there if the train split ends at a character.
-ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32", "n_train")
-A_DAY = 86_400.0  # seconds: longer than any process writes without a pause
-
-Progress = Callable[[int], None]  # given the number of bytes of text just worked through
-
-
-@dataclass(frozen=True)
-class TokenizedCorpus:
-    """The ids of a corpus and the tokenizer they were made with."""
-
-    ids: np.ndarray  # (n,) in the tokenizer's dtype, mapped from the cache
-    tokenizer: Tokenizer
-    sha256: str  # of the text
-    n_train: int | None = None  # ids of the train split; None: it is a fraction of the ids
 
 
 def tokenize(
@@ -134,9 +134,9 @@ def tokenize(
     stem = f"{corpus.name}-{tokenizer_class.kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     ids_path, about_path = folder / f"{stem}.bin", folder / f"{stem}.json"
 
-    found = _read(ids_path, about_path, tokenizer_class)
-    if found is not None:
-        return found
+    cached = _read(ids_path, about_path, tokenizer_class)
+    if cached is not None:
+        return cached
 
     def read() -> Iterator[str]:
         return corpus.pieces(on_bytes=lambda raw: progress(len(raw)))
@@ -179,10 +179,10 @@ def tokenize(
     if n_train is not None:
         about["n_train"] = n_train
     _describe(about_path, about, _state(ids_path))
-    found = _read(ids_path, about_path, tokenizer_class)
-    if found is None:
+    written = _read(ids_path, about_path, tokenizer_class)
+    if written is None:
         raise LabError(f"{ids_path} changed while it was being written; try again")
-    return found
+    return written
 
 
 def _check_made(tokenizer: Any, name: str) -> None:

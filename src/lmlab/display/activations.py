@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmlab.bounds import Count, CountOrZero
+from lmlab.models.torch_inside import in_eval_mode, uncompiled
 
 TAG = "activations/"
 LOGITS = "logits"
@@ -51,27 +52,25 @@ def mean_sizes(model: nn.Module, idx: Tensor) -> dict[str, float]:
 
     LOGITS are the model's own. A module that gives no tensor is left out.
     """
-    found: dict[str, Tensor] = {}
+    sizes: dict[str, Tensor] = {}
 
     def measure(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                found[name] = output.float().abs().mean()
+                sizes[name] = output.float().abs().mean()
 
         return hook
 
-    training = model.training
     hooks = [
         module.register_forward_hook(measure(name))
         for name, module in model.named_modules()
         if name and name.count(".") < DEEPEST
     ]
-    model.eval()
     try:
-        logits = model.forward(idx)  # not model(idx): that may be compiled, without hooks
+        with in_eval_mode(model):
+            logits = uncompiled(model)(idx)
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
-    found[LOGITS] = logits.float().abs().mean()
-    return {name: size.item() for name, size in found.items()}
+    sizes[LOGITS] = logits.float().abs().mean()
+    return {name: size.item() for name, size in sizes.items()}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
 
-from lmlab.display.event_files import PREFIX
+from lmlab.display.tensorboard_inside import server
 from lmlab.errors import LabError
+from lmlab.runs.directory import EVENTS
 
 FLAGS = (
     "--host=localhost",
@@ -48,29 +47,4 @@ def start(folder: Path, *flags: str) -> str:
 
 def count(folder: Path) -> int:
     """How many runs TensorBoard finds below a folder; mean curves are runs to it."""
-    return sum(any(name.startswith(PREFIX) for name in files) for _, _, files in os.walk(folder))
-
-
-def server() -> type:
-    """TensorBoard's server, which says that a port is taken instead of leaving the process.
-
-    It asks first whether something answers at the port. Where nothing answers and the port is taken
-    all the same, since another board is just about to begin there, werkzeug exits.
-    """
-    from tensorboard.program import (
-        TensorBoardPortInUseError,
-        TensorBoardServerException,
-        WerkzeugServer,
-    )
-
-    class Server(WerkzeugServer):
-        def __init__(self, wsgi_app: Any, flags: Any):
-            try:
-                super().__init__(wsgi_app, flags)
-            except SystemExit as left:
-                cause = left.__context__
-                taken = isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
-                kind = TensorBoardPortInUseError if taken else TensorBoardServerException
-                raise kind(f"port {flags.port}: {cause}") from cause
-
-    return Server
+    return sum(any(name.startswith(EVENTS) for name in files) for _, _, files in os.walk(folder))

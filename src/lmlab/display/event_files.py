@@ -1,4 +1,9 @@
-"""TensorBoard's event files, by names that keep them in order; written without torch."""
+"""TensorBoard's event files, by names that keep them in order; written without torch.
+
+TensorBoard reads the files of a folder by name. torch's names tell the second, the process and a
+count without leading zeros; so of a run that is short, or the tenth of its process, the end may be
+read before the beginning, and then what lies between is dropped.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,12 @@ import struct
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 
+from lmlab.display import summaries
 from lmlab.files import open_to_append, open_to_read, remove, write_atomically
 from lmlab.runs.directory import EVENTS
 
@@ -20,7 +26,8 @@ if TYPE_CHECKING:
 
 PREFIX = EVENTS
 BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are named
-OURS = re.compile(re.escape(PREFIX) + r"\d{3,}(\.begin|\.end)?")  # see `numbered`
+LOGGER = "lmlab.display.loggers.EventFiles"
+NUMBERED = re.compile(re.escape(PREFIX) + r"\d{3,}(\.begin|\.end)?")  # see `numbered`
 
 
 class Records:
@@ -33,7 +40,7 @@ class Records:
     def __init__(self, path: Path):
         self.path, self._file = path, open_to_append(path, path.parent)
         if not self._file.tell():
-            self.add_event(opening())
+            self.add_event(first_event())
 
     def add_event(self, event: Event) -> None:
         self._file.write(record(event))
@@ -48,7 +55,7 @@ class Records:
         self._file.close()
 
 
-def opening() -> Event:
+def first_event() -> Event:
     """The first event of a file."""
     return Event(wall_time=time.time(), file_version="brain.Event:2")
 
@@ -74,7 +81,7 @@ def forget_after(folder: Path, step: int) -> None:
     files do so for curves, but not for texts.
     """
     for path in folder.glob(f"{PREFIX}*"):
-        if OURS.fullmatch(path.name):
+        if NUMBERED.fullmatch(path.name):
             _forget_after(path, step)
 
 
@@ -113,13 +120,50 @@ def forget(folder: Path, *suffixes: str) -> None:
         LabError: if one cannot be deleted.
     """
     for path in folder.glob(f"{PREFIX}*"):
-        if OURS.fullmatch(path.name) and (not suffixes or path.suffix in suffixes):
+        if NUMBERED.fullmatch(path.name) and (not suffixes or path.suffix in suffixes):
             remove(path, folder)
 
 
-def write(path: Path, summaries: Iterable[Summary]) -> None:
+def write_summaries(path: Path, summaries: Iterable[Summary]) -> None:
     """Write summaries of step 0, in a file of their own."""
     records = Records(path)
     for summary in summaries:
         records.add_event(Event(wall_time=time.time(), step=0, summary=summary))
     records.close()
+
+
+def show_refused(folder: Path, config: dict[str, Any], reason: str, started: str) -> None:
+    """Give a run that failed before its first step a row in the HParams table, unless it has one.
+
+    `config` may be what was refused; `started` is an ISO time. A later start of the run replaces
+    both files.
+
+    Raises:
+        LabError, OSError: if they cannot be written.
+    """
+    if not _has_event_files(config) or any(folder.glob(f"{PREFIX}*{BEGIN}")):
+        return
+    number = next_number(folder)
+    refused = summaries.refused(config, reason, started)
+    write_summaries(numbered(folder, number, BEGIN), refused)
+    write_summaries(numbered(folder, number, END), [summaries.ending("failed")])
+
+
+def show_killed(folder: Path) -> None:
+    """Mark the row of a run that was killed, if it has one, as failed.
+
+    Raises:
+        LabError, OSError: if it cannot be written.
+    """
+    if any(folder.glob(f"{PREFIX}*{BEGIN}")) and not any(folder.glob(f"{PREFIX}*{END}")):
+        end = numbered(folder, next_number(folder) - 1, END)
+        write_summaries(end, [summaries.ending("killed")])
+
+
+def _has_event_files(config: dict[str, Any]) -> bool:
+    """Whether a config, which may be nonsense, has event files written."""
+    loggers = config.get("logger")
+    if not isinstance(loggers, dict):
+        return False
+    targets = [node.get("_target_") for node in loggers.values() if isinstance(node, dict)]
+    return LOGGER in targets or loggers.get("tensorboard") is True

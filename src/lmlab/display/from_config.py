@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lmlab.config import build
 from lmlab.console import log, say
 from lmlab.display.loggers import EventFiles, MetricsCSV
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
 from lmlab.runs.directory import RunDirectory
 
 MakeLoggers = Callable[[RunDirectory, int | None], Iterator[Logger]]
@@ -128,10 +128,10 @@ class _Spare:
             if self.printed:
                 return
             self.printed = True
-            first_line = (str(error).splitlines() or [""])[0]
+            reason = first_line(error) if str(error) else ""
             if not isinstance(error, LabError):  # which names the key itself
-                first_line = f"{self.key}: {type(error).__name__}: {first_line}"
-            say(f"{first_line}; training goes on without it")
+                reason = f"{self.key}: {type(error).__name__}: {reason}"
+            say(f"{reason}; training goes on without it")
             log.warning("%s failed", self.key, exc_info=error)
 
     def wrap(self, logger: Logger) -> None:

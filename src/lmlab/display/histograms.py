@@ -14,10 +14,10 @@ from lmlab.display.loggers import event_files
 
 
 class Histograms(L.Callback):
-    """Of each parameter at the step before an evaluation: its weights after the step, the gradient
-    that the optimizer was given (clipped, if it is), the update that it made of it, and as a curve
-    the ratio of their sizes, |update| / |weights|. About 1e-3 is healthy; far below, a layer hardly
-    learns; far above, it is thrown about.
+    """Logs for each parameter at the step before an evaluation: its weights after the step, the
+    gradient that the optimizer was given (clipped, if it is), the update that it made of it, and as
+    a curve the ratio of their sizes, |update| / |weights|. About 1e-3 is healthy; far below, a
+    layer hardly learns; far above, it is thrown about.
 
     They come from hooks on the optimizer, so that training itself has no part in this.
     """
@@ -27,7 +27,7 @@ class Histograms(L.Callback):
         self.every = every
         self._step = 0
         self._before: dict[str, Tensor] = {}
-        self._found: dict[str, Tensor] = {}  # by tag
+        self._tensors: dict[str, Tensor] = {}  # by tag
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         if not self.every or not trainer.is_global_zero or not event_files(trainer.loggers):
@@ -39,7 +39,7 @@ class Histograms(L.Callback):
             self._step += 1
             if self._step % between == 0:
                 self._before = {name: p.detach().clone() for name, p in _trained(module.model)}
-                self._found = {
+                self._tensors = {
                     f"weights_gradient/{name}": p.grad.detach().clone()
                     for name, p in _trained(module.model)
                     if p.grad is not None
@@ -47,8 +47,8 @@ class Histograms(L.Callback):
 
         def after(*_: Any) -> None:
             for name, p in _trained(module.model) if self._before else ():
-                self._found[f"weights/{name}"] = p.detach().clone()
-                self._found[f"weights_update/{name}"] = p.detach() - self._before[name]
+                self._tensors[f"weights/{name}"] = p.detach().clone()
+                self._tensors[f"weights_update/{name}"] = p.detach() - self._before[name]
             self._before = {}
 
         self._step = trainer.global_step
@@ -56,18 +56,18 @@ class Histograms(L.Callback):
         optimizer.register_step_post_hook(after)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        for logger in event_files(trainer.loggers) if self._found else ():
-            for tag, values in self._found.items():
+        for logger in event_files(trainer.loggers) if self._tensors else ():
+            for tag, values in self._tensors.items():
                 logger.experiment.add_histogram(tag, values.float(), trainer.global_step, bins=64)
             for name, ratio in self._ratios():
                 logger.log_metrics({f"weights_update_ratio/{name}": ratio}, trainer.global_step)
-        self._found = {}
+        self._tensors = {}
 
     def _ratios(self) -> Iterator[tuple[str, float]]:
-        for tag, update in self._found.items():
+        for tag, update in self._tensors.items():
             family, name = tag.split("/", 1)
             if family == "weights_update":
-                weights = self._found[f"weights/{name}"]
+                weights = self._tensors[f"weights/{name}"]
                 yield name, (update.norm() / weights.norm().clamp(min=1e-12)).item()
 
 

@@ -13,26 +13,71 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from lmlab.console import log
 from lmlab.display import summaries
-from lmlab.display.event_files import BEGIN, END, forget, forget_after, next_number, numbered, write
-from lmlab.display.writers import CurveWriter
+from lmlab.display.event_files import (
+    BEGIN,
+    END,
+    Records,
+    forget,
+    forget_after,
+    next_number,
+    numbered,
+    write_summaries,
+)
 from lmlab.errors import LabError
 from lmlab.files import open_to_read, write_atomically
 from lmlab.runs.directory import METRICS, OF_THE_END
-from lmlab.training.spent import Costs
+from lmlab.training.costs.spent import Costs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from tensorboard.compat.proto.summary_pb2 import Summary
-    from torch.utils.tensorboard import SummaryWriter
 
 BY_TOKENS = {"train/loss", "val/loss"}  # shown by tokens seen as well
 BY_COST = {"train/loss_eval", "val/loss"}  # of evaluations: by seconds and operations as well
 MOST_STEPS = 2**63 - 1  # that an event may have
 
 Curves = dict[str, list[tuple[float, int, float]]]  # by tag: wall time, step, value
+
+
+class EventFile(FileWriter):
+    """torch's writer over `Records` instead of a file that it names itself: see `event_files`."""
+
+    def __init__(self, path: Path):
+        self.event_writer: Any = Records(path)
+
+
+class CurveWriter(SummaryWriter):
+    """A SummaryWriter that writes to `path`, whichever that is at the time.
+
+    What is touched of torch's writers inside is touched here: there is no public way to name their
+    files, or to add a summary that is made already.
+    """
+
+    file_writer: Any  # None while closed
+    all_writers: Any
+    purge_step: int | None
+
+    def __init__(self, path: Path, purge_step: int):
+        self.path = path
+        super().__init__(str(path.parent), purge_step=purge_step)
+
+    def _get_file_writer(self) -> Any:
+        if self.file_writer is None:
+            self.file_writer = EventFile(self.path)
+            self.all_writers = {self.path.parent: self.file_writer}
+            if self.purge_step is not None:
+                mark = SessionLog(status=SessionLog.START)
+                self.file_writer.add_event(Event(session_log=mark), self.purge_step)
+                self.purge_step = None
+        return self.file_writer
+
+    def add_summary(self, summary: Summary, step: int) -> None:
+        self._get_file_writer().add_summary(summary, step)
 
 
 class EventFiles(TensorBoardLogger):
@@ -60,7 +105,7 @@ class EventFiles(TensorBoardLogger):
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> SummaryWriter:
+    def experiment(self) -> CurveWriter:
         if self._experiment is None:
             # TensorBoard drops nothing at the first purge_step that it meets: it takes that for the
             # beginning. So there is one from the start.
@@ -68,6 +113,7 @@ class EventFiles(TensorBoardLogger):
             self._number = next_number(self.folder)
             path = numbered(self.folder, self._number)
             self._experiment = CurveWriter(path, purge_step)
+        assert isinstance(self._experiment, CurveWriter)
         return self._experiment
 
     @rank_zero_only
@@ -76,7 +122,7 @@ class EventFiles(TensorBoardLogger):
         # With no checkpoint to go on from, an earlier start left nothing that is not done again.
         forget(self.folder, *(() if self.resume_step is None else (BEGIN, END)))
         self._costs, self._began = costs, time.monotonic()
-        write(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
+        write_summaries(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
         if self.resume_step is not None:
             forget_after(self.folder, self.resume_step)
             self._go_on_from(self.resume_step)
@@ -131,12 +177,12 @@ class EventFiles(TensorBoardLogger):
     @rank_zero_only
     def log_text(self, tag: str, text: str, step: int) -> None:
         """A text, shown as it was typed."""
-        self.experiment._get_file_writer().add_summary(summaries.text(tag, text), step)
+        self.experiment.add_summary(summaries.text(tag, text), step)
 
     @rank_zero_only
     def log_image(self, tag: str, picture: Image, step: int) -> None:
         """A picture of Pillow's."""
-        self.experiment._get_file_writer().add_summary(summaries.image(tag, picture), step)
+        self.experiment.add_summary(summaries.image(tag, picture), step)
 
     @rank_zero_only
     def save(self) -> None:
@@ -157,7 +203,7 @@ class EventFiles(TensorBoardLogger):
         """Write how the run ended, if it began."""
         if self._experiment is not None:
             self.experiment.close()
-            write(self._end, [summaries.ending(status)])
+            write_summaries(self._end, [summaries.ending(status)])
 
     @property
     def _end(self) -> Path:

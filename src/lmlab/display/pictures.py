@@ -15,6 +15,7 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import event_files
 from lmlab.models.contract import Hooks, pictured_as
 from lmlab.models.maps import attention_maps
+from lmlab.models.torch_inside import in_eval_mode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,9 +29,9 @@ CHUNK = 1 << 20  # tokens counted at a time: it bounds memory, not the result
 class Pictures(L.Callback):
     """Draws into TensorBoard at evaluations.
 
-    Of a model whose layers can be watched (`models.maps`): where each head looks in one passage,
-    the first tokens of val. Of a model with `next_token_logits()`: that table, beside how often the
-    train split has each pair. Other models have no pictures. No random numbers are drawn.
+    A model whose layers can be watched (`models.maps`) gets a picture of where each head looks in
+    one passage, the first tokens of val; a model with `next_token_logits()` one of that table,
+    beside how often the train split has each pair. Others have none. No random numbers are drawn.
     """
 
     def __init__(
@@ -59,12 +60,10 @@ class Pictures(L.Callback):
 
     def draw(self, module: Any, data: Any) -> dict[str, Image]:
         """The pictures of a model as it is, by tag."""
-        training = module.training
-        module.eval()
-        pictures = self._maps(module, data.val_tokens[: min(self.tokens, data.block_size)])
-        if (table := Hooks.of(module.model).next_token_logits) is not None:
-            pictures["view/bigram"] = self._table(table(), data.train_tokens)
-        module.train(training)
+        with in_eval_mode(module.model):
+            pictures = self._maps(module, data.val_tokens[: min(self.tokens, data.block_size)])
+            if (table := Hooks.of(module.model).next_token_logits) is not None:
+                pictures["view/bigram"] = self._table(table(), data.train_tokens)
         return pictures
 
     def _maps(self, module: Any, passage: Tensor) -> dict[str, Image]:

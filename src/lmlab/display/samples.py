@@ -15,6 +15,7 @@ from lmlab.data.windows import get_batch
 from lmlab.display.loggers import event_files
 from lmlab.errors import LabError
 from lmlab.models.sampling import generate
+from lmlab.models.torch_inside import in_eval_mode
 from lmlab.training.callbacks import of_training
 from lmlab.training.ema import EMA
 
@@ -70,8 +71,6 @@ class Sample(L.Callback):
     def make(self, module: Any) -> str:
         """A sample, prompt not included; the same for the same weights and seed."""
         source = None if self.seed is None else generator(self.seed, "sample")
-        training = module.training
-        module.eval()
         device = next(module.model.parameters(), self.prompt).device
         tokens = generate(
             module.model,
@@ -81,9 +80,8 @@ class Sample(L.Callback):
             top_k=self.top_k,
             generator=source,
         )
-        sample = [int(token) for token in tokens]
-        module.train(training)
-        return self.tokenizer.decode(sample)
+        with in_eval_mode(module.model):
+            return self.tokenizer.decode(int(token) for token in tokens)
 
 
 class NotebookCells(L.Callback):

@@ -7,9 +7,7 @@ import html
 import io
 import re
 import sys
-import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -19,6 +17,7 @@ import yaml
 
 from lmlab.config.signatures import signature
 from lmlab.config.stored import conf_dir
+from lmlab.display.tensorboard_inside import hparams_columns, hparams_end, hparams_row
 from lmlab.models.contract import Hooks, n_head
 from lmlab.runs.record import Dumper
 
@@ -59,14 +58,8 @@ CHARTS = {
     },
 }
 
-NOT_SHOWN = (
-    "output_dir",
-    "run",
-    "run_dir",
-    "resume",
-    "dry_run",
-    "sweep",
-)  # where a run is kept, not what
+# Where a run is kept, not what it is.
+NOT_SHOWN = ("output_dir", "run", "run_dir", "resume", "dry_run", "sweep")
 
 NONE = "none"  # a text that does not apply
 LINE = 200  # characters of a line of text, which TensorBoard does not wrap
@@ -220,61 +213,16 @@ def refused(config: dict[str, Any], reason: str, started: str) -> list[Summary]:
 
 def _row(row: dict[str, Value | None], started: str) -> list[Summary]:
     """The columns of the HParams tab, and a run's values in them."""
-    from tensorboard.plugins.hparams import summary_v2 as hparams
-
-    values = {name: value for name, value in row.items() if value is not None}
-    began = datetime.fromisoformat(started).timestamp()
-    # Without a name of its own a row is called by the run's directory, as in every other tab.
-    return [_columns(row), hparams.hparams_pb(values, trial_id="", start_time_secs=began)]
-
-
-def _columns(row: dict[str, Value | None]) -> Summary:
-    """The columns of the HParams tab: the same for every run, since any may be the one whose
-    columns TensorBoard takes."""
-    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-
-    experiment = api_pb2.Experiment()
-    for name, value in row.items():
-        # TensorBoard puts what `differs` first, and shows the first five.
-        info = experiment.hparam_infos.add(name=name, differs=name in SHOWN_FIRST)
-        if isinstance(value, str):
-            info.type = api_pb2.DATA_TYPE_STRING
-            # What stands here may be unticked; the rest is always shown.
-            offered = values_of_columns().get(name, [])
-            own = [value] if offered and value not in offered else []
-            info.domain_discrete.extend([*offered, *own])
-        else:
-            info.type = api_pb2.DATA_TYPE_FLOAT64
-            info.domain_interval.min_value, info.domain_interval.max_value = 0.0, sys.float_info.max
-    for tag in METRICS:
-        experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
-    return _hparams(
-        metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment)
-    )
+    return [
+        hparams_columns(row, SHOWN_FIRST, METRICS, values_of_columns()),
+        hparams_row(row, started),
+    ]
 
 
 def ending(status: str) -> Summary:
     """How a run ended. What was cut short (failed, interrupted) is a failure; what a sweep gave up
     (pruned) did what it was to do."""
-    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-
-    succeeded = status in ("done", "pruned")
-    end = plugin_data_pb2.SessionEndInfo(
-        status=api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE,
-        end_time_secs=time.time(),
-    )
-    return _hparams(
-        metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end)
-    )
-
-
-def _hparams(tag: str, content: Any) -> Summary:
-    """The plugin reads nothing but metadata; the tensor that a summary must have is empty."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams import metadata
-
-    about = metadata.create_summary_metadata(content)
-    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
+    return hparams_end(status in ("done", "pruned"))
 
 
 def _yaml(config: dict[str, Any]) -> str:
@@ -304,8 +252,8 @@ def preformatted(typed: str) -> str:
     return f"<pre>\n\n{html.escape(shown, quote=False)}</pre>"
 
 
-def _control_picture(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _control_picture(control: re.Match[str]) -> str:
+    code = ord(control[0])
     return "\u2421" if code == 0x7F else chr(0x2400 + code)
 
 

@@ -7,7 +7,7 @@ Lightning has a logger for each. These go further in what a run of the lab needs
 - A run that goes on writes into the tracker's run that it began, and leaves no step out and writes
   none twice. A run that fails is the exception: its tracker is given what came after its last
   checkpoint too, since somebody wants to see what went wrong.
-- They print nothing, and are over when the run is: no process and no thread of theirs is left.
+- They print nothing, and are over when the run is: they leave no process and no thread.
 """
 
 from __future__ import annotations
@@ -39,37 +39,19 @@ LARGEST_BATCH = 1000  # metrics that MLflow takes at once
 IN_MLFLOW = {"done": "FINISHED", "failed": "FAILED"}  # how a run ended; all else is KILLED
 
 
-class Rows:
-    """Metrics that wait to be handed over: by optimizer step, with the time of the first."""
-
-    def __init__(self) -> None:
-        self._rows: dict[int, tuple[float, dict[str, float]]] = {}
-
-    def add(self, metrics: Mapping[str, float], step: int | None) -> None:
-        self._rows.setdefault(step or 0, (time.time(), {}))[1].update(metrics)
-
-    def __iter__(self) -> Iterator[tuple[int, float, dict[str, float]]]:
-        """Step, Unix time and metrics of each step, in the order of the steps."""
-        for step, (when, metrics) in sorted(self._rows.items()):
-            yield step, when, metrics
-
-    def clear(self) -> None:
-        self._rows.clear()
-
-
 class AtSave:
     """What both have in common: metrics wait for `save`."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._rows = Rows()
+        self._rows: dict[int, tuple[float, dict[str, float]]] = {}  # by step: Unix time, metrics
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._rows.add(metrics, step)
+        self._rows.setdefault(step or 0, (time.time(), {}))[1].update(metrics)
 
     def save(self) -> None:
-        """Hand over what waits."""
+        """Hand over what waits, in the order of the steps."""
         raise NotImplementedError
 
     @rank_zero_only
@@ -117,7 +99,7 @@ class WandB(AtSave, WandbLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        for step, when, metrics in self._rows:
+        for step, (when, metrics) in sorted(self._rows.items()):
             # W&B takes a step once, and what is logged after the last evaluation has its step too.
             row = max(step, self._next)
             shown = {**metrics, "trainer/global_step": step, "_timestamp": when}
@@ -205,7 +187,7 @@ class MLflow(AtSave, MLFlowLogger):
 
         metrics = [
             Metric(re.sub(r"[^\w/. -]", "_", key), value, int(1000 * when), step)
-            for step, when, row in self._rows
+            for step, (when, row) in sorted(self._rows.items())
             for key, value in row.items()
             if step > self._last.get(key, -1)
         ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lmlab.data.download import sha256
 from lmlab.errors import LabError
-from lmlab.files import read_small
+from lmlab.files import path_typed, read_small
 from lmlab.memory_limit import memory_bytes
 
 if TYPE_CHECKING:
@@ -63,9 +63,10 @@ class Foreign:
         """
         from lmlab.exchange import gpt2
         from lmlab.exchange.tensor_files import describe, described
+        from lmlab.models.torch_inside import COMPILED
 
         sizes = self.model["n_layer"], self.model["n_embd"], self.vocab_size, self.block_size
-        expected = partial(gpt2.shapes, *sizes, self.model["bias"])
+        expected = partial(gpt2.expected_shapes, *sizes, self.model["bias"])
         has, on_disk = memory_bytes(), sum(file.stat().st_size for file in self.files)
         try:
             if on_disk > has:
@@ -76,8 +77,8 @@ class Foreign:
                     there |= describe(file, _nanogpt(file)["model"])
                 else:
                     there |= described(file)
-            there = {_uncompiled(name): tensor for name, tensor in there.items()}
-            gpt2.check(there, expected(), self.model["tied"], not self.is_nanogpt)
+            there = {name.removeprefix(COMPILED): tensor for name, tensor in there.items()}
+            gpt2.check_tensors(there, expected(), self.model["tied"], not self.is_nanogpt)
             n_numbers = sum(math.prod(shape) for _, shape in expected())
             if 4 * n_numbers > has:
                 raise LabError(_too_much(f"{n_numbers:,} numbers", has))
@@ -93,20 +94,21 @@ class Foreign:
         from lmlab.exchange.gpt2 import imported
         from lmlab.exchange.tensor_files import tensors_of
         from lmlab.models.gpt import GPT
+        from lmlab.models.torch_inside import COMPILED
 
         assert isinstance(model, GPT)
         tensors: dict[str, Tensor] = {}
         for file in self.files:
             tensors |= _nanogpt(file)["model"] if self.is_nanogpt else tensors_of(file)
-        tensors = {_uncompiled(name): tensor for name, tensor in tensors.items()}
+        tensors = {name.removeprefix(COMPILED): tensor for name, tensor in tensors.items()}
         try:
             return imported(tensors, model, self.model["tied"], not self.is_nanogpt)
         except LabError as error:
             raise self._named(error) from error
 
     def _named(self, error: LabError) -> LabError:
-        told = str(error)
-        return LabError(told if str(self.path) in told else f"from={self.path}: {told}")
+        names_it = str(self.path) in str(error)
+        return error if names_it else LabError(f"from={self.path}: {error}")
 
     def tokenizer(self) -> Tokenizer:
         """What turns text into this model's ids.
@@ -114,28 +116,27 @@ class Foreign:
         Raises:
             LabError: if there is none, or one that the lab has no equal of.
         """
-        from lmlab.exchange import tokenizers
+        from lmlab.exchange.tokenizer_files import of_nanogpt, read_tokenizer
 
         folder = self.path if self.path.is_dir() else self.path.parent
-        of_nanogpt = tokenizers.of_nanogpt
-        found = of_nanogpt(folder, self.vocab_size) if self.is_nanogpt else tokenizers.read(folder)
-        if not 0 <= self.vocab_size - found.vocab_size < PADDED_TO:
+        if self.is_nanogpt:
+            tokenizer = of_nanogpt(folder, self.vocab_size)
+        else:
+            tokenizer = read_tokenizer(folder)
+        if not 0 <= self.vocab_size - tokenizer.vocab_size < PADDED_TO:
             raise LabError(
-                f"from={self.path}: its tokenizer has {found.vocab_size:,} ids, and its embedding "
-                f"{self.vocab_size:,} rows, of which no more than {PADDED_TO - 1} can be padding"
+                f"from={self.path}: its tokenizer has {tokenizer.vocab_size:,} ids, and its "
+                f"embedding {self.vocab_size:,} rows, of which no more than {PADDED_TO - 1} can be "
+                "padding"
             )
-        return found
-
-
-def _uncompiled(name: str) -> str:
-    return name.removeprefix("_orig_mod.")  # torch.compile's
+        return tokenizer
 
 
 def _too_much(what: str, has: int) -> str:
     return f"{what}, and this machine has {has:,} bytes of memory"
 
 
-def find(path: str) -> Foreign | None:
+def find_foreign(path: str) -> Foreign | None:
     """The weights that a path names; None if it is none that others wrote.
 
     A folder with a config.json, a file in it, or nanoGPT's ckpt.pt (or its folder).
@@ -143,14 +144,14 @@ def find(path: str) -> Foreign | None:
     Raises:
         LabError: if they are of another architecture, damaged, or not all there.
     """
-    foreign = _found(path)
+    foreign = _foreign_at(path)
     if foreign is not None:
         foreign.check()
     return foreign
 
 
-def _found(path: str) -> Foreign | None:
-    named = Path(path).expanduser()
+def _foreign_at(path: str) -> Foreign | None:
+    named = path_typed(path, "from")
     if (named / RUN_CONFIG).is_file():
         return None
     if named.is_dir() and (named / NANOGPT).is_file():
@@ -160,7 +161,8 @@ def _found(path: str) -> Foreign | None:
     folder = named.parent if named.is_file() else named
     if (folder / CONFIG).is_file():
         return _of_hugging_face(named, folder)
-    if not named.exists() and _looks_like_a_hub_id(path):
+    looks_like_a_hub_id = path.startswith(("gpt2", "distilgpt2", "openai-community/"))
+    if looks_like_a_hub_id and not named.exists():
         raise LabError(
             f"from={path}: no such directory; nothing is downloaded here: fetch the model "
             f"({CONFIG}, {TENSORS[0]}, tokenizer.json), and give the folder"
@@ -168,17 +170,13 @@ def _found(path: str) -> Foreign | None:
     return None
 
 
-def _looks_like_a_hub_id(path: str) -> bool:
-    return path.startswith(("gpt2", "distilgpt2", "openai-community/"))
-
-
 def _of_hugging_face(named: Path, folder: Path) -> Foreign:
     config = _json(folder / CONFIG)
     for key, expected in EXPECTED.items():
-        found = config.get(key, None if key == "model_type" else expected)
-        if found != expected:
+        value = config.get(key, None if key == "model_type" else expected)
+        if value != expected:
             raise LabError(
-                f"from={named}: {CONFIG} has {key}={found!r}, and {expected!r} can be read (GPT-2)"
+                f"from={named}: {CONFIG} has {key}={value!r}, and {expected!r} can be read (GPT-2)"
             )
     activation = config.get("activation_function", "gelu_new")
     if not isinstance(activation, str) or activation not in GELU:
@@ -189,9 +187,8 @@ def _of_hugging_face(named: Path, folder: Path) -> Foreign:
     sizes = _sizes(named, {"n_positions": config.get("n_ctx"), **config}, "n_positions")
     if config.get("n_inner") not in (None, 4 * sizes["n_embd"]):
         raise LabError(f"from={named}: {CONFIG} has n_inner={config['n_inner']}, not 4 n_embd")
-    model: dict[str, Any] = {key: sizes[key] for key in ("n_layer", "n_head", "n_embd")}
     tied = _switch(named, config, "tie_word_embeddings")
-    model |= {"bias": True, "tied": tied, "gelu": GELU[activation]}
+    model = {**_shape(sizes), "bias": True, "tied": tied, "gelu": GELU[activation]}
     files = _files(named, folder)
     return Foreign(named, files, model, sizes["vocab_size"], sizes["n_positions"], False)
 
@@ -219,8 +216,8 @@ def _files(named: Path, folder: Path) -> tuple[Path, ...]:
 def _of_nanogpt(named: Path) -> Foreign:
     arguments = _nanogpt(named)["model_args"]
     sizes = _sizes(named, arguments, "block_size")
-    model: dict[str, Any] = {key: sizes[key] for key in ("n_layer", "n_head", "n_embd")}
-    model |= {"bias": _switch(named, arguments, "bias"), "tied": True, "gelu": "none"}
+    bias = _switch(named, arguments, "bias")
+    model = {**_shape(sizes), "bias": bias, "tied": True, "gelu": "none"}
     return Foreign(named, (named,), model, sizes["vocab_size"], sizes["block_size"], True)
 
 
@@ -239,6 +236,10 @@ def _sizes(named: Path, config: Mapping[str, Any], positions: str) -> dict[str, 
     return sizes
 
 
+def _shape(sizes: Mapping[str, int]) -> dict[str, Any]:
+    return {key: sizes[key] for key in ("n_layer", "n_head", "n_embd")}
+
+
 def _switch(named: Path, config: Mapping[str, Any], key: str) -> bool:
     """True where a config does not say."""
     value = config.get(key, True)
@@ -255,18 +256,18 @@ def _nanogpt(path: Path) -> dict[str, Any]:
     """
     from lmlab.exchange.tensor_files import unpickled
 
-    found = unpickled(path)
+    checkpoint = unpickled(path)
     for key in ("model", "model_args"):
-        if not isinstance(found, dict) or not isinstance(found.get(key), dict):
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), dict):
             raise LabError(f"from={path} is no checkpoint of nanoGPT's: it has no {key}")
-    return found
+    return checkpoint
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(read_small(path, MOST_JSON))
+        content = json.loads(read_small(path, MOST_JSON))
     except (OSError, ValueError, RecursionError) as error:
         raise LabError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise LabError(f"{path} is no JSON object")
-    return found
+    return content

@@ -32,20 +32,25 @@ KINDS = ("weight", "bias")
 
 
 def names(n_layer: int) -> Iterator[tuple[str, str]]:
-    """The modules that both have: our name, and theirs without the prefix."""
+    """The modules that both have: the lab's name, and the foreign one without the prefix."""
     yield from OUTSIDE.items()
     for i in range(n_layer):
-        for ours, theirs in IN_BLOCK.items():
-            yield f"blocks.{i}.{ours}", f"h.{i}.{theirs}"
+        for name, foreign_name in IN_BLOCK.items():
+            yield f"blocks.{i}.{name}", f"h.{i}.{foreign_name}"
 
 
 def is_transposed(name: str) -> bool:
-    """Whether Hugging Face keeps a weight of this name, ours or theirs, the other way round."""
+    """Whether Hugging Face keeps a weight the other way round; of either name."""
     return ".attn.c_" in name or ".mlp.c_" in name
 
 
-def config(model: GPT) -> dict[str, Any]:
-    """The config.json of a model as transformers' GPT2LMHeadModel, but for its tokenizer."""
+def exported(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A model as transformers' GPT2LMHeadModel: its config, and weights. Biases that it lacks are
+    zero."""
+    return _config(model), {name: tensor.contiguous() for name, tensor in _weights(model)}
+
+
+def _config(model: GPT) -> dict[str, Any]:
     block: Any = model.blocks[0]
     return {
         "model_type": "gpt2",
@@ -67,24 +72,21 @@ def config(model: GPT) -> dict[str, Any]:
     }
 
 
-def exported(model: GPT) -> dict[str, Tensor]:
-    """A model's weights for transformers' GPT2LMHeadModel. Biases that it lacks are zero."""
-    ours, found = model.state_dict(), {}
-    for name, theirs in names(len(model.blocks)):
-        weight = ours[f"{name}.weight"]
-        turned = weight.t() if is_transposed(f".{theirs}.") else weight
-        found[f"{PREFIX}{theirs}.weight"] = turned
-        if not theirs.startswith("w"):  # embeddings have none
-            bias = ours.get(f"{name}.bias")
-            found[f"{PREFIX}{theirs}.bias"] = (
-                weight.new_zeros(len(weight)) if bias is None else bias
-            )
+def _weights(model: GPT) -> Iterator[tuple[str, Tensor]]:
+    state = model.state_dict()
+    for name, foreign_name in names(len(model.blocks)):
+        weight = state[f"{name}.weight"]
+        is_turned = is_transposed(f".{foreign_name}.")
+        yield f"{PREFIX}{foreign_name}.weight", weight.t() if is_turned else weight
+        if not foreign_name.startswith("w"):  # embeddings have none
+            bias = state.get(f"{name}.bias")
+            zeros = weight.new_zeros(len(weight))
+            yield f"{PREFIX}{foreign_name}.bias", zeros if bias is None else bias
     if model.lm_head.weight is not model.token_embedding.weight:
-        found[READ_OUT] = ours[READ_OUT]
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+        yield READ_OUT, state[READ_OUT]
 
 
-def shapes(
+def expected_shapes(
     n_layer: int, n_embd: int, vocab_size: int, n_positions: int, bias: bool
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors of a model of these sizes but for its read-out: their names without the prefix,
@@ -97,7 +99,7 @@ def shapes(
         "mlp.c_proj": (C, 4 * C),
     }
     yield from (("wte.weight", (vocab_size, C)), ("wpe.weight", (n_positions, C)))
-    in_blocks = (f"h.{i}.{theirs}" for i in range(n_layer) for theirs in IN_BLOCK.values())
+    in_blocks = (f"h.{i}.{name}" for i in range(n_layer) for name in IN_BLOCK.values())
     for name in chain(["ln_f"], in_blocks):
         shape = matrices.get(name.split(".", 2)[-1], (C,))
         yield f"{name}.weight", shape
@@ -105,7 +107,7 @@ def shapes(
             yield f"{name}.bias", shape[:1]
 
 
-def check(
+def check_tensors(
     tensors: Mapping[str, Described],
     expected: Iterable[tuple[str, tuple[int, ...]]],
     tied: bool,
@@ -156,14 +158,15 @@ def imported(
         LabError: naming the tensor that is missing, does not fit, or holds what is no number.
     """
     prefix, n_layer = _prefix(tensors), len(model.blocks)
-    theirs = {f"{n}.{kind}": f"{prefix}{t}.{kind}" for n, t in names(n_layer) for kind in KINDS}
+    pairs = [*names(n_layer)]
+    foreign_names = {f"{n}.{kind}": f"{prefix}{f}.{kind}" for n, f in pairs for kind in KINDS}
     embedding = f"{prefix}wte.weight"
-    theirs[READ_OUT] = embedding if tied else READ_OUT
+    foreign_names[READ_OUT] = embedding if tied else READ_OUT
     if tied and READ_OUT in tensors and not torch.equal(tensors[READ_OUT], tensors[embedding]):
         raise LabError(f"{READ_OUT} is another than {embedding}, and by the config they are one")
     weights = {}
     for name, parameter in model.state_dict().items():
-        there = theirs[name]
+        there = foreign_names[name]
         if there not in tensors:
             raise LabError(f"{there} is missing")
         tensor = tensors[there]

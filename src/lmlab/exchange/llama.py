@@ -54,7 +54,7 @@ def exported(model: Modern) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, {name: t.contiguous() for name, t in _weights(model, is_qwen).items()}
 
 
-def remarks(model: Modern) -> Iterator[str]:
+def caveats(model: Modern) -> Iterator[str]:
     """What holds for the exported model where it is trained on, and not here."""
     block: Any = model.blocks[0]
     if model.temperature != 1.0:
@@ -104,13 +104,13 @@ def _in_the_way(model: Modern) -> Iterator[str]:
 
 
 def _weights(model: Modern, is_qwen: bool) -> dict[str, Tensor]:
-    found = {
+    weights = {
         "model.embed_tokens.weight": model.token_embedding.weight,
         # Dividing what the read-out is given divides the logits, be it the embedding or not.
         "model.norm.weight": _gain(model.final_norm) / model.temperature,
     }
     if model.lm_head.weight is not model.token_embedding.weight:
-        found["lm_head.weight"] = model.lm_head.weight
+        weights["lm_head.weight"] = model.lm_head.weight
     blocks: Any = model.blocks
     for i, block in enumerate(blocks):
         attention, feed_forward, at = block.attention, block.feed_forward, f"model.layers.{i}"
@@ -118,7 +118,7 @@ def _weights(model: Modern, is_qwen: bool) -> dict[str, Tensor]:
         sizes = [attention.n_head * size, *[attention.n_kv_head * size] * 2]
         query, key, value = attention.query_key_value.weight.split(sizes)
         gate, up = feed_forward[0].weight.chunk(2)
-        found |= {
+        weights |= {
             f"{at}.input_layernorm.weight": _gain(block.attention_norm),
             f"{at}.self_attn.q_proj.weight": _in_halves(query, attention),
             f"{at}.self_attn.k_proj.weight": _in_halves(key, attention),
@@ -131,8 +131,8 @@ def _weights(model: Modern, is_qwen: bool) -> dict[str, Tensor]:
         }
         if is_qwen:
             gain = _in_halves(_gain(attention.qk_norm)[:, None], attention)[:, 0]
-            found |= {f"{at}.self_attn.{name}_norm.weight": gain.clone() for name in "qk"}
-    return {name: weight.detach() for name, weight in found.items()}
+            weights |= {f"{at}.self_attn.{name}_norm.weight": gain.clone() for name in "qk"}
+    return {name: weight.detach() for name, weight in weights.items()}
 
 
 def _in_halves(weight: Tensor, attention: Attention) -> Tensor:

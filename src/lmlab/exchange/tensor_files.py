@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
 
 FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -27,7 +27,7 @@ class Described(NamedTuple):
 
 
 def described(path: Path) -> dict[str, Described]:
-    """What the tensors of a file are, by name. Of a safetensors file its header alone is read.
+    """What the tensors of a file are, by name. Only the header of a safetensors file is read.
 
     Raises:
         LabError: if it is damaged, or holds what is no tensor.
@@ -46,7 +46,7 @@ def described(path: Path) -> dict[str, Described]:
 
 
 def describe(path: Path, tensors: Any) -> dict[str, Described]:
-    """The same of what was unpickled.
+    """The same for what was unpickled.
 
     Raises:
         LabError: naming what is no tensor of numbers in memory.
@@ -82,8 +82,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, error: Exception) -> LabError:
-    told = (str(error).splitlines() or [type(error).__name__])[0]
-    return LabError(f"{path} is damaged or cut off ({told})")
+    return LabError(f"{path} is damaged or cut off ({first_line(error)})")
 
 
 def _check_sizes(path: Path) -> None:

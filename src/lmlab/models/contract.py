@@ -2,7 +2,7 @@
 
 A model is any `torch.nn.Module` whose constructor takes `vocab_size` and `block_size`, and whose
 `forward` takes idx (B, T) to logits (B, T, vocab_size) for T up to block_size. It imports nothing
-of ours. All else may be left out:
+of the lab's. All else may be left out:
 
 - `Hooks` lists what a model may have, by name, and what holds where it has not.
 - A class of a model or a layer may declare `past: Past | None = None` (`lmlab.models.memory`) or

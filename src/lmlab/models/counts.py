@@ -103,15 +103,15 @@ def hashed(idx: Tensor, n: int) -> Tensor:
 
     Of a run a b of two halves it is hash(a) * m + hash(b), modulo 2^64.
     """
-    found, half, multiplier = idx + 1, 1, MULTIPLIER
+    hashes, half, multiplier = idx + 1, 1, MULTIPLIER
     while half < n:
-        found = found[..., :-half] * multiplier + found[..., half:]
+        hashes = hashes[..., :-half] * multiplier + hashes[..., half:]
         half, multiplier = 2 * half, _signed(multiplier * multiplier)
-    return found
+    return hashes
 
 
 def _signed(number: int) -> int:
-    """As int64 has it."""
+    """A number as int64 holds it."""
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -85,13 +85,13 @@ class Ensemble(nn.Module):
         n_windows, n = len(idx), len(self.learners)
         if n_windows < n:
             raise LabError(f"data.batch_size={n_windows} has no window for each of {n} networks")
-        found = []
+        of_networks = []
         for name, windows in zip(self.learners, idx.tensor_split(n), strict=True):
             logits = self.members[name](windows)
             if logits.requires_grad:  # the loss is a mean over all windows: undo that
                 logits.register_hook(partial(torch.mul, other=n_windows / len(windows)))
-            found.append(logits)
-        return torch.cat(found)
+            of_networks.append(logits)
+        return torch.cat(of_networks)
 
 
 def ensemble_of(
@@ -101,10 +101,6 @@ def ensemble_of(
     names = [str(i) for i in range(len(models))]
     given = None if weights is None else dict(zip(names, weights, strict=True))
     members: dict[str, Member] = {
-        name: partial(_made, model) for name, model in zip(names, models, strict=True)
+        name: lambda model=model, **_: model for name, model in zip(names, models, strict=True)
     }
     return Ensemble(vocab_size, block_size, members, given)
-
-
-def _made(model: nn.Module, **_: Any) -> nn.Module:
-    return model

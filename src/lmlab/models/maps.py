@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lmlab.models.contract import declares
+from lmlab.models.torch_inside import lend, take_back, uncompiled
 
 Watch = Callable[[Tensor], None]
 
@@ -25,19 +26,19 @@ def attention_maps(model: nn.Module, idx: Tensor) -> dict[str, Tensor]:
     positions 0 to t. Modules in a list named `heads` are one layer. A model without such modules
     has no maps. The model should be in eval mode; a forward pass is made.
     """
-    found: dict[str, list[Tensor]] = {}
+    maps: dict[str, list[Tensor]] = {}
 
     def watch(layer: str) -> Watch:
-        return lambda weights: found.setdefault(layer, []).append(weights[0].float())
+        return lambda weights: maps.setdefault(layer, []).append(weights[0].float())
 
     watched = {name: m for name, m in model.named_modules() if declares(m, "watch")}
     if not watched:
         return {}
     try:
         for name, module in watched.items():
-            module.__dict__["watch"] = watch(name.partition(".heads.")[0])
-        model.forward(idx[None])  # not model(idx): that may be compiled, without watching
+            lend(module, "watch", watch(name.partition(".heads.")[0]))
+        uncompiled(model)(idx[None])
     finally:
         for module in watched.values():
-            module.__dict__.pop("watch", None)  # the class's None is there again
-    return {layer: torch.cat(maps) for layer, maps in found.items()}
+            take_back(module, "watch")
+    return {layer: torch.cat(of_heads) for layer, of_heads in maps.items()}

@@ -92,11 +92,9 @@ class CountTable(nn.Module):
         # The place of each entry in the table: its row's start, and its place within the row.
         place = torch.arange(len(row), device=row.device) - (length.cumsum(0) - length)[row]
         entry = start[row] + place
-        found = (
-            several[0, entry] if columns is None else several[distinct[row] % len(several), entry]
-        )
+        column = 0 if columns is None else distinct[row] % len(several)
         rows = values.new_zeros((len(distinct), self.vocab_size), dtype=torch.float32)
-        rows[row, self.keys[entry] % self.vocab_size] = found.float()
+        rows[row, self.keys[entry] % self.vocab_size] = several[column, entry].float()
         return rows[which]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
@@ -150,8 +148,8 @@ class NGram(nn.Module):
         tokens is one-dimensional, of any integer type, and may be a memory map. Takes some
         25 bytes of memory a token. Raises LabError for an id outside the vocabulary.
         """
-        below, found = None, grams_of(tokens, self.vocab_size, self.order)
-        for table, grams in zip(self.tables, found, strict=True):
+        below, of_orders = None, grams_of(tokens, self.vocab_size, self.order)
+        for table, grams in zip(self.tables, of_orders, strict=True):
             self.take(table, below, grams)
             below = table
 

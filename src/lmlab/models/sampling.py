@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lmlab.errors import LabError
 from lmlab.models.contract import Hooks
 from lmlab.models.memory import Memory
+from lmlab.models.torch_inside import uncompiled
 
 
 def probabilities(
@@ -63,9 +64,7 @@ def generate(
     block_size: Any = model.block_size
     hooks, memory = Hooks.of(model), Memory.of(model)
     sees = block_size if hooks.sees is None else hooks.sees
-    # A compiled model would be compiled anew for every length.
-    forward = model if model._compiled_call_impl is None else model.forward
-    n_read = 0
+    forward, n_read = uncompiled(model), 0
     for _ in range(max_new_tokens):
         if memory is not None and (hooks.endless or idx.shape[1] <= block_size):
             with memory:

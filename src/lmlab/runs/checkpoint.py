@@ -76,7 +76,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if known is not None and known.contents is not None and Path(path) == known.checkpoint:
             contents, known.contents = known.contents, None
             return contents
-        return read(Path(path))
+        return read_checkpoint(Path(path))
 
 
 def seal(content: io.BytesIO) -> None:
@@ -87,7 +87,7 @@ def seal(content: io.BytesIO) -> None:
 
 
 def _check_bytes(file: BinaryIO) -> None:
-    """Compare the digest, or in a checkpoint of before there was one, the sums that zip keeps.
+    """Compare the digest, or the sums that zip keeps where an older checkpoint has no digest.
 
     Raises:
         ValueError: if they differ, or it is no checkpoint at all.
@@ -110,7 +110,7 @@ def _check_bytes(file: BinaryIO) -> None:
         raise ValueError("its sha256 is another")
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """The contents of a checkpoint, on the CPU.
 
     Raises:
@@ -170,7 +170,7 @@ def newest(run: RunDirectory, use: Callable[[Path, dict[str, Any]], T]) -> T | N
     for path in paths:
         try:
             run.check_checkpoint(path)
-            used = use(path, read(path))
+            used = use(path, read_checkpoint(path))
         except UntrustedError:  # it is whole, and those before it will name the same
             raise
         except LabError as error:

@@ -99,7 +99,7 @@ class Callbacks(Part):
 
 
 class Scaler(Part):
-    """Of gradients in float16."""
+    """What scales gradients in float16."""
 
     scale: Positive
     growth_factor: Positive
@@ -231,7 +231,7 @@ def check_optimizer_state(stored: list[Any], make: Callable[[], Optimizer]) -> N
     if len(stored) != 1:
         raise LabError(f"its optimizer_states are of {len(stored)} optimizers, not of one")
     (state,) = stored
-    optimizer = _on_shapes(make())
+    optimizer = on_shapes(make())
     groups = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in state["param_groups"]] != [g["params"] for g in groups]:
         raise LabError("its optimizer_states are of other parameters")
@@ -240,7 +240,7 @@ def check_optimizer_state(stored: list[Any], make: Callable[[], Optimizer]) -> N
             if not _same_option(name, fresh[name], old[name]):
                 raise LabError(f"its optimizer's {name} is {shown(old[name])}")
     try:
-        _on_shapes(make()).step()
+        on_shapes(make()).step()
     except Exception:  # whatever somebody's optimizer raises: it wants more than shapes
         return
     values = {i: _without_numbers(values) for i, values in state["state"].items()}
@@ -253,7 +253,7 @@ def check_optimizer_state(stored: list[Any], make: Callable[[], Optimizer]) -> N
         raise LabError(f"its optimizer_states do not fit the optimizer: {reason}") from error
 
 
-def _on_shapes(optimizer: Optimizer) -> Optimizer:
+def on_shapes(optimizer: Optimizer) -> Optimizer:
     """An optimizer with parameters without numbers, and gradients for them, in place of its own."""
     for group in optimizer.param_groups:
         group["fused"] = None  # of another device
@@ -324,7 +324,8 @@ def _alike(fresh: Any, stored: Any) -> bool:
 
 
 def _same_option(name: str, fresh: Any, stored: Any) -> bool:
-    """Of an optimizer: numbers may have been scheduled, and what is fast depends on the device."""
+    """Whether an optimizer's option is the stored one: numbers may have been scheduled, and what is
+    fast depends on the device."""
     if isinstance(fresh, bool) and name not in ("fused", "foreach"):
         return fresh is stored
     return _alike(fresh, stored)

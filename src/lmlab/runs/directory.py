@@ -37,6 +37,7 @@ from lmlab.files import (
     leads_out,
     lock_at,
     open_to_read,
+    path_typed,
     remove,
     remove_unfinished,
     write_atomically,
@@ -134,7 +135,7 @@ class RunDirectory:
         Raises:
             LabError: if there is no run directory.
         """
-        run = cls(Path(path).expanduser())
+        run = cls(path_typed(path, key))
         if not run.path.is_dir():
             raise LabError(
                 f"{key}={path}: no such directory; runs are kept in outputs/<name>/<time>"
@@ -307,7 +308,7 @@ class RunDirectory:
         if which in ("last", "ema"):
             path = newest[0] if newest else self.step_checkpoint(0)
         else:
-            path = self.best if which == "best" else Path(which).expanduser()
+            path = self.best if which == "best" else path_typed(which, "checkpoint")
         if not path.is_file():
             there = ["last"] * bool(newest) + ["best"] * self.best.is_file()
             has = ", ".join(there) or "none yet (the first is written at the first evaluation)"

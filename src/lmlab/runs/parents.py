@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.trust import as_texts, check_stored, without
 from lmlab.errors import LabError
-from lmlab.exchange.foreign import Foreign, find
+from lmlab.exchange.foreign import Foreign, find_foreign
+from lmlab.files import path_typed
 from lmlab.runs.directory import CONFIG, RECORD, RunDirectory
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def choices(parent: str, typed: Iterable[str]) -> list[str]:
     With them Hydra knows the keys that the parent has. A record of somebody else's is not to say
     more to Hydra than that.
     """
-    if (foreign := find(parent)) is not None:
+    if (foreign := find_foreign(parent)) is not None:
         options = {"model": "gpt2", "tokenizer": foreign.tokenizer().kind}
     else:
         options = run_of(parent).choices
@@ -115,7 +116,7 @@ def config_of(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf, open_dict
 
-    if (foreign := find(cfg["from"])) is not None:
+    if (foreign := find_foreign(cfg["from"])) is not None:
         return _of_foreign(cfg, foreign, overrides)
     run = run_of(cfg["from"])
     stored, kept = run.config, run.choices
@@ -193,7 +194,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     typed = config["from"]
     if not isinstance(typed, str):
         return config
-    if (foreign := find(typed)) is not None:
+    if (foreign := find_foreign(typed)) is not None:
         parent = {"run": str(foreign.path), "step": 0, "fingerprint": foreign.fingerprint}
         return {**config, "from": parent}
     parent, max_steps = _checkpoint_named(typed, "from"), config["trainer"]["max_steps"]
@@ -230,7 +231,7 @@ def _with_teachers(config: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(one, str):
             runs.append(one)
             continue
-        folder = Path(one).expanduser()
+        folder = path_typed(one, "teacher.runs")
         if folder.is_dir() and not (folder / CONFIG).is_file():
             inside = sorted(path.parent for path in folder.rglob(RECORD))
             if not inside:
@@ -247,7 +248,7 @@ def foreign_parent(parent: dict[str, Any]) -> Foreign | None:
     Raises:
         LabError: if they have changed since.
     """
-    foreign = find(parent["run"])
+    foreign = find_foreign(parent["run"])
     if foreign is not None and foreign.fingerprint != parent["fingerprint"]:
         raise LabError(f"from={parent['run']}: these weights have changed since the run began")
     return foreign

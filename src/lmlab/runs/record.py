@@ -205,7 +205,7 @@ def problem(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it is told, cut where it is long."""
+    """A value as a message shows it, cut where it is long."""
     known = isinstance(value, str | int | float | list | dict | tuple | None)
     try:
         text = repr(value) if known else f"a {type(value).__name__}"

@@ -25,23 +25,23 @@ from lmlab.runs.contents import (
     check_weights,
     weights_of,
 )
+from lmlab.training.costs.spent import KEY as SPENT
+from lmlab.training.costs.spent import Spent
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.configure import configure
-from lmlab.training.spent import KEY as SPENT
-from lmlab.training.spent import Spent
 
-# With another value of these, what an optimizer has gathered is as good as before.
+# What an optimizer has gathered stays good when these change.
 TUNED = {"lr", "weight_decay", "betas", "eps", "alpha", "fused", "foreach"}
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of a tensor, before and now
 
-STREAMS = ("seed", "streams", "trainer.devices")  # with these alike, the same streams go on
+STREAMS = ("seed", "streams", "trainer.devices")  # while these are alike, the same streams go on
 
 
 def cropped(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
     """A parent's checkpoint for a model that reads fewer tokens at a time.
 
-    Of what has a place for each token of a window, such as learned positions or a mask, the first
-    places are kept, in the averaged weights and in what the optimizer has gathered as well.
+    Whatever has a place for each token of a window, such as learned positions or a mask, keeps the
+    first places; so do the averaged weights and what the optimizer has gathered.
     """
     shapes = _shapes_by_block_size(parent, module)
     if not shapes:
@@ -68,17 +68,17 @@ def _shapes_by_block_size(parent: dict[str, Any], module: LanguageModule) -> dic
     """The tensors of a model that are smaller for its smaller block_size alone, by name: its own
     shapes are compared with those that it has for the parent's block_size."""
     config = module.about["config"]
-    theirs, ours = (c["data"]["block_size"] for c in (parent["config"], config))
-    if ours >= theirs:
+    parents, own = (c["data"]["block_size"] for c in (parent["config"], config))
+    if own >= parents:
         return {}
-    as_long = {**config, "data": {**config["data"], "block_size": theirs}}
+    as_long = {**config, "data": {**config["data"], "block_size": parents}}
     with torch.random.fork_rng(devices=[]):
         longer = build.model(as_long, len(module.characters)).state_dict()
     shapes = {}
     for name, value in module.model.state_dict().items():
         before, now = tuple(longer[name].shape) if name in longer else (), tuple(value.shape)
         differ = [pair for pair in zip(before, now, strict=False) if pair[0] != pair[1]]
-        if len(before) == len(now) and differ and set(differ) == {(theirs, ours)}:
+        if len(before) == len(now) and differ and set(differ) == {(parents, own)}:
             shapes[name] = before, now
     return shapes
 
@@ -118,17 +118,16 @@ def fitted(
     if parent["tokenizer"] != module.about["tokenizer"]:
         raise LabError("from: the parent has another tokenizer, so its ids mean something else")
     parent = cropped(parent, module)
-    theirs = {
-        name: tuple(value.shape)
-        for name, value in parent["state_dict"].items()
-        if name.startswith("model.")
-    }
-    ours = {f"model.{name}": tuple(v.shape) for name, v in module.model.state_dict().items()}
-    for name in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(name) != ours.get(name):
+    before, now = (
+        {name: str(tuple(weight.shape)) for name, weight in weights.items()}
+        for weights in (weights_of(parent), module.model.state_dict())
+    )
+    for name in sorted(before.keys() | now.keys()):
+        shapes = [of.get(name, "missing") for of in (before, now)]
+        if shapes[0] != shapes[1]:
             raise LabError(
-                f"from: the parent's weights do not fit this model: "
-                f"{name.removeprefix('model.')} {_shape(theirs, name)} is now {_shape(ours, name)}"
+                f"from: the parent's weights do not fit this model: {name} {shapes[0]} is now "
+                f"{shapes[1]}"
             )
     if not any(p.requires_grad for p in module.model.parameters()):
         raise LabError("from: a model without parameters takes no steps to go on with")
@@ -142,10 +141,6 @@ def fitted(
     except LabError as error:
         raise LabError(f"from: of the parent's checkpoint, {error}") from error
     return parent
-
-
-def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
-    return str(shapes[name]) if name in shapes else "missing"
 
 
 def first_checkpoint(
@@ -215,9 +210,9 @@ def _same_optimizer(parent: dict[str, Any], module: LanguageModule) -> bool:
 
 def _what_gathers(optimizer: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What decides which state an optimizer gathers of which parameters, its rules in order."""
-    found = {
+    settings = {
         key: value
         for key, value in leaves(optimizer)
         if key.rpartition(".")[2] not in TUNED and not re.match(r"rules\.[^.]+\.schedule", key)
     }
-    return found, list(optimizer.get("rules") or {})
+    return settings, list(optimizer.get("rules") or {})

@@ -18,10 +18,10 @@ from lmlab.errors import DivergedError
 from lmlab.files import link_or_copy, remove
 from lmlab.runs.directory import OF_THE_END, RunDirectory
 from lmlab.runs.provenance import computed_on
+from lmlab.training.costs.spent import KEY as SPENT
+from lmlab.training.costs.spent import Costs, Spent
 from lmlab.training.processes.stopping import Interrupted, Pruned, Stop
 from lmlab.training.processes.waiting import waiting
-from lmlab.training.spent import KEY as SPENT
-from lmlab.training.spent import Costs, Spent
 
 
 class Recorder(L.Callback):

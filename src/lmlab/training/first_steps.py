@@ -45,19 +45,19 @@ class FirstSteps:
     def _refusal(self) -> str:
         n_weights = sum(p.numel() for p in self._parameters)
         steps = f"{self._steps} step{'s' * (self._steps > 1)}"
-        said = (
+        refusal = (
             f"nothing is trained: none of the model's {n_weights:,} weights has changed in {steps} "
             f"at a learning rate of up to {self._highest_rate:.3g}"
         )
         if not any(p.grad is not None and p.grad.any() for p in self._parameters):
-            return f"{said}, for their gradients are 0: the loss does not depend on them"
+            return f"{refusal}, for their gradients are 0: the loss does not depend on them"
         kinds = sorted({str(p.dtype).removeprefix("torch.") for p in self._parameters})
-        said += (
+        refusal += (
             f"; a step so small is rounded away in {' and '.join(kinds)}: try a larger optimizer.lr"
         )
         if {"bfloat16", "float16"} & {*kinds}:
-            said += ", or trainer.precision=bf16-mixed or 32-true"
-        return said
+            refusal += ", or trainer.precision=bf16-mixed or 32-true"
+        return refusal
 
 
 def _digest(p: Tensor) -> bytes:

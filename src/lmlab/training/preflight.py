@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from lmlab.config import build
 from lmlab.errors import LabError, first_line
 from lmlab.memory_limit import memory_bytes
+from lmlab.models.torch_inside import in_eval_mode
+from lmlab.runs.contents import on_shapes
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.rules import rules_of
 from lmlab.training.processes.started import is_alone_in_slurm
@@ -81,19 +83,14 @@ def check_logits(model: nn.Module, target: str, vocab_size: int, block_size: int
     T = min(2, block_size)
     wanted = f"forward(idx (1, {T})) -> logits (1, {T}, {vocab_size}) of floats"
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    modes = {module: module.training for module in model.modules()}
-    model.eval()  # so that no running mean is moved
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), device:
+    try:  # in eval mode, so that no running mean is moved
+        with in_eval_mode(model), torch.random.fork_rng(devices=[]), torch.no_grad(), device:
             logits = model.forward(torch.zeros((1, T), dtype=torch.int64))
     except Exception as error:  # whatever somebody's model raises
         if device.type == "meta" and isinstance(error, NotImplementedError):
             return
         reason = f"{type(error).__name__}: {first_line(error) if str(error) else ''}"
         raise LabError(f"model: {target} has to do {wanted}; {reason}") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if isinstance(logits, Tensor):
         if logits.shape == (1, T, vocab_size) and logits.is_floating_point():
             return
@@ -215,11 +212,7 @@ def _optimizer_bytes(model: nn.Module, config: dict[str, Any]) -> int | None:
     cannot, as torch's Adafactor, which looks at the weights' norms."""
     if not any(p.requires_grad for p in model.parameters()):
         return 0
-    optimizer = configure(model, build.optimizer(config), rules_of(config))
-    for group in optimizer.param_groups:
-        group["fused"] = None
-        for parameter in group["params"]:
-            parameter.grad = torch.empty_like(parameter)
+    optimizer = on_shapes(configure(model, build.optimizer(config), rules_of(config)))
     try:
         optimizer.step()
     except (RuntimeError, TypeError, ValueError):  # of numbers that are not there

@@ -20,7 +20,7 @@ from lmlab.console import say
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.runs import contents
-from lmlab.runs.checkpoint import EMA_KEY, load_averaged, named_by, newest, read
+from lmlab.runs.checkpoint import EMA_KEY, load_averaged, named_by, newest, read_checkpoint
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.preflight import check_logits, model_on_meta
 
@@ -134,7 +134,7 @@ def restore(run: RunDirectory, which: str) -> Trained:
             return trained
     path = run.checkpoint(which)
     try:
-        return _restored(None, path, read(path))
+        return _restored(None, path, read_checkpoint(path))
     except LabError as error:
         raise LabError(named_by(path, error)) from error
 

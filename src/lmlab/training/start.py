@@ -18,13 +18,13 @@ from lmlab.data.tokens import TokenizedCorpus, text_of
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.files import read_small, write_atomically
-from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed, newest_whole, read
+from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed, newest_whole, read_checkpoint
 from lmlab.runs.directory import TOKENIZER, RunDirectory
 from lmlab.runs.parents import checkpoint_path, foreign_parent, run_of
 from lmlab.training.branch import first_checkpoint, fitted
+from lmlab.training.costs.spent import spent_at
 from lmlab.training.module import LanguageModule
 from lmlab.training.restored import check_goes_on
-from lmlab.training.spent import spent_at
 
 MOST_TOKENIZER = 1 << 28  # bytes
 
@@ -75,7 +75,9 @@ class Start:
             return _stored_tokenizer(self.run)
         if (foreign := self.foreign or foreign_parent(self.config["from"])) is not None:
             return foreign.tokenizer()
-        return Tokenizer.from_json(read(checkpoint_path(self.config["from"]))["tokenizer"])
+        return Tokenizer.from_json(
+            read_checkpoint(checkpoint_path(self.config["from"]))["tokenizer"]
+        )
 
     def check_text(self, text: TokenizedCorpus) -> None:
         """Refuse another text than the run began with.
@@ -169,7 +171,7 @@ def _began_otherwise(run: RunDirectory, config: dict[str, Any]) -> bool:
 def _parent(named: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint that a resolved `from` names."""
     path = checkpoint_path(named)
-    parent = read(path)
+    parent = read_checkpoint(path)
     if parent["global_step"] != named["step"]:
         raise LabError(f"from={path} is of step {parent['global_step']}, whatever its name says")
     return parent

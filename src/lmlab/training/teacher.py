@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmlab.data.datamodule import TextDataModule
-from lmlab.training.flops import forward_flops_per_token
+from lmlab.training.costs.flops import forward_flops_per_token
 
 
 class Teacher:

@@ -157,12 +157,12 @@ def _events(means: pd.DataFrame) -> bytes:
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    from lmlab.display.event_files import opening, record
+    from lmlab.display.event_files import first_event, record
 
     now = time.time()
     # A board that has shown an earlier version of this run forgets it here.
     start = Event(wall_time=now, step=0, session_log=SessionLog(status=SessionLog.START))
-    events = [opening(), start, Event(wall_time=now, step=0, summary=_layout())]
+    events = [first_event(), start, Event(wall_time=now, step=0, summary=_layout())]
     for step, values in means.to_dict("index").items():
         logged = {tag: value for tag, value in values.items() if not math.isnan(value)}
         at_step = [Summary.Value(tag=tag, simple_value=value) for tag, value in logged.items()]

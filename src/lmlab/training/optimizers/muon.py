@@ -14,7 +14,8 @@ from torch.optim.optimizer import ParamsT
 
 from lmlab.bounds import BelowOne, Count, CountOrZero, NotNegative, Positive
 
-# Of x -> a x + b x^3 + c x^5, which takes small singular values to about 1 the fastest.
+# Coefficients of x -> a x + b x^3 + c x^5, which takes small singular values to about 1 the
+# fastest.
 A, B, C = 3.4445, -4.7750, 2.0315
 
 
@@ -151,7 +152,7 @@ class Muon(Optimizer):
         return last + (group["momentum_start"] - last) * max(0.0, 1 - step / n)
 
     def _update(self, parameters: list[Tensor], momentum: float, group: dict[str, Any]) -> None:
-        """Of n parameters of one shape."""
+        """Update n parameters of one shape."""
         directions = []
         for p in parameters:
             assert p.grad is not None

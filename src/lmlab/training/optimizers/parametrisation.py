@@ -35,8 +35,8 @@ def parametrisation_of(config: dict[str, Any]) -> Parametrisation:
     node = config.get("parametrisation")
     if node is None:
         return Standard()
-    made: Parametrisation = part(node, "parametrisation", Parametrisation)
-    return made
+    parametrisation: Parametrisation = part(node, "parametrisation", Parametrisation)
+    return parametrisation
 
 
 # The last matrix of a block's two branches, by the ends of its names in gpt and modern.
@@ -45,7 +45,7 @@ INTO_STREAM = ("projection.weight", "feed_forward.2.weight")
 
 @dataclass(frozen=True)
 class Factors:
-    """On a parameter's values at first, and on what its optimizer is given."""
+    """What a parameter's first values and its optimizer's numbers are multiplied by."""
 
     std: float = 1.0
     lr: float = 1.0
@@ -58,7 +58,7 @@ class Parametrisation(ABC):
 
     @abstractmethod
     def factors(self, model: nn.Module, config: Mapping[str, Any]) -> dict[nn.Parameter, Factors]:
-        """Of the parameters of a model with this config; one that is missing keeps its numbers.
+        """Those of a model's parameters, by its config; a parameter without keeps its numbers.
 
         Raises:
             LabError: if it does not say how to scale such a model.
@@ -112,13 +112,13 @@ class MuP(Parametrisation):
                 f"{config['_target_']} is called blocks.*.{INTO_STREAM[0]}, so what its blocks add "
                 "cannot be scaled; give null, and depth changes nothing"
             )
-        found = {}
+        factors = {}
         for parameter, name in names.items():
-            found[parameter] = _by_width(roles[parameter], width, name)
+            factors[parameter] = _by_width(roles[parameter], width, name)
             if parameter in in_blocks:
                 is_last = parameter in into_stream
-                found[parameter] = _by_depth(found[parameter], depth, is_last)
-        return found
+                factors[parameter] = _by_depth(factors[parameter], depth, is_last)
+        return factors
 
     def _width(self, config: Mapping[str, Any]) -> float:
         """How many times as wide as the base a model is."""

@@ -73,11 +73,11 @@ def _rule(node: Any, key: str, itself: dict[str, Any]) -> Rule:
 
 def names_of(model: nn.Module) -> dict[nn.Parameter, list[str]]:
     """Every parameter that is trained, with its names: a tied one is one, and has several."""
-    found: dict[nn.Parameter, list[str]] = {}
+    names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.requires_grad:
-            found.setdefault(parameter, []).append(name)
-    return found
+            names.setdefault(parameter, []).append(name)
+    return names
 
 
 def roles_of(model: nn.Module) -> dict[nn.Parameter, set[str]]:
@@ -100,10 +100,10 @@ def roles_of(model: nn.Module) -> dict[nn.Parameter, set[str]]:
     readouts = _readouts(model)
     roles: dict[nn.Parameter, set[str]] = {}
     for parameter in names_of(model):
-        found = {"embeddings"} if parameter in embedded else set()
+        tables = {"embeddings"} if parameter in embedded else set()
         if parameter in readouts:
-            found.add("readout")
-        roles[parameter] = found or {"matrices" if parameter.dim() >= 2 else "vectors"}
+            tables.add("readout")
+        roles[parameter] = tables or {"matrices" if parameter.dim() >= 2 else "vectors"}
     return roles
 
 
@@ -174,7 +174,7 @@ def _matched(
     model: nn.Module,
 ) -> set[nn.Parameter]:
     """What any of a rule's roles and patterns matches; each must match something."""
-    found: set[nn.Parameter] = set()
+    all_matched: set[nn.Parameter] = set()
     for pattern in params:
         if pattern in ROLES:
             matched = {p for p in names if pattern in roles[p]}
@@ -189,5 +189,5 @@ def _matched(
                 f"{nearest(pattern, [*ROLES, *called]) if pattern not in ROLES else ''}; it has "
                 f"the roles {there}, and names such as {called[-1]}"
             )
-        found |= matched
-    return found
+        all_matched |= matched
+    return all_matched

@@ -25,8 +25,8 @@ def flops_per_token(config: dict[str, Any], vocab_size: int) -> float | None:
     """Operations of the forward and the backward pass for each token of a batch, on average.
 
     They are about 6 times the parameters in matrices, and 12 n_layer n_embd block_size for
-    attention (Kaplan et al. 2020, arXiv 2001.08361, section 2.1); of several networks that share
-    the windows of a batch out among them, each counts for those that it reads.
+    attention (Kaplan et al. 2020, arXiv 2001.08361, section 2.1); networks that share out the
+    windows of a batch count for those that they read.
 
     Returns:
         None for a model that takes no steps, and for one whose shapes alone do not tell what it

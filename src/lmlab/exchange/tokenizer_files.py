@@ -36,7 +36,7 @@ SWITCHES = ("add_prefix_space", "add_bos_token", "add_eos_token", "do_lower_case
 # Parts of a tokenizer.json that no id depends on; "unk_token" is looked at by itself. (Where every
 # byte is a token, nothing is unknown.)
 NO_MATTER = {"version", "decoder", "vocab", "merges", "unk_token", "fuse_unk", "byte_fallback"}
-# Of every kind that tokenizers treat by rules of their own.
+# Texts of every kind that tokenizers treat by rules of their own.
 KINDS_OF_TEXT = (
     "First Citizen:\nWe'll say I'M 12345 3.14 or 10,000!? (They've) x_y==z;\t\r\n\n   a  b\n ",
     "naïve e\u0301 İß ﬁ Ⅷ ½ ² 日本 🙂👍🏽 \u3000\xa0\u2028\x1c\ufeff\u200d\x85\0 "
@@ -57,7 +57,7 @@ def written(tokenizer: Tokenizer) -> dict[str, Any]:
         tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
         merges = [(tokens[a], tokens[b]) for a, b in tokenizer.merges]
     elif isinstance(tokenizer, GPT2Tokenizer):
-        merges = _merges(tokenizer.ranks)
+        merges = merges_of(tokenizer.ranks)
     return _written(tokenizer, [(as_characters(a), as_characters(b)) for a, b in merges])
 
 
@@ -70,17 +70,17 @@ def about(block_size: int) -> dict[str, Any]:
     }
 
 
-def read(folder: Path) -> Tokenizer:
+def read_tokenizer(folder: Path) -> Tokenizer:
     """The lab's equal of the tokenizer in a folder of Hugging Face's.
 
     Raises:
         LabError: if there is none, or none that makes the same ids.
     """
     path = folder / TOKENIZER
-    if not path.is_file():
-        path = folder / "vocab.json"
+    is_one_file = path.is_file()
+    path = path if is_one_file else folder / "vocab.json"
     try:
-        stored = _of_two_files(folder) if path.name != TOKENIZER else json.loads(_read(path))
+        stored = json.loads(read_small(path, MOST)) if is_one_file else _of_two_files(folder)
         tokenizer = _equal(stored)
         _check_beside(folder, stored)
         return tokenizer
@@ -90,8 +90,8 @@ def read(folder: Path) -> Tokenizer:
             f"and merges.txt ({error})"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        told = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise LabError(f"{path} is no tokenizer that the lab has an equal of: {told}") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise LabError(f"{path} is no tokenizer that the lab has an equal of: {reason}") from error
 
 
 def of_nanogpt(folder: Path, vocab_size: int) -> Tokenizer:
@@ -165,7 +165,7 @@ def _written(tokenizer: Tokenizer, merges: Sequence[tuple[str, str]]) -> dict[st
     return stored
 
 
-def _merges(ranks: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+def merges_of(ranks: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     """The pair that each token was joined from: what the merges before it leave of its bytes."""
     rank_of = {token: i for i, token in enumerate(ranks)}
     pairs_joined = []
@@ -199,10 +199,10 @@ def _equal(stored: Mapping[str, Any]) -> Tokenizer:
     if sorted(vocab.values()) != list(range(len(names))):
         raise ValueError("its ids do not count from 0 on")
     try:
-        theirs = library.Tokenizer.from_str(json.dumps(_harmless(stored)))
+        foreign = library.Tokenizer.from_str(json.dumps(_harmless(stored)))
     except Exception as error:  # the library raises nothing more precise
         raise ValueError(f"the library `tokenizers` refuses it ({error})") from error
-    full = json.loads(theirs.to_str())  # with all that a file may leave out
+    full = json.loads(foreign.to_str())  # with all that a file may leave out
     merges: list[tuple[str, str]] = []
     if kind == "WordLevel":
         if not all(len(name) == 1 for name in names):
@@ -217,7 +217,7 @@ def _equal(stored: Mapping[str, Any]) -> Tokenizer:
     for part in _differences(full, _written(tokenizer, merges)):
         raise ValueError(part)
     for text in _texts(tokenizer):
-        if theirs.encode_batch_fast([text])[0].ids != tokenizer.encode(text).tolist():
+        if foreign.encode_batch_fast([text])[0].ids != tokenizer.encode(text).tolist():
             raise ValueError(f"it makes other ids of {text[:40]!r}")
     return tokenizer
 
@@ -280,18 +280,18 @@ def _length_of_words(cut: Any) -> int | None:
     return None
 
 
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
+def _differences(foreign: Mapping[str, Any], equal: Mapping[str, Any]) -> Iterator[str]:
     """What a tokenizer.json does that its equal, as it is written, does not."""
-    for key in sorted(ours.keys() - NO_MATTER - {"model", "added_tokens", "post_processor"}):
-        if _essence(theirs.get(key)) != _essence(ours[key]):
-            yield f"its {key} is {_short(theirs.get(key))}"
-    vocab = ours["model"]["vocab"]
-    for token in theirs["added_tokens"]:
+    for key in sorted(equal.keys() - NO_MATTER - {"model", "added_tokens", "post_processor"}):
+        if _essence(foreign.get(key)) != _essence(equal[key]):
+            yield f"its {key} is {_short(foreign.get(key))}"
+    vocab = equal["model"]["vocab"]
+    for token in foreign["added_tokens"]:
         if token["content"] != END_OF_TEXT or vocab.get(END_OF_TEXT) != token["id"]:
             yield f"it has the added token {token['content']!r}"
-    model = theirs["model"]
+    model = foreign["model"]
     for key in sorted(model.keys() - NO_MATTER):
-        if (model[key] or None) != (ours["model"].get(key) or None):
+        if (model[key] or None) != (equal["model"].get(key) or None):
             yield f"its model has {key}={model[key]}"
     if model["type"] == "WordLevel" and model["unk_token"] in vocab:
         yield f"its model has unk_token={model['unk_token']!r}, a token of its own"
@@ -356,7 +356,7 @@ def _tokens_named(settings: Mapping[str, Any]) -> Iterator[Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     """An object in a file that need not be there."""
-    value = json.loads(_read(path)) if path.is_file() else {}
+    value = json.loads(read_small(path, MOST)) if path.is_file() else {}
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} beside it is no JSON object")
     return value
@@ -364,8 +364,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _of_two_files(folder: Path) -> dict[str, Any]:
     """GPT-2's own two files, vocab.json and merges.txt, as a tokenizer.json."""
-    vocab = json.loads(_read(folder / "vocab.json"))
-    lines = _read(folder / "merges.txt").decode().split("\n")
+    vocab = json.loads(read_small(folder / "vocab.json", MOST))
+    lines = read_small(folder / "merges.txt", MOST).decode().split("\n")
     merges = [line.split() for line in lines if line.strip() and not line.startswith("#version")]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     return {
@@ -373,7 +373,3 @@ def _of_two_files(folder: Path) -> dict[str, Any]:
         "pre_tokenizer": {**level, "use_regex": True},
         "model": {"type": "BPE", "vocab": vocab, "merges": merges},
     }
-
-
-def _read(path: Path) -> bytes:
-    return read_small(path, MOST)

@@ -12,7 +12,7 @@ from lmlab.config.fingerprint import leaves
 from lmlab.config.stored import with_todays_defaults
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
-from lmlab.training.flops import flops_per_token
+from lmlab.training.costs.flops import flops_per_token
 
 KEY = "spent"  # in a checkpoint
 
@@ -62,7 +62,7 @@ class Costs:
     def at(self, step: int, seconds: float = 0.0) -> Spent:
         """What was spent up to a step, `seconds` of it since the first.
 
-        A step before the first has what it had if it cost as much.
+        Steps before the first are taken to have cost as much.
         """
         n, before = step - self.before.step, self.before
         return Spent(
@@ -93,8 +93,8 @@ def _more(before: float | None, n_steps: int, a_step: float | None) -> float | N
 def spent_at(checkpoint: dict[str, Any], record: dict[str, Any]) -> Spent:
     """What a run had spent at a checkpoint of its own; `record` is its run.json, or empty.
 
-    A checkpoint of before this was kept has it by its config and its record, as both counted then:
-    as if every step had been one of this run, with its part of the record's FLOPs and seconds.
+    Where an older checkpoint does not say, its config and the record do: each step counts as one of
+    this run, with its part of the record's FLOPs and seconds.
 
     Raises:
         LabError: if its config does not say how many tokens a step had.

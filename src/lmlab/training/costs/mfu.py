@@ -11,7 +11,7 @@ import torch
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.training.callbacks import module_data, of_training
-from lmlab.training.flops import flops_per_token
+from lmlab.training.costs.flops import flops_per_token
 
 SECONDS = 0.5  # of measuring
 
@@ -19,9 +19,9 @@ SECONDS = 0.5  # of measuring
 class MFU(L.Callback):
     """`train/mfu`: operations of training in a second, as a part of the machine's peak.
 
-    They are those of `train/flops`: of the model, and of its teachers' forward passes. The peak is
-    that of a product of large square matrices, in the type that the run computes in and with as
-    many threads, measured before the first step; what else the machine does then lowers it.
+    Operations are counted as for `train/flops`: the model's, and its teachers' forward passes. The
+    peak is that of a product of large square matrices, in the type that the run computes in and
+    with as many threads, measured before the first step; what else the machine does then lowers it.
     Evaluations do not count as time (PaLM, Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
     """
 
@@ -31,16 +31,16 @@ class MFU(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         config, data = module.about["config"], module_data(trainer)
-        found = flops_per_token(config, data.vocab_size)
+        own = flops_per_token(config, data.vocab_size)
         taught = module.teacher.flops_per_token(data) if module.teacher is not None else 0.0
-        if not found or taught is None:
-            what = "a teacher" if found else config["model"]["_target_"]
+        if not own or taught is None:
+            what = "a teacher" if own else config["model"]["_target_"]
             raise LabError(
                 f"callbacks.mfu: {what} multiplies no matrices that can be counted; leave it out "
                 "with ~callbacks.mfu"
             )
         dtype = _computes_in(str(config["trainer"]["precision"]))
-        self.flops_per_token, self.peak = found + taught, peak(module.device, dtype)
+        self.flops_per_token, self.peak = own + taught, peak(module.device, dtype)
         if trainer.is_global_zero:
             say(
                 f"peak      {self.peak / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}, "

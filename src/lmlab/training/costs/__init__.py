@@ -1,0 +1,1 @@
+"""What training takes: operations, counted and measured; tokens and time."""
