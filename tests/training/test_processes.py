@@ -329,10 +329,11 @@ BATCH_SCRIPT |= dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
     ("environment", "words"),
     [
         ({"SLURM_NTASKS": "2"}, []),
-        (BATCH_SCRIPT, []),
         ({**BATCH_SCRIPT, "SLURM_NNODES": "2"}, []),
         ({**BATCH_SCRIPT, "SLURM_NTASKS_PER_NODE": "2"}, []),
-        (BATCH_SCRIPT, ["trainer=ddp", "data.val_fraction=0.001"]),
+        pytest.param(
+            *(BATCH_SCRIPT, ["trainer=ddp", "data.val_fraction=0.001"]), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_python_in_a_batch_script_of_several_tasks_is_by_itself(
