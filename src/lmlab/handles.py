@@ -271,7 +271,7 @@ class Sweep:
         """
         from lmlab.sweeps.compare.differences import compare
         from lmlab.sweeps.compare.equal import compare_at, compare_to
-        from lmlab.sweeps.compare.questions import Questions
+        from lmlab.sweeps.report.questions import Asked
         from lmlab.sweeps.table.values import is_number
 
         if at is not None and to is not None:
@@ -284,7 +284,7 @@ class Sweep:
             if given[name] is not None and not is_number(given[name]):
                 raise LabError(f"{name}={given[name]!r}: a number, such as {EXAMPLES[name]}")
         table = self._table()
-        asked = Questions.parse(
+        asked = Asked.parse(
             table,
             given["baseline"],
             given["least"],

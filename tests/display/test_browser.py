@@ -170,6 +170,6 @@ def test_the_report_of_a_sweep_is_as_wide_as_the_screen(
     page.goto((tmp_path / "mixed" / "report.html").as_uri())
     expect(page.get_by_role("table").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    loaded = "[...document.images].every((image) => image.complete && image.naturalWidth > 0)"
-    assert page.evaluate(loaded)
-    assert page.locator("img").count() > 1
+    figures = page.locator(".figure")
+    assert figures.count() > 1
+    expect(page.locator(".figure svg")).to_have_count(figures.count())

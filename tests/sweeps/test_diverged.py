@@ -7,9 +7,9 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from small import SMALL
+from sweeps.drawn import rows, words
 from sweeps.made import made
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -18,11 +18,10 @@ from lmlab.sweeps.command import main
 from lmlab.sweeps.compare.differences import compare
 from lmlab.sweeps.compare.equal import compare_at, compare_to, parse_at
 from lmlab.sweeps.compare.scaling import points_of
-from lmlab.sweeps.figures.plots import pictures
-from lmlab.sweeps.figures.width_plots import width_pictures
 from lmlab.sweeps.launch.journal import Event
 from lmlab.sweeps.launch.launching import Progress
-from lmlab.sweeps.report.verdicts import notes_on
+from lmlab.sweeps.report.leaderboard import leaderboard
+from lmlab.sweeps.report.verdicts import notes_on, verdicts
 from lmlab.sweeps.table.curves import read_curves, shared_steps
 from lmlab.sweeps.table.settings import METRICS, load
 
@@ -199,9 +198,8 @@ def test_its_mean_curve_ends_where_the_first_seed_does(tmp_path, n_diverged):
     assert set(steps) == {"val/loss", "± sd/val/loss above", "± sd/val/loss below"}
     assert all(found == [0, 10, 20] for found in steps.values())
     assert seed_mean(tmp_path, "model=good")["val/loss"] == [0, 10, 20, 40, 60, 100]
-    (figure,) = (f for name, f in pictures(load([tmp_path])) if name == "curves.png")
-    ends = sorted(max(line.get_xdata()) for line in figure.axes[0].lines)
-    assert ends == [20, 100]
+    points = rows(leaderboard(load([tmp_path])).figures["curves"], "x", "mean")
+    assert [max(p["x"] for p in points if p["line"] == line) for line in (0, 1)] == [100, 20]
 
 
 def test_without_a_curve_of_a_seed_that_diverged_there_is_none_of_the_others(tmp_path):
@@ -212,12 +210,6 @@ def test_without_a_curve_of_a_seed_that_diverged_there_is_none_of_the_others(tmp
     table = load([tmp_path])
     shared = shared_steps(read_curves(table.runs, ["val/loss"]), "val/loss")
     assert set(shared["setting"]) == {1}
-
-
-def drawn(figure) -> list[float]:
-    """What stands for means in a picture: values of its error bars and lines, but for the edges."""
-    ax = figure.axes[0]
-    return [y for line in ax.lines for y in np.atleast_1d(line.get_ydata())]
 
 
 def test_no_picture_has_a_mean_of_it(tmp_path):
@@ -233,23 +225,24 @@ def test_no_picture_has_a_mean_of_it(tmp_path):
         record["parameters"] = record["swept"]["model.n_embd"] * 100
         path.write_text(json.dumps(record))
     table = load([tmp_path])
-    figures = dict(pictures(table, [compare(table)])) | dict(width_pictures(table))
-    wanted = {"loss-by-optimizer.lr.png", "rate-by-width.png", "loss-by-parameters.png"}
+    figures = leaderboard(table).figures | verdicts(compare(table)).figures
+    wanted = {"loss-by-optimizer.lr", "rate-by-width", "loss-by-parameters"}
     assert wanted <= figures.keys()
     for name in wanted:
-        assert not [y for y in drawn(figures[name]) if 1.0 <= y < 1.9], name
-    cells = [text.get_text() for text in figures["heat-map.png"].axes[0].texts]
+        losses = [row["loss"] for row in rows(figures[name], "loss", "at") if row["loss"]]
+        assert len(losses) >= 4
+        assert not [loss for loss in losses if 1.0 <= loss < 1.9], name
+    cells = [row["text"] for row in rows(figures["heat-map"], "text")]
     assert cells.count("failed") == 2
     assert "1.010" not in cells
 
 
 def test_the_seeds_of_one_setting_are_drawn_with_those_that_diverged(tmp_path):
     diverging(tmp_path, 2)
-    figure = dict(pictures(load([tmp_path])))["loss-by-seed.png"]
-    titles = [text.get_text() for text in (figure.axes[0].title, figure.axes[0]._left_title)]
-    assert "val/loss_full by seed" in titles
-    assert "2 of 6 diverged" in [text.get_text() for text in figure.axes[0].texts]
-    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [4, 2]
+    chart = leaderboard(load([tmp_path])).figures["loss-by-seed"]
+    assert "val/loss_full by seed" in words(chart)
+    assert "2 of 6 diverged" in words(chart)
+    assert [row["is_lost"] for row in rows(chart, "at", "is_lost")] == [False] * 4 + [True] * 2
 
 
 def test_a_law_has_no_point_of_it(tmp_path):
@@ -276,8 +269,8 @@ def test_activations_are_averaged_over_all_seeds_or_not_at_all(tmp_path):
             path = made(tmp_path, {"model.n_embd": width, "seed": seed}, 2.0, **status)
             lines = [f"{step},{width * seed}" for step in steps]
             (path / "metrics.csv").write_text("\n".join([f"step,{tag}", *lines, ""]))
-    figure = dict(width_pictures(load([tmp_path])))["activations-by-width.png"]
-    assert {line.get_label() for line in figure.axes[0].lines} == {"0", "1"}
+    chart = leaderboard(load([tmp_path])).figures["activations-by-width"]
+    assert {row["step"] for row in rows(chart, "step", "size")} == {0, 1}
 
 
 def test_the_progress_line_names_no_seed_that_lived_by_luck():
@@ -295,6 +288,7 @@ def test_the_progress_line_names_no_seed_that_lived_by_luck():
 DOOMED = ["model._target_=misbehaving.Doomed", "eval.every=2", "trainer.max_steps=6"]
 
 
+@pytest.mark.slow
 def test_a_sweep_with_seeds_that_diverge_from_training_to_the_report(lab, text):
     words = [*SMALL, *DOOMED, "corpus=file", f"corpus.path={text}", "data.steps_per_batch=1"]
     words += ["seed=range(1,7)", "+model.after=4,100", "sweep.name=doomed"]

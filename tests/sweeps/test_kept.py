@@ -1,5 +1,6 @@
 """What a report leaves in a folder, and what it leaves alone."""
 
+import base64
 import json
 import os
 import shutil
@@ -112,12 +113,19 @@ def test_nothing_is_replaced_that_was_there_before_the_first_report(folder):
 def test_a_report_of_before_there_was_a_record_is_known_by_its_page(folder):
     report(folder)
     (folder / kept.RECORD).unlink()
+    for path in folder.glob("plots/*.svg"):  # which there were none of, then
+        path.unlink()
+    pngs = [base64.b64encode(path.read_bytes()).decode() for path in folder.glob("plots/*.png")]
+    images = "".join(f'<img src="data:image/png;base64,{png}">' for png in pngs)
+    (folder / "report.html").write_text(f"{images}<h2>again</h2>")
     (folder / "plots/mine.png").write_bytes(b"mine")
     for run in list(folder.glob("job-*"))[1:]:
         shutil.rmtree(run)
     report(folder)
     assert not (folder / "_seed-mean").exists()
-    assert {path.name for path in (folder / "plots").iterdir()} == {"curves.png", "mine.png"}
+    assert {path.name for path in (folder / "plots").iterdir()} == {
+        *("curves.png", "curves.svg", "mine.png"),
+    }
     assert (folder / "leaderboard.md").read_text().count("\n|") == 3
 
 

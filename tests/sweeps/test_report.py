@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from sweeps.made import CONFIG, made
@@ -22,12 +22,15 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from lmlab.errors import LabError
 from lmlab.sweeps.command import main
-from lmlab.sweeps.report.leaderboard import duration, markdown, print_table, runs_csv, settings_csv
+from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.notes import listed
 from lmlab.sweeps.report.report import report
+from lmlab.sweeps.report.terminal import print_sections
+from lmlab.sweeps.report.written import exact_files, markdown
 from lmlab.sweeps.table.curves import read_curves, shared_steps
-from lmlab.sweeps.table.reading import FoundRun, read
+from lmlab.sweeps.table.reading import RunFiles, read
 from lmlab.sweeps.table.settings import load, tabulate
+from lmlab.sweeps.table.words import duration
 
 
 def table(folder: Path):
@@ -94,9 +97,17 @@ def test_no_damaged_file_keeps_the_others_from_the_report(tmp_path, name, conten
     assert found.settings.loc[found.best, "model"] == "good"
 
 
+def notes(found) -> str:
+    return "\n".join(leaderboard(found).notes)
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def rows_in(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
 
 
 def tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -125,7 +136,7 @@ def test_a_text_edited_between_two_seeds_is_not_folded_and_that_is_said(tmp_path
     found = table(tmp_path)
     assert found.keys == ["model", "corpus_sha256"]
     assert sorted(found.runs["setting"].value_counts()) == [1, 1, 2]
-    assert "runs of one config have read different texts" in markdown(found, tmp_path, "title")
+    assert "runs of one config have read different texts" in notes(found)
 
 
 def test_runs_of_other_code_are_not_folded_and_that_is_said(tmp_path):
@@ -135,17 +146,17 @@ def test_runs_of_other_code_are_not_folded_and_that_is_said(tmp_path):
     found = table(tmp_path)
     assert found.keys == ["code"]
     assert sorted(found.runs["setting"].value_counts()) == [1, 1, 2]
-    assert "different code of your own" in markdown(found, tmp_path, "title")
+    assert "different code of your own" in notes(found)
 
 
 def test_what_runs_were_computed_on_is_said_where_it_is_not_one_thing(tmp_path):
     on = {"threads": 1, "processor": "X", "device": "cpu"}
     made(tmp_path, {"model": "head", "seed": 1}, 2.0, **on)
     made(tmp_path, {"model": "head", "seed": 2}, 2.0)  # an older record
-    assert "among these runs" not in markdown(table(tmp_path), tmp_path, "title")
+    assert "among these runs" not in notes(table(tmp_path))
     before = [{**on, "threads": 4}]
     made(tmp_path, {"model": "head", "seed": 3}, 2.0, **on, computed_before=before)
-    page = markdown(table(tmp_path), tmp_path, "title")
+    page = notes(table(tmp_path))
     assert "threads: 1, 4 among these runs" in page
     assert page.count("among these runs") == 1
     assert len(table(tmp_path).settings) == 1
@@ -217,7 +228,7 @@ def test_a_pipe_has_every_column_whole_and_a_narrow_terminal_every_figure(failin
     for width, terminal in ((80, False), (100, True), (40, True)):
         written = io.StringIO()
         shown = Console(file=written, width=width, force_terminal=terminal, no_color=True)
-        print_table(found, shown, "sweep")
+        print_sections("sweep", [leaderboard(found)], shown)
         said = re.sub(r"\x1b\[[\d;]*m", "", written.getvalue())
         assert "…" not in said
         for setting in found.settings[:2].to_dict("records"):
@@ -285,10 +296,11 @@ def test_several_folders_are_one_table_and_nothing_is_kept(tmp_path, capsys):
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=20)
 
 
+@settings(max_examples=20)
 @given(st.lists(st.tuples(TEXTS, st.floats(allow_nan=False)), min_size=2, unique=True))
 def test_csv_gives_back_what_was_in_the_runs(values):
     runs = [
-        FoundRun(
+        RunFiles(
             Path(f"nowhere/{i}"),
             "done",
             {"swept": {"key": key, "seed": i}, "metrics": {"val/loss_full": loss}},
@@ -297,31 +309,30 @@ def test_csv_gives_back_what_was_in_the_runs(values):
         for i, (key, loss) in enumerate(values)
     ]
     found = tabulate(runs, [], "val/loss_full")
-    lines = list(csv.DictReader(io.StringIO(runs_csv(found, Path("nowhere")), newline="")))
+    files = exact_files([leaderboard(found, folder=Path("nowhere"))])
+    lines = rows_in(files["runs.csv"])
     if "key" in found.keys:
         assert {(line["key"], float(line["val/loss_full"])) for line in lines} == set(values)
     assert [line["directory"] for line in lines] == [
         Path(path).name for path in found.runs["directory"]
     ]
-    folded = list(csv.DictReader(io.StringIO(settings_csv(found, Path("nowhere")), newline="")))
+    folded = rows_in(files["leaderboard.csv"])
     assert sum(int(line["n"]) for line in folded) == len(values)
 
 
 def test_csv_tells_a_loss_that_is_no_number_from_none(tmp_path):
     made(tmp_path, {"model": "head"}, math.nan, step=7)
     made(tmp_path, {"model": "bigram"}, None, "failed")
-    for written in (runs_csv, settings_csv):
-        lines = list(csv.DictReader(io.StringIO(written(table(tmp_path), tmp_path))))
-        assert [line["val/loss_full"] for line in lines] == ["nan", ""]
-    assert [
-        line["step"] for line in csv.DictReader(io.StringIO(runs_csv(table(tmp_path), tmp_path)))
-    ] == ["7", "100"]
+    files = exact_files([leaderboard(table(tmp_path))])
+    for name in ("runs.csv", "leaderboard.csv"):
+        assert [line["val/loss_full"] for line in rows_in(files[name])] == ["nan", ""]
+    assert [line["step"] for line in rows_in(files["runs.csv"])] == ["7", "100"]
 
 
 def test_markdown_is_a_table_whatever_the_values_hold(tmp_path):
     for i, value in enumerate(["a|b", "<b>`x`*", "line\nbreak", "y" * 300, [0.9, 0.99]]):
         made(tmp_path, {"the|key": value, "seed": 1}, 2.0 + i)
-    lines = markdown(table(tmp_path), tmp_path, "sweep").splitlines()
+    lines = markdown("sweep", [leaderboard(table(tmp_path))]).splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 2 + 5
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
@@ -401,8 +412,8 @@ def test_help_and_the_table_import_no_torch(sweep):
     program += "  assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     for words, heavy in (
         (["--help"], {"torch", "lightning", "matplotlib", "numpy", "pandas", "hydra", "rich"}),
-        ([str(sweep), "--no-plots"], {"torch", "lightning", "hydra", "matplotlib", "seaborn"}),
-        ([str(sweep)], {"torch", "lightning", "tensorflow", "hydra"}),
+        ([str(sweep), "--no-plots"], {"torch", "lightning", "hydra", "matplotlib", "altair"}),
+        ([str(sweep)], {"torch", "lightning", "tensorflow", "hydra", "matplotlib"}),
     ):
         code = program.format(words=words, heavy=heavy)
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -411,7 +422,8 @@ def test_help_and_the_table_import_no_torch(sweep):
 def test_a_job_and_its_launcher_import_nothing_that_only_a_report_needs():
     code = "import sys, lmlab.sweeps.launch.job, lmlab.sweeps.launch.launching\n"
     code += "import hydra_plugins.lmlab_grid\n"
-    code += "assert not {'pandas', 'seaborn', 'matplotlib', 'numpy'} & set(sys.modules)"
+    code += "heavy = {'pandas', 'altair', 'vl_convert', 'statsmodels', 'matplotlib', 'numpy'}\n"
+    code += "assert not heavy & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

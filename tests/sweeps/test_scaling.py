@@ -4,18 +4,22 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from made import made
+from sweeps.drawn import encoding, labels, rows
 
 from lmlab.sweeps.command import main
 from lmlab.sweeps.compare.law import OPERATIONS, Law
 from lmlab.sweeps.compare.scaling import CONSTANTS, scaling_of
-from lmlab.sweeps.report.scaling_report import amount, power
+from lmlab.sweeps.report.law_sections import law_sections
+from lmlab.sweeps.report.written import exact_files, markdown
 from lmlab.sweeps.table.settings import Table, load
+from lmlab.sweeps.table.words import amount, power
 
 TRUE = Law(1.3, 30.0, 60.0, 0.4, 0.38)
 GRID = {2e11: (16, 32, 48, 64), 2e12: (32, 48, 64, 96, 128), 2e13: (64, 96, 128, 192)}
@@ -108,27 +112,45 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(tmp_path):
     assert all(share >= 0.8 for share in held.values()), held
 
 
-def test_the_report_has_the_law_in_every_file(tmp_path, capfd):
+def test_the_law_is_told_in_sections(tmp_path):
     sweep(tmp_path, noise=0.004, seeds=2, rng=np.random.default_rng(0))
     one(tmp_path, 256, 50, None, status="failed", error="LabError: the loss became nan")
-    main([str(tmp_path), "--fit", "--write"])
-    out, err = capfd.readouterr()
-    assert not err
+    sections = list(law_sections(scaling_of(load([tmp_path]), resamples=20)))
+    page = markdown("title", [replace(section, draw=tuple) for section in sections])
     for said in ("L(N, D) = E + A / N^alpha + B / D^beta", "compute-optimal sizes", "alpha",
                  "what the law had not seen", "largest budget", "left out: 1 failed"):  # fmt: skip
-        assert said in out
-    found = json.loads((tmp_path / "scaling.json").read_text())
+        assert said in page
+    files = exact_files(sections)
+    found = json.loads(files["scaling.json"])
     for name in CONSTANTS:
         interval = found["law"][name]
         assert interval["low"] <= interval["value"] <= interval["high"]
     assert [round(row["operations"] / 1e11) for row in found["optimal"]] == [2, 20, 200, 2000]
-    rows = list(csv.DictReader((tmp_path / "scaling.csv").read_text().splitlines()))
-    assert len(rows) == 13
-    assert all(float(r["fitted"]) == pytest.approx(float(r["loss"]), rel=0.02) for r in rows)
-    assert {path.name for path in (tmp_path / "plots").glob("scaling-*")} == {
-        "scaling-by-compute.png",
-        "scaling-by-size.png",
-    }
+    lines = list(csv.DictReader(files["scaling.csv"].decode().splitlines()))
+    assert len(lines) == 13
+    assert all(float(r["fitted"]) == pytest.approx(float(r["loss"]), rel=0.02) for r in lines)
+
+    by_compute, by_size = sections[0].figures.values()
+    points = rows(by_compute, "at", "loss", "sd")
+    assert len(points) == len(rows(by_size, "at", "loss", "sd")) == 13
+    assert {row["fill"] for row in points if row["passes"] > 1} == {"white"}
+    assert len(labels(by_compute, "color")) == 7
+    band = [row for row in rows(by_compute, "least", "most", "best") if row["most"]]
+    assert all(row["least"] <= row["best"] <= row["most"] for row in band)
+    low, high = encoding(by_compute, "y")["scale"]["domain"]
+    assert all(low <= row["loss"] <= high for row in rows(by_compute, "at", "loss") if row["loss"])
+
+
+@pytest.mark.slow
+def test_the_report_has_the_law_in_every_file(tmp_path, capfd):
+    sweep(tmp_path, noise=0.004, seeds=2, rng=np.random.default_rng(0))
+    main([str(tmp_path), "--fit", "--write"])
+    out, err = capfd.readouterr()
+    assert not err
+    assert "compute-optimal sizes" in out
+    for name in ("scaling.json", "scaling.csv", "plots/scaling-by-compute.png"):
+        assert (tmp_path / name).is_file()
+    assert (tmp_path / "plots/scaling-by-size.svg").is_file()
     for name in ("report.html", "leaderboard.md"):
         assert "compute-optimal sizes" in (tmp_path / name).read_text()
     main([str(tmp_path), "--no-plots", "--write"])  # a poorer report does not replace it

@@ -14,7 +14,7 @@ from sweeps.made import made
 
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.table.reading import FoundRun, read
+from lmlab.sweeps.table.reading import RunFiles, read
 from lmlab.sweeps.table.settings import METRICS, load, runs_frame, tabulate
 from lmlab.sweeps.table.values import canonical, shown
 
@@ -106,7 +106,7 @@ LOSSES = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
 @given(st.data())
 def test_folding_loses_no_run_and_folds_only_seeds(data):
     runs = [
-        FoundRun(
+        RunFiles(
             Path(f"nowhere/{i}"),
             data.draw(ENDS),
             {"swept": swept, "metrics": {"val/loss_full": data.draw(LOSSES)}},

@@ -17,14 +17,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmlab.config import build
-from lmlab.console import make_console
 from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.compare.questions import Questions
-from lmlab.sweeps.report.leaderboard import markdown
-from lmlab.sweeps.report.verdicts import print_differences
+from lmlab.sweeps.report.leaderboard import leaderboard
+from lmlab.sweeps.report.questions import Asked
 from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import load
 from lmlab.training.costs import spent
@@ -110,9 +108,9 @@ def test_a_teachers_forward_passes_count(experiment):
     curve = tensorboard(pupil)
     assert curve["train/flops"][-1] == (24, pytest.approx(pupil.record["flops"]))
     assert [step for step, _ in curve["vs_flops/val/loss"]][-1] == pupil.record["flops"]
-    said = markdown(load([pupil.path.parent]), pupil.path.parent, "runs")
+    said = " ".join(leaderboard(load([pupil.path.parent])).notes)
     assert "FLOPs: those of teachers' forward passes are among them" in said
-    assert "are among them" not in markdown(load([alone.path]), alone.path, "run")
+    assert "are among them" not in " ".join(leaderboard(load([alone.path])).notes)
 
 
 def test_a_teacher_that_nobody_can_count_makes_the_sum_unknown():
@@ -176,12 +174,12 @@ def assert_shown_together(parent: RunDirectory, child: RunDirectory, folder: Pat
     table = load([folder])
     curves = read_curves(table.runs, ["val/loss"]).dropna(subset=["val/loss"])
     curves["tokens"] = spent_at(table, curves, "tokens")
-    (number,) = (i for i, run in enumerate(table.found) if "before" in run.record)
+    (number,) = (i for i, run in enumerate(table.files) if "before" in run.record)
     of_child = curves[curves["run"] == number].set_index("step")["tokens"]
     first = child.record["before"]["step"]
     steps = [step for step in (21, 24, 27, 30) if step > first]
     assert dict(of_child) == {s: first * 4 * T + (s - first) * 16 * T for s in steps}
-    assert "those of the other up to there" in markdown(table, folder, "both")
+    assert "those of the other up to there" in " ".join(leaderboard(table).notes)
 
 
 def test_a_branch_that_is_stopped_between_evaluations_says_what_it_took(experiment, tmp_path):
@@ -238,9 +236,8 @@ def test_where_curves_are_compared_it_is_said_what_is_counted(experiment, tmp_pa
     for seed in (1, 2):
         train(branch(parent, seed=seed, trainer__max_steps=36, optimizer__lr=1e-3))
     table = load([tmp_path])
-    for found in Questions.parse(table, None, None, ["1000tokens"], []).answers():
-        print_differences(found, make_console(width=200))
-    assert "runs that began from another's checkpoint" in capsys.readouterr().out
+    (section,) = Asked.parse(table, at=["1000tokens"]).answers()
+    assert "runs that began from another's checkpoint" in " ".join(section.notes)
 
 
 def test_a_plan_counts_the_steps_that_are_left(experiment, lab, tmp_path):

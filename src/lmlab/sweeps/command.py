@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lmlab.errors import LabError, is_too_long
 from lmlab.output import whole_output
-
-if TYPE_CHECKING:
-    from lmlab.sweeps.compare.scaling import Scaling
-    from lmlab.sweeps.table.settings import Table
 
 # What may be typed, and the column that it means.
 METRICS = {"val/loss_full": "val/loss_full", "val/bpc": "val/bpc", "best": "best val/loss"}
@@ -44,11 +40,11 @@ def _show(options: argparse.Namespace) -> None:
 
     from lmlab.config.check import nearest
     from lmlab.console import console
-    from lmlab.sweeps.compare.questions import Questions
     from lmlab.sweeps.kept import Kept, is_of_a_sweep
-    from lmlab.sweeps.report.leaderboard import best_of_each, print_table
+    from lmlab.sweeps.report.leaderboard import best_of_each, leaderboard
+    from lmlab.sweeps.report.questions import Asked
     from lmlab.sweeps.report.report import keep
-    from lmlab.sweeps.report.verdicts import print_differences
+    from lmlab.sweeps.report.terminal import print_sections
     from lmlab.sweeps.table.settings import load
 
     by = options.by.split(",") if options.by else []
@@ -58,12 +54,10 @@ def _show(options: argparse.Namespace) -> None:
         if key not in table.keys:
             differing = ", ".join(table.keys) or "no key, beside the seed"
             raise LabError(f"--by {key}: the runs differ in {differing}{nearest(key, table.keys)}")
-    asked = Questions.parse(table, options.baseline, options.least, options.at, options.to)
-    answers = asked.answers(best_of_each(table, by))
-    print_table(table, console, ", ".join(map(str, folders)), by)
-    for i, found in enumerate(answers):
-        print_differences(found, console, legend=i == 0)
-    scaling = _fitted(table) if options.fit else None
+    about = options.baseline, options.least, options.at, options.to, options.fit
+    asked, chosen = Asked.parse(table, *about), best_of_each(table, by)
+    sections = chain([leaderboard(table, chosen)], asked.answers(chosen))
+    _, *answers = print_sections(", ".join(map(str, folders)), sections, console)
     if len(folders) > 1 or not (options.write or is_of_a_sweep(folders[0])):
         return
     words = _words(options)
@@ -72,7 +66,7 @@ def _show(options: argparse.Namespace) -> None:
             Text(f"\nthe report in {folders[0]} stays: it has {', '.join(sorted(missing))}, too")
         )
         return
-    keep(table, folders[0], words, asked.answers() if by else answers, scaling)
+    keep(table, folders[0], words, asked.answers() if by else answers)
 
 
 def _words(options: argparse.Namespace) -> frozenset[str]:
@@ -81,20 +75,6 @@ def _words(options: argparse.Namespace) -> frozenset[str]:
 
     words = [*(f"--at {when}" for when in options.at), *(f"--to {loss:g}" for loss in options.to)]
     return frozenset([*words, *[PICTURES] * options.plots, *[FIT] * options.fit])
-
-
-def _fitted(table: Table) -> Scaling:
-    from rich.progress import Progress
-
-    from lmlab.console import console
-    from lmlab.sweeps.compare.scaling import RESAMPLES, scaling_of
-    from lmlab.sweeps.report.scaling_report import print_scaling
-
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("fitting the law to resampled runs", total=RESAMPLES)
-        scaling = scaling_of(table, advance=lambda: progress.advance(task))
-    print_scaling(scaling, console)
-    return scaling
 
 
 def _number(text: str) -> float:

@@ -113,7 +113,7 @@ def differences(
     ended = table.runs["counted"] | table.runs["diverged"]
     runs = table.runs[ended & table.runs["seed"].notna()]
     runs = runs[runs["setting"].isin(chosen)]
-    found = pd.DataFrame(
+    measured = pd.DataFrame(
         {
             "setting": runs["setting"],
             "seed": runs["seed"].map(canonical),
@@ -121,9 +121,10 @@ def differences(
             "diverged": runs["diverged"],
         }
     )
-    found["value"] = found["value"].where(np.isfinite, math.inf)
-    by_seed = found.pivot(index="seed", columns="setting", values="value").reindex(columns=chosen)
-    lost = found[np.isinf(found["value"])].groupby("setting")["diverged"]
+    measured["value"] = measured["value"].where(np.isfinite, math.inf)
+    by_seed = measured.pivot(index="seed", columns="setting", values="value")
+    by_seed = by_seed.reindex(columns=chosen)
+    lost = measured[np.isinf(measured["value"])].groupby("setting")["diverged"]
     words = lost.all().map({True: "diverged", False: lacking})  # by setting: what befell them
 
     rows = pd.DataFrame(index=pd.Index(chosen, name="setting"))
@@ -219,10 +220,3 @@ def _is_written(text: str, key: str, value: Any) -> bool:
         except ValueError:
             return False
     return text in (label(key, value, width=None), label(key, value), str(value))
-
-
-def name_of(table: Table, setting: int) -> str:
-    """A setting in a sentence: `model=head, optimizer.lr=0.01`."""
-    values = table.settings.loc[setting, table.keys].items()
-    named = [f"{heading(k)}={label(k, value)}" for k, value in values if not is_missing(value)]
-    return ", ".join(named) or "the only setting"

@@ -18,10 +18,10 @@ import pandas as pd
 from lmlab.errors import LabError
 from lmlab.files import check_regular
 from lmlab.sweeps.compare.differences import Differences, differences
-from lmlab.sweeps.report.notes import what_is_counted
 from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import BPC, METRICS, Table
 from lmlab.sweeps.table.values import shown
+from lmlab.sweeps.table.words import what_is_counted
 
 UNITS = {"s": "seconds", "steps": "steps", "tokens": "tokens", "flops": "FLOPs"}
 SECONDS = "train/seconds"  # in the event files, at each evaluation
@@ -120,7 +120,7 @@ def _remarks(table: Table, unit: str) -> list[str]:
     """On how the values were found."""
     remarks = [STRAIGHT]
     counted = table.runs.index[table.runs["counted"]]
-    records = [table.found[run].record for run in counted]
+    records = [table.files[run].record for run in counted]
     if unit == "flops":
         remarks.append("FLOPs: of products of matrices, forward and backward (train/flops)")
     if unit == "s":

@@ -36,8 +36,8 @@ class Law:
     def loss(self, parameters: ArrayLike, tokens: ArrayLike) -> Array:
         """The loss of models with so many parameters after so many tokens."""
         n, d = np.asarray(parameters, float), np.asarray(tokens, float)
-        found: Array = self.E + self.A * n**-self.alpha + self.B * d**-self.beta
-        return found
+        loss: Array = self.E + self.A * n**-self.alpha + self.B * d**-self.beta
+        return loss
 
     def best_parameters(self, compute: ArrayLike) -> Array:
         """N* where 6 N D operations are spent best; NaN where one of two terms is missing.
@@ -49,13 +49,13 @@ class Law:
         total = self.alpha + self.beta
         with np.errstate(all="ignore"):
             ratio = np.divide(self.alpha * self.A, self.beta * self.B)
-            found: Array = ratio ** (1 / total) * product ** (self.beta / total)
-        return np.where((found > 0) & np.isfinite(found), found, np.nan)
+            size: Array = ratio ** (1 / total) * product ** (self.beta / total)
+        return np.where((size > 0) & np.isfinite(size), size, np.nan)
 
     def best_tokens(self, compute: ArrayLike) -> Array:
         """D* = compute / (6 N*)."""
-        found: Array = np.asarray(compute, float) / OPERATIONS / self.best_parameters(compute)
-        return found
+        tokens: Array = np.asarray(compute, float) / OPERATIONS / self.best_parameters(compute)
+        return tokens
 
     def best_loss(self, compute: ArrayLike) -> Array:
         """The frontier: the loss of the best model for so many operations."""
@@ -90,7 +90,7 @@ def fit(parameters: ArrayLike, tokens: ArrayLike, losses: ArrayLike) -> Law:
         return miss, np.array([*linear, alpha, beta])
 
     grid = [on_grid(alpha, beta) for alpha in EXPONENTS for beta in EXPONENTS]
-    best: Array = min(grid, key=lambda found: found[0])[1]
+    best: Array = min(grid, key=lambda point: point[0])[1]
     residual, jacobian = _residuals(n, d, y)
     bounds = [0, 0, 0, LEAST, LEAST], [np.inf, np.inf, np.inf, MOST, MOST]
     about: dict[str, Any] = {"jac": jacobian, "bounds": bounds, "x_scale": "jac"}

@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from lmlab.errors import LabError
 from lmlab.sweeps.compare.law import OPERATIONS, Array, Law, fit
-from lmlab.sweeps.report.notes import what_is_counted
 from lmlab.sweeps.table.settings import BEST, Table, count_by_status
+from lmlab.sweeps.table.words import what_is_counted
 
 CONSTANTS = tuple(constant.name for constant in fields(Law))
 LEAST_POINTS = 7  # five constants, and something left over to be wrong about
@@ -28,6 +28,8 @@ ONE_BUDGET = 1.15  # budgets that differ by less are one: steps are whole number
 MORE = 1.2  # 6 N D beyond so many times the operations of a run are not what it computed
 RESAMPLES = 400
 LEVEL = 0.95
+BEYOND = 10  # times the largest budget, for a look ahead
+FORMULA = "L(N, D) = E + A / N^alpha + B / D^beta"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,15 @@ class Interval:
     value: float
     low: float = math.nan
     high: float = math.nan
+
+
+class Optimum(NamedTuple):
+    """Where a budget of operations is spent best, and the loss there."""
+
+    compute: float
+    parameters: Interval
+    tokens: Interval
+    loss: Interval
 
 
 @dataclass(frozen=True)
@@ -73,18 +84,26 @@ class Scaling:
         drawn = [float(quantity(law, compute)) for law in self.draws]
         return interval(float(quantity(self.law, compute)), drawn)
 
+    def optima(self) -> list[Optimum]:
+        """Of each budget that was spent, and of one BEYOND."""
+        quantities = (Law.best_parameters, Law.best_tokens, Law.best_loss)
+        return [
+            Optimum(budget, *(self.at(budget, quantity) for quantity in quantities))
+            for budget in [*self.budgets, BEYOND * self.budgets[-1]]
+        ]
+
     @property
     def budgets(self) -> list[float]:
         """The budgets that were spent, in operations."""
-        return [float(np.exp(np.log(found).mean())) for found in _budgets(self.points)]
+        return [float(np.exp(np.log(budget).mean())) for budget in _budgets(self.points)]
 
 
 def interval(value: float, drawn: Iterable[float]) -> Interval:
     """Where the middle 95 % of draws lie; draws in which it is not determined lie at both ends."""
-    found = np.sort([x for x in drawn if not math.isnan(x)])
-    if not len(found):
+    known = np.sort([x for x in drawn if not math.isnan(x)])
+    if not len(known):
         return Interval(value)
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high))
 
 
@@ -132,7 +151,7 @@ def points_of(table: Table) -> tuple[pd.DataFrame, list[str]]:
     if n_lost := int((table.runs["counted"] & lost).sum()):
         remarks.append(f"left out: {n_lost} in settings with a seed that diverged")
 
-    records = [table.found[i].record for i in runs.index]
+    records = [table.files[i].record for i in runs.index]
     inside = pd.Series([_count(r.get("parameters_inside")) for r in records], runs.index, float)
     everything = runs["parameters"].astype(float)
     if inside.isna().any():
@@ -154,7 +173,7 @@ def points_of(table: Table) -> tuple[pd.DataFrame, list[str]]:
     settings = frame.groupby("setting")
     points = settings.mean().assign(sd=settings["loss"].std(), n=settings.size()).reset_index()
     points["compute"] = OPERATIONS * points["parameters"] * points["tokens"]
-    remarks += _on_compute(frame, [table.found[i].record for i in frame.index])
+    remarks += _on_compute(frame, [table.files[i].record for i in frame.index])
     points = points.sort_values("loss", kind="stable")
     best = points.drop_duplicates(["parameters", "tokens"])
     if len(best) < len(points):
@@ -255,7 +274,7 @@ def held_out(points: pd.DataFrame) -> list[HeldOut]:
     """The largest size, and the largest budget, as the rest predicts them; where the rest can."""
     largest = points["parameters"] == points["parameters"].max()
     dearest = points["compute"] >= _budgets(points)[-1][0]
-    found = []
+    parts = []
     for what, is_out in (("largest size", largest), ("largest budget", dearest)):
         try:
             check(points[~is_out])
@@ -264,5 +283,5 @@ def held_out(points: pd.DataFrame) -> list[HeldOut]:
         law = fit_points(points[~is_out])
         out = points[is_out]
         predicted = law.loss(out["parameters"], out["tokens"])
-        found.append(HeldOut(what, law, out.assign(predicted=predicted)))
-    return found
+        parts.append(HeldOut(what, law, out.assign(predicted=predicted)))
+    return parts

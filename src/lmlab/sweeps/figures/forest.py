@@ -5,87 +5,105 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+import altair as alt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+import pandas as pd
 
-from lmlab.sweeps.compare.differences import Differences, name_of
+from lmlab.sweeps.compare.differences import Differences
 from lmlab.sweeps.compare.paired import LEVEL
-from lmlab.sweeps.figures.figures import GREY, new_figure, put_title
-from lmlab.sweeps.figures.scales import COLOURS
-from lmlab.sweeps.report.verdicts import figures
-from lmlab.sweeps.table.values import heading, label
+from lmlab.sweeps.figures.charts import INK, PALE, Chart, data, titled
+from lmlab.sweeps.figures.scales import COLOURS, GREY, word_axis
+from lmlab.sweeps.table.values import heading
+from lmlab.sweeps.table.words import name_of, setting_names
 
 MOST_SETTINGS = 30
 WIDEST = 10  # differences beyond so many times the usual one are off the scale
-TOLD, BASELINE = COLOURS[0], "#444444"
+WIDTH, ROW = 420, 34
+BESIDE = 270  # pixels for the figures at the right of the axes
 
 
-def forest(found: Differences) -> Figure:
+def forest(differences: Differences, texts: pd.DataFrame) -> Chart:
     """The mean difference of each setting with its 95 % interval, and a dot for each seed.
 
-    Settings go down the page, the best on top, their figures at the right.
+    Settings go down the page, the best on top, their figures (`texts`: difference, 95 %, p) at the
+    right.
     """
-    table, rows = found.table, found.settings
-    rows = rows[(rows["pairs"] > 0) | (rows.index == found.baseline)]
+    table, rows = differences.table, differences.settings
+    rows = rows[(rows["pairs"] > 0) | (rows.index == differences.baseline)]
     n_all, rows = len(rows), rows.head(MOST_SETTINGS)
-    others = rows.drop(index=found.baseline, errors="ignore")
-    fig, ax = new_figure(height=1.9 + 0.42 * max(3, len(rows)))
-    places = dict(zip(rows.index, range(0, -len(rows), -1), strict=True))
+    limit = WIDEST * (
+        statistics.median_low(np.abs(rows["difference"].drop(differences.baseline))) or np.inf
+    )
+    rows = rows.assign(
+        place=range(len(rows)),
+        is_told=differences.told[rows.index],
+        is_base=rows.index == differences.baseline,
+        is_off=np.abs(rows["difference"]) > limit,
+        **texts.loc[rows.index, ["difference", "95 %", "p"]].set_axis(
+            ["text", "interval", "chance"], axis=1
+        ),
+    )
+    names = setting_names(table.settings.loc[rows.index], table.keys, 32)
+    y = alt.Y("place", **word_axis(names, ", ".join(map(heading, table.keys)), ticks=False))
+    title = f"difference, {differences.unit} (below zero is better)"
+    x: dict[str, Any] = {"type": "quantitative", "title": title, "axis": {"tickCount": 6},
+         "scale": {"zero": True, "nice": False, "padding": 22}}  # fmt: skip
+    seeds = differences.by_seed[rows.index[~rows["is_off"]]].melt(value_name="seed").dropna()
+    seeds["place"] = seeds["setting"].map(rows["place"])
+    seeds = seeds[~seeds["setting"].eq(differences.baseline)]
 
-    limit = WIDEST * (statistics.median_low(np.abs(others["difference"])) or np.inf)
-    beyond: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "color": GREY, "markersize": 9}
-    for setting, difference, low, high in others[["difference", "low", "high"]].itertuples():
-        y, is_told = places[setting], found.told[setting]
-        if abs(difference) > limit:
-            ax.plot(0.985 if difference > 0 else 0.015, y, ">" if difference > 0 else "<", **beyond)
-            continue
-        seeds = found.by_seed[setting].dropna()
-        ax.plot(seeds, [y - 0.2] * len(seeds), "o", color="#bbbbbb", markersize=3.5, zorder=2)
-        style: dict[str, Any] = {"color": TOLD if is_told else GREY, "zorder": 3}
-        ax.plot([low, high], [y, y], "-", lw=2.2, solid_capstyle="butt", **style)
-        ax.plot(difference, y, "o", mfc=style["color"] if is_told else "white", mew=1.8, **style)
-    ax.axvline(0, color=BASELINE, lw=1, zorder=1)
-    if found.baseline in places:
-        ax.plot(0, places[found.baseline], "D", color=BASELINE, markersize=7, zorder=4)
-
-    values = table.settings.loc[rows.index, table.keys].itertuples(index=False, name=None)
-    names = [
-        ", ".join(label(*pair, 32) for pair in zip(table.keys, v, strict=True)) for v in values
+    base = alt.Chart(data(rows.drop(columns="why"))).encode(y)
+    shown = base.transform_filter("!datum.is_off && !datum.is_base")
+    colour = alt.condition("datum.is_told", alt.value(COLOURS[0]), alt.value(GREY))
+    mean = alt.X("difference", **x)
+    dots = alt.Chart(data(seeds[["place", "seed"]])).mark_point(filled=True, size=20, yOffset=9)
+    zero = alt.Chart(data(pd.DataFrame({"zero": [0]}))).mark_rule(color=INK)
+    point = shown.mark_point(size=65, strokeWidth=2, opacity=1)
+    layers = [
+        zero.encode(alt.X("zero", **x)),
+        dots.encode(y, alt.X("seed", **x), color=alt.value("#a0a0a0")),
+        shown.mark_rule(strokeWidth=2.6).encode(alt.X("low", **x), x2="high", color=colour),
+        point.encode(
+            mean,
+            stroke=colour,
+            fill=alt.condition("datum.is_told", alt.value(COLOURS[0]), alt.value("white")),
+        ),
+        base.transform_filter("datum.is_base")
+        .mark_point(shape="diamond", size=110, filled=True, opacity=1, color=INK)
+        .encode(x=alt.datum(0)),
     ]
-    ax.set_yticks(list(places.values()), names)
-    ax.set_ylim(0.3 - len(rows), 0.7)
-    ax.set_ylabel(", ".join(map(heading, table.keys)))
-    ax.set_xlabel(f"difference, {found.unit} (below zero is better)")
-    ax.grid(axis="y", visible=False)
-    ax.margins(x=0.08)
-    left, right = ax.get_xlim()
-    ax.set_xlim(max(left, -1.1 * limit), min(right, 1.1 * limit))
-    _put_figures(ax, found, places)
-    base = name_of(table, found.baseline) if found.baseline is not None else "nothing"
-    below = _what_is_drawn(found)
-    if (np.abs(others["difference"]) > limit).any():
-        below += "; arrow: off the scale"
+    if rows["is_off"].any():
+        arrow = base.transform_filter("datum.is_off").mark_point(filled=True, size=110, color=GREY)
+        for is_right in (True, False):
+            of_side = arrow.transform_filter(f"(datum.difference > 0) == {str(is_right).lower()}")
+            shape = "triangle-right" if is_right else "triangle-left"
+            edge = alt.value(WIDTH - 8 if is_right else 8)
+            layers.append(of_side.encode(x=edge, shape=alt.value(shape)))
+    columns: list[tuple[str, str, int, Any]] = [
+        ("text", "difference", 95, "right"),
+        ("interval", "95 %", 105, "left"),
+        ("chance", "p (Holm)", BESIDE, "right"),
+    ]
+    for column, head, at, side in columns:
+        text = base.mark_text(align=side, color=INK).encode(x=alt.value(WIDTH + at))
+        layers.append(text.encode(text=f"{column}:N"))
+        above = alt.Chart(data(pd.DataFrame({"head": [head]}))).mark_text(align=side, color=PALE)
+        layers.append(above.encode(x=alt.value(WIDTH + at), y=alt.value(-8), text="head:N"))
+    below = [_what_is_drawn(differences)]
+    if rows["is_off"].any():
+        below.append("arrow: off the scale")
     if len(rows) < n_all:
-        below += f"; the {len(rows)} best of {n_all}"
-    put_title(ax, f"{found.quantity}, compared with {base}", below)
-    return fig
+        below.append(f"the {len(rows)} best of {n_all}")
+    size = {"width": WIDTH, "height": ROW * max(3, len(rows))}
+    chart = alt.layer(*layers).properties(**size)
+    chart.padding = {"left": 14, "top": 14, "bottom": 14, "right": BESIDE + 24}
+    name = name_of(table, differences.baseline) if differences.baseline is not None else "nothing"
+    title = f"{differences.quantity}, compared with {name}"
+    return titled(chart, title, "; ".join(below))
 
 
-def _put_figures(ax: Axes, found: Differences, places: dict[int, int]) -> None:
-    """At the right of the axes: the difference with its interval, and p."""
-    texts = figures(found)
-    style: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "fontsize": 10, "va": "center"}
-    columns = (("difference", 1.17, "right"), ("95 %", 1.21, "left"), ("p", 1.64, "right"))
-    for column, x, side in columns:
-        title = "p (Holm)" if column == "p" else column
-        ax.text(x, 0.45, title, ha=side, color="#555555", **style)
-        for setting, y in places.items():
-            ax.text(x, y, texts[column][setting], ha=side, **style)
-
-
-def _what_is_drawn(found: Differences) -> str:
-    n = sorted(set(found.settings["pairs"][found.tested]))
+def _what_is_drawn(differences: Differences) -> str:
+    n = sorted(set(differences.settings["pairs"][differences.tested]))
     if not n:
         return "one seed in common: no interval can be given"
     seeds = f"{n[0]} to {n[-1]}" if len(n) > 1 else str(n[0])

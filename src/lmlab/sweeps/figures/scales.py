@@ -1,36 +1,30 @@
-"""How values become places and colours in a picture."""
+"""How values become places and colours in a figure."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.ticker import (
-    EngFormatter,
-    FixedLocator,
-    FuncFormatter,
-    LogLocator,
-    NullFormatter,
-    NullLocator,
-)
 
-from lmlab.sweeps.table.values import canonical, is_missing, is_number, shown
+from lmlab.sweeps.table.settings import Table
+from lmlab.sweeps.table.values import canonical, is_number, ordered
 
-CHARACTERS = 58  # of tick labels that fit along an axis
 FARTHEST = 1e100
+MOST_TICKS = 40  # that are tried at the values themselves; those without room have no label
+MOST_DRAWN = 12  # settings with a colour of their own
 # Okabe and Ito's palette for colour-blind readers, without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
-def ordered(values: Iterable[Any]) -> list[Any]:
-    """The different values: numbers by size, anything else in the order in which it comes."""
-    different = {canonical(value): value for value in values if not is_missing(value)}.values()
-    return sorted(different) if all(map(is_number, different)) else list(different)
+VIRIDIS = (
+    *("#440154", "#482777", "#3e4989", "#31688e", "#26828e"),
+    *("#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725"),
+)
+GREY = "#8a8a8a"
+WHOLE_POWERS = "replace(format(datum.value, '~e'), 'e+', 'e')"  # 2e12
 
 
 def has_a_place(value: Any) -> bool:
@@ -59,48 +53,81 @@ def wants_log(values: Sequence[float]) -> bool:
 
 
 class Style(NamedTuple):
-    """How a line and its points are drawn."""
+    """How a line and its points are drawn, in Vega-Lite's words."""
 
-    colour: Any
-    marker: str = "o"
-    dash: str = "-"
+    colour: str
+    shape: str = "circle"
+    dash: tuple[int, ...] = ()
+    size: int = 55  # of a point, square pixels
 
 
 def distinct(n: int) -> list[Style]:
     """A style for each of n things."""
-    found = [Style(colour) for colour in COLOURS] + [Style(c, "s", "--") for c in COLOURS]
-    return [found[i % len(found)] for i in range(n)]
+    styles = [Style(c) for c in COLOURS] + [Style(c, "square", (6, 3)) for c in COLOURS]
+    return [styles[i % len(styles)] for i in range(n)]
 
 
 def styles_of(values: Sequence[Any]) -> list[Style]:
-    """A style for each value: numbers have colours along a scale."""
-    if len(values) < 2 or not all(map(is_number, values)):
+    """Colours for values in order: for numbers they go from dark to light."""
+    if len(values) < 3 or not all(map(is_number, values)):
         return distinct(len(values))
-    return [Style(colour) for colour in sns.color_palette("viridis", len(values))]
+    at = np.linspace(0, len(VIRIDIS) - 1, len(values) + 2)[1:-1]
+    channels = [[int(colour[i : i + 2], 16) for colour in VIRIDIS] for i in (1, 3, 5)]
+    mixed = np.stack([np.interp(at, range(len(VIRIDIS)), channel) for channel in channels], axis=1)
+    return [Style("#" + "".join(f"{round(x):02x}" for x in rgb)) for rgb in mixed]
 
 
-def number_axis(ax: Axes, values: list[float], title: str) -> None:
-    """A log axis where the values ask for it; ticks at the values, if there is room for them."""
-    ax.set_xlabel(title)
-    on_log = wants_log(values)
-    if on_log:
-        log_axis(ax, values)
-    at = [math.log(x) for x in values] if on_log else values
-    narrowest = min((b - a for a, b in pairwise(at)), default=1.0) / ((at[-1] - at[0]) or 1.0)
-    room = narrowest * CHARACTERS - max(len(shown(x)) for x in values) - 1.5
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: shown(float(x))))
-    if room > 0 or len(values) == 1:
-        ax.xaxis.set_major_locator(FixedLocator(values))
-        ax.xaxis.set_minor_locator(NullLocator())
+def styles_of_settings(table: Table) -> dict[int, Style]:
+    """The style of each of the best MOST_DRAWN settings, the same in every figure."""
+    best = table.settings.head(MOST_DRAWN)
+    if len(table.keys) == 1 and all(map(is_number, best[table.keys[0]])):
+        best = best.loc[places(best[table.keys[0]]).sort_values(kind="stable").index]
+        styles = styles_of(list(best[table.keys[0]]))
+    else:
+        styles = distinct(len(best))
+    return dict(zip(best.index, styles, strict=True))
 
 
-def log_axis(ax: Axes, values: Sequence[float], counts: bool = False) -> None:
-    """Numbers by ratio, for values in ascending order; `counts` are written 5k, 2M."""
-    ax.set_xscale("log")
-    ax.grid(which="minor", axis="x", visible=False)
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    decades = math.log10(values[-1] / values[0])
-    # Where fewer than two of these lie in sight, the locator takes other round numbers.
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3.5 else (1,)))
-    if counts:
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+def number_axis(values: Sequence[float], title: str) -> dict[str, Any]:
+    """An axis of numbers, by ratio where they ask for it, with ticks at the values."""
+    if len(values) > MOST_TICKS:
+        ticks = ratio_ticks(min(values), max(values)) if wants_log(values) else None
+    else:
+        ticks = list(values)
+    return _axis(title, wants_log(values), ticks, "~g")
+
+
+def ratio_axis(low: float, high: float, title: str, written: str = "~s") -> dict[str, Any]:
+    """A logarithmic axis with ticks at round numbers; counts are `written` 5k, 2M."""
+    return _axis(title, True, ratio_ticks(low, high), written)
+
+
+def ratio_ticks(low: float, high: float) -> list[float]:
+    """Round numbers around two others: 1, 2, 5, 10, …, or powers of ten where that is enough."""
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    steps = (1, 2, 5) if math.log10(high / low) < 3.5 else (1,)
+    return [step * 10.0**power for power in powers for step in steps]
+
+
+def _axis(title: str, on_log: bool, ticks: list[float] | None, written: str) -> dict[str, Any]:
+    scale: dict[str, Any] = {"type": "log"} if on_log else {"type": "linear", "zero": False}
+    scale |= {"nice": False, "padding": 24}
+    axis: dict[str, Any] = {"labelOverlap": "greedy", "labelSeparation": 4}
+    axis |= {"labelExpr": written} if written == WHOLE_POWERS else {"format": written}
+    if ticks is not None:
+        axis["values"] = ticks
+    return {"type": "quantitative", "title": title, "scale": scale, "axis": axis}
+
+
+def word_axis(
+    words: Sequence[str], title: str, padding: float = 0.3, **more: Any
+) -> dict[str, Any]:
+    """An axis of words at the places 0, 1, …: two that look alike stay two."""
+    axis = {"labelExpr": by_place(words), "labelLimit": 320, "grid": False, **more}
+    scale = {"domain": list(range(len(words))), "padding": padding}
+    return {"type": "ordinal", "title": title, "scale": scale, "axis": axis}
+
+
+def by_place(words: Sequence[str]) -> str:
+    """Vega's expression for the word at a place."""
+    return f"{json.dumps(list(words))}[datum.value]"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from lmlab.sweeps.table.reading import COMPUTED_ON, FoundRun
+from lmlab.sweeps.table.reading import COMPUTED_ON, RunFiles
 from lmlab.sweeps.table.settings import BEST, LOSS, METRICS, Table
 from lmlab.sweeps.table.values import canonical, shown
+from lmlab.sweeps.table.words import what_is_counted
 
 EDITED = {
     "corpus_sha256": "corpus_sha256: runs of one config have read different texts, the file was "
@@ -19,7 +20,7 @@ EDITED = {
 
 def notes(table: Table) -> list[str]:
     """What each figure is (unit, split, which tokens, over which seeds), a line each."""
-    protocol = {"full": _full_pass(table.found), "evals": _evaluations(table.found)}
+    protocol = {"full": _full_pass(table.files), "evals": _evaluations(table.files)}
     lines = [
         f"{name}: {METRICS[name].unit}, {METRICS[name].protocol.format(**protocol)}"
         for name in dict.fromkeys((table.metric, LOSS, BEST))
@@ -36,7 +37,7 @@ def notes(table: Table) -> list[str]:
     if repeated := len(done) - len(counted):
         lines.append(f"{repeated} done before with the same seed: only the newest of each counts")
     lines += [EDITED[key] for key in table.keys if key in EDITED]
-    lines += _machines([run for run in table.found if run.status == "done"])
+    lines += _machines([run for run in table.files if run.status == "done"])
     amounts = [
         f"{done[quantity].iloc[0]:{digits}} {heading}"
         for quantity, heading, digits in (
@@ -48,7 +49,7 @@ def notes(table: Table) -> list[str]:
     ]
     if amounts:
         lines.append(f"each run: {', '.join(amounts)} of training")
-    return [*lines, *what_is_counted([table.found[i].record for i in done.index])]
+    return [*lines, *what_is_counted([table.files[i].record for i in done.index])]
 
 
 def _flattering(table: Table) -> list[str]:
@@ -62,20 +63,6 @@ def _flattering(table: Table) -> list[str]:
     if n := int((pruned & (table.settings["n"] > 0)).sum()):
         which = "a setting" if n == 1 else f"{n} settings"
         lines.append(f"the mean of {which} is without seeds that were pruned, which flatters it")
-    return lines
-
-
-def what_is_counted(records: Iterable[dict[str, Any]]) -> list[str]:
-    """What steps, tokens, FLOPs and seconds are, where some runs have more than their own."""
-    lines = []
-    records = list(records)
-    if any(record.get("before") for record in records):
-        lines.append(
-            "runs that began from another's checkpoint: steps, tokens, FLOPs and time are those of "
-            "the other up to there, at its own costs, and theirs"
-        )
-    if any(record.get("teacher_flops") for record in records):
-        lines.append("FLOPs: those of teachers' forward passes are among them")
     return lines
 
 
@@ -94,26 +81,26 @@ def listed(values: Sequence[Any]) -> str:
     )
 
 
-def _machines(runs: Sequence[FoundRun]) -> list[str]:
+def _machines(runs: Sequence[RunFiles]) -> list[str]:
     """What the runs were computed on, where it is not the same for all."""
     lines = []
     for key in COMPUTED_ON:
-        found = {shown(on[key]) for run in runs for on in run.computed_on if key in on}
-        if len(found) > 1:
+        values = {shown(on[key]) for run in runs for on in run.computed_on if key in on}
+        if len(values) > 1:
             lines.append(
-                f"{key}: {', '.join(sorted(found))} among these runs, so their last digits may "
+                f"{key}: {', '.join(sorted(values))} among these runs, so their last digits may "
                 "differ for that alone"
             )
     return lines
 
 
-def _agreed(runs: Sequence[FoundRun], keys: Sequence[str]) -> list[Any] | None:
+def _agreed(runs: Sequence[RunFiles], keys: Sequence[str]) -> list[Any] | None:
     """The values of some keys, if all readable configs have the same."""
-    found = [[run.config.get(key) for key in keys] for run in runs if run.config is not None]
-    return found[0] if len(set(map(canonical, found))) == 1 else None
+    values = [[run.config.get(key) for key in keys] for run in runs if run.config is not None]
+    return values[0] if len(set(map(canonical, values))) == 1 else None
 
 
-def _full_pass(runs: Sequence[FoundRun]) -> str:
+def _full_pass(runs: Sequence[RunFiles]) -> str:
     agreed = _agreed(runs, ("data.block_size", "eval.stride"))
     windows = "data.block_size and eval.stride of each run"
     if agreed is not None:
@@ -121,7 +108,7 @@ def _full_pass(runs: Sequence[FoundRun]) -> str:
     return f"every token of val but the first predicted once ({windows})"
 
 
-def _evaluations(runs: Sequence[FoundRun]) -> str:
+def _evaluations(runs: Sequence[RunFiles]) -> str:
     agreed = _agreed(runs, ("eval.protocol", "eval.iters", "data.batch_size", "data.block_size"))
     if agreed is None:
         return "on tokens of val as each run's eval and data say"

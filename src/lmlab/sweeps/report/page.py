@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import html
+import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from lmlab.config.stored import conf_dir
 from lmlab.console import command
+from lmlab.data.download import cache_dir
 from lmlab.errors import LabError
+from lmlab.files import write_atomically
 from lmlab.runs.record import read_config
-from lmlab.sweeps.compare.differences import Differences, compare
 from lmlab.sweeps.launch.journal import MULTIRUN
-from lmlab.sweeps.report.leaderboard import columns, failures, summary
-from lmlab.sweeps.report.notes import notes
-from lmlab.sweeps.report.sections import Column, Section
-from lmlab.sweeps.report.verdicts import (
-    difference_columns,
-    difference_title,
-    notes_on,
-    notes_on_marks,
-)
+from lmlab.sweeps.report.sections import Section
 from lmlab.sweeps.table.settings import Table
 
 STYLE = """
@@ -37,33 +31,23 @@ th { border-bottom: 1px solid; }
 tr.best td { font-weight: 600; }
 ul { padding-left: 1.2rem; font-size: 0.85rem; opacity: 0.75; }
 pre { overflow-x: auto; padding: 0.7rem; background: rgb(128 128 128 / 15%); }
-img { max-width: 100%; height: auto; background: white; }
+.figure { margin: 1rem 0; overflow-x: auto; background: white; color-scheme: light; }
+"""
+# Reads what the figures are from the page, and draws them.
+DRAW = """
+for (const [name, chart] of Object.entries(JSON.parse(document.getElementById("charts").text)))
+  vegaEmbed(document.getElementById(name), chart, {actions: false, renderer: "svg"});
 """
 
 
-def page(
-    table: Table,
-    folder: Path,
-    title: str,
-    pictures: Mapping[str, bytes] | None = None,
-    comparisons: Sequence[Differences] = (),
-    sections: Sequence[Section] = (),
-) -> str:
-    """The report as HTML; `pictures`, PNG by name, are put into the page."""
-    to_best = compare(table)
-    parts = [f"<h1>{_text(title)}</h1>", *_question(folder), f"<p>{_text(summary(table))}.</p>"]
-    parts += _table(columns(table, folder, to_best), best=table.best)
-    parts += _list([*notes(table), *notes_on_marks(to_best)])
-    for i, found in enumerate(comparisons):
-        parts += [f"<h2>{_text(difference_title(found))}</h2>"]
-        parts += [*_table(difference_columns(found)), *_list(notes_on(found, legend=i == 0))]
+def page(table: Table, folder: Path, title: str, sections: Sequence[Section]) -> str:
+    """The report as HTML, with its figures and what draws them: it loads nothing."""
+    parts = [f"<h1>{_text(title)}</h1>", *_question(folder)]
     for section in sections:
-        parts += [f"<h2>{_text(section.title)}</h2>"]
-        parts += [*_table(section.columns), *_list(section.notes)]
-    if bad := failures(table, folder):
-        parts += ["<h2>failures</h2>", _pre(bad)]
-    parts += [_picture(name, png) for name, png in (pictures or {}).items()]
-    parts += ["<h2>again</h2>", _pre([*_commands(folder), *_made_with(table)])]
+        parts += [f"<h2>{_text(section.title)}</h2>", *_table(section), *_list(section.notes)]
+        parts += [_pre(section.lines)] if section.lines else []
+        parts += [f'<div class="figure" id="{_text(name)}"></div>' for name in section.figures]
+    parts += ["<h2>again</h2>", _pre([*_commands(folder), *_made_with(table)]), *_charts(sections)]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head += f"<title>{_text(title)}</title><style>{STYLE}</style>"
     body = "\n".join(parts)
@@ -84,21 +68,41 @@ def _list(lines: Sequence[str]) -> list[str]:
     return ["<ul>", *(f"<li>{_text(line)}</li>" for line in lines), "</ul>"] if lines else []
 
 
-def _table(wanted: Sequence[Column], best: int | None = None) -> Iterator[str]:
-    """`best` is the row in bold, counted from 1."""
-    kinds = [' class="number"' if column.is_number else "" for column in wanted]
-    heads = zip(kinds, (column.heading for column in wanted), strict=True)
+def _table(section: Section) -> Iterator[str]:
+    columns = section.columns
+    kinds = [' class="number"' if column.is_number else "" for column in columns]
+    heads = zip(kinds, (column.heading for column in columns), strict=True)
     yield "<table>"
     yield f"<tr>{''.join(f'<th{kind}>{_text(head)}</th>' for kind, head in heads)}</tr>"
-    for row, cells in enumerate(zip(*(column.cells for column in wanted), strict=True), 1):
+    for row, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
         inside = "".join(f"<td{k}>{_text(c)}</td>" for k, c in zip(kinds, cells, strict=True))
-        yield f"<tr{' class=best' if row == best else ''}>{inside}</tr>"
+        yield f"<tr{' class=best' if row == section.best else ''}>{inside}</tr>"
     yield "</table>"
 
 
-def _picture(name: str, png: bytes) -> str:
-    encoded = base64.b64encode(png).decode("ascii")
-    return f'<p><img alt="{_text(Path(name).stem)}" src="data:image/png;base64,{encoded}"></p>'
+def _charts(sections: Sequence[Section]) -> Iterator[str]:
+    figures = {name: chart for section in sections for name, chart in section.figures.items()}
+    if figures:
+        from lmlab.sweeps.figures.charts import spec_of
+
+        charts = json.dumps({name: spec_of(chart) for name, chart in figures.items()})
+        charts = charts.replace("<", "\\u003c")  # no text of a run ends the script
+        yield f'<script type="application/json" id="charts">{charts}</script>'
+        yield f"<script>{_vega()}</script>\n<script>{DRAW}</script>"
+
+
+def _vega() -> str:
+    """The JavaScript that draws a figure. Bundling it takes seconds, so it is kept."""
+    import vl_convert
+
+    kept = cache_dir() / f"vega-embed-{vl_convert.get_vega_embed_version()}.js"
+    with suppress(OSError):
+        return kept.read_text("utf-8")
+    bundle = str(vl_convert.javascript_bundle())  # type: ignore[call-arg]
+    bundle = bundle.replace("</script", "<\\/script")
+    with suppress(OSError):
+        write_atomically(kept, bundle.encode(), parents=True)
+    return bundle
 
 
 def _multirun(folder: Path, *keys: str) -> Any:
@@ -141,7 +145,7 @@ def _listed(value: Any) -> list[Any]:
 def _made_with(table: Table) -> list[str]:
     """Versions and processors of the runs, each once."""
     lines = []
-    for run in table.found:
+    for run in table.files:
         versions = run.record.get("versions") or {}
         if isinstance(versions, dict):
             lines.append(", ".join(f"{name} {version}" for name, version in versions.items()))

@@ -1,43 +1,25 @@
-"""What a sweep found: printed, and kept beside its runs as tables, pictures and mean curves."""
+"""What a sweep found: printed, and kept beside its runs as tables, figures and mean curves."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from lmlab.console import console
 from lmlab.errors import LabError
-from lmlab.sweeps.compare.differences import Differences
-from lmlab.sweeps.compare.questions import Questions
-from lmlab.sweeps.kept import (
-    DIFFERENCES_CSV,
-    FIT,
-    LEADERBOARD,
-    LEADERBOARD_CSV,
-    PAGE,
-    PICTURES,
-    PLOTS,
-    RUNS_CSV,
-    SCALING_CSV,
-    SCALING_JSON,
-    SEED_MEAN,
-    Kept,
-    left_alone,
-)
-from lmlab.sweeps.report.leaderboard import markdown, print_table, runs_csv, settings_csv
+from lmlab.sweeps.kept import FIT, LEADERBOARD, PAGE, PICTURES, PLOTS, SEED_MEAN, Kept, left_alone
+from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.page import page
-from lmlab.sweeps.report.verdicts import differences_csv
+from lmlab.sweeps.report.questions import Asked
+from lmlab.sweeps.report.sections import Section
+from lmlab.sweeps.report.terminal import print_sections
+from lmlab.sweeps.report.written import exact_files, markdown, pictures
 from lmlab.sweeps.table.curves import seed_means
 from lmlab.sweeps.table.settings import Table, load
-
-if TYPE_CHECKING:
-    from lmlab.sweeps.compare.scaling import Scaling
 
 
 def report(folder: Path, metric: str | None = None, plots: bool = True) -> Table:
@@ -51,7 +33,7 @@ def report(folder: Path, metric: str | None = None, plots: bool = True) -> Table
             written.
     """
     table = load([folder], metric)
-    print_table(table, console, str(folder))
+    print_sections(str(folder), [leaderboard(table)], console)
     keep_all(table, folder, plots)
     return table
 
@@ -62,83 +44,47 @@ def keep_all(table: Table, folder: Path, plots: bool = True) -> None:
     Raises:
         LabError: if it cannot be written.
     """
-    before = Kept.read(folder).asked
-    questions, scaling, asked = Questions(table), None, {PICTURES} if plots else set()
-    with suppress(LabError, ValueError):  # the runs may be others by now
-        at = [word.removeprefix("--at ") for word in before if word.startswith("--at ")]
-        to = [float(word.removeprefix("--to ")) for word in before if word.startswith("--to ")]
-        questions = Questions.parse(table, None, None, sorted(at), sorted(to))
-        asked |= before - {FIT, PICTURES}
-    if FIT in before:
-        with suppress(LabError):
-            from lmlab.sweeps.compare.scaling import scaling_of
-
-            scaling = scaling_of(table)
-            asked |= {FIT}
-    keep(table, folder, frozenset(asked), questions.answers(), scaling)
+    before = Kept.read(folder).asked - {PICTURES}
+    words, answers = _answered_again(table, before)
+    keep(table, folder, words | ({PICTURES} if plots else set()), answers)
 
 
-def keep(
-    table: Table,
-    folder: Path,
-    asked: frozenset[str] = frozenset({PICTURES}),
-    comparisons: Sequence[Differences] = (),
-    scaling: Scaling | None = None,
-) -> None:
-    """Write report.html, leaderboard.md, leaderboard.csv, runs.csv, plots/ and _seed-mean/ into a
-    folder, differences.csv, if anything was compared, and a `scaling` law, if one was fitted.
+def _answered_again(table: Table, before: frozenset[str]) -> tuple[frozenset[str], list[Section]]:
+    """What was asked before and can be answered still: the runs may be others by now."""
+    for words in (before, before - {FIT}):
+        with suppress(LabError, ValueError):
+            return words, list(Asked.from_words(table, words).answers())
+    return frozenset(), list(Asked(table).answers())
+
+
+def keep(table: Table, folder: Path, asked: frozenset[str], answers: Iterable[Section]) -> None:
+    """Write report.html, leaderboard.md, the sections' CSV and JSON files, plots/ and _seed-mean/
+    into a folder. `asked` says what the report has, as `Kept.asked`.
 
     What is there and was written by no report stays.
 
     Raises:
         LabError: if it cannot be written.
     """
-    pictures: dict[str, bytes] = {}
-    if PICTURES in asked:
-        pictures = {f"{PLOTS}/{name}": png for name, png in _pictures(table, comparisons, scaling)}
+    sections = [leaderboard(table, folder=folder), *answers]
+    if PICTURES not in asked:
+        sections = [replace(section, draw=tuple) for section in sections]
     title = folder.resolve().name
-    sections, laws = [], {}
-    if scaling is not None:
-        from lmlab.sweeps.report import scaling_report
-
-        laws[SCALING_CSV] = scaling_report.scaling_csv(scaling).encode()
-        laws[SCALING_JSON] = scaling_report.scaling_json(scaling).encode()
-        sections = scaling_report.sections(scaling)
-    about = table, folder, title, pictures, comparisons, sections
     files = {
-        PAGE: page(*about).encode(),
-        LEADERBOARD: markdown(*about).encode(),
-        LEADERBOARD_CSV: settings_csv(table, folder).encode(),
-        RUNS_CSV: runs_csv(table, folder).encode(),
-        **({DIFFERENCES_CSV: differences_csv(comparisons).encode()} if comparisons else {}),
-        **laws,
+        PAGE: page(table, folder, title, sections).encode(),
+        LEADERBOARD: markdown(title, sections).encode(),
+        **exact_files(sections),
     }
+    drawn = pictures(sections)
     means = {f"{SEED_MEAN}/{name}": events for name, events in seed_means(table).items()}
     with Kept.opened(folder) as kept:
-        own = kept.replace({**files, **pictures, **means}, asked)
+        own = kept.replace({**files, **drawn, **means}, asked)
     names = [name for name in files if name not in own]
-    if pictures:
-        names.append(f"{PLOTS}/ ({len(pictures)} pictures)")
+    if drawn:
+        n = sum(name.endswith(".png") for name in drawn)
+        names.append(f"{PLOTS}/ ({n} pictures)")
     if means:
         names.append(f"{SEED_MEAN}/ (curves for TensorBoard)")
     console.print(Text(f"\nkept in {folder}: {', '.join(names)}"))
     if own:
         console.print(Text(left_alone(own)))
-
-
-def _pictures(
-    table: Table, comparisons: Sequence[Differences], scaling: Scaling | None
-) -> Iterable[tuple[str, bytes]]:
-    """Every picture as PNG, by its file's name."""
-    from lmlab.sweeps.figures.plots import pictures
-    from lmlab.sweeps.figures.width_plots import width_pictures
-
-    drawn = chain(width_pictures(table), pictures(table, comparisons))
-    if scaling is not None:
-        from lmlab.sweeps.figures.scaling_plots import scaling_pictures
-
-        drawn = chain(scaling_pictures(scaling), drawn)
-    for name, figure in drawn:
-        png = io.BytesIO()
-        figure.savefig(png, format="png")
-        yield name, png.getvalue()

@@ -1,28 +1,27 @@
-"""How a table of settings is laid out: columns of text, for a terminal and as Markdown."""
+"""What a sweep says: sections, each a table with its notes, its figures and its rows for a file.
+
+A terminal, Markdown, files of figures and a page each render them: see the modules beside this one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Column as GridColumn
-from rich.table import Table as Grid
-from rich.text import Text
 
 from lmlab.sweeps.table.settings import Table
 from lmlab.sweeps.table.values import heading, is_missing, is_number, label, shown
 
-MOST_ROWS = 50  # in a terminal; files and pipes have all
+if TYPE_CHECKING:
+    from lmlab.sweeps.figures.charts import Chart
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table, with a cell for each setting."""
+    """A column of a table, with a cell for each row."""
 
     heading: str
     is_number: bool
@@ -31,61 +30,34 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """A table of a report, with its title and what is to be known of it."""
+    """The answer to one question."""
 
     title: str
     columns: list[Column]
     notes: list[str]
+    best: int | None = None  # a row to stand out, counted from 0
+    is_wide: bool = False  # the last column may stand below the table in a narrow terminal
+    lines: list[str] = field(default_factory=list)  # shown as they are: reasons and logs
+    # By a file's name: rows in full precision for CSV, or what JSON holds. Those of several
+    # sections under one name are one table.
+    files: Mapping[str, pd.DataFrame | dict[str, Any]] = field(default_factory=dict)
+    draw: Callable[[], Iterable[tuple[str, Chart]]] = tuple  # by the name of a figure's file
+
+    @cached_property
+    def figures(self) -> dict[str, Chart]:
+        return dict(self.draw())
 
 
 def key_columns(table: Table, settings: pd.DataFrame) -> list[Column]:
     """The keys in which settings differ."""
-    found = []
-    for key in table.keys:
-        cells = [label(key, value) for value in settings[key]]
-        found.append(Column(heading(key), all(map(is_number, settings[key])), cells))
-    return found
-
-
-def grid_of(
-    wanted: Sequence[Column],
-    settings: Iterable[int],
-    best: int | None = None,
-    text_width: int | None = None,
-) -> Grid:
-    """The rows of some settings for rich; texts are folded at `text_width` characters."""
-    grid = Grid(GridColumn("#", justify="right", style="dim"), box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in wanted:
-        grid.add_column(
-            Text(column.heading),
-            justify="right" if column.is_number else "left",
-            no_wrap=column.is_number,
-            overflow="fold",
-            max_width=None if column.is_number else text_width,
+    return [
+        Column(
+            heading(key),
+            all(map(is_number, settings[key])),
+            [label(key, value) for value in settings[key]],
         )
-    for place, setting in enumerate(settings, 1):
-        cells = [Text(column.cells[setting - 1]) for column in wanted]
-        grid.add_row(str(place), *cells, style="bold" if setting == best else None)
-    return grid
-
-
-def natural_width(console: Console, grid: Grid) -> int:
-    """How wide a table is that folds nothing it need not."""
-    return Measurement.get(console, console.options.update_width(100_000), grid).maximum
-
-
-def markdown_table(wanted: Sequence[Column]) -> list[str]:
-    """The lines of a table as GitHub reads it."""
-    rows = [[column.heading for column in wanted], *zip(*(c.cells for c in wanted), strict=True)]
-    lines = ["| " + " | ".join(map(escaped, row)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("---:" if c.is_number else "---" for c in wanted) + "|")
-    return lines
-
-
-def escaped(text: str) -> str:
-    for mark in "\\|`*<":
-        text = text.replace(mark, f"\\{mark}")
-    return text
+        for key in table.keys
+    ]
 
 
 def exact(value: Any) -> Any:

@@ -40,7 +40,7 @@ def read_curves(runs: pd.DataFrame, tags: Sequence[str]) -> pd.DataFrame:
         try:
             with open_to_read(path, within=path.parent) as file:
                 content = file.read()
-            curves = pd.read_csv(
+            logged = pd.read_csv(
                 io.BytesIO(content),
                 usecols=lambda name: name in ("step", *tags),
                 index_col=False,
@@ -50,12 +50,12 @@ def read_curves(runs: pd.DataFrame, tags: Sequence[str]) -> pd.DataFrame:
             )
         except (OSError, ValueError):  # none yet, or no table at all
             continue
-        frames.append(curves.assign(setting=setting, run=run))
-    found = pd.concat(frames)[columns].apply(pd.to_numeric, errors="coerce").astype("float64")
-    found = found.where(np.isfinite)[found["step"].between(0, 2**53)]
-    found = found.astype({"setting": "int64", "run": "int64", "step": "int64"})
+        frames.append(logged.assign(setting=setting, run=run))
+    curves = pd.concat(frames)[columns].apply(pd.to_numeric, errors="coerce").astype("float64")
+    curves = curves.where(np.isfinite)[curves["step"].between(0, 2**53)]
+    curves = curves.astype({"setting": "int64", "run": "int64", "step": "int64"})
     # Of a step that was logged twice, the later value.
-    return found.groupby(["setting", "run", "step"], as_index=False).last()
+    return curves.groupby(["setting", "run", "step"], as_index=False).last()
 
 
 def of_all_seeds(curves: pd.DataFrame, tag: str) -> pd.DataFrame:
@@ -84,7 +84,7 @@ def spent_at(table: Table, curves: pd.DataFrame, quantity: str) -> pd.Series:
     """
     runs = table.runs.loc[curves["run"].unique()]
     before = pd.DataFrame(
-        [table.found[i].before for i in runs.index], runs.index, ["step", quantity], "float64"
+        [table.files[i].before for i in runs.index], runs.index, ["step", quantity], "float64"
     )
     n_steps = runs["step"].astype("float64") - before["step"]
     a_step = (runs[quantity].astype("float64") - before[quantity]) / n_steps

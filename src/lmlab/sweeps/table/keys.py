@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lmlab.sweeps.table.reading import RECORDED_KEYS, SEED, FoundRun
+from lmlab.sweeps.table.reading import RECORDED_KEYS, SEED, RunFiles
 from lmlab.sweeps.table.values import canonical
 
 
-def key_values(runs: Sequence[FoundRun]) -> pd.DataFrame:
+def key_values(runs: Sequence[RunFiles]) -> pd.DataFrame:
     """A row per run, a column per key: its value in the sweep, else in the config, else the option
     chosen for a group that another run's sweep varied. NaN: the run has no such key."""
     swept = {key for run in runs for key in run.swept}
@@ -24,7 +24,7 @@ def key_values(runs: Sequence[FoundRun]) -> pd.DataFrame:
 class Folding:
     """Numbers runs by the values of some keys: equal values, equal number."""
 
-    def __init__(self, runs: Sequence[FoundRun], values: pd.DataFrame):
+    def __init__(self, runs: Sequence[RunFiles], values: pd.DataFrame):
         self.texts = values.map(canonical)
         # A run of which nothing is known is like no other.
         unknown = [run.config is None and not run.swept for run in runs]
@@ -35,7 +35,7 @@ class Folding:
         return self.texts.groupby(by, sort=False).ngroup()
 
 
-def differing_keys(runs: Sequence[FoundRun], values: pd.DataFrame, folding: Folding) -> list[str]:
+def differing_keys(runs: Sequence[RunFiles], values: pd.DataFrame, folding: Folding) -> list[str]:
     """The keys to group by, so that the runs of a group differ in nothing but the seed.
 
     First the keys of the sweep that vary; then those in which the stored configs of a group still

@@ -26,7 +26,7 @@ COMPUTED_ON = ("threads", "processor", "device")
 
 
 @dataclass(frozen=True)
-class FoundRun:
+class RunFiles:
     """One run as its files describe it. Whatever is missing or nonsense in them is None."""
 
     path: Path
@@ -112,13 +112,13 @@ class FoundRun:
         return reason
 
 
-def read(folders: Iterable[Path]) -> tuple[list[FoundRun], list[str]]:
+def read(folders: Iterable[Path]) -> tuple[list[RunFiles], list[str]]:
     """Every run below the folders, in the order they were started, and what cannot be read.
 
     Raises:
         LabError: if a folder is not there.
     """
-    found: dict[Path, FoundRun] = {}
+    runs: dict[Path, RunFiles] = {}
     unreadable = []
     for folder in folders:
         if not folder.is_dir():
@@ -126,12 +126,12 @@ def read(folders: Iterable[Path]) -> tuple[list[FoundRun], list[str]]:
         for path in _run_dirs(folder):
             run = RunDirectory(path)
             try:
-                found[path.resolve()] = FoundRun(
+                runs[path.resolve()] = RunFiles(
                     path, run.status, run.unchecked_record, _config(run)
                 )
             except LabError as error:
                 unreadable.append(" ".join(str(error).split()))
-    by_start = sorted(found.values(), key=lambda run: (str(run.record.get("started")), run.path))
+    by_start = sorted(runs.values(), key=lambda run: (str(run.record.get("started")), run.path))
     return by_start, sorted(unreadable)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from lmlab.errors import LabError
 from lmlab.sweeps.table.keys import Folding, differing_keys, key_values
-from lmlab.sweeps.table.reading import FoundRun, read
+from lmlab.sweeps.table.reading import RunFiles, read
 from lmlab.sweeps.table.values import canonical
 
 STATUSES = ("done", "running", "interrupted", "pruned", "failed", "killed")
@@ -94,7 +94,7 @@ class Table:
     settings: pd.DataFrame
     keys: list[str]  # the columns of keys in both
     metric: str  # sorted by it
-    found: list[FoundRun]  # by the index of `runs`
+    files: list[RunFiles]  # by the index of `runs`
     unreadable: list[str]  # what is wrong with each record that was left out
 
     @property
@@ -133,15 +133,15 @@ def load(folders: Sequence[Path], metric: str | None = None) -> Table:
 
 
 def tabulate(
-    found: list[FoundRun], unreadable: Sequence[str] = (), metric: str | None = None
+    files: list[RunFiles], unreadable: Sequence[str] = (), metric: str | None = None
 ) -> Table:
     """Fold runs that differ in nothing but the seed, and sort the settings by a metric."""
-    values = key_values(found)
-    folding = Folding(found, values)
-    keys = differing_keys(found, values, folding)
+    values = key_values(files)
+    folding = Folding(files, values)
+    keys = differing_keys(files, values, folding)
     columns = {key: f"{key} (key)" if key in TAKEN else key for key in keys}
 
-    figures = pd.DataFrame([run.figures() for run in found]).astype(DTYPES)
+    figures = pd.DataFrame([run.figures() for run in files]).astype(DTYPES)
     runs = pd.concat([values[keys].rename(columns=columns), figures], axis=1)
     runs["setting"] = folding.setting(keys)
     ended = (runs["status"] == "done") | runs["diverged"]
@@ -155,7 +155,7 @@ def tabulate(
     runs["setting"] = runs["setting"].map(place)
     settings.index = pd.RangeIndex(1, len(settings) + 1, name="setting")
     runs = runs.sort_values("setting", kind="stable")
-    return Table(runs, settings, list(columns.values()), metric, found, list(unreadable))
+    return Table(runs, settings, list(columns.values()), metric, files, list(unreadable))
 
 
 def _repeated(runs: pd.DataFrame, ended: pd.Series) -> pd.Series:

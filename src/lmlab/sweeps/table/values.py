@@ -39,6 +39,12 @@ def is_number(value: Any) -> bool:
     return abs(value) <= sys.float_info.max  # an integer may be larger than any float
 
 
+def ordered(values: Iterable[Any]) -> list[Any]:
+    """The different values: numbers by size, anything else in the order in which it comes."""
+    different = {canonical(value): value for value in values if not is_missing(value)}.values()
+    return sorted(different) if all(map(is_number, different)) else list(different)
+
+
 def shown(value: Any, width: int | None = None) -> str:
     """A value as one would type it; long numbers are rounded, long texts cut in the middle."""
     if value is None or isinstance(value, bool | list | dict):
