@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from hypothesis import settings
+from omegaconf import open_dict
 from small import FOX, TINY
 
 import lmlab
@@ -18,6 +21,7 @@ from lmlab.config.check import check
 from lmlab.config.stored import conf_dir
 from lmlab.config.words.hydra_inside import version_base
 from lmlab.data import corpus, download
+from lmlab.sweeps.launch.composing import RememberingLoader
 
 if TYPE_CHECKING:
     from lmlab.runs.directory import RunDirectory
@@ -122,14 +126,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def composed() -> Compose:
     """composed("model=head", …): a checked config."""
+    with initialize_config_dir(str(conf_dir()), **version_base()):
+        # As the jobs of a sweep: the files of each choice are read once.
+        loader = RememberingLoader(GlobalHydra.instance().config_loader())
 
     def compose_and_check(*overrides: str) -> dict[str, Any]:
-        with initialize_config_dir(str(conf_dir()), **version_base()):
-            cfg = compose("train", ["name=test", "trainer.accelerator=cpu", *overrides])
-            return check(cfg, schema.Train)
+        words = ["name=test", "trainer.accelerator=cpu", *overrides]
+        cfg = loader.load_configuration("train", words, RunMode.RUN)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return check(cfg, schema.Train)
 
     return compose_and_check
 

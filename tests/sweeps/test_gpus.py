@@ -11,6 +11,7 @@ from lmlab.errors import LabError
 from lmlab.sweeps.launch.pool import gpus, places_on_gpus
 
 
+@pytest.mark.slow
 def test_each_job_is_given_one_gpu_and_each_gpu_one_job_at_a_time(sweep, tmp_path):
     words = ["hydra/launcher=gpus", "hydra.launcher.devices=[0,3]", "seed=1,2,3"]
     said = ended(sweep("model=bigram", "model._target_=misbehaving.Device", *words))

@@ -210,6 +210,7 @@ def test_all_learn_that_another_is_not_ready(text, tmp_path):
     assert RunDirectory(tmp_path / "run").record["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_what_fails_in_all_processes_is_said_once(text, tmp_path):
     words = ["corpus=file", f"corpus.path={text}", *SMALL, f"run_dir={tmp_path}/run"]
     words += ["trainer=ddp", "trainer.accelerator=cpu", "optimizer=sgd", "optimizer.lr=1e38"]
