@@ -18,9 +18,11 @@ from small import SMALL
 from lmlab import cli
 from lmlab import core as training
 from lmlab.config import schema
-from lmlab.config.check import check
+from lmlab.config.check import check, check_plain
 from lmlab.config.fingerprint import fingerprint
+from lmlab.config.trust import nodes
 from lmlab.config.words.hydra_inside import version_base
+from lmlab.errors import LabError
 
 
 @pytest.fixture(scope="module")
@@ -280,10 +282,20 @@ def test_a_whole_number_for_a_float_is_the_same_config():
     assert json.dumps(whole) == json.dumps(point)
     assert fingerprint(whole) == fingerprint(point)
     # Whole numbers that count something stay what they are, and so do keys that no schema knows.
-    own = {"_target_": "mine.Own", "size": 3, "inner": {"_target_": "mine.Inner", "rate": 1}}
+    anything = {"_target_": "torch.nn.Identity"}
+    own = {**anything, "size": 3, "inner": {**anything, "rate": 1}}
     mine = check(OmegaConf.create({**whole, "model": own}), schema.Train)
     assert json.dumps(mine["model"]) == json.dumps(own)
     assert [type(value) for value in mine["data"].values()] == [int, int, float, int]
+
+
+def test_without_its_parts_a_config_is_checked_and_nothing_is_imported():
+    plain = checked("optimizer=muon")
+    for _, node in list(nodes(plain)):
+        node["_target_"] = "nowhere.Part"
+    assert check_plain(plain, schema.Train, parts=()) == plain
+    with pytest.raises(LabError, match=r"^corpus\._target_='nowhere\.Part': cannot be imported: "):
+        check_plain(plain, schema.Train)
 
 
 @pytest.mark.parametrize(

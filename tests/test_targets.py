@@ -1,13 +1,18 @@
 """What a config may say to a class or a function, by its signature alone."""
 
-from typing import Annotated, Any
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from hydra.utils import get_object
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from lmlab.bounds import Positive
-from lmlab.config.targets import Target
+from lmlab.bounds import Count, Positive
+from lmlab.config.targets import Target, named, signature
 from lmlab.errors import LabError
+
+if TYPE_CHECKING:
+    from nowhere import Thing
 
 SOURCE = """
 from typing import Annotated, Any, Literal
@@ -105,7 +110,17 @@ def test_other_keywords_are_taken_where_there_is_room_for_them(check):
     assert refused(check, "Anything", first=1, second=inner(width=1)) == [
         (("key", "second", "depth"), "missing")
     ]
-    assert check("Nowhere", anything={"at": ["all"]})
+
+
+def test_what_is_not_there_is_refused_by_its_key(check):
+    with pytest.raises(ValidationError) as caught:
+        check("Outer", width=1, made=inner(width=1, depth=1), parts=[{"_target_": "nowhere.Part"}])
+    (error,) = caught.value.errors()
+    assert error["loc"] == ("key", "parts", 0, "_target_")
+    assert error["msg"] == "cannot be imported: No module named 'nowhere'"
+    assert refused(check, "Outre") == [(("key", "_target_"), "not_there")]
+    with pytest.raises(LabError, match=r"did you mean targets_of_mine\.Outer\?$"):
+        named("targets_of_mine.Outre")
 
 
 OPTIMIZER = Target("key", positional=1, bounds={"lr": Positive, "betas": Positive, "eps": Positive})
@@ -122,7 +137,6 @@ def test_bounds_are_for_floats_that_have_none(check):
     assert refused(check, "Rule", OPTIMIZER, lr=1.0, params=[]) == [
         (("key", "params"), "unknown_argument")
     ]
-    assert refused(check, "Nowhere", OPTIMIZER, lr=-1.0)
 
 
 def test_keys_beside_the_arguments_have_their_own_types(check):
@@ -134,3 +148,70 @@ def test_keys_beside_the_arguments_have_their_own_types(check):
 def test_a_bound_that_does_not_go_with_its_type_is_the_authors_to_correct(check):
     with pytest.raises(LabError, match=r"key: the annotations of targets_of_mine\.Odd: "):
         check("Odd", flag="x")
+
+
+def test_nothing_that_is_left_out_is_imported():
+    adapter = TypeAdapter(Annotated[dict[str, Any], Target("key")])
+    node = {"_target_": "nowhere.Part"}
+    assert adapter.validate_python(node, context=("key",)) == node
+    with pytest.raises(ValidationError):
+        adapter.validate_python(node, context=("other",))
+
+
+# --- signatures ------------------------------------------------------------------------------
+
+
+class Base:
+    def __init__(self, size: Count, thing: "Thing" = None, pair: tuple[int, float] = (1, 2)): ...  # type: ignore[assignment]
+
+    @classmethod
+    def fit(cls, text: str, size: int): ...
+
+
+class Heir(Base): ...
+
+
+class Checked:
+    def __init__(self, x: Annotated[int, AfterValidator(abs), Field(le=3)], *rest, **others): ...
+
+
+def types_of(call: Any) -> dict[str, Any]:
+    takes = signature(call)
+    assert takes is not None
+    return {name: p.annotation for name, p in takes.parameters.items()}
+
+
+def test_an_annotation_that_cannot_be_resolved_is_any_and_the_others_stay():
+    types = types_of(Heir)
+    assert types["size"] == Count
+    assert types["thing"] is Any
+    assert "tuple[int, float]" in str(types["pair"])
+    assert types_of(Heir.fit) == {"text": str, "size": int}
+
+
+def test_of_anything_else_than_a_class_or_a_function_nothing_is_known():
+    for call in (len, None, 3, types_of.__code__, int):
+        assert signature(call) is None
+    assert signature(object) == inspect.Signature()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "lmlab.models.gpt.GPT",
+        "lmlab.training.optimizers.schedules.cosine",
+        "lightning.pytorch.callbacks.EarlyStopping",
+        "torch.optim.Adafactor",
+        "torch.nn.Tanh",
+    ],
+)
+def test_it_has_the_names_and_defaults_of_pythons_own(target):
+    ours, pythons = signature(named(target)), inspect.signature(get_object(target))
+    assert ours is not None
+    strip = {name: p.replace(annotation=p.empty) for name, p in ours.parameters.items()}
+    assert strip == {n: p.replace(annotation=p.empty) for n, p in pythons.parameters.items()}
+
+
+def test_torchs_numbers_are_numbers():
+    types = types_of(named("torch.optim.AdamW"))
+    assert (types["weight_decay"], types["amsgrad"], types["lr"]) == (float, bool, float | Any)

@@ -539,3 +539,21 @@ def test_where_it_cannot_be_remembered_training_goes_on_and_says_what_to_set(lab
     status, out, err = lab("train", *FOX, "model._target_=nets.Net", "name=nets")
     assert (status, err) == (0, "")
     assert "set LMLAB_TRUST=nets" in " ".join(out.split())
+
+
+def test_what_is_typed_in_place_of_a_stored_class_leaves_that_alone(lab, run):
+    change(run, put("model", {"_target_": "loud.Net"}))
+    words = [f"from={run.path}", "model._target_=lmlab.models.bigram.Bigram", "name=child"]
+    status, _, err = lab("train", *words, "trainer.max_steps=3")
+    assert (status, err) == (0, "")
+    assert "loud" not in sys.modules
+
+
+def test_a_class_that_is_gone_is_missed_where_it_is_wanted(lab, run, monkeypatch):
+    change(run, put("callbacks.mine", {"_target_": "gone.Callback"}))
+    monkeypatch.setenv("LMLAB_TRUST", "gone")
+    for words in (generate(run.path), ["evaluate", f"run={run.path}"]):
+        assert lab(*words)[0] == 0
+    status, _, err = lab("train", f"from={run.path}", "trainer.max_steps=3")
+    assert status == 2
+    assert err.startswith("error: callbacks.mine._target_='gone.Callback': cannot be imported")

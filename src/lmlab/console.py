@@ -176,8 +176,6 @@ def quiet_libraries() -> None:
             logger.addHandler(logging.lastResort)  # and to the terminal
     # A resumed run has TensorBoard purge what was written after its checkpoint, as it should.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    # It prints what it then raises.
-    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
     for message in (
         r".*does not have many workers.*",
         r".*`LightningModule\.configure_optimizers` returned `None`.*",

@@ -9,8 +9,7 @@ from torch import nn
 from lmlab.config import schema
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import check_continues
-from lmlab.config.own_code import changed_code
-from lmlab.config.sources import source_file
+from lmlab.config.own_code import changed_code, source_file
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import text_of
@@ -43,7 +42,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             "data.block_size"
         )
     corpus = _corpus(run, trained) | config["corpus"]
-    with_text = check_plain({**trained.config, "corpus": corpus}, schema.Train)
+    stored = {**trained.config, "corpus": corpus}
+    with_text = check_plain(stored, schema.Train, parts=("corpus", "tokenizer"))
     began_elsewhere = trained.config["from"] is not None  # its tokenizer was fitted on that text
     text = text_of(with_text, trained.tokenizer if began_elsewhere else None)
     if text.sha256 != trained.corpus_sha256:

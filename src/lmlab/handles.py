@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lmlab.data.tokenizer import Tokenizer
+    from lmlab.sweeps.figures.charts import Chart
     from lmlab.sweeps.table.settings import Table
     from lmlab.training.restored import Trained
 
@@ -270,7 +271,7 @@ class Sweep:
         `"1e12flops"`); `to` compares the steps that it took to a loss.
         """
         from lmlab.sweeps.compare.differences import compare
-        from lmlab.sweeps.compare.equal import compare_at, compare_to
+        from lmlab.sweeps.compare.equal import at_point, to_loss
         from lmlab.sweeps.report.questions import Asked
         from lmlab.sweeps.table.values import is_number
 
@@ -291,13 +292,22 @@ class Sweep:
             [] if at is None else [given["at"]],
             [] if to is None else [given["to"]],
         )
+        measured, size = None, asked.least
         if asked.at:
-            answer = compare_at(table, asked.at[0], None, asked.baseline, asked.least)
+            measured = at_point(table, asked.at[0])
         elif asked.to:
-            answer = compare_to(table, asked.to[0], "steps", None, asked.baseline)
-        else:
-            answer = compare(table, None, asked.baseline, asked.least)
+            measured, size = to_loss(table, asked.to[0], "steps"), None  # `least` is of losses
+        answer = compare(table, None, asked.baseline, size, measured)
         return table.settings[table.keys].infer_objects().join(answer.settings)
+
+    def figures(self) -> dict[str, Chart]:
+        """The figures of the report, by name: Altair charts, which a notebook shows."""
+        from lmlab.sweeps.report.leaderboard import leaderboard
+        from lmlab.sweeps.report.questions import Asked
+
+        table = self._table()
+        sections = [leaderboard(table), *Asked(table).answers()]
+        return {name: chart for section in sections for name, chart in section.figures.items()}
 
     def report(self) -> Path:
         """Write tables and pictures into the folder; the page that shows them all."""

@@ -62,14 +62,14 @@ def test_what_its_annotations_refuse_is_one_line(here, lab, words, said):
     assert not Path("outputs").exists()
 
 
-def test_a_bad_value_of_ones_own_model_is_refused_without_importing_anything(command, own):
+def test_beside_ones_own_model_a_bad_value_of_the_labs_is_refused_without_an_import(command, own):
     blocked = own / "without"
     blocked.mkdir()
     for name in ("torch", "lightning"):
         (blocked / f"{name}.py").write_text(f"raise ImportError('{name} was imported')")
     (own / "mypackage/__init__.py").write_text("raise RuntimeError('mypackage was imported')")
-    words = [*MINE, "model=near", "model.n_embd=0"]
-    assert "model.n_embd=0" in command("train", *words, status=2, first_on_path=blocked)
+    words = [*MINE, "model=near", "data.batch_size=0"]
+    assert "data.batch_size=0" in command("train", *words, status=2, first_on_path=blocked)
 
 
 def test_a_whole_number_is_a_float_where_the_class_wants_one(here, lab):

@@ -10,8 +10,7 @@ from extensions.conftest import OWN, TINY, forget_package
 from small import SMALL, cut
 
 from lmlab.config import build
-from lmlab.config.own_code import code_of
-from lmlab.config.sources import code_of_target
+from lmlab.config.own_code import code_of, code_of_target
 from lmlab.data.corpus import Corpus, from_files
 from lmlab.data.tokens import tokenize
 from lmlab.errors import LabError

@@ -19,8 +19,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from lmlab.sweeps.command import main
-from lmlab.sweeps.compare.differences import compare, differences, setting_named
-from lmlab.sweeps.compare.equal import compare_at, compare_to, parse_at
+from lmlab.sweeps.compare.differences import Measured, compare, setting_named
+from lmlab.sweeps.compare.equal import at_point, parse_at, to_loss
 from lmlab.sweeps.compare.paired import holm, paired, pairs_needed
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.verdicts import marks, notes_on, notes_on_marks, verdicts
@@ -229,8 +229,8 @@ def test_a_huge_loss_is_off_the_scale_and_no_draw(tmp_path):
     found = compare(sweep(tmp_path, losses))
     assert by_model(found)["p"]["wild"] > 0.05
     assert marks(found) == {2: "≈"}
-    drawn = rows(*verdicts(found).figures.values(), "place", "difference", "is_off")
-    assert [row["is_off"] for row in drawn] == [False, False, True]
+    drawn = rows(*verdicts(found).figures.values(), "place", "difference", "kind")
+    assert [row["kind"] for row in drawn] == ["base", "shown", "off"]
 
 
 @settings(max_examples=4)
@@ -251,7 +251,7 @@ def test_a_seed_that_is_harder_for_all_changes_no_difference(tmp_path_factory, l
 
 def test_values_of_any_kind_can_be_compared(close):
     values = close.runs["seed"].astype(float)  # the same in each setting
-    found = differences(close, values, "seed", "of it")
+    found = compare(close, measured=Measured(values, "seed", "seeds"))
     assert set(found.compared["difference"]) == {0.0}
     assert set(found.compared["p"]) == {1.0}
 
@@ -336,7 +336,7 @@ def curves(tmp_path):
     ],
 )
 def test_losses_at_equal_steps_tokens_and_time(curves, when, fast, slow):
-    rows = by_model(compare_at(curves, parse_at(when)))
+    rows = by_model(compare(curves, measured=at_point(curves, parse_at(when))))
     assert dict(rows["value"]) == pytest.approx({"fast": fast, "slow": slow})
     assert rows["difference"]["slow"] == pytest.approx(slow - fast)
     assert rows["pairs"]["slow"] == 3
@@ -346,7 +346,7 @@ def test_losses_at_equal_steps_tokens_and_time(curves, when, fast, slow):
     ("when", "why"), [("51steps", "fast"), ("15steps", "slow"), ("0s", "both")]
 )
 def test_beyond_the_curve_of_a_run_nothing_is_said(curves, when, why):
-    found = compare_at(curves, parse_at(when))
+    found = compare(curves, measured=at_point(curves, parse_at(when)))
     rows = by_model(found)
     for model in ("fast", "slow"):
         is_lacking = why in (model, "both")
@@ -356,22 +356,24 @@ def test_beyond_the_curve_of_a_run_nothing_is_said(curves, when, why):
 
 
 def test_steps_and_seconds_to_a_loss(curves):
-    steps, seconds = (by_model(compare_to(curves, 3.82, unit)) for unit in ("steps", "s"))
+    steps, seconds = (
+        by_model(compare(curves, measured=to_loss(curves, 3.82, unit))) for unit in ("steps", "s")
+    )
     assert dict(steps["value"]) == pytest.approx({"fast": 20, "slow": 40})
     assert dict(seconds["value"]) == pytest.approx({"fast": 2, "slow": 8})
     # Seed by seed: 3.81 + 0.1 is above, 3.83 - 0.01 below.
     assert steps["value sd"]["fast"] == pytest.approx(statistics.stdev([19, 20, 21]))
     assert seconds["difference"]["slow"] == pytest.approx(6)
-    at_first = compare_to(curves, 3.99, "steps")
+    at_first = compare(curves, measured=to_loss(curves, 3.99, "steps"))
     assert dict(by_model(at_first)["value"]) == {"fast": 10, "slow": 20}
     assert any("by their first evaluation" in note for note in notes_on(at_first))
 
 
 def test_a_loss_that_only_some_seeds_reach_has_no_mean(curves):
-    rows = by_model(compare_to(curves, 3.515, "steps"))
+    rows = by_model(compare(curves, measured=to_loss(curves, 3.515, "steps")))
     assert set(rows["why"]) == {"2 of 3 did not reach it"}
     assert rows["value"].isna().all()
-    found = compare_to(curves, 1.0, "s")
+    found = compare(curves, measured=to_loss(curves, 1.0, "s"))
     assert found.baseline is None
     assert set(found.settings["why"]) == {"3 of 3 did not reach it"}
 
@@ -379,9 +381,9 @@ def test_a_loss_that_only_some_seeds_reach_has_no_mean(curves):
 def test_a_run_without_event_files_has_no_time_but_steps(curves, tmp_path):
     for path in tmp_path.glob("*/*tfevents*"):
         path.unlink()
-    rows = by_model(compare_at(curves, parse_at("4s")))
+    rows = by_model(compare(curves, measured=at_point(curves, parse_at("4s"))))
     assert set(rows["why"]) == {"3 of 3 have no evaluations around 4 s"}
-    assert compare_at(curves, parse_at("40steps")).tested.any()
+    assert compare(curves, measured=at_point(curves, parse_at("40steps"))).tested.any()
 
 
 def test_the_command_prints_and_keeps_what_was_asked(curves, tmp_path, capsys):
@@ -437,8 +439,7 @@ def test_a_forest_has_an_interval_and_the_seeds_of_each_row(close):
     assert name == "difference-val-loss_full"
     assert labels(chart, "y") == ["a", "c", "b", "d"]
     drawn = rows(chart, "place", "difference", "low", "high")
-    assert [row["is_base"] for row in drawn] == [True, False, False, False]
-    assert [row["is_off"] for row in drawn] == [False, False, False, True]  # fifty times b's
+    assert [row["kind"] for row in drawn] == ["base", "shown", "shown", "off"]  # fifty times b's
     seeds = [(row["place"], row["seed"]) for row in rows(chart, "place", "seed")]
     for place in (1, 2):
         setting, row = compared.settings.index[place], compared.settings.iloc[place]

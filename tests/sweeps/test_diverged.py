@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lmlab.handles import Sweep
 from lmlab.sweeps.command import main
 from lmlab.sweeps.compare.differences import compare
-from lmlab.sweeps.compare.equal import compare_at, compare_to, parse_at
+from lmlab.sweeps.compare.equal import at_point, parse_at, to_loss
 from lmlab.sweeps.compare.scaling import points_of
 from lmlab.sweeps.launch.journal import Event
 from lmlab.sweeps.launch.launching import Progress
@@ -162,18 +162,24 @@ def test_it_is_not_compared(two, metric):
 
 def test_at_a_point_that_all_seeds_have_reached_it_is_compared(two):
     table = load([two])
-    before = compare_at(table, parse_at("15steps"))
+    before = compare(table, measured=at_point(table, parse_at("15steps")))
     assert before.settings["pairs"].tolist() == [0, 6]
     assert before.settings["value"][2] == pytest.approx(2.75)
     notes_on(before)
-    assert compare_at(table, parse_at("30steps")).settings["why"][2] == "5 of 6 diverged"
+    assert (
+        compare(table, measured=at_point(table, parse_at("30steps"))).settings["why"][2]
+        == "5 of 6 diverged"
+    )
     for unit in ("tokens", "flops"):
         a_step = {"tokens": 10, "flops": 50}[unit]
-        assert compare_at(table, parse_at(f"{15 * a_step}{unit}")).settings["value"][
-            2
-        ] == pytest.approx(2.75)
-    assert compare_to(table, 2.75, "steps").settings["value"][2] == 15
-    assert compare_to(table, 1.5, "steps").settings["why"][2] == "5 of 6 diverged"
+        assert compare(table, measured=at_point(table, parse_at(f"{15 * a_step}{unit}"))).settings[
+            "value"
+        ][2] == pytest.approx(2.75)
+    assert compare(table, measured=to_loss(table, 2.75, "steps")).settings["value"][2] == 15
+    assert (
+        compare(table, measured=to_loss(table, 1.5, "steps")).settings["why"][2]
+        == "5 of 6 diverged"
+    )
 
 
 def test_python_has_the_same(two):

@@ -67,13 +67,13 @@ def test_a_poorer_report_takes_no_other_s_place(folder, capsys):
 
 @pytest.mark.parametrize("by", [report, lambda folder: Sweep(folder).report()])
 def test_a_report_at_the_end_has_what_was_asked_before(folder, by):
-    main([str(folder), "--write", "--at", "20steps", "--to", "2.5"])
+    main([str(folder), "--write", "--no-plots", "--at", "20steps", "--to", "2.5"])
     made(folder, {"model": "mlp", "seed": 1}, 2.5, curve={10: 3.0, 20: 2.5})
     by(folder)
     page = (folder / "report.html").read_text("utf-8")
     assert "at 20 steps" in page
     assert "mlp" in page
-    assert "<img" in page
+    assert 'id="curves"' in page
 
 
 OWN = ["plots/mine.png", "plots/notes/a.txt", "_seed-mean/notes.txt", "leaderboard.txt"]
@@ -180,7 +180,7 @@ def test_a_record_that_somebody_else_wrote_reaches_nothing_outside(folder, tmp_p
     (tmp_path.parent / "mine").write_bytes(b"mine")
     (folder / kept.RECORD).write_text(record)
     with suppress(LabError):
-        report(folder)
+        report(folder, plots=False)
     assert (tmp_path.parent / "mine").read_bytes() == b"mine"
 
 

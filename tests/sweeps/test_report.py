@@ -296,7 +296,7 @@ def test_several_folders_are_one_table_and_nothing_is_kept(tmp_path, capsys):
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=20)
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.lists(st.tuples(TEXTS, st.floats(allow_nan=False)), min_size=2, unique=True))
 def test_csv_gives_back_what_was_in_the_runs(values):
     runs = [

@@ -136,6 +136,16 @@ def test_a_finished_sweep_is_answered_without_torch(sweep, sweep_here, tmp_path)
     assert "2/2 done (2 before)" in said
 
 
+def test_a_job_whose_numbers_become_floats_finds_itself_done(lab, text, tmp_path):
+    words = ["-m", "corpus=file", f"corpus.path={text}", "data.block_size=8", "eval.iters=2"]
+    words += ["trainer.max_steps=2", "model=bigram", "optimizer.lr=1"]
+    assert lab("train", *words)[0] == 0
+    before = records(only_sweep(tmp_path))
+    status, out, _ = lab("train", *words)
+    assert (status, "1/1 done (1 before)" in out) == (0, True)
+    assert records(only_sweep(tmp_path)) == before
+
+
 def test_a_job_that_another_process_trains_is_waited_for(sweep, tmp_path):
     words = ["model=bigram", "seed=1", "trainer.max_steps=400", "eval.every=100"]
     both = [sweep(*words), sweep(*words)]

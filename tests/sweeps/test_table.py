@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweeps.made import made
 
@@ -103,6 +103,7 @@ ENDS = st.sampled_from(["done", "done", "failed", "pruned"])
 LOSSES = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
 
 
+@settings(max_examples=25)
 @given(st.data())
 def test_folding_loses_no_run_and_folds_only_seeds(data):
     runs = [
@@ -116,12 +117,12 @@ def test_folding_loses_no_run_and_folds_only_seeds(data):
     ]
     found = tabulate(runs, [], "val/loss_full")
     assert sorted(found.runs.index) == list(range(len(runs)))
-    settings = [
+    kinds = [
         {canonical({k: v for k, v in runs[i].swept.items() if k != "seed"}) for i in indices}
         for indices in found.runs.groupby("setting").groups.values()
     ]
-    assert all(len(kinds) == 1 for kinds in settings)  # nothing but the seed differs in a setting
-    assert len(set.union(*settings)) == len(found.settings)  # and none stands there twice
+    assert all(len(kinds) == 1 for kinds in kinds)  # nothing but the seed differs in a setting
+    assert len(set.union(*kinds)) == len(found.settings)  # and none stands there twice
     losses = list(found.settings["val/loss_full"])
     numbers = [loss for loss in losses if not math.isnan(loss)]
     assert numbers == sorted(numbers) == losses[: len(numbers)]  # best first, nothing last

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from hydra.utils import get_object
 
-from lmlab.config.targets import HYDRAS
+from lmlab.config.targets import HYDRAS, named
 from lmlab.errors import LabError
 from lmlab.models.contract import give_sizes
 
@@ -104,19 +104,6 @@ def targets(node: Any, key: str) -> Iterator[tuple[str, str]]:
     elif isinstance(node, list):
         for i, child in enumerate(node):
             yield from targets(child, f"{key}.{i}")
-
-
-def named(target: str) -> Any:
-    """The class or function that a `_target_` names.
-
-    Raises:
-        LabError: if it cannot be imported.
-    """
-    try:
-        return get_object(target)
-    except Exception as error:  # whatever importing somebody's module raises
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise LabError(f"{target} cannot be imported: {reason}") from error
 
 
 def _makes(target: str, kind: type) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,10 @@ from lmlab.config.origins import brought
 from lmlab.config.targets import UNKNOWN_ARGUMENT
 from lmlab.errors import LabError
 
+# What is checked first is what needs no import; then what needs torch; last, what needs Lightning,
+# which takes twice as long.
+LAST = ("callbacks", "logger")
+PARTS = ("corpus", "tokenizer", "model", "optimizer", "schedule", "parametrisation", *LAST)
 UNKNOWN = ("extra_forbidden", UNKNOWN_ARGUMENT)  # the types of errors that refuse a key
 
 
@@ -28,6 +32,15 @@ def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, A
     Raises:
         LabError: naming the first key that is missing, unknown, or has a value that is refused.
     """
+    return check_plain(plain_of(cfg, **given), schema)
+
+
+def plain_of(cfg: DictConfig, **given: Any) -> Any:
+    """The config in plain containers, without interpolations; `given` as for `check`.
+
+    Raises:
+        LabError: naming a key that is missing, or an interpolation that leads nowhere.
+    """
     try:
         missing = sorted(OmegaConf.missing_keys(cfg) - given.keys())
         if missing:
@@ -36,18 +49,24 @@ def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, A
     except (OmegaConfBaseException, RecursionError) as error:
         key = getattr(error, "full_key", None) or "config"
         raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
-    return check_plain({**plain, **given} if isinstance(plain, dict) else plain, schema)
+    return {**plain, **given} if isinstance(plain, dict) else plain
 
 
-def check_plain(plain: Any, schema: type[BaseModel]) -> dict[str, Any]:
+def check_plain(
+    plain: Any, schema: type[BaseModel], parts: Collection[str] = PARTS
+) -> dict[str, Any]:
     """A config that is in plain containers already, such as one read back from a run.
 
     Whole numbers become floats where the schema has floats: `lr=1` and `lr=1.0` are one config.
+    Of the groups in `parts` the classes are imported, which is not to be done with a config of
+    somebody else's; the nodes of the others are left as they are.
     """
     if not isinstance(plain, dict):
         raise LabError("config: not a mapping of keys to values")
+    others = [group for group in PARTS if group not in parts]
     try:
-        checked = schema.model_validate(plain)
+        for later in (PARTS, LAST, ()):
+            checked = schema.model_validate(plain, context=[*others, *later])
     except ValidationError as error:
         raise LabError(_explain(error, plain)) from error
     typed: dict[str, Any] = _typed(plain, checked)

@@ -34,16 +34,14 @@ def brought(unknown: Sequence[tuple[str, Any]], others: int = 0) -> str | None:
             return None
         for group in BRINGING:
             option = choices.get(group)
-            path = option and file_that_sets(key, group, option, folders)
-            if path:
+            if option and (path := file_that_sets(key, group, option, folders)):
                 return f"{group}={option}", path
         return None
 
-    (key, value), *_ = unknown
-    found = bringer(key)
-    if found is None:
+    key, value = unknown[0]
+    if (brings := bringer(key)) is None:
         return None
-    choice, path = found
+    choice, path = brings
     group = key.partition(".")[0]
     taker = f"{group}={choices[group]}" if choices.get(group) else group
     away = {k: v for k, v in unknown if k.partition(".")[0] == group and bringer(k)}
@@ -60,8 +58,8 @@ def brought(unknown: Sequence[tuple[str, Any]], others: int = 0) -> str | None:
 def _chosen_by(sweep: str | None, folders: Sequence[Path]) -> dict[str, str]:
     """The experiment of a named sweep, by group: written as a list, `override /experiment: [a/b]`,
     it is no choice in Hydra's books."""
-    for path in _files("sweep", sweep, folders) if sweep else ():
-        for entry in _read(path).get("defaults") or []:
+    for _, content in _files("sweep", sweep, folders) if sweep else ():
+        for entry in content.get("defaults") or []:
             options = entry.get("override /experiment") if isinstance(entry, dict) else None
             if isinstance(options, list) and options:
                 return {"experiment": str(options[-1])}
@@ -70,11 +68,12 @@ def _chosen_by(sweep: str | None, folders: Sequence[Path]) -> dict[str, str]:
 
 def file_that_sets(key: str, group: str, option: str, folders: Sequence[Path]) -> Path | None:
     """The file of an option, or of those that it is built on, that has a value for a key."""
-    for path in _files(group, option, folders):
-        node: Any = _read(path)
-        for name in key.split("."):
-            node = node[name] if isinstance(node, dict) and name in node else Missing
-        if node is not Missing:
+    for path, content in _files(group, option, folders):
+        *outer, last = key.split(".")
+        node: Any = content
+        for name in outer:
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict) and last in node:
             return path
     return None
 
@@ -83,8 +82,8 @@ def file_that_varies(key: str, sweep: str, folders: Sequence[Path]) -> Path | No
     """The file of a named sweep, if the key is one of its axes."""
     from lmlab.config.words.axes import swept_keys
 
-    for path in _files("sweep", sweep, folders):
-        sweeper = (_read(path).get("hydra") or {}).get("sweeper") or {}
+    for path, content in _files("sweep", sweep, folders):
+        sweeper = (content.get("hydra") or {}).get("sweeper") or {}
         if key in swept_keys(sweeper):
             return path
     return None
@@ -95,26 +94,20 @@ def shown(path: Path) -> str:
     return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
 
 
-class Missing:
-    """No value at all."""
-
-
-def _files(group: str, option: str, folders: Sequence[Path]) -> Iterator[Path]:
-    """The file of an option, then those that it names in its defaults."""
-    for folder in folders:
-        path = folder / group / f"{option}.yaml"
-        if not path.is_file():
-            continue
-        yield path
-        for entry in _read(path).get("defaults") or []:
+def _files(
+    group: str, option: str, folders: Sequence[Path]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The file of an option, then those that it names in its defaults; each with what it holds."""
+    paths = (folder / group / f"{option}.yaml" for folder in folders)
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    if isinstance(content, dict):
+        yield path, content
+        for entry in content.get("defaults") or []:
             if isinstance(entry, str) and entry != "_self_":
                 yield from _files(group, entry.removeprefix(f"/{group}/"), folders)
-        return
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -1,27 +1,40 @@
 """Checking a node of a config that has a `_target_` by what its target takes.
 
 Types, bounds and defaults are those of the target's constructor (or of the function), wherever it
-comes from. Nodes within a node are checked alike.
+comes from: it is imported, and `inspect` asked. Nodes within a node are checked alike.
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable, Mapping
+import logging
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, NotRequired, Union, get_args, get_origin
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, PlainValidator, TypeAdapter, ValidationError
+from hydra.utils import get_object
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    PlainValidator,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from lmlab.bounds import Divides, Given
-from lmlab.config.signatures import signature
 from lmlab.errors import LabError
 
 UNKNOWN_ARGUMENT = "unknown_argument"  # the type of that error
 # The keys of a node that are Hydra's own.
 HYDRAS = {"_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": list}
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,9 @@ class Target:
 
     `method` is what is called in place of the constructor. `bounds` are for floats whose annotation
     has none. `more` are keys that are no arguments, with their types.
+
+    Where pydantic is given a context, these are the keys of nodes that are left alone: what they
+    name is not imported.
     """
 
     key: str
@@ -48,14 +64,18 @@ class Target:
     around: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=(), hash=False)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        return handler.generate_schema(Annotated[Any, PlainValidator(self.check)])
+        def check(node: Any, info: ValidationInfo) -> Any:
+            return node if self.key in (info.context or ()) else self.check(node)
+
+        return handler.generate_schema(Annotated[Any, PlainValidator(check)])
 
     def check(self, node: Any) -> dict[str, Any]:
         """A node, with floats for whole numbers where its target wants floats.
 
         Raises:
             ValidationError: pydantic's, of the keys and values that are refused.
-            LabError: if pydantic cannot make anything of the target's annotations.
+            LabError: if the target cannot be imported, or pydantic can make nothing of its
+                annotations.
         """
         if not isinstance(node, Mapping) or not all(isinstance(key, str) for key in node):
             raise PydanticCustomError("no_node", "give a mapping with a _target_")
@@ -82,15 +102,20 @@ class Target:
 
     def _parameters(self, target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
         """What a config may say to a target, and whether it may say other things too."""
-        found = None
-        if isinstance(target, str):
-            found = signature(f"{target}.{self.method}" if self.method else target)
-        if found is None:
+        if not isinstance(target, str):
             return {}, True
-        parameters = [*found.parameters.values()]
-        named = [p for p in parameters[self.positional :] if p.kind in NAMED]
+        try:
+            call = named(target)
+        except LabError as error:
+            said = str(error).removeprefix(f"{target} ")
+            raise _problem("not_there", said, "_target_", target) from error
+        takes = signature(getattr(call, self.method, None) if self.method else call)
+        if takes is None:
+            return {}, True
+        parameters = [*takes.parameters.values()]
+        sayable = [p for p in parameters[self.positional :] if p.kind in NAMED]
         takes_others = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-        return {p.name: p for p in named if p.name not in (self.given or ())}, takes_others
+        return {p.name: p for p in sayable if p.name not in (self.given or ())}, takes_others
 
     def _asks_for(self, parameter: inspect.Parameter, node: Mapping[str, Any]) -> bool:
         if self.given is None or "_args_" in node or parameter.name in self.offered:
@@ -131,14 +156,80 @@ class Target:
             key, size = next(((key, n[whole]) for key, n in nodes if whole in n), ("", None))
             n = node[name]
             if isinstance(size, int) and isinstance(n, int) and (n == 0 or size % n):
-                said = f"{key}.{whole}={size} is not divisible by it"
-                error = PydanticCustomError("undivided", "{said}", {"said": said})
-                raise ValidationError.from_exception_data(
-                    "node", [{"type": error, "loc": (name,), "input": n}]
-                )
+                raise _problem("undivided", f"{key}.{whole}={size} is not divisible by it", name, n)
 
 
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+def named(target: str) -> Any:
+    """The class or function that a `_target_` names.
+
+    Raises:
+        LabError: if it cannot be imported.
+    """
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it prints what it then raises
+    try:
+        return get_object(target)
+    except (Exception, SystemExit) as error:  # whatever importing somebody's module raises
+        cause = error.__cause__ or error
+        reason = str(cause).partition("\n")[0] or type(cause).__name__
+        module, _, name = target.rpartition(".")
+        if close := difflib.get_close_matches(name, dir(sys.modules.get(module)), n=1):
+            reason += f"; did you mean {module}.{close[0]}?"
+        raise LabError(f"{target} cannot be imported: {reason}") from error
+
+
+def signature(call: Any) -> inspect.Signature | None:
+    """What a class or function takes, with the types that a config can hold; None if it does not
+    say, as what is built in."""
+    # torch wraps the constructors of optimizers: of a class it is the first that has annotations.
+    function = inspect.unwrap(call.__init__ if isinstance(call, type) else call)  # type: ignore[misc]
+    is_readable = inspect.isfunction(function) or inspect.ismethod(function)
+    if not isinstance(call, type) and not is_readable:
+        return None
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    names = getattr(function, "__globals__", {})
+    return inspect.Signature([p.replace(annotation=_type_of(p, names)) for p in parameters])
+
+
+def _type_of(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
+    if parameter.annotation is parameter.empty:
+        return Any
+    written = SimpleNamespace(__annotations__={"it": parameter.annotation})
+    try:
+        kind = _of_config(get_type_hints(written, names, include_extras=True)["it"])
+    except Exception:  # whatever stands in somebody's annotation
+        return Any
+    # None may be said where it is the default, whatever the annotation forgets.
+    return Union[kind, None] if parameter.default is None else kind  # noqa: UP007 (it may be Any)
+
+
+def _of_config(annotation: Any) -> Any:
+    """The type of an annotation, as far as a config can hold it; else Any."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in (int, float, bool, str, list, dict, NoneType) or origin is Literal:
+        return annotation
+    if origin is Annotated:
+        return Annotated[(_of_config(arguments[0]), *annotation.__metadata__)]
+    inner = tuple(a if a is ... else _of_config(a) for a in arguments)
+    if origin in (Union, UnionType):
+        return Union[inner]  # noqa: UP007
+    if origin is tuple:  # which is a list in a config
+        return Annotated[tuple[inner], Strict(False)]  # type: ignore[valid-type]
+    if origin in (list, Sequence, Iterable, Collection):
+        return list[inner[0]]  # type: ignore[valid-type]
+    if origin in (dict, Mapping, MutableMapping):
+        return dict[inner]  # type: ignore[misc, valid-type]
+    return Any
+
+
+def _problem(kind: str, message: str, argument: str, value: Any) -> ValidationError:
+    """An error of pydantic's, of an argument of a node."""
+    error = PydanticCustomError(kind, "{message}", {"message": message})
+    return ValidationError.from_exception_data(
+        "node", [{"type": error, "loc": (argument,), "input": value}]
+    )
 
 
 def _refused(known: list[str]) -> Any:

@@ -25,8 +25,9 @@ VARIABLE = "LMLAB_TRUST"
 DEEPEST = 64  # of nested nodes
 LONGEST = 100  # characters of a value that are shown
 
-# The lab's own parts, by module; its models are below.
-OURS = {
+# By module: the lab's own parts, but for its models, which are below; and those of Lightning's
+# callbacks that take neither functions nor paths.
+PARTS = {
     "lmlab.data.bpe": "BPETokenizer",
     "lmlab.data.corpus": "from_files shakespeare tinyshakespeare tinyshakespeare_train",
     "lmlab.data.tokenizer": "ByteTokenizer CharTokenizer GPT2Tokenizer",
@@ -41,17 +42,15 @@ OURS = {
     "lmlab.training.optimizers.muon": "Muon",
     "lmlab.training.optimizers.schedules": "constant cosine linear",
     "lmlab.training.optimizers.parametrisation": "MuP Standard",
-}
-# The lab's models, and torch's layers and optimizers: classes that take numbers and words.
-LAYERS = re.compile(r"(lmlab\.models\.\w+|torch\.nn|torch\.optim)\.[A-Z]\w*")
-# Lightning's callbacks, but for those that take functions or paths.
-LIGHTNINGS = {
     "lightning.pytorch.callbacks": (
         "DeviceStatsMonitor EMAWeightAveraging EarlyStopping GradientAccumulationScheduler "
         "LearningRateMonitor ModelSummary RichModelSummary RichProgressBar TQDMProgressBar Timer "
         "WeightAveraging"
     ),
 }
+LISTED = {f"{module}.{name}" for module, names in PARTS.items() for name in names.split()}
+# The lab's models, and torch's layers and optimizers: classes that take numbers and words.
+LAYERS = re.compile(r"(lmlab\.models\.\w+|torch\.nn|torch\.optim)\.[A-Z]\w*")
 # What writes, or takes functions: each may be given only these arguments, none of which is a
 # function or says where to write, and texts that are plain names.
 WRITERS = {
@@ -71,7 +70,6 @@ WRITERS = {
         "default_hp_metric log_graph name prefix version"
     ),
 }
-LISTED = {f"{m}.{name}" for m, names in (OURS | LIGHTNINGS).items() for name in names.split()}
 ARGUMENTS = {
     target: {*names.split(), "_target_", "_partial_", "_convert_"}
     for target, names in WRITERS.items()
@@ -96,7 +94,8 @@ class UntrustedError(LabError):
 def check_stored(config: Any, source: str) -> None:
     """Whether every `_target_` of a stored config, wherever it stands, may be named by one.
 
-    Nothing is imported. `source` is what holds the config, as in `run=outputs/a`.
+    Nothing is imported but modules that this person trusts. `source` is what holds the config, as
+    in `run=outputs/a`.
 
     Raises:
         UntrustedError: naming the first that may not.
@@ -164,14 +163,13 @@ def remember(config: dict[str, Any], *classes: str) -> None:
     keeps it.
     """
     trusted = _trusted()
-    config = {**config, "sweep": None}
     new: dict[str, None] = {}
-    for target, node in [
-        *((node["_target_"], node) for _, node in nodes(config)),
-        *((name, {"_target_": name}) for name in classes),
-    ]:
-        listed = _is_name(target) and _is_listed(target) and _refused_argument(node) is None
-        if _is_name(target) and not listed and not _is_trusted(target, trusted):
+    parts = [node for _, node in nodes({**config, "sweep": None})]
+    for node in [*parts, *({"_target_": name} for name in classes)]:
+        target = node["_target_"]
+        if not _is_name(target) or (_is_listed(target) and _refused_argument(node) is None):
+            continue
+        if not _is_trusted(target, trusted):
             new[target if _is_shared(target) else _package(target)] = None
     if not new:
         return
@@ -201,17 +199,17 @@ def nodes(tree: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, Node]
     """
     if depth > DEEPEST:
         raise LabError(f"{key.partition('.')[0]}: nested more than {DEEPEST} deep")
-    if isinstance(tree, Mapping):
-        if "_target_" in tree:
-            yield key, tree
-        children: Iterator[tuple[Any, Any]] = iter(tree.items())
-    elif isinstance(tree, list | tuple):
-        children = iter(enumerate(tree))
-    else:
-        return
-    for name, child in children:
+    if isinstance(tree, Mapping) and "_target_" in tree:
+        yield key, tree
+    for name, child in _children(tree):
         shown = "".join(c if c.isprintable() else "?" for c in str(name)[:LONGEST])
         yield from nodes(child, f"{key}.{shown}" if key else shown, depth + 1)
+
+
+def _children(tree: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(tree, Mapping):
+        return tree.items()
+    return enumerate(tree) if isinstance(tree, list | tuple) else ()
 
 
 def _trusted() -> set[str]:
@@ -220,25 +218,31 @@ def _trusted() -> set[str]:
         lines = remembered_in().read_text("utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    named = [*os.environ.get(VARIABLE, "").split(","), *lines]
-    return {name for name in map(str.strip, named) if name}
+    names = [*os.environ.get(VARIABLE, "").split(","), *lines]
+    return {name for name in map(str.strip, names) if name}
 
 
 def _is_trusted(target: str, trusted: set[str]) -> bool:
     """Whether it is trusted by itself, or by what it lies in: not what is only imported there."""
-    around = target
-    while around := around.rpartition(".")[0]:
-        if around in trusted:
-            return target in trusted or _package(around) in SHARED or not _is_shared(target)
-    return target in trusted
+    if target in trusted:
+        return True
+    parts = target.split(".")
+    within = {".".join(parts[:n]) for n in range(1, len(parts))} & trusted
+    return bool(within) and (_package(target) in SHARED or not _is_shared(target))
 
 
 def _is_shared(target: str) -> bool:
+    """Whether it is of a package of which one class is trusted at a time, under whatever name a
+    module has imported it."""
     if _package(target) in SHARED:
         return True
-    from lmlab.config.signatures import package_of  # here, for it imports pydantic
+    from lmlab.config.targets import named  # here, for it imports pydantic
 
-    return package_of(target) in SHARED
+    try:
+        made_in = getattr(named(target), "__module__", None)
+    except LabError:
+        return False  # nothing is there
+    return not isinstance(made_in, str) or _package(made_in) in SHARED
 
 
 def _is_name(target: Any) -> bool:
@@ -271,10 +275,7 @@ def _interpolation(node: Any) -> str | None:
     """A text that Hydra would evaluate if it were given this."""
     if isinstance(node, str):
         return node if "${" in node else None
-    inside = node.values() if isinstance(node, Mapping) else node
-    if not isinstance(node, Mapping | list | tuple):
-        return None
-    return next((text for child in inside if (text := _interpolation(child))), None)
+    return next((text for _, child in _children(node) if (text := _interpolation(child))), None)
 
 
 def _package(target: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lmlab.config.build import part, unmade
-from lmlab.config.sources import code_of_target
+from lmlab.config.own_code import code_of_target
 from lmlab.console import bytes_progress
 from lmlab.data import download
 from lmlab.data.corpus import Corpus

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lmlab.config.signatures import signature
 from lmlab.config.stored import conf_dir
+from lmlab.config.targets import named
 from lmlab.display.tensorboard_inside import hparams_columns, hparams_end, hparams_row
+from lmlab.errors import LabError
 from lmlab.models.contract import Hooks, n_head
 from lmlab.runs.record import Dumper
 
@@ -80,9 +81,7 @@ def hyperparameters(
     """
     at = partial(_at, config)
     node = at("model")
-    target = at("model._target_")
-    has_fit = signature(f"{target}.fit") if model is None else Hooks.of(model).fit
-    counts = has_fit is not None
+    counts = _counts(at("model._target_")) if model is None else Hooks.of(model).fit is not None
     heads = [*_values(node, "n_head"), None if model is None else n_head(model)]
     n_parameters = 0 if model is None else sum(p.numel() for p in model.parameters())
     return {
@@ -131,6 +130,14 @@ def _model(node: Any) -> str:
     """A model by the name of its class; a stack of layers by that of the layer."""
     layer = _at(node, "layer")
     return _name(layer if _at(layer, "_target_") is not None else node)
+
+
+def _counts(target: Any) -> bool:
+    """Whether a model that was not made would count instead of descending."""
+    try:
+        return hasattr(named(str(target)), "fit")
+    except LabError:
+        return False
 
 
 def _tokenizer(target: Any) -> str:

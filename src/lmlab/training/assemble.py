@@ -15,9 +15,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lmlab.config import build
-from lmlab.config.build import named, targets
+from lmlab.config.build import targets
 from lmlab.config.fingerprint import leaves
-from lmlab.config.signatures import signature
+from lmlab.config.targets import named, signature
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import derive, generator
 from lmlab.data.tokens import TokenizedCorpus
@@ -159,7 +159,7 @@ def make_callbacks(config: dict[str, Any], text: TokenizedCorpus) -> list[L.Call
     offered: dict[str, Any] = {"tokenizer": text.tokenizer, "seed": seed}
     made = []
     for name, node in config["callbacks"].items():
-        takes = signature(node["_target_"])
+        takes = signature(named(node["_target_"]))
         wanted = (
             [p.name for p in takes.parameters.values() if p.default is p.empty] if takes else []
         )

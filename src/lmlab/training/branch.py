@@ -112,7 +112,7 @@ def fitted(
     """
     try:
         check_continuable(parent)
-        check_plain(with_todays_defaults(parent["config"]), schema.Train)
+        check_plain(with_todays_defaults(parent["config"]), schema.Train, parts=())
     except LabError as error:
         raise LabError(f"from: of the parent's checkpoint, {error}") from error
     if parent["tokenizer"] != module.about["tokenizer"]:

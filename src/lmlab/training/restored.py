@@ -143,7 +143,7 @@ def _restored(run: RunDirectory | None, path: Path, checkpoint: dict[str, Any]) 
     """The model in a checkpoint, which must be of a run if one is given."""
     stored = with_todays_defaults(checkpoint["config"])
     check_stored(stored, f"checkpoint {path}")
-    config = check_plain(stored, schema.Train)
+    config = check_plain(stored, schema.Train, parts=("model",))  # the others may be gone
     tokenizer = Tokenizer.from_json(checkpoint["tokenizer"])
     try:
         model = _model(config, tokenizer.vocab_size, contents.weights_of(checkpoint))
@@ -193,6 +193,6 @@ def config_beside(run: RunDirectory) -> dict[str, Any] | None:
     """The config that a run has beside its checkpoints; a checkpoint is used without it, too."""
     try:
         check_stored(run.config, f"run={run.path}")
-        return check_plain(run.config, schema.Train)
+        return check_plain(run.config, schema.Train, parts=())
     except LabError:
         return None

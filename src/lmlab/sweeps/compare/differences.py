@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ class Differences:
     least: float | None
     settings: pd.DataFrame
     by_seed: pd.DataFrame
-    remarks: list[str]  # on how the values were found
+    remarks: list[str]  # on how the values came about
 
     @property
     def tested(self) -> pd.Series:
@@ -69,51 +69,43 @@ class Differences:
         return self.settings.drop(index=[] if self.baseline is None else [self.baseline])
 
 
+class Measured(NamedTuple):
+    """A figure of each run: what settings are compared by."""
+
+    values: pd.Series  # with the index of `Table.runs`
+    quantity: str  # in words
+    unit: str
+    lacking: str = "has no value"  # what befell a run without one, if it did not diverge
+    remarks: Sequence[str] = ()  # on how the values came about
+
+
+def final(table: Table) -> Measured:
+    """The metric of the table."""
+    values = table.runs[table.metric].mask(table.runs["diverged"])
+    return Measured(values, table.metric, METRICS[table.metric].unit)
+
+
 def compare(
     table: Table,
     settings: Sequence[int] | None = None,
     baseline: int | None = None,
     least: float | None = None,
+    measured: Measured | None = None,
 ) -> Differences:
-    """Compare settings (default: all) by the metric of the table.
+    """Compare settings (default: all) by what was `measured` (default: the metric of the table).
 
     `baseline` is the setting that the others are compared with; without one it is the best of them.
-    """
-    return differences(
-        table,
-        table.runs[table.metric].mask(table.runs["diverged"]),
-        table.metric,
-        METRICS[table.metric].unit,
-        settings,
-        baseline,
-        least,
-    )
-
-
-def differences(
-    table: Table,
-    values: pd.Series,
-    quantity: str,
-    unit: str,
-    settings: Sequence[int] | None = None,
-    baseline: int | None = None,
-    least: float | None = None,
-    lacking: str = "has no value",
-    remarks: Sequence[str] = (),
-) -> Differences:
-    """Compare settings by a value of each run; `values` has the index of `table.runs`.
-
     Only runs that are counted take part, and those that diverged. A setting with a run that has no
-    finite value is not compared: by its other runs it would look better than it is. `lacking` says
-    what befell the run, if it did not diverge.
+    finite value is not compared: by its other runs it would look better than it is.
     """
+    values, quantity, unit, lacking, remarks = measured or final(table)
     chosen = list(table.settings.index) if settings is None else list(settings)
     if baseline is not None and baseline not in chosen:
         chosen.append(baseline)
     ended = table.runs["counted"] | table.runs["diverged"]
     runs = table.runs[ended & table.runs["seed"].notna()]
     runs = runs[runs["setting"].isin(chosen)]
-    measured = pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "setting": runs["setting"],
             "seed": runs["seed"].map(canonical),
@@ -121,10 +113,10 @@ def differences(
             "diverged": runs["diverged"],
         }
     )
-    measured["value"] = measured["value"].where(np.isfinite, math.inf)
-    by_seed = measured.pivot(index="seed", columns="setting", values="value")
+    frame["value"] = frame["value"].where(np.isfinite, math.inf)
+    by_seed = frame.pivot(index="seed", columns="setting", values="value")
     by_seed = by_seed.reindex(columns=chosen)
-    lost = measured[np.isinf(measured["value"])].groupby("setting")["diverged"]
+    lost = frame[np.isinf(frame["value"])].groupby("setting")["diverged"]
     words = lost.all().map({True: "diverged", False: lacking})  # by setting: what befell them
 
     rows = pd.DataFrame(index=pd.Index(chosen, name="setting"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ import pandas as pd
 
 from lmlab.errors import LabError
 from lmlab.files import check_regular
-from lmlab.sweeps.compare.differences import Differences, differences
+from lmlab.sweeps.compare.differences import Measured
 from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import BPC, METRICS, Table
 from lmlab.sweeps.table.values import shown
@@ -61,66 +60,43 @@ def curve_of(table: Table) -> tuple[str, str]:
     return ("val/bpc", METRICS[BPC].unit) if table.metric == BPC else ("val/loss", "nats per token")
 
 
-def compare_at(
-    table: Table,
-    when: At,
-    settings: Sequence[int] | None = None,
-    baseline: int | None = None,
-    least: float | None = None,
-) -> Differences:
-    """Compare settings by their loss at a point of training."""
+def at_point(table: Table, when: At) -> Measured:
+    """The loss of each run at a point of training."""
     tag, unit = curve_of(table)
-    curves = _curves(table, tag, when.unit)
     values = {
         run: np.interp(when.amount, curve[when.unit], curve[tag], left=np.nan, right=np.nan)
-        for run, curve in curves.groupby("run")
+        for run, curve in _curves(table, tag, when.unit).groupby("run")
     }
-    return differences(
-        table,
+    return Measured(
         pd.Series(values, dtype="float64"),
         f"{tag} at {when}",
         unit,
-        settings,
-        baseline,
-        least,
         lacking=f"have no evaluations around {when}",
         remarks=_remarks(table, when.unit),
     )
 
 
-def compare_to(
-    table: Table,
-    loss: float,
-    unit: str,
-    settings: Sequence[int] | None = None,
-    baseline: int | None = None,
-) -> Differences:
-    """Compare settings by what they took to reach a loss, in one of UNITS."""
+def to_loss(table: Table, loss: float, unit: str) -> Measured:
+    """What each run took to reach a loss, in one of UNITS."""
     tag, _ = curve_of(table)
     curves = _curves(table, tag, unit)
     values = {run: _reached(curve[unit], curve[tag], loss) for run, curve in curves.groupby("run")}
-    first = curves.groupby("run")[tag].first()
     remarks = _remarks(table, unit)
-    if (first <= loss).any():
-        n = int((first <= loss).sum())
+    if n := int((curves.groupby("run")[tag].first() <= loss).sum()):
         remarks.append(f"{n} runs were there by their first evaluation, which counts")
-    return differences(
-        table,
+    return Measured(
         pd.Series(values, dtype="float64"),
         f"{UNITS[unit]} to {tag} {shown(loss)}",
         UNITS[unit],
-        settings,
-        baseline,
         lacking="did not reach it",
         remarks=remarks,
     )
 
 
 def _remarks(table: Table, unit: str) -> list[str]:
-    """On how the values were found."""
+    """On how the values came about."""
     remarks = [STRAIGHT]
-    counted = table.runs.index[table.runs["counted"]]
-    records = [table.files[run].record for run in counted]
+    records = [table.files[run].record for run in table.runs.index[table.runs["counted"]]]
     if unit == "flops":
         remarks.append("FLOPs: of products of matrices, forward and backward (train/flops)")
     if unit == "s":

@@ -13,14 +13,18 @@ from typing import Any, NamedTuple
 import altair as alt
 import pandas as pd
 
-from lmlab.sweeps.figures.scales import Style, by_place
+from lmlab.sweeps.figures.scales import Axis, Style, by_place
 from lmlab.sweeps.table.settings import METRICS
 
+Chart = alt.TopLevelMixin  # a layered chart, or several beside each other
 WIDTH, HEIGHT = 520, 340  # pixels of the axes; a PNG has twice as many
 LOST = "×: failed, or off the scale"
 INK, PALE = "#222222", "#666666"
-STAR = "#F0E442"
-ARROW = "M -3 -3 L 3 0 L -3 3 Z"
+CROSS = "M -1 -1 L 1 1 M -1 1 L 1 -1"
+STAR = (
+    "M 0 -1 L 0.235 -0.324 L 0.951 -0.309 L 0.38 0.124 L 0.588 0.809 L 0 0.4 "
+    "L -0.588 0.809 L -0.38 0.124 L -0.951 -0.309 L -0.235 -0.324 Z"
+)
 CONFIG: dict[str, Any] = {
     "background": "white",
     "padding": 14,
@@ -30,12 +34,17 @@ CONFIG: dict[str, Any] = {
     | {"offset": 14, "subtitlePadding": 5, "frame": "group"},
     "axis": {"labelFontSize": 13, "titleFontSize": 13.5, "titleFontWeight": "normal"}
     | {"gridColor": "#e4e4e4", "domainColor": PALE, "tickColor": PALE, "titlePadding": 9},
+    "header": {"labelFontSize": 13, "labelFontWeight": "bold", "labelAnchor": "start"}
+    | {"title": None, "labelPadding": 8},
     "legend": {"labelFontSize": 13, "titleFontSize": 13, "titleFontWeight": "normal"}
-    | {"labelLimit": 300, "symbolSize": 80, "symbolStrokeWidth": 2, "offset": 22},
+    | {"labelLimit": 300, "symbolSize": 90, "symbolStrokeWidth": 0, "offset": 22}
+    | {"symbolOpacity": 1},
     "line": {"strokeWidth": 2},
+    "point": {"opacity": 1, "strokeWidth": 2},
     "text": {"fontSize": 13},
 }
-Chart = alt.TopLevelMixin  # a layered chart, or several beside each other
+FILL, SIZE = alt.Fill("fill:N", scale=None), alt.Size("size:Q", scale=None)
+DASH = alt.StrokeDash("dash:N", scale=None)
 
 
 class Lines(NamedTuple):
@@ -45,31 +54,25 @@ class Lines(NamedTuple):
     styles: Sequence[Style]
     title: str | None = None
 
-    def _scale(self, values: list[Any]) -> alt.Scale:
-        return alt.Scale(domain=list(range(len(values))), range=values)
-
-    def _legend(self) -> alt.Legend | None:
-        if not any(self.names):
-            return None
-        words = by_place(self.names)
-        return alt.Legend(title=self.title, labelExpr=words, symbolType="circle", symbolOpacity=1)
-
     def colour(self) -> alt.Color:
-        scale = self._scale([style.colour for style in self.styles])
-        return alt.Color("line:N", scale=scale, legend=self._legend())
+        return alt.Color("line:N", **self._about([style.colour for style in self.styles]))
 
-    def dash(self) -> alt.StrokeDash:
-        scale = self._scale([list(style.dash) or [1, 0] for style in self.styles])
-        return alt.StrokeDash("line:N", scale=scale, legend=self._legend())
+    def shape(self) -> alt.Shape:
+        shapes = [style.shape for style in self.styles]
+        return alt.Shape("line:N", **self._about(shapes))
 
-    def marks(self, lines: pd.Series) -> pd.DataFrame:
-        """The columns fill, shape and size of points on these lines."""
-        marks = pd.DataFrame([(style.colour, style.shape, style.size) for style in self.styles])
-        return marks.loc[lines].set_axis(["fill", "shape", "size"], axis=1).set_index(lines.index)
+    def _about(self, values: Sequence[Any]) -> dict[str, Any]:
+        legend = {"title": self.title, "labelExpr": by_place(self.names)}
+        scale = {"domain": list(range(len(values))), "range": values}
+        return {"scale": scale, "legend": legend if any(self.names) else None}
 
-
-FILL = alt.Fill("fill:N", scale=None)
-SHAPE, SIZE = alt.Shape("shape:N", scale=None), alt.Size("size:Q", scale=None)
+    def marked(self, points: pd.DataFrame) -> pd.DataFrame:
+        """Points with the columns fill, size and dash of their lines."""
+        styles = [self.styles[line] for line in points["line"]]
+        columns = {"fill": "colour", "size": "size", "dash": "dash"}
+        return points.assign(
+            **{c: [getattr(s, name) for s in styles] for c, name in columns.items()}
+        )
 
 
 def data(frame: pd.DataFrame) -> alt.InlineData:
@@ -78,17 +81,27 @@ def data(frame: pd.DataFrame) -> alt.InlineData:
     return alt.InlineData(values=rows)
 
 
+def titled(chart: Any, title: str, *below: str) -> Chart:
+    """A finished figure: with its title, the lines below it, and the look of all figures."""
+    about = alt.Title(title, subtitle=[line for line in below if line])
+    return chart.properties(title=about).configure(**CONFIG)
+
+
+def joined(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
+
+
+def lost_note(points: pd.DataFrame) -> str:
+    return LOST if points["is_lost"].any() else ""
+
+
+def sized(layers: Sequence[Any], width: int = WIDTH, height: int = HEIGHT) -> Any:
+    return alt.layer(*layers).properties(width=width, height=height)
+
+
 def with_unit(metric: str) -> str:
     """A metric as an axis is labelled: `val/loss_full, nats per token`."""
     return f"{metric}, {METRICS[metric].unit}"
-
-
-def loss_axis(title: str, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    """An axis of losses, over what is drawn or in given bounds."""
-    scale: dict[str, Any] = {"zero": False, "nice": False, "padding": 28}
-    if low is not None and high is not None:
-        scale = {"zero": False, "nice": False, "domain": [low, high]}
-    return {"type": "quantitative", "title": title, "scale": scale, "axis": {"tickCount": 7}}
 
 
 def what_a_point_is(settings: pd.DataFrame) -> str:
@@ -102,73 +115,65 @@ def what_a_point_is(settings: pd.DataFrame) -> str:
     return f"mean ± standard deviation over {f'{n[0]} to ' if len(n) > 1 else ''}{n[-1]} seeds"
 
 
-def titled(chart: Any, title: str, *below: str) -> Chart:
-    """A finished figure: with its title, the lines below it, and the look of all figures."""
-    lines = [line for line in below if line]
-    about = alt.Title(title, subtitle=lines) if lines else alt.Title(title)
-    return chart.properties(title=about).configure(**CONFIG)
-
-
-def point_layers(
+def points_chart(
     points: pd.DataFrame,
-    place: dict[str, Any],
-    loss: dict[str, Any],
+    place: Axis,
+    loss: Axis,
     lines: Lines,
     across: bool = True,
-    joined: Sequence[int] = (),
+    as_lines: Sequence[int] = (),
     edge: int = HEIGHT,
-) -> list[alt.Chart]:
-    """Means with their spread, some lines joined, a star at each best, a cross for what is lost.
+) -> Any:
+    """Means with their spread, some joined `as_lines`; a star at each best, a cross for each lost.
 
     `points` has the columns line, at (the place), loss, sd, setting (in words), is_lost, is_best
     and best (words beside a star). The place is `across` the page, or else down with the loss
     across. `edge` is how long the axis of the loss is: crosses stand at its far end.
     """
-    at, of_loss = ("x", "y") if across else ("y", "x")
     sd = points["sd"].fillna(0)
     points = points.assign(low=points["loss"] - sd, high=points["loss"] + sd)
-    base = alt.Chart(data(points.assign(**lines.marks(points["line"]))))
-    where = {at: _channel(at, "at", place)}
-    mean = {**where, of_loss: _channel(of_loss, "loss", loss)}
-    spread = {**where, of_loss: _channel(of_loss, "low", loss), f"{of_loss}2": "high"}
-    drawn = base.transform_filter("isValid(datum.loss) && !datum.is_lost")
+    points = lines.marked(points).assign(**points[points.columns.intersection(["fill"])])
+    at, of_loss = ("x", "y") if across else ("y", "x")
+
+    def on(column: str, **more: Any) -> dict[str, Any]:
+        channel: Any = {"x": alt.X, "y": alt.Y}
+        where = {at: channel[at]("at", **place), of_loss: channel[of_loss](column, **loss)}
+        return where | more
+
+    base = alt.Chart()
+    drawn = base.transform_filter("isValid(datum.loss)")
+    best = base.transform_filter("datum.is_best")
     told = [alt.Tooltip("setting:N"), alt.Tooltip("loss:Q", format=".4f")]
     told.append(alt.Tooltip("sd:Q", title="standard deviation", format=".4f"))
-    layers = []
-    if len(joined):
-        line = drawn.transform_filter(alt.FieldOneOfPredicate("line", list(joined))).mark_line()
-        layers.append(line.encode(**mean, color=lines.colour(), strokeDash=lines.dash()))
+    layers: list[Any] = []
+    if as_lines:
+        line = drawn.transform_filter(alt.FieldOneOfPredicate("line", list(as_lines))).mark_line()
+        layers.append(line.encode(lines.colour(), DASH, **on("loss")))
     if points["sd"].gt(0).any():
         error = drawn.transform_filter("datum.sd > 0").mark_errorbar(ticks={"size": 7})
-        layers.append(error.encode(**spread, color=lines.colour()))
-    point = drawn.mark_point(filled=True, opacity=1).encode(SHAPE, SIZE, lines.colour(), **mean)
-    layers.append(point.encode(tooltip=told))
+        layers.append(error.encode(lines.colour(), **on("low", **{f"{of_loss}2": "high"})))
+    point = drawn.mark_point().encode(
+        lines.colour(), lines.shape(), FILL, SIZE, **on("loss"), tooltip=told
+    )
+    layers.append(point)
     if points["is_lost"].any():
-        cross = base.transform_filter("datum.is_lost")
-        far = {of_loss: alt.value(5 if across else edge - 5)}
-        cross = cross.mark_point(shape=CROSS, size=60, strokeWidth=2.2)
-        layers.append(cross.encode(**where, **far, color=lines.colour(), tooltip=told[:1]))
+        cross = base.transform_filter("datum.is_lost").mark_point(shape=CROSS, size=60)
+        far = alt.value(5 if across else edge - 5)
+        layers.append(
+            cross.encode(lines.colour(), **on("loss", **{of_loss: far}), tooltip=told[:1])
+        )
     if points["is_best"].any():
-        best = drawn.transform_filter("datum.is_best")
-        star = best.mark_point(shape=STAR_SHAPE, size=220, filled=True, fill=STAR, stroke=INK,
-                               strokeWidth=1.2, opacity=1)  # fmt: skip
-        layers.append(star.encode(**mean, tooltip=told))
-        words = {"dy": 16} if across else {"dy": -16, "dx": -8, "align": "left"}
-        text = best.mark_text(color=INK, **words)
-        low = {**where, of_loss: _channel(of_loss, "low" if across else "loss", loss)}
-        layers.append(text.encode(**low, text="best:N"))
-    return layers
+        star = best.mark_point(shape=STAR, size=200, fill="#F0E442", stroke=INK, strokeWidth=1.2)
+        text = best.mark_text(color=INK, dy=16) if across else best.mark_text(
+            color=INK, dy=-16, dx=-8, align="left")  # fmt: skip
+        layers.append(star.encode(**on("loss"), tooltip=told))
+        layers.append(text.encode(**on("low" if across else "loss"), text="best:N"))
+    return alt.layer(*layers, data=data(points))
 
 
-CROSS = "M -1 -1 L 1 1 M -1 1 L 1 -1"
-STAR_SHAPE = (
-    "M 0 -1 L 0.235 -0.324 L 0.951 -0.309 L 0.38 0.124 L 0.588 0.809 L 0 0.4 "
-    "L -0.588 0.809 L -0.38 0.124 L -0.951 -0.309 L -0.235 -0.324 Z"
-)
-
-
-def _channel(name: str, column: str, about: dict[str, Any]) -> Any:
-    return {"x": alt.X, "y": alt.Y}[name](column, **about)
+def spec_of(chart: Chart) -> dict[str, Any]:
+    """The chart as Vega-Lite's JSON."""
+    return chart.to_dict(validate=False)
 
 
 def png_of(chart: Chart) -> bytes:
@@ -181,8 +186,3 @@ def svg_of(chart: Chart) -> bytes:
     import vl_convert
 
     return vl_convert.vegalite_to_svg(spec_of(chart)).encode()
-
-
-def spec_of(chart: Chart) -> dict[str, Any]:
-    """The chart as Vega-Lite's JSON."""
-    return chart.to_dict(validate=False)

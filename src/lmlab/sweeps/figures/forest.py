@@ -11,8 +11,9 @@ import pandas as pd
 
 from lmlab.sweeps.compare.differences import Differences
 from lmlab.sweeps.compare.paired import LEVEL
-from lmlab.sweeps.figures.charts import INK, PALE, Chart, data, titled
-from lmlab.sweeps.figures.scales import COLOURS, GREY, word_axis
+from lmlab.sweeps.figures import charts, scales
+from lmlab.sweeps.figures.charts import INK, Chart
+from lmlab.sweeps.figures.scales import COLOURS, GREY
 from lmlab.sweeps.table.values import heading
 from lmlab.sweeps.table.words import name_of, setting_names
 
@@ -22,90 +23,81 @@ WIDTH, ROW = 420, 34
 BESIDE = 270  # pixels for the figures at the right of the axes
 
 
-def forest(differences: Differences, texts: pd.DataFrame) -> Chart:
+def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
     """The mean difference of each setting with its 95 % interval, and a dot for each seed.
 
     Settings go down the page, the best on top, their figures (`texts`: difference, 95 %, p) at the
-    right.
+    right. The comparison has a baseline.
     """
-    table, rows = differences.table, differences.settings
-    rows = rows[(rows["pairs"] > 0) | (rows.index == differences.baseline)]
+    table, base = compared.table, compared.baseline
+    rows = compared.settings[(compared.settings["pairs"] > 0) | (compared.settings.index == base)]
     n_all, rows = len(rows), rows.head(MOST_SETTINGS)
-    limit = WIDEST * (
-        statistics.median_low(np.abs(rows["difference"].drop(differences.baseline))) or np.inf
-    )
-    rows = rows.assign(
+    usual = statistics.median_low(np.abs(rows["difference"].drop(base)))
+    is_off = np.abs(rows["difference"]) > WIDEST * (usual or np.inf)
+    told = compared.told[rows.index].map({True: COLOURS[0], False: GREY})
+    drawn = rows[["difference", "low", "high"]].assign(
         place=range(len(rows)),
-        is_told=differences.told[rows.index],
-        is_base=rows.index == differences.baseline,
-        is_off=np.abs(rows["difference"]) > limit,
-        **texts.loc[rows.index, ["difference", "95 %", "p"]].set_axis(
-            ["text", "interval", "chance"], axis=1
-        ),
+        colour=told,
+        fill=told.mask(~compared.told, "white"),
+        kind=np.where(rows.index == base, "base", np.where(is_off, "off", "shown")),
+        side=np.where(rows["difference"] > 0, WIDTH - 8, 8),
+        arrow=np.where(rows["difference"] > 0, "triangle-right", "triangle-left"),
+        **texts.loc[rows.index].set_axis(["value", "text", "interval", "chance"], axis=1),
     )
-    names = setting_names(table.settings.loc[rows.index], table.keys, 32)
-    y = alt.Y("place", **word_axis(names, ", ".join(map(heading, table.keys)), ticks=False))
-    title = f"difference, {differences.unit} (below zero is better)"
-    x: dict[str, Any] = {"type": "quantitative", "title": title, "axis": {"tickCount": 6},
-         "scale": {"zero": True, "nice": False, "padding": 22}}  # fmt: skip
-    seeds = differences.by_seed[rows.index[~rows["is_off"]]].melt(value_name="seed").dropna()
-    seeds["place"] = seeds["setting"].map(rows["place"])
-    seeds = seeds[~seeds["setting"].eq(differences.baseline)]
+    seeds = compared.by_seed[rows.index[drawn["kind"] == "shown"]].melt(value_name="seed").dropna()
+    seeds = pd.DataFrame({"place": seeds["setting"].map(drawn["place"]), "seed": seeds["seed"]})
 
-    base = alt.Chart(data(rows.drop(columns="why"))).encode(y)
-    shown = base.transform_filter("!datum.is_off && !datum.is_base")
-    colour = alt.condition("datum.is_told", alt.value(COLOURS[0]), alt.value(GREY))
-    mean = alt.X("difference", **x)
-    dots = alt.Chart(data(seeds[["place", "seed"]])).mark_point(filled=True, size=20, yOffset=9)
-    zero = alt.Chart(data(pd.DataFrame({"zero": [0]}))).mark_rule(color=INK)
-    point = shown.mark_point(size=65, strokeWidth=2, opacity=1)
-    layers = [
-        zero.encode(alt.X("zero", **x)),
+    names = setting_names(table.settings.loc[rows.index], table.keys, 32)
+    keys = ", ".join(map(heading, table.keys))
+    y = alt.Y("place", **scales.word_axis(names, keys, ticks=False))
+    title = f"difference, {compared.unit} (below zero is better)"
+    scale = {"zero": True, "nice": False, "padding": 22}
+    x: Any = {"type": "quantitative", "title": title, "axis": {"tickCount": 6}, "scale": scale}
+    every = alt.Chart(charts.data(drawn)).encode(y)
+    shown, baseline, off = (
+        every.transform_filter(f"datum.kind == '{kind}'") for kind in ("shown", "base", "off")
+    )
+    stroke = alt.Stroke("colour:N", scale=None)
+    dots = alt.Chart(charts.data(seeds)).mark_point(filled=True, size=20, yOffset=9)
+    layers: list[Any] = [
+        alt.Chart(charts.data(pd.DataFrame({"zero": [0]})))
+        .mark_rule(color=INK)
+        .encode(alt.X("zero", **x)),
         dots.encode(y, alt.X("seed", **x), color=alt.value("#a0a0a0")),
-        shown.mark_rule(strokeWidth=2.6).encode(alt.X("low", **x), x2="high", color=colour),
-        point.encode(
-            mean,
-            stroke=colour,
-            fill=alt.condition("datum.is_told", alt.value(COLOURS[0]), alt.value("white")),
+        shown.mark_rule(strokeWidth=2.6).encode(alt.X("low", **x), stroke, x2="high"),
+        shown.mark_point(size=65).encode(alt.X("difference", **x), stroke, charts.FILL),
+        baseline.mark_point(shape="diamond", size=110, filled=True, color=INK).encode(
+            x=alt.datum(0)
         ),
-        base.transform_filter("datum.is_base")
-        .mark_point(shape="diamond", size=110, filled=True, opacity=1, color=INK)
-        .encode(x=alt.datum(0)),
+        off.mark_point(filled=True, size=110, color=GREY).encode(
+            x=alt.X("side:Q", scale=None), shape=alt.Shape("arrow:N", scale=None)
+        ),
     ]
-    if rows["is_off"].any():
-        arrow = base.transform_filter("datum.is_off").mark_point(filled=True, size=110, color=GREY)
-        for is_right in (True, False):
-            of_side = arrow.transform_filter(f"(datum.difference > 0) == {str(is_right).lower()}")
-            shape = "triangle-right" if is_right else "triangle-left"
-            edge = alt.value(WIDTH - 8 if is_right else 8)
-            layers.append(of_side.encode(x=edge, shape=alt.value(shape)))
     columns: list[tuple[str, str, int, Any]] = [
         ("text", "difference", 95, "right"),
         ("interval", "95 %", 105, "left"),
         ("chance", "p (Holm)", BESIDE, "right"),
     ]
     for column, head, at, side in columns:
-        text = base.mark_text(align=side, color=INK).encode(x=alt.value(WIDTH + at))
-        layers.append(text.encode(text=f"{column}:N"))
-        above = alt.Chart(data(pd.DataFrame({"head": [head]}))).mark_text(align=side, color=PALE)
-        layers.append(above.encode(x=alt.value(WIDTH + at), y=alt.value(-8), text="head:N"))
-    below = [_what_is_drawn(differences)]
-    if rows["is_off"].any():
-        below.append("arrow: off the scale")
-    if len(rows) < n_all:
-        below.append(f"the {len(rows)} best of {n_all}")
-    size = {"width": WIDTH, "height": ROW * max(3, len(rows))}
-    chart = alt.layer(*layers).properties(**size)
+        place = alt.value(WIDTH + at)
+        text = every.mark_text(align=side, color=INK)
+        above = alt.Chart(charts.data(pd.DataFrame({"head": [head]})))
+        above = above.mark_text(align=side, color=charts.PALE)
+        layers.append(text.encode(x=place, text=f"{column}:N"))
+        layers.append(above.encode(x=place, y=alt.value(-8), text="head:N"))
+    below = charts.joined(
+        _what_is_drawn(compared),
+        "arrow: off the scale" if is_off.any() else "",
+        f"the {len(rows)} best of {n_all}" if len(rows) < n_all else "",
+    )
+    chart = charts.sized(layers, WIDTH, ROW * max(3, len(rows)))
     chart.padding = {"left": 14, "top": 14, "bottom": 14, "right": BESIDE + 24}
-    name = name_of(table, differences.baseline) if differences.baseline is not None else "nothing"
-    title = f"{differences.quantity}, compared with {name}"
-    return titled(chart, title, "; ".join(below))
+    name = "nothing" if base is None else name_of(table, base)
+    return charts.titled(chart, f"{compared.quantity}, compared with {name}", below)
 
 
-def _what_is_drawn(differences: Differences) -> str:
-    n = sorted(set(differences.settings["pairs"][differences.tested]))
-    if not n:
-        return "one seed in common: no interval can be given"
+def _what_is_drawn(compared: Differences) -> str:
+    n = sorted(set(compared.settings["pairs"][compared.tested]))
     seeds = f"{n[0]} to {n[-1]}" if len(n) > 1 else str(n[0])
     return (
         f"mean of {seeds} seeds (dots), 95 % interval; hollow and grey: not told apart, p ≥ {LEVEL}"

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from lmlab.sweeps.figures.charts import (
-    HEIGHT,
-    SHAPE,
-    SIZE,
-    WIDTH,
-    Chart,
-    Lines,
-    data,
-    loss_axis,
-    titled,
-    what_a_point_is,
-)
-from lmlab.sweeps.figures.scales import (
-    MOST_DRAWN,
-    WHOLE_POWERS,
-    places,
-    ratio_axis,
-    styles_of_settings,
-)
+from lmlab.sweeps.figures import charts, scales
+from lmlab.sweeps.figures.charts import Chart, Lines
 from lmlab.sweeps.table.curves import has_curves, read_curves, shared_steps, spent_at
 from lmlab.sweeps.table.settings import Table, folded
 from lmlab.sweeps.table.values import canonical, ceiling, heading, is_number
@@ -39,7 +24,7 @@ def curves_to_draw(table: Table) -> pd.DataFrame:
     """val/loss of the best settings that kept any: columns setting, run, step and val/loss."""
     runs = folded(table.runs)
     runs = runs[runs["directory"].map(has_curves).astype(bool) | runs["diverged"]]
-    runs = runs[runs["setting"].isin(runs["setting"].unique()[:MOST_DRAWN])]
+    runs = runs[runs["setting"].isin(runs["setting"].unique()[: scales.MOST_DRAWN])]
     return shared_steps(read_curves(runs, [CURVE]), CURVE)
 
 
@@ -65,59 +50,48 @@ def loss_curves(table: Table, curves: pd.DataFrame, x: str = "step") -> Chart:
     settings = table.settings.loc[curves["setting"].unique()]
     keys = [key for key in table.keys if settings[key].map(canonical).nunique() > 1]
     if len(keys) == 1 and all(map(is_number, settings[keys[0]])):
-        settings = settings.loc[places(settings[keys[0]]).sort_values(kind="stable").index]
-    styles = styles_of_settings(table)
-    names = setting_names(settings, keys)
+        settings = settings.sort_values(keys[0], kind="stable")
+    styles, names = scales.styles_of_settings(table), setting_names(settings, keys)
     lines = Lines(names, [styles[i] for i in settings.index], ", ".join(map(heading, keys)))
 
     by_step = curves.groupby(["setting", "step"])
     points = by_step[CURVE].agg(mean="mean", sd="std").assign(x=by_step[x].mean()).reset_index()
-    points["line"] = points["setting"].map({i: n for n, i in enumerate(settings.index)})
-    points["name"] = points["line"].map(dict(enumerate(names)))
+    points["line"] = points["setting"].map(list(settings.index).index)
+    points = points.assign(low=points["mean"] - points["sd"], high=points["mean"] + points["sd"])
+    few = points.groupby("line")["step"].transform("size") <= FEW
+    points = lines.marked(points).assign(size=few.map({True: 24, False: 1}))
+    points["setting"] = points["line"].map(dict(enumerate(names)))
+    points = _within(points, *limits, on_log=x == FLOPS)
+
     if x == FLOPS:
         title = "floating-point operations of training"
-        place = ratio_axis(points["x"].min(), points["x"].max(), title, WHOLE_POWERS)
+        place = scales.ratio_axis(points["x"].min(), points["x"].max(), title, written="~e")
     else:
-        scale = {"zero": False, "nice": False, "padding": 10}
         axis = {"format": ",d", "tickCount": 7, "labelOverlap": "greedy"}
-        place = {"type": "quantitative", "title": x, "scale": scale, "axis": axis}
-    loss = loss_axis(f"{CURVE}, nats per token", *limits)
-    points["low"], points["high"] = points["mean"] - points["sd"], points["mean"] + points["sd"]
-    few = points.groupby("line")["step"].transform("size") <= FEW
-    points["shape"] = lines.marks(points["line"])["shape"]
-    points["size"] = few.map({True: 36, False: 4})
-    points = _within(points, *limits, on_log=x == FLOPS)
-    base = alt.Chart().encode(alt.X("x", **place))
+        place = {"type": "quantitative", "title": x, "axis": axis}
+    loss = scales.loss_axis(f"{CURVE}, nats per token", *limits)
     picked = alt.selection_point(name="picked", fields=["line"], bind="legend")
-    line, band = base.mark_line(), base.mark_area(opacity=1)
-    shown = {"color": lines.colour(), "y": alt.Y("mean", **loss)}
-    layers = [
-        band.encode(
-            y=alt.Y("low", **loss),
-            y2="high",
-            color=lines.colour(),
-            fillOpacity=alt.condition(picked, alt.value(0.18), alt.value(0.03)),
-        ),
-        line.encode(
-            **shown,
-            strokeDash=lines.dash(),
-            strokeOpacity=alt.condition(picked, alt.value(1), alt.value(0.12)),
-        ).add_params(picked),
-    ]
-    told = [alt.Tooltip("name:N", title="setting"), alt.Tooltip("step:Q", format=",d")]
-    told += [alt.Tooltip("mean:Q", title=CURVE, format=".4f")]
-    told += [alt.Tooltip("sd:Q", title="standard deviation", format=".4f")]
-    marks = base.mark_point(filled=True, opacity=1)
-    visible = alt.condition(picked, alt.value(1), alt.value(0.12))
-    layers.append(marks.encode(SHAPE, SIZE, **shown, fillOpacity=visible, tooltip=told))
+
+    def seen(opacity: float) -> Any:
+        return alt.when(picked).then(alt.value(opacity)).otherwise(alt.value(opacity / 8))
+
+    base = alt.Chart(charts.data(points)).encode(alt.X("x", **place), lines.colour())
+    told = ["setting:N", alt.Tooltip("step:Q", format=",d")]
+    told += [alt.Tooltip("mean:Q", title=CURVE, format=".4f"), alt.Tooltip("sd:Q", format=".4f")]
+    mean = alt.Y("mean", **loss)
+    band = base.mark_area(opacity=1).encode(alt.Y("low", **loss), y2="high", fillOpacity=seen(0.18))
+    line = base.mark_line().encode(mean, charts.DASH, strokeOpacity=seen(1)).add_params(picked)
+    point = base.mark_point().encode(mean, lines.shape(), charts.FILL, charts.SIZE, tooltip=told)
+    marks = point.encode(fillOpacity=seen(1), strokeOpacity=seen(1))
+
     n, n_all = len(settings) + len(off), len(table.settings)
     some = f": the {n} best of {n_all}" if n < n_all else ""
     lost = f"; {len(off)} off the scale" if len(off) else ""
     if n_diverged := int((settings["diverged"] > 0).sum()):
         lost += f"; of {n_diverged} a seed diverged where the line ends"
     title = f"{CURVE} by compute" if x == FLOPS else f"{CURVE} while training"
-    chart = alt.layer(*layers, data=data(points)).properties(width=WIDTH, height=HEIGHT)
-    return titled(chart, f"{title}{some}", what_a_point_is(settings) + lost)
+    below = charts.what_a_point_is(settings) + lost
+    return charts.titled(charts.sized([band, line, marks]), f"{title}{some}", below)
 
 
 def _late_range(curves: pd.DataFrame) -> tuple[float | None, float | None]:
@@ -140,22 +114,19 @@ def _within(
     and takes a renderer seconds.)"""
     if low is None or high is None:
         return points
-    drawn = []
+    columns, drawn = ["x", "mean", "low", "high"], []
     for _, line in points.groupby("line"):
-        line = line.sort_values("x").reset_index(drop=True)
+        line = line.reset_index(drop=True)
         last = np.flatnonzero(np.diff(line["mean"] > high))  # before it crosses the upper end
-        before, after = line.loc[last], line.loc[last + 1].set_index(last)
+        before, after = line.loc[last, columns], line.loc[last + 1, columns].set_index(last)
         share = (before["mean"] - high) / (before["mean"] - after["mean"])
-        columns = ["x", "mean", "low", "high"]
-        crossing = before[columns] + after[columns].sub(before[columns]).mul(share, axis=0)
+        crossing = before + (after - before).mul(share, axis=0)
         if on_log:
             crossing["x"] = before["x"] * (after["x"] / before["x"]) ** share
-        crossing = before.assign(**crossing, size=0)
         line[columns[1:]] = line[columns[1:]].where(line["mean"] <= high)
-        drawn.append(pd.concat([line, crossing]).sort_values("x", kind="stable"))
-    cut = pd.concat(drawn)
-    cut[["low", "high"]] = cut[["low", "high"]].clip(low, high)
-    return cut
+        drawn += [line, line.loc[last].assign(**crossing, size=0)]
+    cut = pd.concat(drawn).sort_values(["line", "x"], kind="stable")
+    return cut.assign(**cut[["low", "high"]].clip(low, high))
 
 
 def _never_below(curves: pd.DataFrame, top: float | None) -> pd.Index:

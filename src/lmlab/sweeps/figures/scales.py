@@ -24,7 +24,7 @@ VIRIDIS = (
     *("#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725"),
 )
 GREY = "#8a8a8a"
-WHOLE_POWERS = "replace(format(datum.value, '~e'), 'e+', 'e')"  # 2e12
+Axis = dict[str, Any]  # the arguments of altair's X or Y
 
 
 def has_a_place(value: Any) -> bool:
@@ -88,18 +88,19 @@ def styles_of_settings(table: Table) -> dict[int, Style]:
     return dict(zip(best.index, styles, strict=True))
 
 
-def number_axis(values: Sequence[float], title: str) -> dict[str, Any]:
+def number_axis(values: Sequence[float], title: str) -> Axis:
     """An axis of numbers, by ratio where they ask for it, with ticks at the values."""
+    ticks: Sequence[float] | None = values
     if len(values) > MOST_TICKS:
         ticks = ratio_ticks(min(values), max(values)) if wants_log(values) else None
-    else:
-        ticks = list(values)
-    return _axis(title, wants_log(values), ticks, "~g")
+    return _axis(title, wants_log(values), ticks, {"format": "~g"})
 
 
-def ratio_axis(low: float, high: float, title: str, written: str = "~s") -> dict[str, Any]:
-    """A logarithmic axis with ticks at round numbers; counts are `written` 5k, 2M."""
-    return _axis(title, True, ratio_ticks(low, high), written)
+def ratio_axis(low: float, high: float, title: str, written: str = "~s") -> Axis:
+    """A logarithmic axis with ticks at round numbers: 5k, 2M, or as `written` in d3's words; those
+    with an exponent as 2e12."""
+    plain = f"replace(format(datum.value, '{written}'), 'e+', 'e')"
+    return _axis(title, True, ratio_ticks(low, high), {"labelExpr": plain})
 
 
 def ratio_ticks(low: float, high: float) -> list[float]:
@@ -109,25 +110,29 @@ def ratio_ticks(low: float, high: float) -> list[float]:
     return [step * 10.0**power for power in powers for step in steps]
 
 
-def _axis(title: str, on_log: bool, ticks: list[float] | None, written: str) -> dict[str, Any]:
-    scale: dict[str, Any] = {"type": "log"} if on_log else {"type": "linear", "zero": False}
-    scale |= {"nice": False, "padding": 24}
-    axis: dict[str, Any] = {"labelOverlap": "greedy", "labelSeparation": 4}
-    axis |= {"labelExpr": written} if written == WHOLE_POWERS else {"format": written}
+def _axis(title: str, on_log: bool, ticks: Sequence[float] | None, written: Axis) -> Axis:
+    scale: Axis = {"type": "log"} if on_log else {"type": "linear", "zero": False}
+    axis = {"labelOverlap": "greedy", "labelSeparation": 4, **written}
     if ticks is not None:
-        axis["values"] = ticks
+        axis["values"] = list(ticks)
+    scale |= {"nice": False, "padding": 24}
     return {"type": "quantitative", "title": title, "scale": scale, "axis": axis}
 
 
-def word_axis(
-    words: Sequence[str], title: str, padding: float = 0.3, **more: Any
-) -> dict[str, Any]:
+def loss_axis(title: str, low: float | None = None, high: float | None = None) -> Axis:
+    """An axis of losses, over what is drawn or in given bounds."""
+    scale: Axis = {"zero": False, "nice": False}
+    scale |= {"padding": 28} if low is None else {"domain": [low, high]}
+    return {"type": "quantitative", "title": title, "scale": scale, "axis": {"tickCount": 7}}
+
+
+def word_axis(words: Sequence[str], title: str, padding: float = 0.3, **more: Any) -> Axis:
     """An axis of words at the places 0, 1, …: two that look alike stay two."""
     axis = {"labelExpr": by_place(words), "labelLimit": 320, "grid": False, **more}
     scale = {"domain": list(range(len(words))), "padding": padding}
     return {"type": "ordinal", "title": title, "scale": scale, "axis": axis}
 
 
-def by_place(words: Sequence[str]) -> str:
+def by_place(words: Sequence[Any]) -> str:
     """Vega's expression for the word at a place."""
     return f"{json.dumps(list(words))}[datum.value]"

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from lmlab.config import schema
-from lmlab.config.check import check
+from lmlab.config.check import check_plain, plain_of
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.own_code import check_same_code, code_of
 from lmlab.config.words.compose import chosen
@@ -112,9 +112,11 @@ def run_job(
                 config, problem = _checked(config_of(cfg, overrides))
             if problem is None:
                 config = resolve(config)
+                if not _is_kept(_run_of(config, sweep_dir, swept), config):
+                    config = check_plain(config, schema.Train)
         except LabError as error:
             problem = error
-        run = RunDirectory(Path(cfg.run_dir or _directory(sweep_dir, swept, _identity(config))))
+        run = _run_of(config, sweep_dir, swept)
         setting = canonical({key: value for key, value in swept.items() if key != SEED})
         if entry is not None:
             entry.add("running", run=str(run.path))
@@ -186,15 +188,24 @@ def _is_finished(run: RunDirectory, config: dict[str, Any]) -> bool:
     return True
 
 
-def _directory(sweep_dir: Path, swept: dict[str, Any], identity: str) -> Path:
+def _run_of(config: dict[str, Any], sweep_dir: Path, swept: dict[str, Any]) -> RunDirectory:
     """Where a job is kept.
 
     Raises:
         LabError: if a link leads it out of the sweep's folder.
     """
-    path = sweep_dir / job_name(swept, identity)
+    if config.get("run_dir"):
+        return RunDirectory(Path(config["run_dir"]))
+    path = sweep_dir / job_name(swept, _identity(config))
     check_stays_in(sweep_dir, path)
-    return path
+    return RunDirectory(path)
+
+
+def _is_kept(run: RunDirectory, config: dict[str, Any]) -> bool:
+    """Whether a run of this very config has ended: then its parts were accepted as it began, and
+    need not be imported again."""
+    has_ended = run.record.get("status") in ("done", "pruned")
+    return has_ended and fingerprint(run.config) == fingerprint(config)
 
 
 def _identity(plain: dict[str, Any]) -> str:
@@ -234,9 +245,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _checked(cfg: DictConfig) -> tuple[dict[str, Any], LabError | None]:
-    """The config as it is checked; or as it is, for a name, and why it was refused."""
+    """The config, checked but for its parts; or as it is, for a name, and why it was refused."""
     try:
-        return check(cfg, schema.Train), None
+        return check_plain(plain_of(cfg), schema.Train, parts=()), None
     except LabError as error:
         problem = error
     try:

@@ -18,7 +18,7 @@ import filelock
 from omegaconf import OmegaConf
 
 from lmlab.config import schema
-from lmlab.config.check import check
+from lmlab.config.check import PARTS, check, check_plain, plain_of
 from lmlab.config.words.explain import is_explained
 from lmlab.console import say
 from lmlab.errors import LabError
@@ -79,7 +79,8 @@ def check_some(
 ) -> None:
     """Whether any of the jobs can begin. Asked before a folder is made for them.
 
-    A job that is refused for a key that is `searched` says nothing of other values.
+    A job that is refused for a key that is `searched` says nothing of other values. Parts are not
+    imported for a sweep that has runs: the jobs do so, if anything is left to train.
 
     Raises:
         LabError: if each is refused, with what is said of the first.
@@ -87,6 +88,7 @@ def check_some(
     from hydra.core.hydra_config import HydraConfig
 
     reasons = []
+    parts = () if any(Path(config.hydra.sweep.dir).glob("*/run.json")) else PARTS
     hydra = HydraConfig.instance()
     before = hydra.cfg
     try:
@@ -97,7 +99,7 @@ def check_some(
                 return
             own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
             try:
-                check(own, schema.Train)
+                check_plain(plain_of(own), schema.Train, parts)
                 return
             except LabError as error:
                 if any(key in str(error) for key in searched):

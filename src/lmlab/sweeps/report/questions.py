@@ -13,8 +13,8 @@ from rich.progress import Progress
 
 from lmlab.console import console
 from lmlab.errors import LabError
-from lmlab.sweeps.compare.differences import Differences, compare, setting_named
-from lmlab.sweeps.compare.equal import At, compare_at, compare_to, parse_at
+from lmlab.sweeps.compare.differences import compare, setting_named
+from lmlab.sweeps.compare.equal import At, at_point, parse_at, to_loss
 from lmlab.sweeps.kept import FIT
 from lmlab.sweeps.report.law_sections import law_sections
 from lmlab.sweeps.report.sections import Section
@@ -76,20 +76,17 @@ class Asked:
 
 def differences(asked: Asked, settings: Sequence[int] | None) -> Iterator[Section]:
     """Each comparison with the baseline; the first says what the columns are."""
-    for i, compared in enumerate(_compared(asked, settings)):
-        yield verdicts(compared, legend=i == 0)
-
-
-def _compared(asked: Asked, settings: Sequence[int] | None) -> Iterator[Differences]:
     table, baseline, least = asked.table, asked.baseline, asked.least
-    final = compare(table, settings, baseline, least)
-    if final.tested.any():
-        yield final
+    at_end = compare(table, settings, baseline, least)
+    compared = [at_end] if at_end.tested.any() else []
     for when in asked.at:
-        yield compare_at(table, when, settings, baseline, least)
+        compared.append(compare(table, settings, baseline, least, at_point(table, when)))
     for loss in asked.to:
         for unit in ("steps", "s", *(["flops"] if table.runs["flops"].gt(0).any() else [])):
-            yield compare_to(table, loss, unit, settings, baseline)
+            measured = to_loss(table, loss, unit)
+            compared.append(compare(table, settings, baseline, measured=measured))
+    for i, one in enumerate(compared):
+        yield verdicts(one, legend=i == 0)
 
 
 def law(asked: Asked, settings: Sequence[int] | None) -> Iterator[Section]:
