@@ -53,7 +53,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(
     assert 1 <= len(done) < 4
     stamps = {name: (only_sweep(tmp_path) / name / "run.json").stat().st_mtime_ns for name in done}
 
-    said = ended(sweep(*words))
+    said = sweep_here(*words)
     after = records(only_sweep(tmp_path))
     assert {record["status"] for record in after.values()} == {"done"}
     assert len(after) == 4
