@@ -50,6 +50,7 @@ console = make_console(soft_wrap=True)  # of this process
 # In a notebook tqdm, which others import, asks for widgets that nobody misses here.
 warnings.filterwarnings("ignore", message="IProgress not found")
 log = logging.getLogger("lmlab")
+NOBODY = logging.NullHandler()
 
 _console: ContextVar[Console] = ContextVar("console", default=console)
 _log_file: ContextVar[logging.Handler | None] = ContextVar("log_file", default=None)
@@ -176,6 +177,10 @@ def quiet_libraries() -> None:
             logger.addHandler(logging.lastResort)  # and to the terminal
     # A resumed run has TensorBoard purge what was written after its checkpoint, as it should.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    # What it says in many lines of a process that failed, we say in one.
+    elastic = logging.getLogger("torch.distributed.elastic")
+    elastic.propagate = False
+    elastic.addHandler(NOBODY)
     for message in (
         r".*does not have many workers.*",
         r".*`LightningModule\.configure_optimizers` returned `None`.*",

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
-from rich.console import Console
 
 from lmlab.config import trust
 from lmlab.config.own_code import code_of, parts_named
-from lmlab.console import console as console_of_process
-from lmlab.console import logged_to, quiet_libraries, say, shown_on
+from lmlab.console import logged_to, make_console, quiet_libraries, say, shown_on
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import own_default_generators
 from lmlab.data.tokenizer import class_name
@@ -47,9 +40,10 @@ from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Rec
 from lmlab.training.costs.spent import NOTHING, costs_of, spent_at
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.rules import n_inside
-from lmlab.training.outcome import outcome_recorded, record_failure
-from lmlab.training.processes.processes import Processes, unblock_signals
-from lmlab.training.processes.stopping import Interrupted, Pruned, Stop
+from lmlab.training.outcome import outcome_recorded
+from lmlab.training.processes import starting
+from lmlab.training.processes.processes import Processes
+from lmlab.training.processes.stopping import Stop
 from lmlab.training.processes.waiting import waiting
 from lmlab.training.start import Start
 
@@ -58,6 +52,7 @@ def train(
     config: dict[str, Any],
     swept: dict[str, Any] | None = None,
     choices: dict[str, str] | None = None,
+    begun: Callable[[Path], object] = lambda path: None,
 ) -> RunDirectory | None:
     """Train what a checked config says, and return the run: its directory holds all there is.
 
@@ -66,7 +61,7 @@ def train(
     A config whose `run` names a directory goes on from that run's last checkpoint; so does one with
     `resume=auto`, if it finds a run of its own that was begun before. `swept` goes into the record:
     the keys that a sweep varies, with this run's values; `choices` too, the option of each group
-    that the config was composed of.
+    that the config was composed of. `begun` is told the run's directory once it is known.
 
     What a run needs of its process it has for itself, so runs may follow each other in one process,
     and each computes what it would alone; one of another thread waits for its turn. torch's default
@@ -80,71 +75,73 @@ def train(
     quiet_libraries()
     waiting.settle()
     config = resolve(config)
-    with own_default_generators(), parts_named(config), Processes(config) as processes:
-        if processes.rank:
-            with shown_on(Console(quiet=True)):  # the first process says what is said
-                _help(config, processes)
-            return None
-        return _train(config, {"swept": swept, "choices": choices}, processes)
+    with own_default_generators(), parts_named(config):
+        processes = Processes(config)
+        if processes.are_to_be_started:  # each of them runs these lines
+            return starting.start(processes, config, swept=swept, choices=choices)
+        only_first = None if processes.is_first else make_console(quiet=True)
+        with shown_on(only_first), processes.met():
+            run = _train(config, {"swept": swept, "choices": choices}, processes, begun)
+            return run if processes.is_first else None
 
 
-def _train(config: dict[str, Any], asked: dict[str, Any], processes: Processes) -> RunDirectory:
-    """What the first process does, and the only one there mostly is."""
-    stop = Stop()  # asked by signals
-    start = Start.find(config)  # new, or where an earlier run, a parent or foreign weights end
-    if start.run is not None and start.is_finished:
-        start.keep_moved_text(start.run)
-        say(f"{start.run.path} is done already, after {start.run.record['step']} steps")
-        return start.run
-    text = text_of(config, start.tokenizer())
-    start.check_text(text)
-    made = Experiment.of(config, text, start, stop)
-    trust.remember(config, class_name(type(text.tokenizer)))
-    run = start.run or RunDirectory.create(config, **asked)  # the first file is written here
-    with run.locked(), logged_to(run.path / LOG), stop.listening():
-        start.keep_in(run, text, made.module, made.data, made.callbacks)
-        resumed = start.resumed(run, made.module, made.callbacks)
-        if start.run is not None:
-            run.go_on(config, **asked)
-        run.update(**made.about(text), code=code_of(config))
-        _introduce(config, made, run, resumed)
-        curves: list[Logger] = []
-        with _ended(curves, run), outcome_recorded(run), processes.together():
-            shared = SharedRun(run.path.absolute(), resumed and resumed.place, text.sha256)
-            processes.broadcast(shared, on_loss=lambda error: record_failure(run, error))
-            _fit(config, made, run, resumed, curves)
+def _train(
+    config: dict[str, Any],
+    asked: dict[str, Any],
+    processes: Processes,
+    begun: Callable[[Path], object],
+) -> RunDirectory | None:
+    """What each process does. The directory, its record, log and curves are the first one's."""
+    stop, curves = Stop(), list[Logger]()
+    with processes.agreed():
+        # New, or where an earlier run, a parent or foreign weights end. Only the first looks for a
+        # run to go on with.
+        start = Start.find(config if processes.is_first else {**config, "resume": None})
+        run, resumed = start.run, None
+        if processes.is_first and run is not None and start.is_finished:
+            begun(run.path)
+            start.keep_moved_text(run)
+            say(f"{run.path} is done already, after {run.record['step']} steps")
+    if processes.gather(start.is_finished)[0]:
+        return run
+    with processes.agreed():
+        text = text_of(config, start.tokenizer())
+        start.check_text(text)
+        made = Experiment.of(config, text, start, stop)
+    if len(set(processes.gather(text.sha256))) > 1:
+        raise LabError("the processes of the run do not read the same corpus")
+    with stop.listening(), ExitStack() as kept:
+        with processes.agreed():
+            if processes.is_first:
+                trust.remember(config, class_name(type(text.tokenizer)))
+                run = run or RunDirectory.create(config, **asked)  # the first file is written here
+                begun(run.path)
+                kept.enter_context(run.locked())
+                kept.enter_context(logged_to(run.path / LOG))
+                resumed = _begin(start, run, asked, made, text)
+                kept.enter_context(_ended(curves, run))
+                kept.enter_context(outcome_recorded(run))
+        shared = (run and run.path.absolute(), resumed and resumed.place)
+        path, place = processes.gather(shared)[0]
+        if not processes.is_first:
+            run, resumed = RunDirectory(path), place
+        assert run is not None
+        _fit(config, made, run, resumed, curves)
     return run
 
 
-def _help(config: dict[str, Any], processes: Processes) -> None:
-    """What the other processes do: the same, in the directory that the first has made."""
-    stop = Stop()
-    with stop.listening():
-        unblock_signals()
-        problem: Exception | None = None
-        try:
-            start = Start.find({**config, "resume": None})
-            text = text_of(config, start.tokenizer())
-            made = Experiment.of(config, text, start, stop)
-        except Exception as error:
-            problem = error  # reported once the others are there
-        shared: SharedRun | None = processes.receive()
-        if shared is None:
-            return  # done already
-        if problem is None and text.sha256 != shared.corpus_sha256:
-            problem = LabError("the corpus differs from the one that the first process has")
-        processes.ready(problem)
-        with processes.together():
-            _fit(config, made, RunDirectory(shared.path), shared.resumed, [])
-
-
-@dataclass(frozen=True)
-class SharedRun:
-    """What the other processes of a run learn from the first."""
-
-    path: Path
-    resumed: Resumed | None
-    corpus_sha256: str
+def _begin(
+    start: Start, run: RunDirectory, asked: dict[str, Any], made: Experiment, text: TokenizedCorpus
+) -> Resumed | None:
+    """Keep what the run begins with; the checkpoint that it goes on from, if there is one."""
+    config = start.config
+    start.keep_in(run, text, made.module, made.data, made.callbacks)
+    resumed = start.resumed(run, made.module, made.callbacks)
+    if start.run is not None:
+        run.go_on(config, **asked)
+    run.update(**made.about(text), code=code_of(config))
+    _introduce(config, made, run, resumed)
+    return resumed
 
 
 @dataclass
@@ -257,25 +254,3 @@ def _introduce(
     say(f"kept in {run.path}" + (f", going on from step {resumed.step}" if resumed else ""))
     for remark in preflight.remarks(config):
         say(remark)
-
-
-def help_to_train() -> None:
-    """What a helping process does; `Processes` starts it."""
-    config = pickle.load(sys.stdin.buffer)
-
-    def end_with_the_first() -> None:
-        os.read(sys.stdin.fileno(), 1)  # nothing more is written: it returns at the end
-        os._exit(1)
-
-    threading.Thread(target=end_with_the_first, daemon=True).start()
-    console_of_process.quiet = True
-
-    try:
-        train(config)
-    except (Interrupted, Pruned):
-        pass  # the first process prints it
-    except LabError as error:
-        # What fails in all of them is printed by the first process, which then ends this one.
-        time.sleep(2)
-        print(f"error: process {os.environ['LOCAL_RANK']}: {error}", file=sys.stderr)
-        sys.exit(2)

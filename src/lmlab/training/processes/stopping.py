@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], None]
 
 
 class Interrupted(BaseException):
@@ -46,22 +47,28 @@ class Stop:
             os._exit(128 + signum)
         self.signum = signum
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the signals, and give them back. In a thread there are none to take."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {signum: signal.getsignal(signum) for signum in SIGNALS}
-        self.listen()
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+    def listening(self) -> AbstractContextManager[None]:
+        """Take the signals, and give them back."""
+        return handled_by(self._handle)
 
     def listen(self) -> None:
         """Take the signals for good, if this is the main thread."""
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
                 signal.signal(signum, self._handle)
+
+
+@contextmanager
+def handled_by(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers,
+) -> Iterator[None]:
+    """Within, the signals are this handler's. In a thread there are none to take."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, handler) for signum in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, earlier in before.items():
+            signal.signal(signum, earlier)
