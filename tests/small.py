@@ -1,9 +1,12 @@
 """Runs that take a second, those that were cut short, and those that go on from them."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from lmlab.runs.directory import RunDirectory
+
+ROOT = Path(__file__).parents[1]  # of the checkout
 
 TINY = [  # of tinyshakespeare: a run of 24 steps and two evaluations
     # The full pass over val takes most of a tiny run's time: leave a small val split.

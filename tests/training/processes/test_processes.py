@@ -15,14 +15,14 @@ import pytest
 import torch
 from comparing import checkpoint, curves, weights
 from lightning.fabric.utilities.distributed import _suggested_max_num_threads
-from small import SMALL
+from small import ROOT, SMALL
 
 from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
 from lmlab.evaluate import evaluate
 from lmlab.runs.directory import RunDirectory
 
-SCRIPT = Path(__file__).parents[2] / "scripts/train.py"
+SCRIPT = ROOT / "scripts/train.py"
 GPT = ["name=test", "model=gpt", "model.n_embd=16", "model.n_layer=1", "trainer.accelerator=cpu"]
 GPT += ["data.block_size=8", "data.val_fraction=0.01", "data.steps_per_batch=5", "eval.iters=2"]
 GPT += ["eval.every=12", "trainer.log_every_n_steps=4", "trainer.gradient_clip_val=1.0"]

@@ -14,7 +14,7 @@ from comparing import assert_same_run, checkpoint, curves, same, weights
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import SMALL, cut
+from small import ROOT, SMALL, cut
 from torch import nn
 
 from lmlab.config import build, schema
@@ -96,7 +96,7 @@ def test_a_tied_weight_is_one_parameter_with_two_roles():
 
 
 def test_the_readout_of_a_model_of_ones_own_is_found_by_the_vocabulary(composed, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "extensions/own"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests/extensions/own"))
     words = ["~model.n_layer", "~model.n_head", "~model.dropout", "model.n_embd=8"]
     config = composed("model._target_=mypackage.mymodel.MyModel", *words)
     roles = roles_by_name(build.model(config, vocab_size=11))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from comparing import curves, weights
-from small import cut
+from small import ROOT, cut
 
 import lmlab
 from lmlab.runs.directory import RunDirectory
@@ -67,7 +67,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str
         cut(trained(*GPT, "run_dir=cut"), 6)
         lines = ["\n".join([command, *words]) for (command, _), words in commands.items()]
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).parent / "absent_device.py"), *lines],
+            [sys.executable, str(ROOT / "tests/absent_device.py"), *lines],
             capture_output=True,
             text=True,
             timeout=300,
