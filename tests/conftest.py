@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from hypothesis import settings
 from omegaconf import open_dict
-from small import FOX, TINY
+from small import FOX, TINY, train
 
 import lmlab
 from lmlab import cli
@@ -128,7 +128,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def composed() -> Compose:
-    """composed("model=head", …): a checked config."""
+    """composed("model=head", …): a checked config, in plain containers."""
     with initialize_config_dir(str(conf_dir()), **version_base()):
         # As the jobs of a sweep: the files of each choice are read once.
         loader = RememberingLoader(GlobalHydra.instance().config_loader())
@@ -138,7 +138,7 @@ def composed() -> Compose:
         cfg = loader.load_configuration("train", words, RunMode.RUN)
         with open_dict(cfg):
             del cfg["hydra"]
-        return check(cfg, schema.Train)
+        return check(cfg, schema.Train).plain()
 
     return compose_and_check
 
@@ -150,8 +150,6 @@ def experiment(composed: Compose, tinyshakespeare_path: Path, tmp_path: Path) ->
     corpus = f"corpus.path={tinyshakespeare_path}"
 
     def run(*overrides: str) -> "RunDirectory":
-        from lmlab.core import train  # torch takes seconds
-
         return train(composed(corpus, f"output_dir={tmp_path}", *TINY, *overrides))
 
     return run

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lmlab.config.check import check_plain
+from lmlab.config.schema import Train
 from lmlab.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]  # of the checkout
@@ -52,3 +54,15 @@ def branch(run: RunDirectory, which: str = "", /, **more: Any) -> dict[str, Any]
             node = node[name]
         node[last] = value
     return {**config, "from": f"{run.path}{which}", "run_dir": None}
+
+
+def checked(config: Any) -> Train:
+    """A config in plain containers, such as a run's, as training takes it."""
+    return config if isinstance(config, Train) else check_plain(config, Train)
+
+
+def train(config: Any) -> RunDirectory:
+    """Train a config, checked or in plain containers."""
+    from lmlab.core import train  # torch takes seconds
+
+    return train(checked(config))

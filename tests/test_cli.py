@@ -273,7 +273,7 @@ def test_a_warmup_longer_than_the_run_is_said_once(lab, text):
 
 def checked(*words: str) -> dict:
     with initialize_config_dir(str(cli.conf_dir()), **version_base()):
-        return check(compose("train", ["name=n", *words]), schema.Train)
+        return check(compose("train", ["name=n", *words]), schema.Train).plain()
 
 
 def test_a_whole_number_for_a_float_is_the_same_config():
@@ -285,8 +285,8 @@ def test_a_whole_number_for_a_float_is_the_same_config():
     anything = {"_target_": "torch.nn.Identity"}
     own = {**anything, "size": 3, "inner": {**anything, "rate": 1}}
     mine = check(OmegaConf.create({**whole, "model": own}), schema.Train)
-    assert json.dumps(mine["model"]) == json.dumps(own)
-    assert [type(value) for value in mine["data"].values()] == [int, int, float, int]
+    assert json.dumps(mine.model) == json.dumps(own)
+    assert [type(value) for _, value in mine.data] == [int, int, float, int]
 
 
 def test_without_its_parts_a_config_is_checked_and_nothing_is_imported():
@@ -312,7 +312,7 @@ def test_without_its_parts_a_config_is_checked_and_nothing_is_imported():
 def test_checking_changes_no_fingerprint(words):
     with initialize_config_dir(str(cli.conf_dir()), **version_base()):
         cfg = compose("train", ["name=n", *words.split()])
-    assert fingerprint(check(cfg, schema.Train)) == fingerprint(OmegaConf.to_container(cfg))
+    assert fingerprint(check(cfg, schema.Train).plain()) == fingerprint(OmegaConf.to_container(cfg))
 
 
 OWN = {  # the files of a --config-dir, and what is said of model=mine there

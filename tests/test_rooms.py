@@ -25,6 +25,7 @@ FLOORS = (
     ("runs",),
     ("training",),
     ("display",),
+    ("experiment",),
     ("core",),
     ("evaluate", "generate", "export", "plan"),
     ("sweeps",),
@@ -39,6 +40,7 @@ NEVER = {
     "data": ("hydra",),
     "training": ("hydra",),
     "display": ("hydra",),
+    "experiment": ("hydra",),
     "core": ("hydra",),
 }
 

@@ -31,12 +31,12 @@ def nanogpt_style(task: Task) -> tuple[float, float]:
     """
     config = task.config
     batch_size, block_size = task.batch_size, task.block_size
-    every, iters = config["eval"]["every"], config["eval"]["iters"]
-    max_steps = config["trainer"]["max_steps"]
+    every, iters = config.eval.every, config.eval.iters
+    max_steps = config.trainer.max_steps
     n_train = len(task.tokens)
     ids: np.ndarray = task.text.ids
     splits = {"train": ids[:n_train], "val": ids[n_train:]}
-    schedule, source = build.schedule(config), task.batches()
+    schedule, source = build.schedule(config.schedule), task.batches()
 
     def get_batch(split: str, source: torch.Generator | None) -> tuple[Tensor, Tensor]:
         data = splits[split]
@@ -53,7 +53,7 @@ def nanogpt_style(task: Task) -> tuple[float, float]:
     best = float("inf")
     for step in range(max_steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = config["optimizer"]["lr"] * schedule(step, max_steps)
+            group["lr"] = config.optimizer["lr"] * schedule(step, max_steps)
         if step % every == 0:
             losses = _estimate_loss(model, get_batch, iters)
             if losses["val"] < best and step > 0:
@@ -65,7 +65,8 @@ def nanogpt_style(task: Task) -> tuple[float, float]:
         logits = model(x)
         loss = F.cross_entropy(logits.view(-1, logits.size(-1)), y.view(-1))
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm)
+        if task.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss.item()  # its log_interval is 1
@@ -100,7 +101,7 @@ def _on_all_of_val(model: nn.Module, task: Task, val: Tensor) -> float:
 def lmlab_run(task: Task, folder: Path) -> tuple[float, float]:
     """`scripts/train.py` with the task's config: samples and the full pass at the end included."""
     begin = time.perf_counter()
-    run = train({**task.config, "output_dir": str(folder)})
+    run = train(task.config.model_copy(update={"output_dir": str(folder)}))
     assert run is not None
     return time.perf_counter() - begin, run.record["metrics"]["val/loss_full"]
 
@@ -131,7 +132,7 @@ def run(rounds: int, quick: bool) -> Part:
     ]
     part.tables.append(
         Table(
-            f"nanogpt/cpu, {task.config['trainer']['max_steps']} steps, seeds "
+            f"nanogpt/cpu, {task.config.trainer.max_steps} steps, seeds "
             f"{', '.join(map(str, seeds))}",
             ["", "seconds", "/ nanoGPT-style", "val/loss_full, mean of seeds"],
             [

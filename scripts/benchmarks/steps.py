@@ -18,6 +18,8 @@ from torch.optim import Optimizer
 
 from benchmarks.rounds import Part, Ratio, Table, interleave, median, ratio
 from benchmarks.tasks import MODELS, Task, as_a_user_has_it
+from lmlab.config.check import check_plain
+from lmlab.config.schema import Train
 from lmlab.console import quiet_libraries
 from lmlab.core import train
 from lmlab.data.windows import get_batch
@@ -164,13 +166,13 @@ class OurClock(L.Callback):
 def ours(task: Task, n_steps: int) -> Trained:
     """What `scripts/train.py` does, with TensorBoard, CSV, progress bar and checkpoints."""
     config = {
-        **task.config,
+        **task.config.plain(),
         "output_dir": str(task.folder),
-        "trainer": {**task.config["trainer"], "max_steps": n_steps},
-        "eval": {**task.config["eval"], "every": n_steps, "iters": 1, "at_start": False},
+        "trainer": {**task.config.trainer.plain(), "max_steps": n_steps},
+        "eval": {**task.config.eval.plain(), "every": n_steps, "iters": 1, "at_start": False},
         "callbacks": {"clock": {"_target_": f"{OurClock.__module__}.{OurClock.__qualname__}"}},
     }
-    train(config)
+    train(check_plain(config, Train))
     clock = OurClock.last
     return clock.seconds, clock.module.last_loss, clock.module.model.state_dict()
 

@@ -8,17 +8,17 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lmlab.config import build
+from lmlab.config.schema import Train
 from lmlab.console import console
 from lmlab.data.streams import derive, generator
 from lmlab.data.tokens import text_of
-from lmlab.training.assemble import make_data
+from lmlab.experiment import make_data
 from lmlab.training.optimizers.configure import configure
 
 NOTEBOOK = ["data.batch_size=32", "data.block_size=8", "optimizer.lr=1e-3"]
@@ -40,37 +40,36 @@ class Task:
         self.config, self.folder = composed(overrides), folder or Path()
         self.text = text_of(self.config)
         self.tokens: Tensor = make_data(self.config, self.text).train_tokens
-        shape = self.config["data"]
-        self.batch_size, self.block_size = shape["batch_size"], shape["block_size"]
-        self.clip_norm = self.config["trainer"]["gradient_clip_val"]
+        shape = self.config.data
+        self.batch_size, self.block_size = shape.batch_size, shape.block_size
+        self.clip_norm = self.config.trainer.gradient_clip_val
 
     def model(self) -> nn.Module:
         """As training initialises it."""
-        torch.manual_seed(derive(self.config["seed"], "init"))
-        return build.model(self.config, self.text.tokenizer.vocab_size)
+        torch.manual_seed(derive(self.config.seed, "init"))
+        return build.model(self.config.model, self.text.tokenizer.vocab_size, self.block_size)
 
     def optimizer(self, model: nn.Module, fused: bool) -> Optimizer:
         """The config's AdamW; torch's own loop over parameters unless it is to be fused."""
         settings = {
             key: value
-            for key, value in self.config["optimizer"].items()
+            for key, value in self.config.optimizer.items()
             if not key.startswith("_") and key != "fused"
         }
         return configure(model, partial(AdamW, fused=fused, **settings))
 
     def batches(self) -> torch.Generator:
         """The stream that training windows are drawn from."""
-        return generator(self.config["seed"], "data")
+        return generator(self.config.seed, "data")
 
 
-def composed(overrides: list[str]) -> dict[str, Any]:
+def composed(overrides: list[str]) -> Train:
     """The config of these overrides, on the CPU, checked."""
     from lmlab import cli
-    from lmlab.config import schema
     from lmlab.config.check import check
 
     words = ["name=bench", "trainer.accelerator=cpu", *overrides]
-    return check(cli.composed("train", words), schema.Train)
+    return check(cli.composed("train", words), Train)
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ class GridSweeper(Sweeper):
         assert self.hydra_context is not None
         check_names(self.params, self.config)
         axes = Axes.parse(self.params, self.when, arguments, self.hydra_context.config_loader)
-        axes.check_size(check_multirun(self.config)["sweep"]["max_jobs"])
+        axes.check_size(check_multirun(self.config).sweep.max_jobs)
         found = {tuple(job): None for job in axes.jobs(every_row)}  # in order, each once
         return [list(job) for job in found]
 

@@ -49,7 +49,7 @@ def train(*overrides: str, **values: Any) -> Run | None:
 
             cfg = _current(composition.composed("train", words_for_hydra(line), with_hydra=True))
             config, chosen = asked(cfg, line.given), composition.chosen()
-        if config["dry_run"]:
+        if config.dry_run:
             from lmlab.plan import plan
 
             plan(config)

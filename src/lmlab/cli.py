@@ -61,7 +61,7 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
     from lmlab.runs.parents import asked
 
     config = asked(cfg, given)
-    if config["dry_run"]:
+    if config.dry_run:
         from lmlab.plan import plan
 
         plan(config)

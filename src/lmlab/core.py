@@ -4,52 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from lightning.pytorch.loggers import Logger
 
 from lmlab.config import trust
 from lmlab.config.own_code import code_of, parts_named
+from lmlab.config.schema import Train
 from lmlab.console import logged_to, make_console, quiet_libraries, say, shown_on
-from lmlab.data.datamodule import TextDataModule
 from lmlab.data.streams import own_default_generators
 from lmlab.data.tokenizer import class_name
-from lmlab.data.tokens import TokenizedCorpus, text_of
-from lmlab.display.from_config import MakeLoggers, loggers
 from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
+from lmlab.experiment import Experiment
 from lmlab.files import write_atomically
 from lmlab.models.contract import Hooks
 from lmlab.runs.checkpoint import Resumed
 from lmlab.runs.directory import LOG, SAMPLE, RunDirectory
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
-from lmlab.training.assemble import (
-    make_callbacks,
-    make_data,
-    make_module,
-    make_trainer,
-    refusals_of_callbacks,
-    trial_of,
-)
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
 from lmlab.training.costs.spent import NOTHING, costs_of, spent_at
-from lmlab.training.module import LanguageModule
-from lmlab.training.optimizers.rules import n_inside
+from lmlab.training.lightning_inside import refusals_of_callbacks
 from lmlab.training.outcome import outcome_recorded
 from lmlab.training.processes import starting
 from lmlab.training.processes.processes import Processes
 from lmlab.training.processes.stopping import Stop
 from lmlab.training.processes.waiting import waiting
 from lmlab.training.start import Start
+from lmlab.training.trainer import make_trainer
 
 
 def train(
-    config: dict[str, Any],
+    config: Train,
     swept: dict[str, Any] | None = None,
     choices: dict[str, str] | None = None,
     begun: Callable[[Path], object] = lambda path: None,
@@ -75,7 +64,7 @@ def train(
     quiet_libraries()
     waiting.settle()
     config = resolve(config)
-    with own_default_generators(), parts_named(config):
+    with own_default_generators(), parts_named(config.plain()):
         processes = Processes(config)
         if processes.are_to_be_started:  # each of them runs these lines
             return starting.start(processes, config, swept=swept, choices=choices)
@@ -86,7 +75,7 @@ def train(
 
 
 def _train(
-    config: dict[str, Any],
+    config: Train,
     asked: dict[str, Any],
     processes: Processes,
     begun: Callable[[Path], object],
@@ -94,9 +83,8 @@ def _train(
     """What each process does. The directory, its record, log and curves are the first one's."""
     stop, curves = Stop(), list[Logger]()
     with processes.agreed():
-        # New, or where an earlier run, a parent or foreign weights end. Only the first looks for a
-        # run to go on with.
-        start = Start.find(config if processes.is_first else {**config, "resume": None})
+        # New, or where an earlier run, a parent or foreign weights end.
+        start = Start.find(config, looks_for_run=processes.is_first)
         run, resumed = start.run, None
         if processes.is_first and run is not None and start.is_finished:
             begun(run.path)
@@ -105,20 +93,18 @@ def _train(
     if processes.gather(start.is_finished)[0]:
         return run
     with processes.agreed():
-        text = text_of(config, start.tokenizer())
-        start.check_text(text)
-        made = Experiment.of(config, text, start, stop)
-    if len(set(processes.gather(text.sha256))) > 1:
+        made = Experiment.of(config, start, stop)
+    if len(set(processes.gather(made.parts.text.sha256))) > 1:
         raise LabError("the processes of the run do not read the same corpus")
     with stop.listening(), ExitStack() as kept:
         with processes.agreed():
             if processes.is_first:
-                trust.remember(config, class_name(type(text.tokenizer)))
+                trust.remember(config.plain(), class_name(type(made.parts.text.tokenizer)))
                 run = run or RunDirectory.create(config, **asked)  # the first file is written here
                 begun(run.path)
                 kept.enter_context(run.locked())
                 kept.enter_context(logged_to(run.path / LOG))
-                resumed = _begin(start, run, asked, made, text)
+                resumed = _begin(start, run, asked, made)
                 kept.enter_context(_ended(curves, run))
                 kept.enter_context(outcome_recorded(run))
         shared = (run and run.path.absolute(), resumed and resumed.place)
@@ -126,61 +112,24 @@ def _train(
         if not processes.is_first:
             run, resumed = RunDirectory(path), place
         assert run is not None
-        _fit(config, made, run, resumed, curves)
+        _fit(made, run, resumed, curves)
     return run
 
 
 def _begin(
-    start: Start, run: RunDirectory, asked: dict[str, Any], made: Experiment, text: TokenizedCorpus
+    start: Start, run: RunDirectory, asked: dict[str, Any], made: Experiment
 ) -> Resumed | None:
     """Keep what the run begins with; the checkpoint that it goes on from, if there is one."""
-    config = start.config
-    start.keep_in(run, text, made.module, made.data, made.callbacks)
-    resumed = start.resumed(run, made.module, made.callbacks)
+    config, callbacks = start.config, made.parts.callbacks
+    start.keep_in(run, made.module, made.data, callbacks)
+    resumed = start.resumed(run, made.module, callbacks)
     if start.run is not None:
         run.go_on(config, **asked)
-    run.update(**made.about(text), code=code_of(config))
-    _introduce(config, made, run, resumed)
+    run.update(**made.about, code=code_of(config.plain()))
+    where = f"kept in {run.path}" + (f", going on from step {resumed.step}" if resumed else "")
+    for line in (*made.introduction(), where, *preflight.remarks(config)):
+        say(line)
     return resumed
-
-
-@dataclass
-class Experiment:
-    """What a config is made into, ready to be trained."""
-
-    data: TextDataModule
-    module: LanguageModule
-    callbacks: list[L.Callback]
-    make_loggers: MakeLoggers
-
-    @classmethod
-    def of(
-        cls, config: dict[str, Any], text: TokenizedCorpus, start: Start, stop: Stop
-    ) -> Experiment:
-        """The parts of a config for a tokenised text, checked before anything is written.
-
-        Raises:
-            LabError: naming the part that cannot be made, or that does not do what it has to.
-        """
-        data = make_data(config, text)
-        preflight.check_memory(config, data.vocab_size)
-        module = make_module(config, text, stop)
-        callbacks, make_loggers = make_callbacks(config, text), loggers(config)
-        if (prepare := Hooks.of(module.model).prepare) is not None:
-            prepare(data.train_tokens)
-        start.load_into(module, callbacks)
-        target = config["model"]["_target_"]
-        preflight.check_logits(module.model, target, data.vocab_size, data.block_size)
-        return cls(data, module, callbacks, make_loggers)
-
-    def about(self, text: TokenizedCorpus) -> dict[str, Any]:
-        """For the record."""
-        return {
-            "corpus_sha256": text.sha256,
-            "parameters": sum(p.numel() for p in self.module.model.parameters()),
-            "parameters_inside": n_inside(self.module.model),
-            "train_tokens": len(self.data.train_tokens),
-        }
 
 
 @contextmanager
@@ -195,21 +144,16 @@ def _ended(curves: list[Logger], run: RunDirectory) -> Iterator[None]:
 
 
 def _fit(
-    config: dict[str, Any],
-    made: Experiment,
-    run: RunDirectory,
-    resumed: Resumed | None,
-    curves: list[Logger],
+    made: Experiment, run: RunDirectory, resumed: Resumed | None, curves: list[Logger]
 ) -> None:
     """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
-    data, module = made.data, made.module
-    resume_step = resumed.step if resumed is not None and resumed.checkpoint else None
-    curves.extend(made.make_loggers(run, resume_step))
-    recorder, keeper = Recorder(run), Checkpoints(run, module.stop, **config["checkpoint"])
+    config, parts, data, module = made.parts.config, made.parts, made.data, made.module
+    curves.extend(parts.loggers(run, resumed.step if resumed and resumed.checkpoint else None))
+    recorder, keeper = Recorder(run), Checkpoints(run, module.stop, **dict(config.checkpoint))
     # What is kept, once all else is done; a report to a trial comes before, so that none is missing
     # where training goes on from a checkpoint.
-    kept = [*trial_of(config), keeper, NoteSignals(module.stop), GiveWay()]
-    callbacks = [*made.callbacks, Bar(), recorder, *kept]
+    kept = [*parts.trial, keeper, NoteSignals(module.stop), GiveWay()]
+    callbacks = [*parts.callbacks, Bar(), recorder, *kept]
     trainer = make_trainer(config, run, data, callbacks, curves, resumed)
     if trainer.is_global_zero:
         before = spent_at(resumed.contents, run.record) if resumed and resumed.contents else NOTHING
@@ -218,8 +162,8 @@ def _fit(
     count = Hooks.of(module.model).fit
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)
-    elif config["trainer"]["max_steps"]:
-        with refusals_of_callbacks(config):
+    elif config.trainer.max_steps:
+        with refusals_of_callbacks(config.callbacks):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None)
     for logger in event_files(trainer.loggers):
         logger.begin_end()
@@ -230,27 +174,10 @@ def _fit(
         trainer.validate(module, datamodule=data, verbose=False)
     trainer.validate(module, data.full_dataloader(), verbose=False)
     if trainer.is_global_zero:
-        for sampler in (callback for callback in made.callbacks if isinstance(callback, Sample)):
+        for sampler in (one for one in parts.callbacks if isinstance(one, Sample)):
             sample = sampler.text or sampler.make(module)
             write_atomically(run.path / SAMPLE, sample.encode())
         end(curves, "done")  # before the record: a run that says done is not looked at again
     keeper.save(trainer, module)
     if trainer.is_global_zero:
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
-
-
-def _introduce(
-    config: dict[str, Any], made: Experiment, run: RunDirectory, resumed: Resumed | None
-) -> None:
-    data, model = made.data, made.module.model
-    n_parameters = sum(p.numel() for p in model.parameters())
-    say(
-        f"{config['name']}: {type(model).__name__} of {n_parameters:,} parameters; "
-        f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
-        f"vocabulary of {data.vocab_size:,}"
-    )
-    if data.steps_per_batch != config["data"]["steps_per_batch"]:
-        say("data.steps_per_batch: 1, so that every part sees every step")
-    say(f"kept in {run.path}" + (f", going on from step {resumed.step}" if resumed else ""))
-    for remark in preflight.remarks(config):
-        say(remark)

@@ -24,7 +24,7 @@ from lmlab.training.processes.waiting import waiting
 from lmlab.training.restored import Trained, config_beside, precision_of, restore
 
 
-def evaluate(config: dict[str, Any]) -> dict[str, float]:
+def evaluate(config: schema.Evaluate) -> dict[str, float]:
     """The metrics of one deterministic pass over val, printed with their units.
 
     Raises:
@@ -33,43 +33,40 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     """
     quiet_libraries()
     waiting.settle()
-    run = RunDirectory.open(config["run"])
-    trained = restore(run, config["checkpoint"])
-    block_size = trained.config["data"]["block_size"]
-    if config["stride"] is not None and config["stride"] > block_size:
+    run = RunDirectory.open(config.run)
+    trained = restore(run, config.checkpoint)
+    block_size = trained.config.data.block_size
+    if config.stride is not None and config.stride > block_size:
         raise LabError(
-            f"stride={config['stride']} skips tokens: at most {block_size}, the run's "
-            "data.block_size"
+            f"stride={config.stride} skips tokens: at most {block_size}, the run's data.block_size"
         )
-    corpus = _corpus(run, trained) | config["corpus"]
-    stored = {**trained.config, "corpus": corpus}
+    corpus = _corpus(run, trained) | config.corpus
+    stored = {**trained.config.plain(), "corpus": corpus}
     with_text = check_plain(stored, schema.Train, parts=("corpus", "tokenizer"))
-    began_elsewhere = trained.config["from"] is not None  # its tokenizer was fitted on that text
-    text = text_of(with_text, trained.tokenizer if began_elsewhere else None)
+    # The tokenizer of a run that began from another was fitted on that one's text.
+    text = text_of(with_text, trained.tokenizer if trained.config.begins_from else None)
     if text.sha256 != trained.corpus_sha256:
-        raise LabError(f"run={config['run']}: its corpus has changed since it was trained")
-    if config["corpus"]:
-        run.keep_corpus(with_text["corpus"], text.sha256)
+        raise LabError(f"run={config.run}: its corpus has changed since it was trained")
+    if config.corpus:
+        run.keep_corpus(with_text.corpus, text.sha256)
     if text.tokenizer.stored() != trained.tokenizer.stored():
-        raise LabError(
-            f"run={config['run']}: its tokenizer makes other tokens of the same text now"
-        )
-    for name in changed_code(run.record, trained.config):
+        raise LabError(f"run={config.run}: its tokenizer makes other tokens of the same text now")
+    for name in changed_code(run.record, trained.config.plain()):
         say(f"{source_file(name) or name} has changed since this run was trained")
     settings = {
-        **trained.config["data"],
-        "stride": config["stride"] or trained.config["eval"]["stride"],
+        **dict(trained.config.data),
+        "stride": config.stride or trained.config.eval.stride,
     }
     data = TextDataModule(text.ids, text.tokenizer.vocab_size, n_train=text.n_train, **settings)
     model = _with_others(trained, config)
     module = LanguageModule(
         model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
     )
-    dynamic = [] if config["dynamic_lr"] is None else [Dynamic(config["dynamic_lr"])]
+    dynamic = [] if config.dynamic_lr is None else [Dynamic(config.dynamic_lr)]
     trainer = preflight.checked_trainer(
         "",
         callbacks=dynamic,
-        accelerator=config["accelerator"],
+        accelerator=config.accelerator,
         devices=1,
         precision=precision_of(trained.config),
         logger=False,
@@ -78,9 +75,9 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         enable_checkpointing=False,
     )
     trainer.validate(module, data.full_dataloader(), verbose=False)
-    averaged = ", averaged weights" if config["checkpoint"] == "ema" else ""
+    averaged = ", averaged weights" if config.checkpoint == "ema" else ""
     say(f"{trained.path} (step {trained.step}{averaged})")
-    for other in config["ensemble"] or []:
+    for other in config.ensemble or []:
         say(f"and {other}, their probabilities averaged")
     say(
         f"val/loss_full  {module.metrics['val/loss_full']:.4f} nats per token, over "
@@ -97,22 +94,20 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
 
 def _corpus(run: RunDirectory, trained: Trained) -> dict[str, Any]:
     """The corpus of a checkpoint; of one of this run's, where the run says that the text is now."""
-    of_checkpoint: dict[str, Any] = trained.config["corpus"]
     beside = config_beside(run)
     if beside is None:
-        return of_checkpoint
+        return trained.config.corpus
     try:
-        check_continues(trained.config, beside, may_change=("corpus",))
+        check_continues(trained.config.plain(), beside.plain(), may_change=("corpus",))
     except LabError:  # a checkpoint of another run
-        return of_checkpoint
-    of_run: dict[str, Any] = beside["corpus"]
-    return of_run
+        return trained.config.corpus
+    return beside.corpus
 
 
-def _with_others(trained: Trained, config: dict[str, Any]) -> nn.Module:
+def _with_others(trained: Trained, config: schema.Evaluate) -> nn.Module:
     """The model of a run, or an ensemble of it and the runs beside it."""
-    runs, data = config["ensemble"] or [], trained.config["data"]
-    weights = config["weights"]
+    runs, data = config.ensemble or [], trained.config.data
+    weights = config.weights
     if weights is not None and len(weights) != 1 + len(runs):
         raise LabError(f"weights={weights}: give {1 + len(runs)}, run's first")
     if not runs:
@@ -122,7 +117,7 @@ def _with_others(trained: Trained, config: dict[str, Any]) -> nn.Module:
         other = restore(RunDirectory.open(path, "ensemble"), "last")
         other.check_beside("ensemble", path, trained.tokenizer, trained.corpus_sha256, data)
         models.append(other.model)
-    return ensemble_of(models, weights, trained.tokenizer.vocab_size, data["block_size"]).eval()
+    return ensemble_of(models, weights, trained.tokenizer.vocab_size, data.block_size).eval()
 
 
 def _no_optimizer(parameters: Any) -> Any:

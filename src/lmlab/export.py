@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import safetensors.torch
 
+from lmlab.config.schema import Export
 from lmlab.console import quiet_libraries, say
 from lmlab.errors import LabError
 from lmlab.files import path_typed
@@ -26,19 +27,19 @@ WEIGHTS = "model.safetensors"
 Exported: TypeAlias = "tuple[dict[str, Any], dict[str, Tensor], list[str]]"
 
 
-def export(config: dict[str, Any]) -> Path:
+def export(config: Export) -> Path:
     """Write the folder that was asked for, whole or not at all.
 
     Raises:
         LabError: if the model has no form there, or the folder is not empty.
     """
     quiet_libraries()
-    folder = path_typed(config["folder"], "folder")
+    folder = path_typed(config.folder, "folder")
     if ".." in folder.parts:
         folder = Path(os.path.realpath(folder))  # x/.. is to make no x
     _check_free(folder)
-    trained = restore(RunDirectory.open(config["run"]), config["checkpoint"])
-    make = {"hf": _hugging_face, "safetensors": _plain}[config["to"]]
+    trained = restore(RunDirectory.open(config.run), config.checkpoint)
+    make = {"hf": _hugging_face, "safetensors": _plain}[config.to]
     files, tensors, remarks = make(trained)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
@@ -76,7 +77,7 @@ def _plain(trained: Trained) -> Exported:
     state = trained.model.state_dict()
     tied = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
     tensors = {name: state[name].contiguous() for name in state if name in tied.values()}
-    about = {key: trained.config[key] for key in ("model", "data")}
+    about = {"model": trained.config.model, "data": trained.config.data.plain()}
     return {"lmlab.json": {**about, "tokenizer": trained.tokenizer.stored()}}, tensors, []
 
 
@@ -97,7 +98,7 @@ def _hugging_face(trained: Trained) -> Exported:
             f"to=hf: {type(model).__name__} is no architecture of Hugging Face's; model=gpt and "
             "model=modern can be written, and to=safetensors writes any model's weights"
         )
-    block_size = trained.config["data"]["block_size"]
+    block_size = trained.config.data.block_size
     generation = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     files = {
         "config.json": {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 
+from lmlab.config.schema import Generate
 from lmlab.console import console, quiet_libraries
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
@@ -31,7 +31,7 @@ def stream_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
         yield rest
 
 
-def write(config: dict[str, Any]) -> list[str]:
+def write(config: Generate) -> list[str]:
     """Print `samples` continuations of the prompt, prompt included; returns them.
 
     Each sample has a generator of its own, so the third is the same however many are asked for.
@@ -42,27 +42,27 @@ def write(config: dict[str, Any]) -> list[str]:
     """
     quiet_libraries()
     waiting.settle()
-    trained = restore(RunDirectory.open(config["run"]), config["checkpoint"])
+    trained = restore(RunDirectory.open(config.run), config.checkpoint)
     return [_show(trained, config, row, n) for n, row in enumerate(samples(trained, config), 1)]
 
 
-def samples(trained: Trained, config: dict[str, Any]) -> Iterator[Iterable[int]]:
+def samples(trained: Trained, config: Generate) -> Iterator[Iterable[int]]:
     """The tokens of each of `samples` continuations of the prompt, one after the other.
 
     Raises:
         LabError: if the prompt cannot be encoded.
     """
-    prompt = _encode(trained, config["prompt"])
-    seeds = range(config["seed"], config["seed"] + config["samples"])
+    prompt = _encode(trained, config.prompt)
+    seeds = range(config.seed, config.seed + config.samples)
     for start in range(0, len(seeds), AT_A_TIME):
         sources = [torch.Generator().manual_seed(s) for s in seeds[start : start + AT_A_TIME]]
         tokens = generate(
             trained.model,
             prompt.expand(len(sources), -1),
-            config["max_new_tokens"],
-            temperature=config["temperature"],
-            top_k=config["top_k"],
-            top_p=config["top_p"],
+            config.max_new_tokens,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
             generator=sources,
         )
         others: list[list[int]] = [[] for _ in sources[1:]]
@@ -79,11 +79,11 @@ def _shared_out(tokens: Iterable[torch.Tensor], others: list[list[int]]) -> Iter
         yield first
 
 
-def _show(trained: Trained, config: dict[str, Any], tokens: Iterable[int], number: int) -> str:
+def _show(trained: Trained, config: Generate, tokens: Iterable[int], number: int) -> str:
     """Print one sample; returns it."""
-    if config["samples"] > 1:
+    if config.samples > 1:
         console.rule(f"sample {number}", style="dim")
-    text = config["prompt"] or ""
+    text = config.prompt or ""
     _print(text)
     for piece in stream_text(trained.tokenizer, tokens):
         if output.is_closed:
@@ -105,7 +105,7 @@ def _encode(trained: Trained, prompt: str | None) -> torch.Tensor:
         raise LabError(f"prompt={prompt!r} is not UTF-8") from error
     except LabError as error:
         raise LabError(f"prompt has {error}") from error
-    block_size = trained.config["data"]["block_size"]
+    block_size = trained.config.data.block_size
     if len(ids) > block_size and not Hooks.of(trained.model).endless:
         console.print(
             f"the prompt is {len(ids)} tokens long, and the model sees the last {block_size}",

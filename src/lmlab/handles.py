@@ -146,7 +146,7 @@ class Run:
             schema.Generate,
         )
         with own_default_generators():
-            trained = self._trained(config["checkpoint"])
+            trained = self._trained(config.checkpoint)
             (tokens,) = samples(trained, config)
             return (prompt or "") + "".join(stream_text(trained.tokenizer, tokens))
 

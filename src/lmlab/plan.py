@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from rich.filesize import decimal
 from rich.table import Table
 from torch import nn
 
 from lmlab.config import build
-from lmlab.config.fingerprint import check_continues, fingerprint
+from lmlab.config.fingerprint import fingerprint
+from lmlab.config.schema import Train
 from lmlab.console import console, quiet_libraries
-from lmlab.data.tokens import text_of
-from lmlab.runs.directory import RunDirectory
+from lmlab.experiment import make_data
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
-from lmlab.training.assemble import make_data
 from lmlab.training.optimizers.configure import CombinedOptimizer, configure, groups_by_rule
 from lmlab.training.optimizers.parametrisation import parametrisation_of
 from lmlab.training.optimizers.rules import REST, names_of, rules_of
@@ -31,7 +29,7 @@ RULE_COLUMNS = (
 )
 
 
-def plan(config: dict[str, Any]) -> None:
+def plan(config: Train) -> None:
     """Print the size, the work, the memory and the place of the run that a config asks for.
 
     Raises:
@@ -42,20 +40,19 @@ def plan(config: dict[str, Any]) -> None:
     crew = Processes(config)
     if crew.rank:
         return  # the first says it
-    text = text_of(config, Start(config, None).tokenizer())
+    start = Start.find(config)
+    text = start.text()
     data = make_data(config, text)
-    trainer, shape = config["trainer"], config["data"]
+    trainer, shape = config.trainer, config.data
     preflight.check_memory(config, data.vocab_size)
     size = footprint(config, data.vocab_size)
-    preflight.check_logits(
-        size.model, config["model"]["_target_"], data.vocab_size, data.block_size
-    )
+    preflight.check_logits(size.model, config.model["_target_"], data.vocab_size, data.block_size)
     n_parameters = sum(p.numel() for p in size.model.parameters() if p.requires_grad)
     rules = _rules(config, size.model) if n_parameters else []
-    tokens_per_step = shape["batch_size"] * shape["block_size"]
-    tokens_per_step *= trainer["accumulate_grad_batches"] * crew.world_size
-    first = config["from"]["step"] if config["from"] else 0
-    tokens = tokens_per_step * (trainer["max_steps"] - first)
+    tokens_per_step = shape.batch_size * shape.block_size
+    tokens_per_step *= trainer.accumulate_grad_batches * crew.world_size
+    first = config.begins_from.step if config.begins_from else 0
+    tokens = tokens_per_step * (trainer.max_steps - first)
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in (
@@ -68,7 +65,7 @@ def plan(config: dict[str, Any]) -> None:
         ("step", f"{tokens_per_step:,} tokens"),
         (
             "steps",
-            f"{trainer['max_steps']:,}{f', from {first:,} on' * bool(first)}: {tokens:,} tokens, "
+            f"{trainer.max_steps:,}{f', from {first:,} on' * bool(first)}: {tokens:,} tokens, "
             f"{tokens / len(data.train_tokens):.2f} times the train split",
         ),
         (
@@ -77,8 +74,8 @@ def plan(config: dict[str, Any]) -> None:
             f"optimizer {_amount(size.optimizer)}; corpus mapped from disk "
             f"{decimal(text.ids.nbytes)}; activations not counted",
         ),
-        ("kept in", _where(config)),
-        ("fingerprint", fingerprint(config)),
+        ("kept in", _where(start)),
+        ("fingerprint", fingerprint(config.plain())),
     ):
         table.add_row(*row)
     console.print(table, soft_wrap=True)
@@ -93,20 +90,21 @@ def plan(config: dict[str, Any]) -> None:
         console.print(remark, markup=False)
 
 
-def _rules(config: dict[str, Any], model: nn.Module) -> list[tuple[str, ...]]:
+def _rules(config: Train, model: nn.Module) -> list[tuple[str, ...]]:
     """Which optimizer takes which parameters: those that decay and those that do not, apart."""
-    factors = parametrisation_of(config).factors(model, config["model"])
-    optimizer = configure(model, build.optimizer(config), rules_of(config), factors)
+    factors = parametrisation_of(config.parametrisation).factors(model, config.model)
+    node = config.optimizer
+    optimizer = configure(model, build.optimizer(node), rules_of(node), factors)
     several = isinstance(optimizer, CombinedOptimizer)
     names = {parameter: called[0] for parameter, called in names_of(model).items()}
-    nodes = {REST: config["optimizer"], **(config["optimizer"].get("rules") or {})}
+    nodes = {REST: node, **(node.get("rules") or {})}
     return [
         (
             name if several else "all",
-            _last(nodes[name].get("_target_", config["optimizer"]["_target_"])),
+            _last(nodes[name].get("_target_", node["_target_"])),
             f"{group['lr']:g}",
             f"{group['weight_decay']:g}" if "weight_decay" in group else "-",
-            _last((nodes[name].get("schedule") or config["schedule"])["_target_"]),
+            _last((nodes[name].get("schedule") or config.schedule)["_target_"]),
             f"{len(group['params']):,}",
             f"{sum(p.numel() for p in group['params']):,}",
             _shortened([names[p] for p in group["params"]]),
@@ -131,15 +129,11 @@ def _shortened(names: list[str]) -> str:
     return f"{said} and {len(patterns) - NAMES} more" if len(patterns) > NAMES else said
 
 
-def _where(config: dict[str, Any]) -> str:
-    if config["run"]:
-        run: RunDirectory | None = RunDirectory.open(config["run"])
-    else:
-        run = RunDirectory.to_resume(config) if config["resume"] else None
+def _where(start: Start) -> str:
+    config, run, parent = start.config, start.run, start.config.begins_from
     if run is not None:
-        check_continues(run.config, config)
         return f"{run.path}, going on from step {run.record.get('step', 0)}"
-    where = str(config["run_dir"] or Path(config["output_dir"]) / config["name"] / "<time>")
-    if config["from"] is None:
+    where = str(config.run_dir or Path(config.output_dir) / config.name / "<time>")
+    if parent is None:
         return where
-    return f"{where}, beginning from step {config['from']['step']} of {config['from']['run']}"
+    return f"{where}, beginning from step {parent.step} of {parent.run}"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from comparing import checkpoint
-from small import ROOT
+from small import ROOT, checked
 
 from lmlab.config import schema
 from lmlab.config.check import check_plain
@@ -37,8 +37,8 @@ def full_loss(run: RunDirectory) -> float:
     """The loss of every val token but the first, each predicted once, from the definition."""
     trained = restore(run, "last")
     ids = torch.from_numpy(text_of(trained.config).ids).long()
-    val = ids[int((1 - trained.config["data"]["val_fraction"]) * len(ids)) :]
-    block_size, total, done = trained.config["data"]["block_size"], 0.0, 0
+    val = ids[int((1 - trained.config.data.val_fraction) * len(ids)) :]
+    block_size, total, done = trained.config.data.block_size, 0.0, 0
     while done < len(val) - 1:
         end = min(done + block_size, len(val) - 1)
         with torch.no_grad():
@@ -50,8 +50,8 @@ def full_loss(run: RunDirectory) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stored_config_is_read_with_todays_defaults(name):
-    stored = yaml.safe_load((KEPT / name / "config.yaml").read_text())
-    check_plain(with_todays_defaults(stored), schema.Train)
+    stored = with_todays_defaults(yaml.safe_load((KEPT / name / "config.yaml").read_text()))
+    assert fingerprint(check_plain(stored, schema.Train).plain()) == fingerprint(stored)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,12 +74,14 @@ def test_a_run_of_another_schedule_is_not_taken_for_todays(lab, kept):
         "name": "runs",
         "run_dir": None,
     }
-    assert RunDirectory.to_resume(config) is None
+    assert RunDirectory.to_resume(checked(config)) is None
     config["schedule"] = RunDirectory(kept / "bigram").config["schedule"]
     RunDirectory(kept / "runs/gpt").store(config)
-    assert RunDirectory.to_resume(config) is None  # its record still has the other fingerprint
+    assert (
+        RunDirectory.to_resume(checked(config)) is None
+    )  # its record still has the other fingerprint
     RunDirectory(kept / "runs/gpt").update(fingerprint=fingerprint(config))
-    assert RunDirectory.to_resume(config).path == Path("runs/gpt")
+    assert RunDirectory.to_resume(checked(config)).path == Path("runs/gpt")
 
 
 @pytest.mark.parametrize("key", ["eval.stride", "trainer.compile", "checkpoint", "from"])

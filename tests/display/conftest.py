@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 from boards import Board, Breaks, Own, Sweep, begin
-from small import cut
+from small import cut, train
 
-from lmlab.core import train
 from lmlab.runs.directory import RunDirectory
 
 HOSTILE = (

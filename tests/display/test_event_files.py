@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small import cut
+from small import cut, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
@@ -16,7 +16,6 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from lmlab.config import build
-from lmlab.core import train
 from lmlab.display.event_files import PREFIX, Records, forget_after, next_number, numbered
 from lmlab.display.loggers import CurveWriter
 from lmlab.display.summaries import (
@@ -77,7 +76,9 @@ CHOICES = [
 def test_every_choice_fills_every_column_with_one_type(composed):
     def shown(*words: str) -> dict:
         config = composed(*words)
-        return hyperparameters(config, "char", build.model(config, vocab_size=65))
+        return hyperparameters(
+            config, "char", build.model(config["model"], 65, config["data"]["block_size"])
+        )
 
     rows = [shown(f"model={model}") for model in CHOICES]
     rows += [
@@ -129,7 +130,9 @@ def test_files_are_read_in_the_order_they_were_written(tmp_path):
 
 def test_a_row_can_be_made_of_any_config(composed):
     whole = composed("model=gpt")
-    full = hyperparameters(whole, "char", build.model(whole, vocab_size=65))
+    full = hyperparameters(
+        whole, "char", build.model(whole["model"], 65, whole["data"]["block_size"])
+    )
     assert hyperparameters(whole) == {**full, "parameters": None}
     assert hyperparameters({}).keys() == full.keys()
 

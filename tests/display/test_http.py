@@ -13,6 +13,7 @@ import yaml
 from boards import Board, Sweep, begin, get
 from comparing import BY_SECONDS, NOISY
 from PIL import Image
+from small import checked
 
 from lmlab.display.summaries import CHARTS, METRICS
 from lmlab.training.costs.flops import flops_per_token
@@ -124,7 +125,7 @@ def test_train_and_val_share_their_steps_and_their_tokens(link: str, sweep: Swee
         assert by_tokens == [(32 * step, loss) for step, loss in scalars(link, GPT, tag)]
         assert len(by_tokens) == len(at)
     flops = dict(scalars(link, GPT, "train/flops"))
-    per_token = flops_per_token(sweep.runs[GPT].config, 65)
+    per_token = flops_per_token(checked(sweep.runs[GPT].config), 65)
     assert list(flops) == steps["val/loss"]
     for tag in ("val/loss", "train/loss_eval"):
         losses = scalars(link, GPT, tag)

@@ -101,7 +101,7 @@ def made(config: Any, *words: str) -> Any:
         OmegaConf.update(changed, key, yaml.safe_load(value), merge=True, force_add=True)
     config = OmegaConf.to_container(changed)
     torch.manual_seed(1)
-    model = build.model(config, 29)
+    model = build.model(config["model"], 29, config["data"]["block_size"])
     for name, parameter in model.named_parameters():
         torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.15)
     return model.eval()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comparing import tensorboard
+from comparing import curves, same, tensorboard, weights
 from extensions.conftest import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
@@ -51,6 +51,9 @@ def shown_as(run: RunDirectory) -> dict[str, object]:
         (["model=near", "model.n_embed=3"], "model.n_embed; did you mean model.n_embd?"),
         (["schedule=mine", "+schedule.evry=2"], "schedule.evry=2; did you mean schedule.every?"),
         (["schedule=mine", "schedule.every=often"], "schedule.every='often': input should be"),
+        (["loss=mine", "loss.share=1"], "loss.share=1: input should be less than 1"),
+        (["loss=mine", "loss._target_=torch.nn.Identity", "~loss.share"], "not a lmlab.training"),
+        (["loss=mine", "loss._target_=mypackage.losing.Each", "~loss.share"], "to make a scalar"),
         (["callbacks=mine", "callbacks.evaluations.file=3"], "evaluations.file=3: input should be"),
         (["logger=mine", "~logger.lines._target_"], "logger.lines._target_ is missing"),
     ],
@@ -76,6 +79,21 @@ def test_a_whole_number_is_a_float_where_the_class_wants_one(here, lab):
     run = trained(lab, "model=near", "+model.dropout=0", "optimizer=mine", "optimizer.lr=1")
     config = run.config
     assert [type(n) for n in (config["model"]["dropout"], config["optimizer"]["lr"])] == [float] * 2
+
+
+def test_a_loss_is_what_a_step_descends_and_evaluations_are_what_they_were(here, lab):
+    runs = []
+    for words in ([], ["loss=mine", "loss.share=0"], ["loss=mine", "loss.share=0.9"]):
+        every = ["trainer.log_every_n_steps=1", *words, f"run_dir=run{len(runs)}"]
+        assert lab("train", *MINE, "model=near", *every)[0] == 0
+        runs.append(RunDirectory(Path(f"run{len(runs)}")))
+    plain, unsmoothed, smoothed = runs
+    assert same(weights(plain), weights(unsmoothed))
+    assert plain.record["metrics"] == unsmoothed.record["metrics"]
+    assert not same(weights(plain), weights(smoothed))
+    before_a_step = {curves(run)[1]["train/loss"] for run in runs}
+    assert len(before_a_step) == 1  # it shows the text's own
+    assert plain.record["fingerprint"] not in [run.record["fingerprint"] for run in runs[1:]]
 
 
 def test_its_maps_and_its_name_are_in_tensorboard(here, lab):

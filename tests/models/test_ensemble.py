@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from comparing import assert_same_run, weights
 from modern_parts import SIZE, T, V, random_ids
-from small import cut
+from small import checked, cut, train
 
-from lmlab.core import train
 from lmlab.data.tokens import text_of
 from lmlab.data.windows import full_pass
 from lmlab.errors import LabError
@@ -121,14 +120,14 @@ def test_a_run_of_it_goes_on_where_it_was_cut(experiment):
 def test_a_token_is_read_by_one_network(composed):
     config = composed(*ENSEMBLE)
     alone = {**config, "model": {**config["model"]["members"]["network"], "_partial_": False}}
-    assert flops_per_token(config, 65) == flops_per_token(alone, 65)
+    assert flops_per_token(checked(config), 65) == flops_per_token(checked(alone), 65)
 
 
 def test_runs_are_evaluated_together(experiment):
     words = ["model=gpt", "model.n_embd=16", "data.val_fraction=0.001"]
     first, second = (Run(experiment(*words, f"seed={seed}").path) for seed in (1, 2))
     both = first.evaluate(ensemble=[second.path], weights=[3, 1])["val/loss_full"]
-    ids = text_of(first.config).ids
+    ids = text_of(checked(first.config)).ids
     val = torch.from_numpy(ids).long()[int((1 - 0.001) * len(ids)) :]
     models, total = [first.model(), second.model()], 0.0
     for windows, counted in full_pass(val, 8, 8, batch_size=1):

@@ -24,17 +24,17 @@ every_rung = pytest.mark.parametrize("rung", RUNGS)
 
 
 @functools.cache
-def config(rung: str, *overrides: str) -> dict[str, Any]:
+def model_node(rung: str, *overrides: str) -> dict[str, Any]:
     with hydra.initialize_config_dir(str(conf_dir()), **version_base()):
         size = f"data.block_size={BLOCK_SIZE}"
         words = [f"model={rung}", "name=x", size, *SMALLER.get(rung, []), *overrides]
-        return check(hydra.compose("train", words), schema.Train)
+        return check(hydra.compose("train", words), schema.Train).model
 
 
 def build_rung(rung: str, seed: int = 0) -> nn.Module:
     """The rung at its default size, counted where it counts, with no weight zero, in eval mode."""
     torch.manual_seed(seed)
-    model = build.model(config(rung), VOCAB_SIZE).eval()
+    model = build.model(model_node(rung), VOCAB_SIZE, BLOCK_SIZE).eval()
     for weight in model.parameters():
         if not weight.any():  # zero at first, which hides all that stands before it
             nn.init.normal_(weight, std=0.02)
@@ -165,7 +165,7 @@ NORM = 2 * C
     ],
 )
 def test_parameters_are_as_many_as_counted_by_hand(rung, expected):
-    assert n_parameters(build.model(config(rung, f"data.block_size={T}"), V)) == expected
+    assert n_parameters(build.model(model_node(rung), V, T)) == expected
 
 
 def test_parameters_of_gpt_are_as_many_as_counted_by_hand():
@@ -173,4 +173,4 @@ def test_parameters_of_gpt_are_as_many_as_counted_by_hand():
     attention, feed_forward, gain = 3 * wide**2 + wide**2, 2 * 4 * wide**2, wide  # no biases
     block = gain + attention + gain + feed_forward
     expected = V * wide + T * wide + deep * block + gain + wide * V
-    assert n_parameters(build.model(config("gpt", f"data.block_size={T}"), V)) == expected
+    assert n_parameters(build.model(model_node("gpt"), V, T)) == expected

@@ -114,7 +114,7 @@ def test_it_takes_over_the_weights_of_a_gpt():
 def test_the_default_has_the_parts_of_its_config(composed):
     sizes = [f"model.{name}={n}" for name, n in SIZE.items()]
     torch.manual_seed(0)
-    built = build.model(composed("model=modern", f"data.block_size={T}", *sizes), V)
+    built = build.model(composed("model=modern", *sizes)["model"], V, T)
     expected, idx = modern(**DEFAULT).state_dict(), random_ids(2, T)
     assert list(built.state_dict()) == list(expected)
     assert all(torch.equal(weight, expected[name]) for name, weight in built.state_dict().items())

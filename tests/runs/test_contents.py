@@ -12,12 +12,11 @@ import yaml
 from comparing import checkpoint, same, weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import SMALL, cut
+from small import SMALL, cut, train
 from torch import Tensor
 
 import lmlab
 from lmlab.config import build
-from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
@@ -188,7 +187,7 @@ def test_a_million_layers_are_not_made(run, monkeypatch):
     monkeypatch.setattr(build, "MOST_PARTS", 2000)  # that many take a moment
     config = {**run.config, "model": {**run.config["model"], "n_layer": 10**6}}
     with pytest.raises(LabError, match="modules and weights; give it fewer layers"):
-        build.model(config, 28, most=build.MOST_PARTS)
+        build.model(config["model"], 28, config["data"]["block_size"], most=build.MOST_PARTS)
 
 
 @pytest.mark.parametrize("n_bytes", [1 << 42, 1 << 33])

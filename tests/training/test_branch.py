@@ -5,10 +5,9 @@ import shutil
 import pytest
 import torch
 from comparing import checkpoint, curves, same, weights
-from small import branch, cut
+from small import branch, cut, train
 
 from lmlab.config.fingerprint import fingerprint
-from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory

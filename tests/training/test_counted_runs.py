@@ -3,9 +3,8 @@
 import pytest
 import torch
 from comparing import assert_same_run, checkpoint
-from small import cut
+from small import cut, train
 
-from lmlab.core import train
 from lmlab.models.ngram import NGram
 from lmlab.training.restored import restore
 

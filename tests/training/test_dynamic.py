@@ -7,10 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comparing import assert_same_run, checkpoint, curves, same, tensorboard, weights
-from small import cut
+from small import checked, cut, train
 from torch import nn
 
-from lmlab.core import train
 from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.handles import Run
@@ -24,7 +23,7 @@ METRIC = "val/loss_dynamic"
 def by_hand(run: Any, lr: float, stride: int, clip_norm: float = 1.0) -> float:
     """From the definition, token by token of the text."""
     model: nn.Module = restore(run, "last").model.eval()
-    ids, data = text_of(run.config).ids, run.config["data"]
+    ids, data = text_of(checked(run.config)).ids, run.config["data"]
     val = torch.from_numpy(ids).long()[int((1 - data["val_fraction"]) * len(ids)) :]
     block_size, total, done = data["block_size"], 0.0, 0
     while done < len(val) - 1:

@@ -8,10 +8,9 @@ import lightning as L
 import pytest
 import torch
 from comparing import assert_same_run, checkpoint, curves, same, tensorboard, weights
-from small import SMALL, cut
+from small import SMALL, cut, train
 from torch import Tensor
 
-from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import AtomicCheckpointIO
 from lmlab.training.ema import EMA

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from small import cut
+from small import cut, train
 from torch import nn
 
-from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory

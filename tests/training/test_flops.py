@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 from comparing import tensorboard
+from small import checked
 
 from lmlab.errors import LabError
 from lmlab.training.costs.flops import flops_per_token
@@ -31,7 +32,9 @@ def test_a_gpt_is_six_times_its_matrices_and_its_attention(composed, block_size)
     C, L, V = GPT["n_embd"], GPT["n_layer"], 65
     matrices = L * 12 * C * C + C * V
     attention = 12 * L * C * block_size
-    assert flops_per_token(composed(*words("gpt", block_size)), V) == 6 * matrices + attention
+    assert (
+        flops_per_token(checked(composed(*words("gpt", block_size))), V) == 6 * matrices + attention
+    )
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -46,13 +49,13 @@ def test_a_modern_one_is_counted_with_its_parts(composed, part):
     expected = 6 * matrices + 12 * L * C * T
     if part == "counts":  # shown to the network by a product with the vectors of all tokens
         expected += 4 * V * C
-    found = flops_per_token(composed(*words("modern", T), *PARTS[part]), V)
+    found = flops_per_token(checked(composed(*words("modern", T), *PARTS[part])), V)
     assert found == expected
 
 
 @pytest.mark.parametrize("model", ["bigram", "ngram", "head", "layer_norm"])
 def test_every_rung_is_counted(composed, model):
-    found = flops_per_token(composed(f"model={model}"), 65)
+    found = flops_per_token(checked(composed(f"model={model}")), 65)
     if model == "ngram":
         assert found is None
     else:
@@ -63,14 +66,14 @@ def test_counting_leaves_no_trace(composed):
     config = composed("model=gpt", "model.n_embd=40", "model.dropout=0.3")
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    assert flops_per_token(config, 65)
+    assert flops_per_token(checked(config), 65)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_model_that_looks_at_values_is_not_counted(composed):
     config = composed("model=gpt")
     config["model"] = {"_target_": "test_flops.Peeks"}
-    assert flops_per_token(config, 65) is None
+    assert flops_per_token(checked(config), 65) is None
 
 
 class Peeks(torch.nn.Module):
@@ -84,7 +87,7 @@ class Peeks(torch.nn.Module):
 
 def test_runs_and_sweeps_know_their_operations(experiment):
     run = experiment("model=head", "trainer.accumulate_grad_batches=2")
-    per_token = flops_per_token(run.config, 65)
+    per_token = flops_per_token(checked(run.config), 65)
     assert run.record["flops"] == 24 * 2 * 4 * 8 * per_token
     assert experiment("model=bigram").record["flops"] == 0
     assert "flops" not in experiment("model=ngram").record

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import SMALL
+from small import SMALL, checked
 
 from lmlab import memory_limit as module
 from lmlab.config import build
@@ -29,9 +29,9 @@ def test_a_model_that_no_memory_holds_is_refused_before_anything_is_made(lab, te
 
 def test_it_counts_what_training_keeps(composed, tmp_path, monkeypatch):
     config = composed("model=gpt", "model.n_embd=32", "optimizer=adamw")
-    size = footprint(config, 65)
-    model = build.model(config, 65)
-    optimizer = configure(model, build.optimizer(config))
+    size = footprint(checked(config), 65)
+    model = build.model(config["model"], 65, config["data"]["block_size"])
+    optimizer = configure(model, build.optimizer(config["optimizer"]))
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
@@ -43,18 +43,18 @@ def test_it_counts_what_training_keeps(composed, tmp_path, monkeypatch):
     need = 2 * size.weights + size.optimizer
     monkeypatch.setattr(module, "CGROUP_LIMIT", tmp_path / "memory.max")
     (tmp_path / "memory.max").write_text(f"{need}")
-    check_fits(config, 65)
+    check_fits(checked(config), 65)
     (tmp_path / "memory.max").write_text(f"{need - 1}")
     with pytest.raises(LabError, match="choose a smaller model"):
-        check_fits(config, 65)
+        check_fits(checked(config), 65)
 
 
 def test_the_check_moves_no_random_number(composed):
     config = composed("model=gpt", "model.n_embd=32")
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    check_fits(config, 65)
-    footprint(config, 65)
+    check_fits(checked(config), 65)
+    footprint(checked(config), 65)
     assert torch.equal(torch.get_rng_state(), before)
 
 

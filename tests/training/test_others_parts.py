@@ -6,15 +6,14 @@ import torch
 from comparing import curves, same, weights
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
-from small import SMALL
+from small import SMALL, checked, train
 from torch import nn
 
 from lmlab.config.fingerprint import fingerprint
-from lmlab.core import train
 from lmlab.data.tokens import text_of
+from lmlab.experiment import Parts, make_data
 from lmlab.models.bigram import Bigram
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.assemble import make_data, make_module
 
 EMA = "{_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"
 
@@ -82,8 +81,9 @@ def fitted(composed, path, *words: str, plugins=()) -> list[torch.Tensor]:
         *("trainer.max_steps=40", "eval.every=40", "data.val_fraction=0.01", "optimizer=sgd"),
         *("optimizer.lr=1.0", "trainer.gradient_clip_val=0.5", *words),
     )
+    config = checked(config)
     text = text_of(config)
-    data, module = make_data(config, text), make_module(config, text)
+    data, module = make_data(config, text), Parts.of(config, text).module()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = L.Trainer(
         max_steps=40,

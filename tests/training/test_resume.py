@@ -18,11 +18,10 @@ from typing import Any
 import pytest
 import torch
 from comparing import assert_same_run, checkpoint, same, weights
-from small import SMALL
+from small import SMALL, train
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.processes.stopping import Interrupted

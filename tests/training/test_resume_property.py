@@ -7,8 +7,7 @@ from typing import Any
 from comparing import same, weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from lmlab.core import train
+from small import train
 
 gpt = st.tuples(st.sampled_from([0.0, 0.3]), st.integers(1, 2)).map(
     lambda chosen: [f"model.dropout={chosen[0]}", f"model.n_layer={chosen[1]}", "model.n_embd=16"]

@@ -10,11 +10,10 @@ import pytest
 import torch
 from comparing import assert_same_run
 from rich.console import Console
-from small import TINY
+from small import TINY, train
 
 import lmlab
 from lmlab.console import shown_on
-from lmlab.core import train
 from lmlab.data.turns import own_turn
 from lmlab.runs.directory import RunDirectory
 

@@ -11,13 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comparing import tensorboard
-from small import branch, cut
+from small import branch, checked, cut, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmlab.config import build
-from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
@@ -66,9 +65,9 @@ def test_each_network_of_an_ensemble_counts_for_the_windows_that_it_reads(
     of_a_batch = sum(
         len(share) * T * by_hand(**member) for share, member in zip(shares, members, strict=True)
     )
-    counted = flops_per_token(config, V)
+    counted = flops_per_token(checked(config), V)
     assert round(counted * batch_size * T) == of_a_batch
-    model = build.model(config, V)
+    model = build.model(config["model"], V, config["data"]["block_size"])
     idx = torch.zeros(batch_size, T, dtype=torch.int64)
     with counting() as counter:
         F.cross_entropy(model(idx).flatten(0, 1), idx.flatten()).backward()

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 from comparing import checkpoint, curves, same, tensorboard
-from small import cut
+from small import cut, train
 
-from lmlab.core import train
 from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
 

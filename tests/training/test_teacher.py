@@ -7,13 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comparing import assert_same_run, checkpoint, same, weights
-from small import cut
+from small import cut, train
 from torch import nn
 
 from lmlab.config.fingerprint import fingerprint
-from lmlab.core import train
 from lmlab.errors import LabError
-from lmlab.training.teacher import Teacher
+from lmlab.training.loss import CrossEntropy, Distillation
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 BIGRAM = "model=bigram"
@@ -33,10 +32,11 @@ def taught(experiment):
 def test_its_loss_is_what_the_definition_says():
     torch.manual_seed(1)
     models = [nn.Embedding(5, 5), nn.Embedding(5, 5)]
-    idx, y = torch.randint(5, (2, 7)), torch.randint(5, (14,))
+    idx, targets = torch.randint(5, (2, 2, 7))
     logits = torch.randn(2, 7, 5, requires_grad=True)
-    of_text = F.cross_entropy(logits.flatten(0, 1), y)
-    loss = Teacher(models, share=0.3).loss(idx, logits, of_text)
+    of_text = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss, shown = Distillation(CrossEntropy(), models, share=0.3)(lambda _: logits, idx, targets)
+    assert torch.equal(shown, of_text)
     target = (models[0](idx).softmax(-1) + models[1](idx).softmax(-1)).flatten(0, 1) / 2
     log_probs = logits.flatten(0, 1).log_softmax(-1)
     divergence = (target * (target.log() - log_probs)).sum(-1).mean()
@@ -131,3 +131,10 @@ def test_a_teacher_that_may_know_val_is_remarked_on(experiment, taught, capsys):
     assert said not in capsys.readouterr().out
     taught([experiment(BIGRAM, "data.val_fraction=0.005").path])
     assert said in capsys.readouterr().out
+
+
+def test_the_default_loss_is_that_of_configs_that_say_none(composed):
+    config = composed(BIGRAM)
+    assert config["loss"] == {"_target_": "lmlab.training.loss.CrossEntropy"}
+    before = {key: node for key, node in config.items() if key != "loss"}
+    assert fingerprint(before) == fingerprint(config)

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comparing import NOISY, checkpoint, curves, same, tensorboard, weights
+from small import checked, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from lmlab import handles as opened
-from lmlab.core import train
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import text_of
 from lmlab.runs.checkpoint import read_checkpoint
@@ -151,7 +151,7 @@ def test_same_seed_same_result_other_seed_other_result(experiment):
 def test_every_val_token_but_the_first_counts_once(experiment, stride):
     run = experiment("model=gpt", "model.n_embd=16", "data.val_fraction=0.001", "eval.every=24")
     found = opened.Run(run.path).evaluate(stride=stride)
-    text, model = text_of(run.config), restore(run, "last").model.eval()
+    text, model = text_of(checked(run.config)), restore(run, "last").model.eval()
     val = torch.from_numpy(text.ids).long()[int((1 - 0.001) * len(text.ids)) :]
     length = torch.from_numpy(text.tokenizer.characters_per_token())
     total, done, n_characters = 0.0, 0, 0.0

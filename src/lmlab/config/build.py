@@ -119,15 +119,16 @@ def _makes(target: str, kind: type) -> bool:
         return False
 
 
-def model(config: dict[str, Any], vocab_size: int, most: int = MOST_PARTS) -> nn.Module:
-    """The model of a config, freshly initialised from torch's default generator.
+def model(
+    node: dict[str, Any], vocab_size: int, block_size: int, most: int = MOST_PARTS
+) -> nn.Module:
+    """The model of a node, freshly initialised from torch's default generator.
 
     Raises:
         LabError: if it cannot be made, or has more than `most` modules and parameters.
     """
     from torch import nn  # here, since a job that is done only asks for its tokens
 
-    node, block_size = config["model"], config["data"]["block_size"]
     with _no_more_than(most):
         made = part(node, "model", nn.Module, vocab_size=vocab_size, block_size=block_size)
     if "_parameters" not in vars(made):
@@ -160,18 +161,18 @@ def _no_more_than(most: int) -> Iterator[None]:
             handle.remove()
 
 
-def optimizer(config: dict[str, Any], key: str = "optimizer") -> partial[Any]:
-    """The optimizer of a config, still to be given parameters; `key` is where it stands."""
+def optimizer(node: dict[str, Any], key: str = "optimizer") -> partial[Any]:
+    """The optimizer of a node, still to be given parameters; `key` is where it stands."""
     from torch.optim import Optimizer
 
-    node = {name: value for name, value in config["optimizer"].items() if name != "rules"}
-    return unmade(node, key, Optimizer)
+    itself = {name: value for name, value in node.items() if name != "rules"}
+    return unmade(itself, key, Optimizer)
 
 
-def schedule(config: dict[str, Any], key: str = "schedule") -> partial[float]:
-    """The learning-rate schedule of a config: (step, max_steps) -> multiplier."""
-    ours: partial[float] = unmade(config["schedule"], key, float)
-    target = str(config["schedule"]["_target_"])
+def schedule(node: dict[str, Any], key: str = "schedule") -> partial[float]:
+    """The learning-rate schedule of a node: (step, max_steps) -> multiplier."""
+    ours: partial[float] = unmade(node, key, float)
+    target = str(node["_target_"])
     return ours if target.startswith("lmlab.") else partial(_factor, ours, f"{key}: {target}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,12 +20,15 @@ from lmlab.errors import LabError
 # What is checked first is what needs no import; then what needs torch; last, what needs Lightning,
 # which takes twice as long.
 LAST = ("callbacks", "logger")
-PARTS = ("corpus", "tokenizer", "model", "optimizer", "schedule", "parametrisation", *LAST)
+PARTS = ("corpus", "tokenizer", "model", "loss", "optimizer", "schedule", "parametrisation", *LAST)
 UNKNOWN = ("extra_forbidden", UNKNOWN_ARGUMENT)  # the types of errors that refuse a key
 
 
-def check(cfg: DictConfig, schema: type[BaseModel], **given: Any) -> dict[str, Any]:
-    """The config as plain containers, every key and value of it accepted by `schema`.
+T = TypeVar("T", bound=BaseModel)
+
+
+def check(cfg: DictConfig, schema: type[T], **given: Any) -> T:
+    """The config, every key and value of it accepted by `schema`.
 
     `given` replaces top-level values; they are taken as they are, `${…}` in them too.
 
@@ -52,12 +55,9 @@ def plain_of(cfg: DictConfig, **given: Any) -> Any:
     return {**plain, **given} if isinstance(plain, dict) else plain
 
 
-def check_plain(
-    plain: Any, schema: type[BaseModel], parts: Collection[str] = PARTS
-) -> dict[str, Any]:
+def check_plain(plain: Any, schema: type[T], parts: Collection[str] = PARTS) -> T:
     """A config that is in plain containers already, such as one read back from a run.
 
-    Whole numbers become floats where the schema has floats: `lr=1` and `lr=1.0` are one config.
     Of the groups in `parts` the classes are imported, which is not to be done with a config of
     somebody else's; the nodes of the others are left as they are.
     """
@@ -69,24 +69,7 @@ def check_plain(
             checked = schema.model_validate(plain, context=[*others, *later])
     except ValidationError as error:
         raise LabError(_explain(error, plain)) from error
-    typed: dict[str, Any] = _typed(plain, checked)
-    return typed
-
-
-def _typed(plain: Any, checked: Any) -> Any:
-    """A config with the floats that its checked twin has, and without what a validator has left out
-    of it; all else as it is."""
-    if isinstance(checked, BaseModel):
-        names = {info.alias or name: name for name, info in type(checked).model_fields.items()}
-        return {
-            key: _typed(value, getattr(checked, names[key])) if key in names else value
-            for key, value in plain.items()
-        }
-    if isinstance(checked, dict):
-        return {key: _typed(value, checked[key]) for key, value in plain.items() if key in checked}
-    if isinstance(checked, list | tuple):
-        return [_typed(*pair) for pair in zip(plain, checked, strict=True)]
-    return checked if type(checked) is float else plain
+    return checked
 
 
 def keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What each key of a config accepts. The values stand in conf/.
+"""What each key of a config accepts. The values stand in conf/, in the order that they have here.
 
 The keys of a part, a node with a `_target_`, are the arguments of that class or function, with the
 types, bounds and defaults that stand there; `targets.py` reads them. The other keys are here.
@@ -6,7 +6,7 @@ types, bounds and defaults that stand there; `targets.py` reads them. The other 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import (
@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -35,7 +36,11 @@ from lmlab.config.targets import Target
 class Node(BaseModel):
     """A part of a config: no unknown keys, no silent conversions."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    def plain(self) -> dict[str, Any]:
+        """As it is stored, compared and fingerprinted. What an older config lacks stays missing."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
 
 
 class Custom(Node):
@@ -58,11 +63,32 @@ OF_OPTIMIZERS = {
     "alpha": BelowOne,
 }
 
-Corpus = Annotated[dict[str, Any], Target("corpus")]
-Tokenizer = Annotated[dict[str, Any], Target("tokenizer", method="fit", positional=1)]
-Model = Annotated[dict[str, Any], Target("model", given=frozenset({"vocab_size", "block_size"}))]
-Schedule = Annotated[dict[str, Any], Target("schedule", positional=2)]
-Parametrisation = Annotated[dict[str, Any], Target("parametrisation")]
+
+def as_written(plain: Any, check: Callable[[Any], Any]) -> Any:
+    """A node that has been checked, in the order and by the containers that it is written in, with
+    floats where its target wants floats: `lr=1` and `lr=1.0` are one config."""
+    return _with_floats(plain, check(plain))
+
+
+def _with_floats(plain: Any, checked: Any) -> Any:
+    if isinstance(checked, BaseModel):
+        checked = checked.model_dump(by_alias=True)
+    if isinstance(checked, dict):
+        return {key: _with_floats(value, checked[key]) for key, value in plain.items()}
+    if isinstance(checked, list | tuple):
+        return [_with_floats(*pair) for pair in zip(plain, checked, strict=True)]
+    return checked if type(checked) is float else plain
+
+
+AsWritten = WrapValidator(as_written)
+Part = dict[str, Any]  # a node with a `_target_`
+
+Corpus = Annotated[Part, Target("corpus"), AsWritten]
+Tokenizer = Annotated[Part, Target("tokenizer", method="fit", positional=1), AsWritten]
+Model = Annotated[Part, Target("model", given=frozenset({"vocab_size", "block_size"})), AsWritten]
+Loss = Annotated[Part, Target("loss"), AsWritten]
+Schedule = Annotated[Part, Target("schedule", positional=2), AsWritten]
+Parametrisation = Annotated[Part, Target("parametrisation"), AsWritten]
 
 
 class SameOptimizer(Node):
@@ -104,17 +130,18 @@ def check_rule(node: Any) -> Any:
 
 Rule = Annotated[Any, PlainValidator(check_rule)]
 Optimizer = Annotated[
-    dict[str, Any],
+    Part,
     Target(
         "optimizer",
         positional=1,
         bounds=OF_OPTIMIZERS,
         more={"rules": NotRequired[dict[Text, Rule | None] | None]},
     ),
+    AsWritten,
 ]
-Callback = Annotated[dict[str, Any], Target("callbacks", offered=frozenset({"tokenizer", "seed"}))]
+Callback = Annotated[Part, Target("callbacks", offered=frozenset({"tokenizer", "seed"})), AsWritten]
 Logger = Annotated[
-    dict[str, Any], Target("logger", offered=frozenset({"folder", "save_dir", "resume_step"}))
+    Part, Target("logger", offered=frozenset({"folder", "save_dir", "resume_step"})), AsWritten
 ]
 
 # --- the three commands ----------------------------------------------------------------------
@@ -136,9 +163,9 @@ class Eval(Node):
 
 
 class Checkpoint(Node):
-    keep: Count
     every: Count | None
     minutes: Positive | None
+    keep: Count
 
 
 class Trainer(Node):
@@ -195,11 +222,12 @@ class Train(Node):
     corpus: Corpus
     tokenizer: Tokenizer
     model: Model
+    loss: Loss | None = None  # older runs do not say
     optimizer: Optimizer
     schedule: Schedule
     parametrisation: Parametrisation | None = None  # older runs do not say
     trainer: Trainer
-    callbacks: dict[str, Callback | Literal[False] | None]
+    callbacks: dict[str, Callback]
     logger: dict[str, Logger | bool | None]
     seed: Seed
     streams: Literal["separate", "global"]
@@ -208,19 +236,27 @@ class Train(Node):
     checkpoint: Checkpoint
     output_dir: Text
     name: Inside
+    resume: Literal["auto"] | None
     run: str | None
     parent: str | Parent | None = Field(alias="from")
     teacher: Teacher | None = None  # older runs do not say
-    resume: Literal["auto"] | None
-    run_dir: Text | None
     dry_run: bool
+    run_dir: Text | None
     sweep: Sweep | None = None  # a stored run keeps none
 
-    @field_validator("callbacks")
+    @property
+    def begins_from(self) -> Parent | None:
+        """`from`, once `runs.parents.resolve` has looked it up."""
+        assert not isinstance(self.parent, str), self.parent
+        return self.parent
+
+    @field_validator("callbacks", mode="before")
     @classmethod
-    def are_on(cls, callbacks: dict[str, Any]) -> dict[str, Any]:
+    def are_on(cls, callbacks: Any) -> Any:
         """One that is null or false is turned off, as if it had been left out."""
-        return {name: node for name, node in callbacks.items() if node not in (None, False)}
+        if not isinstance(callbacks, dict):
+            return callbacks
+        return {k: node for k, node in callbacks.items() if node is not None and node is not False}
 
     @field_validator("logger")
     @classmethod

@@ -93,8 +93,8 @@ class Target:
         try:
             checked: dict[str, Any] = TypeAdapter(schema).validate_python(dict(node))
         except (TypeError, RuntimeError) as error:  # a bound that does not go with its type
-            said = str(error).splitlines()[0]
-            raise LabError(f"{self.key}: the annotations of {node['_target_']}: {said}") from error
+            target, reason = node["_target_"], str(error).splitlines()[0]
+            raise LabError(f"{self.key}: the annotations of {target}: {reason}") from error
         for name, parameter in parameters.items():
             if name in checked:
                 self._check_divides(name, parameter.annotation, checked)
@@ -107,8 +107,8 @@ class Target:
         try:
             call = named(target)
         except LabError as error:
-            said = str(error).removeprefix(f"{target} ")
-            raise _problem("not_there", said, "_target_", target) from error
+            reason = str(error).removeprefix(f"{target} ")
+            raise _problem("not_there", reason, "_target_", target) from error
         takes = signature(getattr(call, self.method, None) if self.method else call)
         if takes is None:
             return {}, True

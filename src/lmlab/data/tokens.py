@@ -19,6 +19,7 @@ import numpy as np
 
 from lmlab.config.build import part, unmade
 from lmlab.config.own_code import code_of_target
+from lmlab.config.schema import Train
 from lmlab.console import bytes_progress
 from lmlab.data import download
 from lmlab.data.corpus import Corpus
@@ -49,7 +50,7 @@ class TokenizedCorpus:
     n_train: int | None = None  # ids of the train split; None: it is a fraction of the ids
 
 
-def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> TokenizedCorpus:
+def text_of(config: Train, fitted: Tokenizer | None = None) -> TokenizedCorpus:
     """The corpus of a config, tokenised; with a bar where that takes long.
 
     `fitted` is the tokenizer of a run that this one begins from: ids must mean the same.
@@ -60,11 +61,11 @@ def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> Tokenize
     kind, arguments = tokenizer_of(config)
     if fitted is not None and type(fitted) is not kind:
         raise LabError(f"from: the parent has the tokenizer {fitted.kind}, so this has it too")
-    corpus: Corpus = part(config["corpus"], "corpus", Corpus)
+    corpus: Corpus = part(config.corpus, "corpus", Corpus)
     for file in corpus.files:
         if not file.is_file():
             raise LabError(
-                f"corpus: {config['corpus']['_target_']} names {file}, and there is no such file; "
+                f"corpus: {config.corpus['_target_']} names {file}, and there is no such file; "
                 "a text that has moved is given by corpus.<key>=…"
             )
     with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
@@ -74,16 +75,16 @@ def text_of(config: dict[str, Any], fitted: Tokenizer | None = None) -> Tokenize
             progress=progress,
             arguments=arguments,
             fitted=fitted,
-            val_fraction=config["data"]["val_fraction"],
+            val_fraction=config.data.val_fraction,
         )
 
 
-def tokenizer_of(config: dict[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:
+def tokenizer_of(config: Train) -> tuple[type[Tokenizer], dict[str, Any]]:
     """The tokenizer's class, and what its `fit` is given beside the text."""
-    unfitted = unmade(config["tokenizer"], "tokenizer", Tokenizer)
+    unfitted = unmade(config.tokenizer, "tokenizer", Tokenizer)
     kind: Any = unfitted.func
     arguments = unfitted.keywords
-    target = config["tokenizer"]["_target_"]
+    target = config.tokenizer["_target_"]
     if not (isinstance(kind, type) and issubclass(kind, Tokenizer)):
         raise LabError(f"tokenizer._target_={target}: not a subclass of Tokenizer")
     if lacking := sorted(kind.__abstractmethods__):

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lmlab.config import build
+from lmlab.config.schema import Train
 from lmlab.console import log, say
 from lmlab.display.loggers import EventFiles, MetricsCSV
 from lmlab.errors import LabError, first_line
@@ -28,16 +29,16 @@ CALLS = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize", "end
 HOW_ASKED = ("run", "resume", "dry_run", "sweep", "logger")  # no part of the experiment
 
 
-def loggers(config: dict[str, Any]) -> MakeLoggers:
+def loggers(config: Train) -> MakeLoggers:
     """What makes the loggers of a config, for a run and the step where it goes on.
 
     Raises:
         LabError: if one is no logger, needs a package that is not installed, or does not take its
             arguments.
     """
-    about = {key: value for key, value in config.items() if key not in HOW_ASKED}
-    nodes = {name: node for name, node in config["logger"].items() if node not in (None, False)}
-    makers = [_maker(node, name, about) for name, node in nodes.items()]
+    about = {key: value for key, value in config.plain().items() if key not in HOW_ASKED}
+    nodes = config.logger.items()
+    makers = [_maker(node, name, about) for name, node in nodes if isinstance(node, dict)]
 
     def make_all(run: RunDirectory, resume_step: int | None) -> Iterator[Logger]:
         for make in makers:

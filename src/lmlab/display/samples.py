@@ -98,7 +98,7 @@ class NotebookCells(L.Callback):
         if trainer.global_step:
             return  # resumed: this was done before
         data = trainer.datamodule  # type: ignore[attr-defined]
-        source = torch.Generator().manual_seed(module.about["config"]["seed"])
+        source = torch.Generator().manual_seed(module.config.seed)
         idx, targets = get_batch(data.train_tokens, self.batch_size, data.block_size, source)
         with torch.no_grad():
             logits = module.model(idx.to(module.device)).cpu()

@@ -28,6 +28,7 @@ import yaml
 
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.config.own_code import changed_code
+from lmlab.config.schema import Train
 from lmlab.config.stored import with_todays_defaults
 from lmlab.console import say
 from lmlab.errors import LabError
@@ -67,7 +68,7 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, config: dict[str, Any], **asked: Any) -> RunDirectory:
+    def create(cls, config: Train, **asked: Any) -> RunDirectory:
         """A new directory with the config and a record in it, status `running`.
 
         `asked` goes into the record, see `begin`.
@@ -75,8 +76,8 @@ class RunDirectory:
         Raises:
             LabError: if it cannot be made, or `run_dir` names one that holds a run already.
         """
-        if config["run_dir"] is not None:
-            path = Path(config["run_dir"])
+        if config.run_dir is not None:
+            path = Path(config.run_dir)
             if (path / RECORD).exists():
                 raise LabError(
                     f"run_dir={path} holds a run already; choose another, or go on with it by "
@@ -85,14 +86,14 @@ class RunDirectory:
             _make(path, exist_ok=True)
         else:
             stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-            stem = Path(config["output_dir"]) / config["name"] / stamp
+            stem = Path(config.output_dir) / config.name / stamp
             path, n = stem, 1
             while not _make(path, exist_ok=False):  # runs begun in the same second count on
                 n += 1
                 path = stem.with_name(f"{stamp}-{n}")
         run = cls(path)
         run.check_places()
-        run.begin(config, **asked)
+        run.begin(config.plain(), **asked)
         return run
 
     def begin(
@@ -120,12 +121,12 @@ class RunDirectory:
             git_commit=git_commit(),
         )
 
-    def go_on(self, config: dict[str, Any], **asked: Any) -> None:
+    def go_on(self, config: Train, **asked: Any) -> None:
         """Keep the config that the run goes on with; one that has no record yet begins again."""
         if not self.record:
-            self.begin(config, **asked)
+            self.begin(config.plain(), **asked)
         else:
-            self.store(config)
+            self.store(config.plain())
             self.update(status="running", error=None)
 
     @classmethod
@@ -145,23 +146,24 @@ class RunDirectory:
         return run
 
     @classmethod
-    def to_resume(cls, config: dict[str, Any]) -> RunDirectory | None:
+    def to_resume(cls, config: Train) -> RunDirectory | None:
         """`resume=auto`: the run that a config began before, if there is one.
 
         The newest that is not finished, else the newest that is; never one that is being trained.
         """
-        if config["run_dir"] is not None:
-            run = cls(Path(config["run_dir"]))
+        if config.run_dir is not None:
+            run = cls(Path(config.run_dir))
             return run if (run.path / RECORD).is_file() else None
-        folder = Path(config["output_dir"]) / config["name"]
+        folder = Path(config.output_dir) / config.name
+        wanted = config.plain()
         begun: dict[bool, RunDirectory] = {}  # by whether it is finished
         for path in sorted(folder.glob(f"*/{RECORD}")):
             run = cls(path.parent)
             try:
-                check_continues(run.config, config)
+                check_continues(run.config, wanted)
                 record = run.record
-                is_other = record.get("fingerprint") != fingerprint(config)
-                if is_other or changed_code(record, config):
+                is_other = record.get("fingerprint") != fingerprint(wanted)
+                if is_other or changed_code(record, wanted):
                     continue
             except (LabError, KeyError, TypeError):
                 continue  # another experiment, or none at all

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab.config.fingerprint import fingerprint
+from lmlab.config.schema import Parent, Train
 from lmlab.config.trust import as_texts, check_stored, without
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign, find_foreign
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from lmlab.config.words.command_line import CommandLine
 
 
-def asked(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:
+def asked(cfg: DictConfig, given: dict[str, str]) -> Train:
     """The checked config of one run: what Hydra has composed, which is its current job, with the
     keys that are taken literally.
 
@@ -36,7 +37,6 @@ def asked(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    from lmlab.config import schema
     from lmlab.config.check import check
 
     if "run" in given:
@@ -45,7 +45,7 @@ def asked(cfg: DictConfig, given: dict[str, str]) -> dict[str, Any]:
         given = dict(given)
         cfg["from"] = given.pop("from")
         cfg = config_of(cfg, HydraConfig.get().overrides.task)
-    return check(cfg, schema.Train, **given)
+    return check(cfg, Train, **given)
 
 
 def _continued(path: str) -> DictConfig:
@@ -183,7 +183,7 @@ def _check_same(foreign: Foreign, key: str, typed: Any, stored: Any) -> None:
         raise LabError(f"{key}={typed}: from={foreign.path} has {stored}; leave it out")
 
 
-def resolve(config: dict[str, Any]) -> dict[str, Any]:
+def resolve(config: Train) -> Train:
     """The config with `from` and each of `teacher.runs` as run, step and fingerprint, if they were
     typed.
 
@@ -191,22 +191,22 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
         LabError: if there is no such checkpoint, or it leaves no step to take.
     """
     config = _with_teachers(config)
-    typed = config["from"]
+    typed = config.parent
     if not isinstance(typed, str):
         return config
     if (foreign := find_foreign(typed)) is not None:
-        parent = {"run": str(foreign.path), "step": 0, "fingerprint": foreign.fingerprint}
-        return {**config, "from": parent}
-    parent, max_steps = _checkpoint_named(typed, "from"), config["trainer"]["max_steps"]
-    if parent["step"] >= max_steps:
+        parent = Parent(run=str(foreign.path), step=0, fingerprint=foreign.fingerprint)
+        return config.model_copy(update={"parent": parent})
+    parent, max_steps = _checkpoint_named(typed, "from"), config.trainer.max_steps
+    if parent.step >= max_steps:
         raise LabError(
-            f"trainer.max_steps={max_steps}: from={typed} begins at step {parent['step']} and "
+            f"trainer.max_steps={max_steps}: from={typed} begins at step {parent.step} and "
             "counts on, so give more"
         )
-    return {**config, "from": parent}
+    return config.model_copy(update={"parent": parent})
 
 
-def _checkpoint_named(typed: str, key: str) -> dict[str, Any]:
+def _checkpoint_named(typed: str, key: str) -> Parent:
     """Run, step and fingerprint of a typed `<run>[@<step>|@best]`."""
     run, (_, which) = run_of(typed, key), _split(typed)
     steps = sorted(_steps(run))
@@ -214,19 +214,18 @@ def _checkpoint_named(typed: str, key: str) -> dict[str, Any]:
         step = (run.record.get("best") or {}).get("step") if run.best.is_file() else None
     else:
         step = int(which) if which else max(steps, default=None)
-    if step not in steps:
+    if step is None or step not in steps:
         there = ", ".join(map(str, steps)) or "none"
         raise LabError(f"{key}={typed}: no such checkpoint; there is one of step {there}")
-    return {"run": str(run.path), "step": step, "fingerprint": fingerprint(run.config)}
+    return Parent(run=str(run.path), step=step, fingerprint=fingerprint(run.config))
 
 
-def _with_teachers(config: dict[str, Any]) -> dict[str, Any]:
+def _with_teachers(config: Train) -> Train:
     """A folder of runs, such as a sweep's, stands for all of its runs."""
-    settings = config.get("teacher") or {}
-    typed = settings.get("runs")
-    if not typed:
+    typed = config.teacher and config.teacher.runs
+    if not config.teacher or not typed:
         return config
-    runs: list[dict[str, Any]] = []
+    runs: list[Parent] = []
     for one in [typed] if isinstance(typed, str) else typed:
         if not isinstance(one, str):
             runs.append(one)
@@ -239,31 +238,32 @@ def _with_teachers(config: dict[str, Any]) -> dict[str, Any]:
             runs += [_checkpoint_named(str(path), "teacher.runs") for path in inside]
         else:
             runs.append(_checkpoint_named(one, "teacher.runs"))
-    return {**config, "teacher": {**settings, "runs": runs}}
+    teacher = config.teacher.model_copy(update={"runs": runs})
+    return config.model_copy(update={"teacher": teacher})
 
 
-def foreign_parent(parent: dict[str, Any]) -> Foreign | None:
+def foreign_parent(parent: Parent) -> Foreign | None:
     """The weights of others that a resolved `from` names; None if it names a run.
 
     Raises:
         LabError: if they have changed since.
     """
-    foreign = find_foreign(parent["run"])
-    if foreign is not None and foreign.fingerprint != parent["fingerprint"]:
-        raise LabError(f"from={parent['run']}: these weights have changed since the run began")
+    foreign = find_foreign(parent.run)
+    if foreign is not None and foreign.fingerprint != parent.fingerprint:
+        raise LabError(f"from={parent.run}: these weights have changed since the run began")
     return foreign
 
 
-def checkpoint_path(parent: dict[str, Any], key: str = "from") -> Path:
+def checkpoint_path(parent: Parent, key: str = "from") -> Path:
     """Where the checkpoint of a resolved `from` is kept, or of one of `teacher.runs`.
 
     Raises:
         LabError: if it is not there any more.
     """
-    run = run_of(parent["run"], key)
-    path = _steps(run).get(parent["step"])
-    if path is None or fingerprint(run.config) != parent["fingerprint"]:
-        raise LabError(f"{key}={parent['run']}@{parent['step']}: this checkpoint is gone")
+    run = run_of(parent.run, key)
+    path = _steps(run).get(parent.step)
+    if path is None or fingerprint(run.config) != parent.fingerprint:
+        raise LabError(f"{key}={parent.run}@{parent.step}: this checkpoint is gone")
     run.check_checkpoint(path)
     return path
 

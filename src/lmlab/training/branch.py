@@ -67,13 +67,13 @@ def cropped(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
 def _shapes_by_block_size(parent: dict[str, Any], module: LanguageModule) -> dict[str, Shapes]:
     """The tensors of a model that are smaller for its smaller block_size alone, by name: its own
     shapes are compared with those that it has for the parent's block_size."""
-    config = module.about["config"]
-    parents, own = (c["data"]["block_size"] for c in (parent["config"], config))
+    config = module.config
+    assert config is not None
+    parents, own = parent["config"]["data"]["block_size"], config.data.block_size
     if own >= parents:
         return {}
-    as_long = {**config, "data": {**config["data"], "block_size": parents}}
     with torch.random.fork_rng(devices=[]):
-        longer = build.model(as_long, len(module.characters)).state_dict()
+        longer = build.model(config.model, len(module.characters), parents).state_dict()
     shapes = {}
     for name, value in module.model.state_dict().items():
         before, now = tuple(longer[name].shape) if name in longer else (), tuple(value.shape)

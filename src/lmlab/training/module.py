@@ -6,7 +6,6 @@ import math
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,18 +14,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins import DoublePrecision
-from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.strategies import ParallelStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
+from lmlab.config.schema import Train
 from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.streams import default_states, set_default_states
 from lmlab.data.windows import shift
 from lmlab.errors import DivergedError, LabError
 from lmlab.training.first_steps import FirstSteps
+from lmlab.training.lightning_inside import (
+    begin_at,
+    count_steps,
+    gradients_shared,
+    nobody_between,
+    scales_gradients,
+)
+from lmlab.training.loss import CrossEntropy, Loss, both
 from lmlab.training.optimizers.configure import (
     avoid_faulty_kernels,
     configure,
@@ -36,12 +40,8 @@ from lmlab.training.optimizers.configure import (
 from lmlab.training.optimizers.parametrisation import Factors
 from lmlab.training.optimizers.rules import REST, MakeOptimizer, Rule, Schedule
 from lmlab.training.processes.stopping import Interrupted, Stop
-from lmlab.training.teacher import Teacher
 
 Rates = dict[str, float]  # by tag: train/lr, and train/lr/<rule> of each rule
-
-# The hooks that Lightning calls within a step of manual optimisation.
-AROUND_A_STEP = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 class LanguageModule(L.LightningModule):
@@ -67,14 +67,14 @@ class LanguageModule(L.LightningModule):
         log_every: int = 1,
         dropout_seed: int | None = None,
         about: dict[str, Any] | None = None,
+        config: Train | None = None,
         stop: Stop | None = None,
-        teacher: Teacher | None = None,
+        loss: Loss | None = None,
     ):
         """What `rules` match has optimizers of its own, and `factors` are a parametrisation's;
         `dropout_seed` makes the default stream dropout's own (None: it stays as it is);
         `about` is plain data that travels in every checkpoint: the config and the tokenizer;
-        `stop` is asked between steps; a `teacher` says what else there is to learn of a
-        batch."""
+        `stop` is asked between steps; `loss` is what they descend (None: the cross-entropy)."""
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -82,12 +82,12 @@ class LanguageModule(L.LightningModule):
         self.rules, self.factors = rules or {}, factors or {}
         self.accumulate, self.clip_norm, self.log_every = accumulate, clip_norm, log_every
         self.dropout_seed = dropout_seed
+        self.config = config
         self.about, self.stop = about or {}, Stop() if stop is None else stop
-        self.teacher = teacher
+        self.loss = CrossEntropy() if loss is None else loss
         self.characters: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
-        self.losses: dict[str, MeanMetric] = {}  # by metric: nats per token
-        self.token_lengths: dict[str, MeanMetric] = {}  # by metric: characters per token
+        self._sums: dict[str, Tensor] = {}  # by metric: nats, characters and tokens
         self.metrics: dict[str, float] = {}  # of the last evaluation
         self.last_loss = math.nan  # of the last optimizer step's batch
         self.tokens_per_second = math.nan
@@ -106,7 +106,7 @@ class LanguageModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         make = self.make_optimizer
-        scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        scales = scales_gradients(self.trainer)
         fused = getattr(make, "keywords", {}).get("fused")
         if scales and self.clip_norm is not None and fused and not self.rules:
             # A fused optimizer unscales the gradients itself, too late to clip them. (One of
@@ -133,8 +133,7 @@ class LanguageModule(L.LightningModule):
             say(lost)
         if not self._trains:
             self._first_steps = FirstSteps(self.model)
-        if self.teacher is not None:
-            self.teacher.to(self.device)
+        self.loss.to(self.device)
         # Here, since building and setting up may draw.
         if self._random is not None:
             self._go_on_drawing()
@@ -152,7 +151,7 @@ class LanguageModule(L.LightningModule):
         """The loss of each micro-batch (n,), and the rates of each step."""
         optimizer: Any = self.optimizers()
         backward, update = self.manual_backward, optimizer.step
-        direct = self._nobody_between()
+        direct = nobody_between(self.trainer, self)
         if direct:
             backward, update = Tensor.backward, optimizer.optimizer.step
         parameters, n = list(self.model.parameters()), self.accumulate
@@ -162,15 +161,10 @@ class LanguageModule(L.LightningModule):
         first, rated = self.global_step, self._rated(optimizer)
         losses: list[Tensor] = []
         rates: list[Rates] = []
-        for i, (x, y) in enumerate(zip(idx.unbind(), targets.flatten(1).unbind(), strict=True), 1):
-            logits = self.model(x)  # (B, T, vocab_size)
-            if not (isinstance(logits, Tensor) and logits.requires_grad):
-                raise LabError(self._nothing_to_learn_from(logits))
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), y)
-            losses.append(loss.detach())  # of the text, whoever teaches
-            if self.teacher is not None:
-                loss = self.teacher.loss(x, logits, loss)
-            with self._gradients_shared(last=i % n == 0):
+        for i, (x, y) in enumerate(zip(idx.unbind(), targets.unbind(), strict=True), 1):
+            loss, shown = self._loss_of(x, y)
+            losses.append(shown.detach())
+            with gradients_shared(self.trainer, last=i % n == 0):
                 backward(loss, share)
             if i % n:
                 continue
@@ -190,10 +184,33 @@ class LanguageModule(L.LightningModule):
             if self.stop and self.trainer.world_size == 1:
                 break  # what is left of the windows is drawn again when the run goes on
         if direct:
-            self.count_steps(len(rates))
+            count_steps(self.trainer, len(rates))
         return torch.stack(losses), rates
 
-    def _nothing_to_learn_from(self, logits: Any) -> str:
+    def _loss_of(self, idx: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What a batch's step descends, and what is shown of it; idx and targets (B, T).
+
+        Raises:
+            LabError: if there is nothing to descend.
+        """
+        try:
+            loss, shown = both(self.loss(self.model, idx, targets))
+        except (AttributeError, TypeError) as error:  # of a model that returns no logits
+            if reason := self._no_logits(idx):
+                raise LabError(reason) from error
+            raise
+        if isinstance(loss, Tensor) and loss.requires_grad and not loss.dim():
+            return loss, shown
+        kind = type(self.loss)
+        raise LabError(
+            self._no_logits(idx)
+            or f"loss: {kind.__module__}.{kind.__qualname__} has to return a scalar with a "
+            f"gradient; it returns {loss!r:.80}"
+        )
+
+    def _no_logits(self, idx: Tensor) -> str | None:
+        """Why there is nothing to learn from the model's logits, if there is not."""
+        logits = self.model(idx)
         target = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
         if not isinstance(logits, Tensor):
             return f"model: {target}.forward has to return logits; in training it returns a " + (
@@ -201,10 +218,12 @@ class LanguageModule(L.LightningModule):
             )
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             return f"model: {target} has no parameters to train: give trainer.max_steps=0"
-        return (
-            f"model: {target}.forward has to return logits with a gradient; they have none "
-            "(torch.no_grad, detach)"
-        )
+        if not logits.requires_grad:
+            return (
+                f"model: {target}.forward has to return logits with a gradient; they have none "
+                "(torch.no_grad, detach)"
+            )
+        return None
 
     def _watch(self, rates: Rates, is_last: bool) -> None:
         """See to it that training changes something."""
@@ -223,39 +242,6 @@ class LanguageModule(L.LightningModule):
             own = None if name == REST else self.rules[name].schedule
             found.append((tag, groups, own or self.schedule))
         return found
-
-    def _nobody_between(self) -> bool:
-        """Whether Lightning's way around `backward` and `step` would be a detour.
-
-        It leads by other strategies, a gradient scaler, and hooks. With one device, no scaler and
-        no hook to call, it costs as much as all the rest of a small model's step.
-        """
-        strategy = self.trainer.strategy
-        return (
-            type(strategy) is SingleDeviceStrategy
-            and getattr(strategy.precision_plugin, "scaler", None) is None
-            and type(self.trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
-            and not any(is_overridden(hook, self, L.LightningModule) for hook in AROUND_A_STEP)
-            and not any(
-                is_overridden(hook, callback, L.Callback)
-                for callback in self.trainer.callbacks  # type: ignore[attr-defined]
-                for hook in AROUND_A_STEP
-            )
-        )
-
-    def count_steps(self, n: int) -> None:
-        """Count steps that Lightning did not see. Its global_step is this count, and nothing
-        public sets it."""
-        total = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
-        total.ready += n
-        total.completed += n
-
-    def _gradients_shared(self, last: bool) -> AbstractContextManager[None]:
-        """Several processes average their gradients once a step, with its last micro-batch."""
-        strategy = self.trainer.strategy
-        if last or not isinstance(strategy, ParallelStrategy):
-            return nullcontext()
-        return strategy.block_backward_sync()
 
     def _keep_losses(self, first: int, losses: Tensor, rates: list[Rates]) -> None:
         """Keep the losses of the steps after `first` on the device until they are due.
@@ -334,34 +320,23 @@ class LanguageModule(L.LightningModule):
         nll = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
         places = torch.arange(idx.shape[1], device=idx.device)
         counted = (places >= idx.shape[1] - batch.counted[:, None]).flatten()  # (n * T,)
-        if batch.metric not in self.losses:
-            self.losses[batch.metric] = self._mean()
-            self.token_lengths[batch.metric] = self._mean()
-        # What does not count is left out, since a MeanMetric that looks for no NaN takes all
-        # weights as 1 (torchmetrics 1.9).
-        self.losses[batch.metric].update(nll[counted].to(self._sum_dtype))
-        lengths = self.characters[targets].flatten()[counted]
-        self.token_lengths[batch.metric].update(lengths.to(self._sum_dtype))
-
-    @property
-    def _sum_dtype(self) -> torch.dtype:
-        """Sums over a whole split want float64, which Apple's GPUs lack."""
-        return torch.float32 if self.device.type == "mps" else torch.float64
-
-    def _mean(self) -> MeanMetric:
-        mean = MeanMetric(nan_strategy="disable").to(self.device)
-        mean.set_dtype(self._sum_dtype)
-        return mean
+        # Sums over a whole split want float64, which Apple's GPUs lack.
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        nats, characters = nll[counted].to(dtype), self.characters[targets].flatten()[counted]
+        sums = torch.stack([nats.sum(), characters.to(dtype).sum(), counted.sum().to(dtype)])
+        self._sums[batch.metric] = self._sums.get(batch.metric, torch.zeros_like(sums)) + sums
 
     def on_validation_epoch_end(self) -> None:
-        metrics = {name: mean.compute().item() for name, mean in self.losses.items()}
+        reduce = self.trainer.strategy.reduce  # over all processes
+        sums = {m: reduce(own, reduce_op="sum").tolist() for m, own in self._sums.items()}
+        self._sums.clear()
+        metrics = {name: nats / n_tokens for name, (nats, _, n_tokens) in sums.items()}
         shown = dict(metrics)
         for name in metrics.keys() & {"val/loss", "val/loss_full"}:
             # Bits per character: nats per token, in bits, over the characters a token stands for.
-            length = self.token_lengths[name].compute().item()
+            _, n_characters, n_tokens = sums[name]
+            length = n_characters / n_tokens
             shown["val/bpc"] = metrics[name] / math.log(2) / length if length else math.nan
-        self.losses.clear()
-        self.token_lengths.clear()
         for name, loss in metrics.items():
             if not math.isfinite(loss):
                 raise DivergedError(
@@ -399,16 +374,10 @@ class LanguageModule(L.LightningModule):
         checkpoint["random"] = self._random or self._random_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Lightning would pick its loops up in mid-epoch, where it counts rounds; what counts here
-        # are steps. So its loops begin anew, with their counts set to where training is.
-        checkpoint.pop("loops", None)
         if isinstance(self.trainer.precision_plugin, DoublePrecision):
             self.double()  # as the Trainer does, but only after float32 weights were loaded into
-        step = checkpoint["global_step"]
-        loop = self.trainer.fit_loop.epoch_loop
-        loop.manual_optimization.optim_step_progress.total.increment_by(step)
         data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        loop.batch_progress.total.increment_by(data.batches_before(step))
+        begin_at(self.trainer, checkpoint, data.batches_before(checkpoint["global_step"]))
         self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
         self._random = checkpoint["random"]
         self._trains = checkpoint.get("trains", True)  # older checkpoints do not say

@@ -13,10 +13,12 @@ from rich.filesize import decimal
 from torch import Tensor, nn
 
 from lmlab.config import build
+from lmlab.config.schema import Train
 from lmlab.errors import LabError, first_line
 from lmlab.memory_limit import memory_bytes
 from lmlab.models.torch_inside import in_eval_mode
 from lmlab.runs.contents import on_shapes
+from lmlab.training.loss import Loss, both
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.rules import rules_of
 from lmlab.training.processes.started import is_alone_in_slurm
@@ -46,7 +48,7 @@ def checked_trainer(key: str, **settings: Any) -> L.Trainer:
         raise LabError(f"{key}{' '.join(chosen)}: {first_line(error)}") from error
 
 
-def check_memory(config: dict[str, Any], vocab_size: int) -> None:
+def check_memory(config: Train, vocab_size: int) -> None:
     """Whether memory can hold the model and a batch.
 
     Raises:
@@ -61,9 +63,9 @@ def check_memory(config: dict[str, Any], vocab_size: int) -> None:
     check_fits(config, vocab_size)
 
 
-def remarks(config: dict[str, Any]) -> list[str]:
+def remarks(config: Train) -> list[str]:
     """What may well be meant, and is worth a line all the same."""
-    warmup, max_steps = config["schedule"].get("warmup_steps", 0), config["trainer"]["max_steps"]
+    warmup, max_steps = config.schedule.get("warmup_steps", 0), config.trainer.max_steps
     if not isinstance(warmup, int) or not 0 < max_steps <= warmup:
         return []
     return [
@@ -100,28 +102,49 @@ def check_logits(model: nn.Module, target: str, vocab_size: int, block_size: int
     raise LabError(f"model: {target} has to do {wanted}; it returns {returned}")
 
 
-def _windows(config: dict[str, Any]) -> list[tuple[int, str]]:
+def check_loss(loss: Loss, model: nn.Module, block_size: int) -> None:
+    """Whether a loss of somebody's own makes one of a model: one call that leaves no trace in it.
+
+    Raises:
+        LabError: with what is wanted, and what it returns.
+    """
+    kind, trained = type(loss), any(p.requires_grad for p in model.parameters())
+    target, T = f"{kind.__module__}.{kind.__qualname__}", min(2, block_size)
+    if target.startswith("lmlab.") or not trained:
+        return
+    wanted = f"{target} has to make a scalar with a gradient of model, idx and targets (1, {T})"
+    try:
+        with in_eval_mode(model), torch.random.fork_rng(devices=[]):
+            descended, shown = both(loss(model, *torch.zeros((2, 1, T), dtype=torch.int64)))
+    except Exception as error:  # whatever somebody's loss raises
+        raise LabError(f"loss: {wanted}; {type(error).__name__}: {first_line(error)}") from error
+    scalars = [one for one in (descended, shown) if isinstance(one, Tensor) and not one.dim()]
+    if len(scalars) < 2 or not descended.requires_grad:
+        raise LabError(f"loss: {wanted}; it returns {descended!r:.80}")
+
+
+def _windows(config: Train) -> list[tuple[int, str]]:
     """Bytes of the windows that are drawn at once, and the keys that say so."""
-    settings, shape, evaluation = config["trainer"], config["data"], config["eval"]
-    batch = 8 * (shape["block_size"] + 1) * shape["batch_size"]  # int64
-    steps = min(shape["steps_per_batch"], evaluation["every"], settings["max_steps"])
-    accumulate = settings["accumulate_grad_batches"]
-    keys = f"data.batch_size={shape['batch_size']} data.block_size={shape['block_size']}"
+    trainer, shape, evaluation = config.trainer, config.data, config.eval
+    batch = 8 * (shape.block_size + 1) * shape.batch_size  # int64
+    steps = min(shape.steps_per_batch, evaluation.every, trainer.max_steps)
+    accumulate = trainer.accumulate_grad_batches
+    keys = f"data.batch_size={shape.batch_size} data.block_size={shape.block_size}"
     trained = (
-        f"{keys} data.steps_per_batch={shape['steps_per_batch']} "
+        f"{keys} data.steps_per_batch={shape.steps_per_batch} "
         f"trainer.accumulate_grad_batches={accumulate}: the windows of {steps} steps"
     )
-    if evaluation["protocol"] != "random":
+    if evaluation.protocol != "random":
         return [(batch * accumulate * steps, trained)]
-    evaluated = f"{keys} eval.iters={evaluation['iters']}: the windows"
-    return [(batch * accumulate * steps, trained), (batch * evaluation["iters"], evaluated)]
+    evaluated = f"{keys} eval.iters={evaluation.iters}: the windows"
+    return [(batch * accumulate * steps, trained), (batch * evaluation.iters, evaluated)]
 
 
-def _logits(config: dict[str, Any], vocab_size: int) -> tuple[int, str]:
+def _logits(config: Train, vocab_size: int) -> tuple[int, str]:
     """Bytes of a batch's logits, if they take 16 bits each, and the keys that say so."""
-    shape, trained = config["data"], config["trainer"]["max_steps"] > 0
-    needs = shape["batch_size"] * shape["block_size"] * vocab_size * 2 * trained
-    keys = f"data.batch_size={shape['batch_size']} data.block_size={shape['block_size']}"
+    shape, trained = config.data, config.trainer.max_steps > 0
+    needs = shape.batch_size * shape.block_size * vocab_size * 2 * trained
+    keys = f"data.batch_size={shape.batch_size} data.block_size={shape.block_size}"
     return needs, f"{keys}: the logits of a vocabulary of {vocab_size:,}"
 
 
@@ -134,7 +157,7 @@ class Footprint:
     optimizer: int | None  # None: its first step has to see numbers
 
 
-def footprint(config: dict[str, Any], vocab_size: int) -> Footprint:
+def footprint(config: Train, vocab_size: int) -> Footprint:
     """What a config asks for.
 
     Raises:
@@ -145,11 +168,11 @@ def footprint(config: dict[str, Any], vocab_size: int) -> Footprint:
     except build.TooLargeError:
         raise
     except LabError:  # somebody's own may compute while it is built
-        model = build.model(config, vocab_size)
+        model = build.model(config.model, vocab_size, config.data.block_size)
     return Footprint(model, _trained_bytes(model), _optimizer_bytes(model, config))
 
 
-def check_fits(config: dict[str, Any], vocab_size: int) -> None:
+def check_fits(config: Train, vocab_size: int) -> None:
     """Refuse what this machine's memory cannot hold, which the system would end without a word.
 
     On another device than the CPU only the weights count: there they are made, on their way.
@@ -167,7 +190,7 @@ def check_fits(config: dict[str, Any], vocab_size: int) -> None:
     needed = _trained_bytes(model)
     if needed < SMALL * memory:
         return
-    if _trains_on_cpu(config["trainer"]["accelerator"]):
+    if _trains_on_cpu(config.trainer.accelerator):
         needed = 2 * needed + (_optimizer_bytes(model, config) or 0)
     if needed > memory:
         n_parameters = sum(p.numel() for p in model.parameters())
@@ -182,9 +205,7 @@ def _trains_on_cpu(accelerator: str) -> bool:
     return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
 
 
-def model_on_meta(
-    config: dict[str, Any], vocab_size: int, most: int = build.MOST_PARTS
-) -> nn.Module:
+def model_on_meta(config: Train, vocab_size: int, most: int = build.MOST_PARTS) -> nn.Module:
     """The model of a config on the meta device, which takes no memory.
 
     Raises:
@@ -193,10 +214,10 @@ def model_on_meta(
     """
     try:
         with torch.device("meta"):
-            return build.model(config, vocab_size, most)
+            return build.model(config.model, vocab_size, config.data.block_size, most)
     except LabError as error:
         if isinstance(error.__cause__, RuntimeError) and "overflow" in str(error.__cause__):
-            target = config["model"]["_target_"]
+            target = config.model["_target_"]
             raise build.TooLargeError(
                 f"model: {target} has weights of 2^63 bytes and more; give it smaller sizes"
             ) from error
@@ -207,12 +228,13 @@ def _trained_bytes(model: nn.Module) -> int:
     return sum(p.nbytes for p in model.parameters() if p.requires_grad)
 
 
-def _optimizer_bytes(model: nn.Module, config: dict[str, Any]) -> int | None:
+def _optimizer_bytes(model: nn.Module, config: Train) -> int | None:
     """What the optimizer keeps, found by letting it take a step on shapes alone; None for one that
     cannot, as torch's Adafactor, which looks at the weights' norms."""
     if not any(p.requires_grad for p in model.parameters()):
         return 0
-    optimizer = on_shapes(configure(model, build.optimizer(config), rules_of(config)))
+    make, rules = build.optimizer(config.optimizer), rules_of(config.optimizer)
+    optimizer = on_shapes(configure(model, make, rules))
     try:
         optimizer.step()
     except (RuntimeError, TypeError, ValueError):  # of numbers that are not there

@@ -11,9 +11,10 @@ import lightning as L
 import torch
 from torch import nn
 
-from lmlab.config import build, schema
+from lmlab.config import build
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import check_continues
+from lmlab.config.schema import Data, Train
 from lmlab.config.stored import with_todays_defaults
 from lmlab.config.trust import check_stored
 from lmlab.console import say
@@ -89,7 +90,7 @@ def _load(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
 class Trained:
     """A model as a checkpoint holds it, and what it needs to be used."""
 
-    config: dict[str, Any]
+    config: Train
     tokenizer: Tokenizer
     model: nn.Module
     corpus_sha256: str
@@ -97,7 +98,7 @@ class Trained:
     path: Path
 
     def check_beside(
-        self, key: str, run: str, tokenizer: Tokenizer, corpus_sha256: str, data: dict[str, Any]
+        self, key: str, run: str, tokenizer: Tokenizer, corpus_sha256: str, data: Data
     ) -> None:
         """Whether it can be asked beside another run, of these tokens, this text and `data`; a
         remark where it may have been trained on what is val there. `key` names `run`.
@@ -105,15 +106,15 @@ class Trained:
         Raises:
             LabError: if it reads other tokens, or fewer at a time.
         """
-        mine = self.config["data"]
+        mine = self.config.data
         if self.tokenizer.stored() != tokenizer.stored():
             raise LabError(f"{key}={run} reads other tokens than this run")
-        if mine["block_size"] < data["block_size"]:
+        if mine.block_size < data.block_size:
             raise LabError(
-                f"{key}={run} reads {mine['block_size']} tokens at a time, and this run "
-                f"{data['block_size']} (data.block_size)"
+                f"{key}={run} reads {mine.block_size} tokens at a time, and this run "
+                f"{data.block_size} (data.block_size)"
             )
-        if self.corpus_sha256 != corpus_sha256 or mine["val_fraction"] < data["val_fraction"]:
+        if self.corpus_sha256 != corpus_sha256 or mine.val_fraction < data.val_fraction:
             say(f"{key}={run} was trained on other text: val may not be new to it")
 
 
@@ -143,7 +144,7 @@ def _restored(run: RunDirectory | None, path: Path, checkpoint: dict[str, Any]) 
     """The model in a checkpoint, which must be of a run if one is given."""
     stored = with_todays_defaults(checkpoint["config"])
     check_stored(stored, f"checkpoint {path}")
-    config = check_plain(stored, schema.Train, parts=("model",))  # the others may be gone
+    config = check_plain(stored, Train, parts=("model",))  # the others may be gone
     tokenizer = Tokenizer.from_json(checkpoint["tokenizer"])
     try:
         model = _model(config, tokenizer.vocab_size, contents.weights_of(checkpoint))
@@ -152,20 +153,18 @@ def _restored(run: RunDirectory | None, path: Path, checkpoint: dict[str, Any]) 
         raise LabError(
             f"checkpoint {path} does not fit the model in its own config: {error}"
         ) from error
-    target, block_size = config["model"]["_target_"], config["data"]["block_size"]
+    target, block_size = config.model["_target_"], config.data.block_size
     check_logits(model, target, tokenizer.vocab_size, block_size)
-    if run is not None and (stored := config_beside(run)) is not None:
+    if run is not None and (beside := config_beside(run)) is not None:
         try:
-            check_continues(config, stored, may_change=("corpus",))
+            check_continues(config.plain(), beside.plain(), may_change=("corpus",))
         except LabError as error:
             raise LabError(f"checkpoint {path} is of another run: {error}") from error
     corpus_sha256, step = checkpoint["corpus_sha256"], checkpoint["global_step"]
     return Trained(config, tokenizer, model.eval(), corpus_sha256, step, path)
 
 
-def _model(
-    config: dict[str, Any], vocab_size: int, weights: Mapping[str, torch.Tensor]
-) -> nn.Module:
+def _model(config: Train, vocab_size: int, weights: Mapping[str, torch.Tensor]) -> nn.Module:
     """A model that `weights` fit, in float64 if it was trained so, else in float32.
 
     Its shapes are compared before it takes any memory.
@@ -180,19 +179,19 @@ def _model(
         pass
     else:
         contents.check_weights(weights, on_shapes)
-    model = build.model(config, vocab_size, most)
+    model = build.model(config.model, vocab_size, config.data.block_size, most)
     return model.double() if precision_of(config) == DOUBLE else model
 
 
-def precision_of(config: dict[str, Any]) -> str:
+def precision_of(config: Train) -> str:
     """In which a model is used that was trained with this config."""
-    return DOUBLE if str(config["trainer"]["precision"]) in ("64", DOUBLE) else "32-true"
+    return DOUBLE if str(config.trainer.precision) in ("64", DOUBLE) else "32-true"
 
 
-def config_beside(run: RunDirectory) -> dict[str, Any] | None:
+def config_beside(run: RunDirectory) -> Train | None:
     """The config that a run has beside its checkpoints; a checkpoint is used without it, too."""
     try:
         check_stored(run.config, f"run={run.path}")
-        return check_plain(run.config, schema.Train, parts=())
+        return check_plain(run.config, Train, parts=())
     except LabError:
         return None

@@ -11,6 +11,7 @@ import lightning as L
 
 from lmlab.config.fingerprint import check_continues, fingerprint
 from lmlab.config.own_code import check_same_code
+from lmlab.config.schema import Parent, Train
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
@@ -33,26 +34,28 @@ MOST_TOKENIZER = 1 << 28  # bytes
 class Start:
     """Where the run of a config begins; decided once, by `find`."""
 
-    config: dict[str, Any]
+    config: Train
     run: RunDirectory | None  # the one that goes on; None: it is new
     parent: dict[str, Any] | None = None  # the checkpoint of another run that it begins from
     foreign: Foreign | None = None  # the weights of others that it begins with
 
     @classmethod
-    def find(cls, config: dict[str, Any]) -> Start:
-        """Where the run of a resolved config begins.
+    def find(cls, config: Train, looks_for_run: bool = True) -> Start:
+        """Where the run of a resolved config begins. Of several processes only the first
+        `looks_for_run`: one that the config does not name.
 
         Raises:
             LabError: if the run that it names cannot go on with it, or its parent is not there.
         """
-        start = cls(config, _run_to_continue(config))
+        start = cls(config, _run_to_continue(config, looks_for_run))
         if start.run is not None:
             _check_same(start.run, config)
-        if config["from"] is None or (start.run is not None and start.run.checkpoints()):
+        named = config.begins_from
+        if named is None or (start.run is not None and start.run.checkpoints()):
             return start
-        start.foreign = foreign_parent(config["from"])
+        start.foreign = foreign_parent(named)
         if start.foreign is None:
-            start.parent = _parent(config["from"])
+            start.parent = _parent(named)
         return start
 
     @property
@@ -60,38 +63,35 @@ class Start:
         if self.run is None:
             return False
         is_done = self.run.record.get("status") == "done"
-        return is_done and self.run.record["step"] >= self.config["trainer"]["max_steps"]
+        return is_done and self.run.record["step"] >= self.config.trainer.max_steps
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer of the run that this one begins from; None if it begins from none.
 
         It stands in the parent's checkpoint, and in the run's directory once there is one.
         """
-        if self.config["from"] is None:
+        named = self.config.begins_from
+        if named is None:
             return None
         if self.parent is not None:
             return Tokenizer.from_json(self.parent["tokenizer"])
         if self.run is not None and (self.run.path / TOKENIZER).is_file():
             return _stored_tokenizer(self.run)
-        if (foreign := self.foreign or foreign_parent(self.config["from"])) is not None:
+        if (foreign := self.foreign or foreign_parent(named)) is not None:
             return foreign.tokenizer()
-        return Tokenizer.from_json(
-            read_checkpoint(checkpoint_path(self.config["from"]))["tokenizer"]
-        )
+        return Tokenizer.from_json(read_checkpoint(checkpoint_path(named))["tokenizer"])
 
-    def check_text(self, text: TokenizedCorpus) -> None:
-        """Refuse another text than the run began with.
+    def text(self) -> TokenizedCorpus:
+        """The text of the run, as ids.
 
         Raises:
-            LabError: if it is another.
+            LabError: if it is another than the run began with.
         """
-        if (
-            self.run is not None
-            and self.run.record.get("corpus_sha256", text.sha256) != text.sha256
-        ):
-            raise LabError(
-                f"run={self.run.path} cannot go on: its corpus has changed since it began"
-            )
+        text = text_of(self.config, self.tokenizer())
+        run = self.run
+        if run is not None and run.record.get("corpus_sha256", text.sha256) != text.sha256:
+            raise LabError(f"run={run.path} cannot go on: its corpus has changed since it began")
+        return text
 
     def keep_moved_text(self, run: RunDirectory) -> None:
         """Keep where the text of a finished run is now, if that was said.
@@ -99,12 +99,12 @@ class Start:
         Raises:
             LabError: if another text is there.
         """
-        if self.config["corpus"] == run.config["corpus"]:
+        if self.config.corpus == run.config["corpus"]:
             return
         text = text_of(self.config, self.tokenizer())
         if run.record.get("corpus_sha256") != text.sha256:
             raise LabError(f"run={run.path}: its corpus has changed since it was trained")
-        run.keep_corpus(self.config["corpus"], text.sha256)
+        run.keep_corpus(self.config.corpus, text.sha256)
 
     def load_into(self, module: LanguageModule, callbacks: Sequence[L.Callback]) -> None:
         """Give a module the weights of others, or see to it that it can go on with the parent's.
@@ -120,7 +120,6 @@ class Start:
     def keep_in(
         self,
         run: RunDirectory,
-        text: TokenizedCorpus,
         module: LanguageModule,
         data: TextDataModule,
         callbacks: list[L.Callback],
@@ -128,9 +127,9 @@ class Start:
         """Put what the run begins with into its directory: it needs its parent no more."""
         if self.parent is None and self.foreign is None:
             return
-        write_atomically(run.path / TOKENIZER, json.dumps(text.tokenizer.stored()).encode())
-        if self.parent is not None:
-            before = spent_at(self.parent, run_of(self.config["from"]["run"]).record)
+        write_atomically(run.path / TOKENIZER, json.dumps(module.about["tokenizer"]).encode())
+        if self.parent is not None and (named := self.config.begins_from) is not None:
+            before = spent_at(self.parent, run_of(named.run).record)
             first = first_checkpoint(self.parent, module, data, callbacks, before)
             run.update(before=before.recorded, **before.recorded)
             AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
@@ -150,29 +149,30 @@ class Start:
         return Resumed(contents["global_step"], path.absolute(), contents)
 
 
-def _run_to_continue(config: dict[str, Any]) -> RunDirectory | None:
-    if config["run"]:
-        return RunDirectory.open(config["run"])
-    return RunDirectory.to_resume(config) if config["resume"] else None
+def _run_to_continue(config: Train, looks_for_run: bool) -> RunDirectory | None:
+    if config.run:
+        return RunDirectory.open(config.run)
+    return RunDirectory.to_resume(config) if config.resume and looks_for_run else None
 
 
-def _check_same(run: RunDirectory, config: dict[str, Any]) -> None:
+def _check_same(run: RunDirectory, config: Train) -> None:
     """Whether a run that goes on is the same experiment, with the same code."""
     knows_text = run.record.get("corpus_sha256") is not None
-    check_continues(run.config, config, may_change=("corpus",) if knows_text else ())
+    check_continues(run.config, config.plain(), may_change=("corpus",) if knows_text else ())
     if run.checkpoints():
-        check_same_code(run.record, config, f"run={run.path} cannot go on")
+        check_same_code(run.record, config.plain(), f"run={run.path} cannot go on")
 
 
-def _began_otherwise(run: RunDirectory, config: dict[str, Any]) -> bool:
-    return run.record.get("fingerprint", fingerprint(config)) != fingerprint(config)
+def _began_otherwise(run: RunDirectory, config: Train) -> bool:
+    today = fingerprint(config.plain())
+    return run.record.get("fingerprint", today) != today
 
 
-def _parent(named: dict[str, Any]) -> dict[str, Any]:
+def _parent(named: Parent) -> dict[str, Any]:
     """The checkpoint that a resolved `from` names."""
     path = checkpoint_path(named)
     parent = read_checkpoint(path)
-    if parent["global_step"] != named["step"]:
+    if parent["global_step"] != named.step:
         raise LabError(f"from={path} is of step {parent['global_step']}, whatever its name says")
     return parent
 

@@ -10,10 +10,9 @@ import torch
 from comparing import assert_same_run, checkpoint, curves, same, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import cut
+from small import cut, train
 from torch import Tensor, nn
 
-from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.muon import Muon, orthogonalise

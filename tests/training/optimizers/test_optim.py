@@ -27,7 +27,7 @@ def options(group: str) -> list[str]:
 
 def composed(*overrides: str) -> dict[str, Any]:
     with hydra.initialize_config_dir(str(conf_dir()), **version_base()):
-        return check(hydra.compose("train", ["name=x", *overrides]), schema.Train)
+        return check(hydra.compose("train", ["name=x", *overrides]), schema.Train).plain()
 
 
 # --- parameter groups ------------------------------------------------------------------------
@@ -63,7 +63,9 @@ def test_every_optimizer_takes_a_step_that_lowers_the_loss(option):
     torch.manual_seed(0)
     model, target = nn.Linear(4, 3), torch.randn(3, 4)
     config = composed(f"optimizer={option}")
-    optimizer = configure(model, build.optimizer(config), rules_of(config))
+    optimizer = configure(
+        model, build.optimizer(config["optimizer"]), rules_of(config["optimizer"])
+    )
 
     def quadratic_loss() -> torch.Tensor:
         return (model.weight - target).square().sum() + (model.bias - 1).square().sum()
@@ -173,7 +175,7 @@ def test_linear_without_a_warmdown_stays_up_to_the_end():
 @pytest.mark.parametrize("option", options("schedule"))
 def test_every_schedule_builds_and_goes_from_the_full_rate_to_its_final(option):
     config = composed(f"schedule={option}")
-    schedule = build.schedule(config)
+    schedule = build.schedule(config["schedule"])
     rates = [schedule(step, 1000) for step in range(1001)]
     assert max(rates) == 1.0
     assert rates[-1] == pytest.approx(config["schedule"].get("final", 1.0))

@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from comparing import assert_same_run, checkpoint, same, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import cut
+from small import cut, train
 from torch import nn
 
 from lmlab.config import build
 from lmlab.config.fingerprint import fingerprint
-from lmlab.core import train
 from lmlab.display.activations import LOGITS, mean_sizes
 from lmlab.errors import LabError
 from lmlab.models.gpt import GPT
@@ -99,16 +98,20 @@ def test_every_weight_decays_as_much_in_a_step_at_every_size(wider, n_layer, dee
 
 def test_muon_keeps_its_rate_and_adamw_around_it_is_scaled(composed):
     config = composed("model=modern", "optimizer=muon", *MUP, "model.n_embd=32", "model.n_head=4")
-    model = build.model(config, vocab_size=11)
-    factors = parametrisation_of(config).factors(model, config["model"])
-    optimizer = configure(model, build.optimizer(config), rules_of(config), factors)
+    model = build.model(config["model"], 11, config["data"]["block_size"])
+    factors = parametrisation_of(config["parametrisation"]).factors(model, config["model"])
+    optimizer = configure(
+        model, build.optimizer(config["optimizer"]), rules_of(config["optimizer"]), factors
+    )
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     assert rates[id(model.blocks[0].attention.projection.weight)] == 0.02
     assert rates[id(model.lm_head.weight)] == 0.005
     assert rates[id(model.token_embedding.weight)] == 0.01
     node = config["optimizer"]["rules"]["matrices"] | {"adjust_lr_fn": "match_rms_adamw"}
     like_adamw = {**config, "optimizer": {**config["optimizer"], "rules": {"matrices": node}}}
-    optimizer = configure(model, build.optimizer(config), rules_of(like_adamw), factors)
+    optimizer = configure(
+        model, build.optimizer(config["optimizer"]), rules_of(like_adamw["optimizer"]), factors
+    )
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     assert rates[id(model.blocks[0].attention.projection.weight)] == 0.01
 
@@ -187,8 +190,8 @@ def test_the_standard_one_leaves_fingerprints_as_they_were(composed):
     before = {key: value for key, value in config.items() if key != "parametrisation"}
     assert fingerprint(before) == fingerprint(config)
     assert fingerprint(composed("model=gpt", "parametrisation=mup")) != fingerprint(config)
-    model = build.model(before, vocab_size=11)
-    assert parametrisation_of(before).factors(model, before["model"]) == {}
+    model = build.model(before["model"], 11, before["data"]["block_size"])
+    assert parametrisation_of(before.get("parametrisation")).factors(model, before["model"]) == {}
 
 
 # --- what it is for --------------------------------------------------------------------------
@@ -204,10 +207,12 @@ def sizes_by_width(composed: Any, words: list[str], steps: int = 5) -> dict[int,
             *("optimizer.lr=0.01", "data.block_size=8"),
         )
         torch.manual_seed(0)
-        model = build.model(config, vocab_size=65)
-        factors = parametrisation_of(config).factors(model, config["model"])
+        model = build.model(config["model"], 65, config["data"]["block_size"])
+        factors = parametrisation_of(config["parametrisation"]).factors(model, config["model"])
         scale_weights(factors)
-        optimizer = configure(model, build.optimizer(config), rules_of(config), factors)
+        optimizer = configure(
+            model, build.optimizer(config["optimizer"]), rules_of(config["optimizer"]), factors
+        )
         take_steps(model, optimizer, steps)
         found[width] = mean_sizes(model, torch.arange(64).view(8, 8))
     return found
@@ -250,11 +255,13 @@ def test_without_blocks_depth_is_refused():
 )
 def test_what_it_does_not_scale_is_refused_in_one_line(composed, words, said):
     config = composed(*MUP, *words)
-    model = build.model(config, vocab_size=11)
+    model = build.model(config["model"], 11, config["data"]["block_size"])
 
     def scaled() -> None:
-        factors = parametrisation_of(config).factors(model, config["model"])
-        configure(model, build.optimizer(config), rules_of(config), factors)
+        factors = parametrisation_of(config["parametrisation"]).factors(model, config["model"])
+        configure(
+            model, build.optimizer(config["optimizer"]), rules_of(config["optimizer"]), factors
+        )
 
     with pytest.raises(LabError) as refused:
         scaled()
@@ -264,7 +271,7 @@ def test_what_it_does_not_scale_is_refused_in_one_line(composed, words, said):
 
 def test_what_stands_between_the_tables(composed):
     counted = {
-        option: n_inside(build.model(composed(f"model={option}"), vocab_size=11))
+        option: n_inside(build.model(composed(f"model={option}")["model"], 11, 64))
         for option in ("bigram", "gpt")
     }
     n_embd, n_layer = 128, 4

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from comparing import weights
-from small import branch
+from small import branch, train
 from test_update_rules import adagrad, adam, adamw, momentum, muon, rmsprop, sgd
 from torch import Tensor, nn
 
-from lmlab.core import train
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
 from lmlab.models.gpt import GPT

@@ -14,7 +14,7 @@ from comparing import assert_same_run, checkpoint, curves, same, weights
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import ROOT, SMALL, cut
+from small import ROOT, SMALL, checked, cut, train
 from torch import nn
 
 from lmlab.config import build, schema
@@ -22,7 +22,6 @@ from lmlab.config.check import check
 from lmlab.config.fingerprint import determining, fingerprint
 from lmlab.config.stored import conf_dir
 from lmlab.config.words.hydra_inside import version_base
-from lmlab.core import train
 from lmlab.errors import LabError
 from lmlab.training.optimizers.configure import CombinedOptimizer, configure, groups_by_rule
 from lmlab.training.optimizers.rules import REST, ROLES, Rule, assign, names_of, roles_of, rules_of
@@ -50,7 +49,7 @@ GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 def model_of(option: str) -> nn.Module:
     with initialize_config_dir(str(conf_dir()), **version_base()):
         cfg = compose("train", ["name=x", f"model={option}", "data.block_size=4"])
-    return build.model(check(cfg, schema.Train), vocab_size=11)
+    return build.model(check(cfg, schema.Train).model, vocab_size=11, block_size=4)
 
 
 class Tied(nn.Module):
@@ -99,7 +98,7 @@ def test_the_readout_of_a_model_of_ones_own_is_found_by_the_vocabulary(composed,
     monkeypatch.syspath_prepend(str(ROOT / "tests/extensions/own"))
     words = ["~model.n_layer", "~model.n_head", "~model.dropout", "model.n_embd=8"]
     config = composed("model._target_=mypackage.mymodel.MyModel", *words)
-    roles = roles_by_name(build.model(config, vocab_size=11))
+    roles = roles_by_name(build.model(config["model"], 11, config["data"]["block_size"]))
     assert [name for name, found in roles.items() if found == {"readout"}] == ["logits.weight"]
     assert [name for name, found in roles.items() if found == {"matrices"}] == ["wide.weight"]
 
@@ -294,7 +293,7 @@ def test_each_rule_has_its_own_rate_and_schedule_and_both_are_logged(experiment)
     run = experiment(*GPT, "schedule=constant", "optimizer.lr=0.005", OTHER)
     rates = {int(row["step"]): row for row in curves(run) if row["train/lr"]}
     assert {float(row["train/lr"]) for row in rates.values()} == {0.005}
-    linear = build.schedule(run.config["optimizer"]["rules"]["matrices"])
+    linear = build.schedule(run.config["optimizer"]["rules"]["matrices"]["schedule"])
     assert list(rates) == [4, 8, 12, 16, 20, 24]
     for step, row in rates.items():
         assert float(row["train/lr/matrices"]) == pytest.approx(0.02 * linear(step - 1, 24))
@@ -347,7 +346,9 @@ def test_a_branch_keeps_the_state_if_only_numbers_of_a_rule_differ(experiment, c
 
 def test_memory_counts_what_each_optimizer_keeps(composed):
     words = ["model=gpt", "model.n_embd=32"]
-    single, muon = (footprint(composed(*words, f"optimizer={o}"), 65) for o in ("adamw", "muon"))
+    single, muon = (
+        footprint(checked(composed(*words, f"optimizer={o}")), 65) for o in ("adamw", "muon")
+    )
     model = single.model
     matrices = sum(p.numel() * 4 for p, found in roles_of(model).items() if found == {"matrices"})
     n_matrices = sum(found == {"matrices"} for found in roles_of(model).values())
@@ -378,7 +379,7 @@ def test_without_a_rule_that_is_on_it_is_a_single_optimizer(composed):
     plain = composed("optimizer=adamw")
     for words in (["+optimizer.rules=null"], ["+optimizer.rules.a=null"], ["+optimizer.rules={}"]):
         config = composed("optimizer=adamw", *words)
-        assert rules_of(config) == {}
+        assert rules_of(config["optimizer"]) == {}
         assert determining(config) == determining(plain)
 
 
@@ -388,11 +389,13 @@ def test_an_option_of_another_group_makes_a_rule_of_a_whole_optimizer(composed):
         *("+optimizer@optimizer.rules.readout=sgd", "+optimizer.rules.readout.params=readout"),
         "+schedule@optimizer.rules.matrices.schedule=linear",
     )
-    optimizer = configure(model_of("gpt"), build.optimizer(config), rules_of(config))
+    optimizer = configure(
+        model_of("gpt"), build.optimizer(config["optimizer"]), rules_of(config["optimizer"])
+    )
     assert isinstance(optimizer, CombinedOptimizer)
     kinds = {name: type(one).__name__ for name, one in optimizer.optimizers.items()}
     assert kinds == {"rest": "AdamW", "matrices": "Muon", "readout": "SGD"}
-    assert rules_of(config)["matrices"].schedule(99, 100) == pytest.approx(0.02)
+    assert rules_of(config["optimizer"])["matrices"].schedule(99, 100) == pytest.approx(0.02)
 
 
 def test_dry_run_shows_who_takes_what(lab, text):

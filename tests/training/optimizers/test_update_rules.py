@@ -171,7 +171,7 @@ BY_ELEMENT = [option for option in RULES if option != "muon"]
 def optimizer_config(option: str, *overrides: str) -> dict[str, Any]:
     words = ["name=x", f"optimizer={option}", *overrides]
     with hydra.initialize_config_dir(str(conf_dir()), **version_base()):
-        return check(hydra.compose("train", words), schema.Train)
+        return check(hydra.compose("train", words), schema.Train).plain()
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def valley(p: Tensor) -> Tensor:
 
 def steps_of_torch(config: dict[str, Any], gradient: Gradient = valley) -> Iterator[Tensor]:
     p = torch.nn.Parameter(START.clone())
-    optimizer = build.optimizer(config)([p])
+    optimizer = build.optimizer(config["optimizer"])([p])
     while True:
         p.grad = gradient(p.detach())
         optimizer.step()
@@ -250,7 +250,10 @@ def follow_muon(overrides: list[str], shape: tuple[int, int], rounding: float) -
     """Step by step; `rounding` is that of an update, whose entries are at most about 1."""
     overrides = [f"optimizer.rules.matrices.{word}" for word in ["lr=0.02", *overrides]]
     config = optimizer_config("muon", *overrides)
-    rule, settings = rules_of(config)["matrices"], dict(config["optimizer"]["rules"]["matrices"])
+    rule, settings = (
+        rules_of(config["optimizer"])["matrices"],
+        dict(config["optimizer"]["rules"]["matrices"]),
+    )
     for key in ("_target_", "params", "schedule", "dtype"):
         del settings[key]
     generator = torch.Generator().manual_seed(1)

@@ -106,25 +106,28 @@ def run_job(
     with shown_on(Console(quiet=True) if elsewhere else None):
         if entry is not None and cfg.sweep.fail_fast and entry.journal.has_failed():
             return _ended(entry, Result(None, None, "skipped"))
-        config, problem = _checked(cfg)  # a problem is a failure of this job, once it has begun
+        whole, config = cfg, None
+        problem: LabError | None = None  # a failure of this job, once it has begun
         try:
             if cfg["from"] is not None:
-                config, problem = _checked(config_of(cfg, overrides))
-            if problem is None:
-                config = resolve(config)
-                if not _is_kept(_run_of(config, sweep_dir, swept), config):
-                    config = check_plain(config, schema.Train)
+                whole = config_of(cfg, overrides)
+            config = resolve(check_plain(plain_of(whole), schema.Train, parts=()))
+            if not _is_kept(_run_of(config.plain(), sweep_dir, swept), config):
+                config = check_plain(config.plain(), schema.Train)
         except LabError as error:
             problem = error
-        run = _run_of(config, sweep_dir, swept)
+        plain = _plain(whole) if config is None else config.plain()
+        run = _run_of(plain, sweep_dir, swept)
         setting = canonical({key: value for key, value in swept.items() if key != SEED})
         if entry is not None:
             entry.add("running", run=str(run.path))
         try:
             if problem is not None:
                 raise problem
-            config = {**config, "run_dir": str(run.path), "resume": "auto"}
-            if config["dry_run"]:
+            assert config is not None
+            config = config.model_copy(update={"run_dir": str(run.path), "resume": "auto"})
+            plain = config.plain()
+            if config.dry_run:
                 from lmlab.plan import plan
 
                 plan(config)
@@ -137,7 +140,7 @@ def run_job(
             reason = (
                 str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
             )
-            _keep_failure(run, config, swept, error, reason)
+            _keep_failure(run, plain, swept, error, reason)
             if entry is None:  # a sweeper that is not ours, and prints no failures
                 say(f"failed  {run.path.name}  {reason}  (log: {run.path / LOG})")
             result = Result(None, str(run.path), "failed", reason, _diverged(error))
@@ -167,7 +170,7 @@ def _diverged(error: BaseException) -> bool:
     return isinstance(error, DivergedError)
 
 
-def _is_finished(run: RunDirectory, config: dict[str, Any]) -> bool:
+def _is_finished(run: RunDirectory, config: schema.Train) -> bool:
     """Whether there is nothing left to train. Found without torch, which takes seconds to import.
 
     Raises:
@@ -176,13 +179,14 @@ def _is_finished(run: RunDirectory, config: dict[str, Any]) -> bool:
     record = run.record
     if record.get("status") not in ("done", "pruned"):
         return False
-    if fingerprint(run.config) != fingerprint(config):
+    plain = config.plain()
+    if fingerprint(run.config) != fingerprint(plain):
         raise LabError(
             f"run_dir={run.path} holds another run: each job needs a directory of its own"
         )
     from lmlab.data.tokens import text_of
 
-    check_same_code(record, config, f"{run.path} is done")
+    check_same_code(record, plain, f"{run.path} is done")
     if record.get("corpus_sha256") not in (None, text_of(config).sha256):
         raise LabError(f"{run.path} is done, but its corpus has changed since: name another sweep")
     return True
@@ -201,11 +205,11 @@ def _run_of(config: dict[str, Any], sweep_dir: Path, swept: dict[str, Any]) -> R
     return RunDirectory(path)
 
 
-def _is_kept(run: RunDirectory, config: dict[str, Any]) -> bool:
+def _is_kept(run: RunDirectory, config: schema.Train) -> bool:
     """Whether a run of this very config has ended: then its parts were accepted as it began, and
     need not be imported again."""
     has_ended = run.record.get("status") in ("done", "pruned")
-    return has_ended and fingerprint(run.config) == fingerprint(config)
+    return has_ended and fingerprint(run.config) == fingerprint(config.plain())
 
 
 def _identity(plain: dict[str, Any]) -> str:
@@ -215,7 +219,7 @@ def _identity(plain: dict[str, Any]) -> str:
     return hashlib.sha256(both.encode()).hexdigest()[:16] if code else fingerprint(plain)
 
 
-def _train(run: RunDirectory, config: dict[str, Any], **asked: Any) -> bool:
+def _train(run: RunDirectory, config: schema.Train, **asked: Any) -> bool:
     """Train what is left of a run, once no other process does; whether there was any."""
     with _alone(run.path):
         if _is_finished(run, config):
@@ -244,18 +248,16 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _checked(cfg: DictConfig) -> tuple[dict[str, Any], LabError | None]:
-    """The config, checked but for its parts; or as it is, for a name, and why it was refused."""
-    try:
-        return check_plain(plain_of(cfg), schema.Train, parts=()), None
-    except LabError as error:
-        problem = error
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """A config that is refused, for the name of its job: checked but for its parts, or as it is."""
+    with suppress(LabError):
+        return check_plain(plain_of(cfg), schema.Train, parts=()).plain()
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException:
         plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}, problem
+    return {str(key): value for key, value in plain.items()}
 
 
 def _keep_failure(

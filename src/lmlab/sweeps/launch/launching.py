@@ -46,7 +46,7 @@ class Multirun(schema.Node):
     sweep: schema.Sweep
 
 
-def check_multirun(config: DictConfig) -> dict[str, Any]:
+def check_multirun(config: DictConfig) -> Multirun:
     """What a sweep is kept by.
 
     Raises:
@@ -62,7 +62,7 @@ def folder_of(config: DictConfig, n_jobs: int) -> Path:
     Raises:
         LabError: if that is no place for it, or the jobs would share one directory.
     """
-    run_dir = check_multirun(config)["run_dir"]
+    run_dir = check_multirun(config).run_dir
     if n_jobs > 1 and run_dir is not None and "${" not in str(run_dir):
         raise LabError(
             f"run_dir={run_dir}: {n_jobs} jobs cannot share one directory; leave it out, or name "

@@ -112,7 +112,7 @@ def search(
             f"that is minimised, not metrics={settings['metrics']} "
             f"directions={settings['directions']}; choose hydra/sweeper/pruner=none"
         )
-    most = check_multirun(config)["sweep"]["max_jobs"]
+    most = check_multirun(config).sweep.max_jobs
     n_trials, make_sampler = _plan(settings, space, most)
     n_jobs = min(_n_jobs(settings, config), n_trials)
     folder = folder_of(config, n_trials)

@@ -12,16 +12,16 @@ import functools
 import json
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from lmlab.config import build
+from lmlab.config.schema import Train
 
 
-def flops_per_token(config: dict[str, Any], vocab_size: int) -> float | None:
+def flops_per_token(config: Train, vocab_size: int) -> float | None:
     """Operations of the forward and the backward pass for each token of a batch, on average.
 
     They are about 6 times the parameters in matrices, and 12 n_layer n_embd block_size for
@@ -32,9 +32,8 @@ def flops_per_token(config: dict[str, Any], vocab_size: int) -> float | None:
         None for a model that takes no steps, and for one whose shapes alone do not tell what it
         computes.
     """
-    sizes = {key: config["data"][key] for key in ("batch_size", "block_size")}
-    shape = {"model": config["model"], "data": sizes}
-    return _flops_per_token(json.dumps(shape, sort_keys=True), vocab_size)
+    node = json.dumps(config.model, sort_keys=True)
+    return _flops_per_token(node, vocab_size, config.data.batch_size, config.data.block_size)
 
 
 def forward_flops_per_token(
@@ -60,17 +59,15 @@ def forward_flops_per_token(
 
 
 @functools.lru_cache(maxsize=256)  # the jobs of a sweep have few models between them
-def _flops_per_token(shape: str, vocab_size: int) -> float | None:
+def _flops_per_token(node: str, vocab_size: int, batch_size: int, block_size: int) -> float | None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = json.loads(shape)
-    size = config["data"]["batch_size"], config["data"]["block_size"]
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            model = build.model(config, vocab_size)
+            model = build.model(json.loads(node), vocab_size, block_size)
             if not any(p.requires_grad for p in model.parameters()):
                 return None
-            idx = torch.zeros(size, dtype=torch.int64)
+            idx = torch.zeros(batch_size, block_size, dtype=torch.int64)
             with FlopCounterMode(display=False) as counter:
                 logits = model(idx)
                 F.cross_entropy(logits.flatten(0, 1).float(), idx.flatten()).backward()

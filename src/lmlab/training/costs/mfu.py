@@ -30,16 +30,16 @@ class MFU(L.Callback):
         self.flops_per_token = 0.0
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        config, data = module.about["config"], module_data(trainer)
+        config, data = module.config, module_data(trainer)
         own = flops_per_token(config, data.vocab_size)
-        taught = module.teacher.flops_per_token(data) if module.teacher is not None else 0.0
+        taught = module.loss.flops_per_token(data)
         if not own or taught is None:
-            what = "a teacher" if own else config["model"]["_target_"]
+            what = type(module.loss).__name__ if own else config.model["_target_"]
             raise LabError(
                 f"callbacks.mfu: {what} multiplies no matrices that can be counted; leave it out "
                 "with ~callbacks.mfu"
             )
-        dtype = _computes_in(str(config["trainer"]["precision"]))
+        dtype = _computes_in(str(config.trainer.precision))
         self.flops_per_token, self.peak = own + taught, peak(module.device, dtype)
         if trainer.is_global_zero:
             say(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmlab.bounds import CountOrZero, NotNegative
 from lmlab.config.fingerprint import leaves
+from lmlab.config.schema import Train
 from lmlab.config.stored import with_todays_defaults
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
@@ -75,12 +76,12 @@ class Costs:
 
 
 def costs_of(
-    config: dict[str, Any], module: Any, data: TextDataModule, n_processes: int, before: Spent
+    config: Train, module: Any, data: TextDataModule, n_processes: int, before: Spent
 ) -> Costs:
     """Of a run with this config, LanguageModule and data, which goes on from `before`."""
     tokens = data.tokens_per_step * n_processes
     own = flops_per_token(config, data.vocab_size)
-    taught = 0.0 if module.teacher is None else module.teacher.flops_per_token(data)
+    taught = module.loss.flops_per_token(data)
     if own is None or taught is None:
         return Costs(before, tokens, None, None)
     return Costs(before, tokens, tokens * (own + taught), tokens * taught)

@@ -30,9 +30,8 @@ from lmlab.training.optimizers.muon import Muon
 from lmlab.training.optimizers.rules import names_of, roles_of
 
 
-def parametrisation_of(config: dict[str, Any]) -> Parametrisation:
-    """The parametrisation of a config; the standard one for a run that was stored without any."""
-    node = config.get("parametrisation")
+def parametrisation_of(node: dict[str, Any] | None) -> Parametrisation:
+    """The parametrisation of a node; the standard one for a run that was stored without any."""
     if node is None:
         return Standard()
     parametrisation: Parametrisation = part(node, "parametrisation", Parametrisation)

@@ -31,16 +31,16 @@ class Rule:
     schedule: Schedule | None = None  # None: the run's
 
 
-def rules_of(config: dict[str, Any]) -> dict[str, Rule]:
-    """The rules of a config by name, in their order; a rule that is null is turned off.
+def rules_of(optimizer: dict[str, Any]) -> dict[str, Rule]:
+    """The rules of an optimizer's node by name, in their order; a rule that is null is turned off.
 
     A rule without a `_target_` is the optimizer itself with some other numbers.
 
     Raises:
         LabError: naming the key that is wrong.
     """
-    itself = {k: v for k, v in config["optimizer"].items() if k != "rules"}
-    nodes = config["optimizer"].get("rules") or {}
+    itself = {k: v for k, v in optimizer.items() if k != "rules"}
+    nodes = optimizer.get("rules") or {}
     return {
         name: _rule(node, f"optimizer.rules.{name}", itself)
         for name, node in nodes.items()
@@ -63,11 +63,11 @@ def _rule(node: Any, key: str, itself: dict[str, Any]) -> Rule:
     arguments = {k: v for k, v in node.items() if k not in ("params", "schedule")}
     if "_target_" not in node:
         arguments = itself | arguments
-    own_schedule = node.get("schedule") is not None
+    schedule = node.get("schedule")
     return Rule(
         tuple(params),
-        build.optimizer({"optimizer": arguments}, key),
-        build.schedule(node, f"{key}.schedule") if own_schedule else None,
+        build.optimizer(arguments, key),
+        None if schedule is None else build.schedule(schedule, f"{key}.schedule"),
     )
 
 

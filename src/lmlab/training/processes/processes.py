@@ -20,6 +20,8 @@ from lmlab.training.processes.stopping import handled_by
 if TYPE_CHECKING:
     import lightning as L
 
+    from lmlab.config.schema import Train
+
 # Samples and pictures are made by one process, which must hold the whole model: no shards. And the
 # process that trains is the one that was started: no forks.
 STRATEGIES = (
@@ -33,7 +35,7 @@ STRATEGIES = (
 MOST_PROCESSES = 64  # that are started on one machine
 
 
-def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
+def trainer(config: Train, **more: Any) -> L.Trainer:
     """Lightning's Trainer for a config, with settings of our own besides.
 
     Raises:
@@ -41,20 +43,20 @@ def trainer(config: dict[str, Any], **more: Any) -> L.Trainer:
     """
     from lmlab.training import preflight
 
-    settings = config["trainer"]
-    if settings["strategy"] not in STRATEGIES:
+    settings = config.trainer
+    if settings.strategy not in STRATEGIES:
         raise LabError(
-            f"trainer.strategy={settings['strategy']}: models are not sharded and processes not "
+            f"trainer.strategy={settings.strategy}: models are not sharded and processes not "
             f"forked here; take one of {', '.join(STRATEGIES)}"
         )
-    given = {key: settings[key] for key in (*preflight.SETTINGS, "num_nodes")}
+    given = settings.model_dump(include={*preflight.SETTINGS, "num_nodes"})
     return preflight.checked_trainer("trainer: ", **given, **more)
 
 
 class Processes:
     """Those that train one run, this one among them."""
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: Train):
         """Ask Lightning, which starts nothing yet.
 
         Raises:
@@ -73,7 +75,7 @@ class Processes:
         if self.place is not None:
             self._check(config)
 
-    def _check(self, config: dict[str, Any]) -> None:
+    def _check(self, config: Train) -> None:
         from lightning.fabric.plugins.environments import LightningEnvironment
 
         try:
@@ -87,7 +89,7 @@ class Processes:
                 f"trainer.devices={self.n_here}: a machine trains in at most {MOST_PROCESSES} "
                 "processes"
             )
-        if config["streams"] == "global":
+        if config.streams == "global":
             raise LabError(
                 f"streams=global is the one stream of a single process, and trainer.devices and "
                 f"trainer.num_nodes ask for {self.world_size}"

@@ -18,6 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from lmlab.config.check import check_plain
+from lmlab.config.schema import Train
 from lmlab.console import current_console, logged_to, make_console, say, shown_on
 from lmlab.errors import DivergedError, LabError
 from lmlab.files import lock_at
@@ -43,7 +45,7 @@ train_job({folder!r}, train)
 """
 
 
-def start(processes: Processes, config: dict[str, Any], **asked: Any) -> RunDirectory | None:
+def start(processes: Processes, config: Train, **asked: Any) -> RunDirectory | None:
     """Train a config in processes of their own, and return the run that the first one has made;
     None where that is on another node.
 
@@ -67,7 +69,7 @@ def start(processes: Processes, config: dict[str, Any], **asked: Any) -> RunDire
                 lock.release()  # asked twice: at once
 
         quiet = current_console().quiet
-        (folder / JOB).write_text(json.dumps({"config": config, "quiet": quiet, **asked}))
+        (folder / JOB).write_text(json.dumps({"config": config.plain(), "quiet": quiet, **asked}))
         failures: dict[int, ProcessFailure] = {}
         with lock:
             try:
@@ -180,7 +182,8 @@ def train_job(folder: str, train: Callable[..., Any]) -> None:
 
     try:
         with shown_on(make_console(quiet=True) if job.pop("quiet") else None):
-            record(train)(**job, begun=begun)
+            config = check_plain(job.pop("config"), Train)
+            record(train)(config, **job, begun=begun)
     except Interrupted as stopped:
         sys.exit(STOPPED + stopped.signum)
     except Pruned:
