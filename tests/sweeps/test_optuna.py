@@ -323,7 +323,8 @@ def test_what_is_searched_may_depend_on_another_choice(lab, text, tmp_path, samp
     assert {trial.params["optimizer"] for trial in found} == {"sgd", "adamw"}
 
 
-@pytest.mark.parametrize("is_killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_killed", [False, True])
 def test_each_place_is_filled_as_it_becomes_free_and_a_killed_study_goes_on(
     sweep, tmp_path, is_killed
 ):

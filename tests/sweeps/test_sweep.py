@@ -146,13 +146,16 @@ def test_a_job_whose_numbers_become_floats_finds_itself_done(lab, text, tmp_path
     assert records(only_sweep(tmp_path)) == before
 
 
-def test_a_job_that_another_process_trains_is_waited_for(sweep, tmp_path):
-    words = ["model=bigram", "seed=1", "trainer.max_steps=400", "eval.every=100"]
-    both = [sweep(*words), sweep(*words)]
-    outputs = [ended(process) for process in both]
+def test_a_job_that_another_process_trains_is_waited_for(sweep, sweep_here, tmp_path):
+    words = ["model=bigram", "seed=1", "trainer.max_steps=4000", "eval.every=1000"]
+    other = sweep(*words)
+    while not list(tmp_path.glob("outputs/sweeps/*/*/run.json")):
+        assert other.poll() is None
+        time.sleep(0.01)
+    outputs = [sweep_here(*words), ended(other)]
     (record,) = records(only_sweep(tmp_path)).values()
     assert record["status"] == "done"
-    assert sum("step 400/400" in said for said in outputs) == 1
+    assert ["step 4000/4000" in said for said in outputs] == [False, True]
     assert all("1/1 done" in said for said in outputs)
 
 
