@@ -45,10 +45,11 @@ def train(*overrides: str, **values: Any) -> Run | None:
             if line.is_multirun or line.swept:
                 which = ", ".join(sorted(line.swept)) or "sweep"
                 raise LabError(f"{which}: several values make a sweep; call lmlab.sweep")
-            from lmlab.runs.parents import asked, words_for_hydra  # here, for it imports pydantic
+            # Here, for it imports pydantic.
+            from lmlab.runs.parents import config_asked_for, words_for_hydra
 
             cfg = _current(composition.composed("train", words_for_hydra(line), with_hydra=True))
-            config, chosen = asked(cfg, line.given), composition.chosen()
+            config, chosen = config_asked_for(cfg, line.given), composition.chosen()
         if config.dry_run:
             from lmlab.plan import plan
 
@@ -115,11 +116,7 @@ def open(path: str | Path) -> Run | Sweep:
 
 
 def _checked(overrides: tuple[str, ...]) -> list[str]:
-    """What is not given by keyword.
-
-    Raises:
-        LabError: if it is not written as on the command line.
-    """
+    """What is not given by keyword."""
     for word in overrides:
         if not isinstance(word, str):
             raise LabError(

@@ -58,9 +58,9 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
         from lmlab.sweeps.launch.job import train_job
 
         return train_job(cfg, swept)
-    from lmlab.runs.parents import asked
+    from lmlab.runs.parents import config_asked_for
 
-    config = asked(cfg, given)
+    config = config_asked_for(cfg, given)
     if config.dry_run:
         from lmlab.plan import plan
 
@@ -237,11 +237,7 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
 
 @contextmanager
 def _package_shown() -> Iterator[None]:
-    """A `--package` that --cfg cannot show: Hydra writes that itself, and exits with 1.
-
-    Raises:
-        LabError: with what it writes.
-    """
+    """A `--package` that --cfg cannot show: Hydra writes that itself, and exits with 1."""
     written = io.StringIO()
     shows = any(word.startswith(("--cfg", "-c")) for word in sys.argv[1:])
     try:

@@ -19,6 +19,11 @@ def first_line(error: BaseException, most: int | None = None) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 
+def typed_line(error: BaseException, most: int | None = None) -> str:
+    """The same behind the error's type: `KeyError: 'seed'`."""
+    return f"{type(error).__name__}: {first_line(error, most) if str(error) else ''}"
+
+
 class LabError(Exception):
     """Something the user can put right.
 

@@ -9,7 +9,7 @@ from torch import nn
 from lmlab.config import schema
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import check_continues
-from lmlab.config.own_code import changed_code, source_file
+from lmlab.config.own_code import changed_code, parts_named, source_file
 from lmlab.console import quiet_libraries, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokens import text_of
@@ -74,7 +74,8 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    trainer.validate(module, data.full_dataloader(), verbose=False)
+    with parts_named(trained.config.plain()):
+        trainer.validate(module, data.full_dataloader(), verbose=False)
     averaged = ", averaged weights" if config.checkpoint == "ema" else ""
     say(f"{trained.path} (step {trained.step}{averaged})")
     for other in config.ensemble or []:

@@ -107,7 +107,7 @@ def _hugging_face(trained: Trained) -> Exported:
             "vocab_size": trained.tokenizer.vocab_size,
             "torch_dtype": "float32",
         },
-        tokenizer_files.TOKENIZER: tokenizer_files.written(trained.tokenizer),
-        tokenizer_files.ABOUT: tokenizer_files.about(block_size),
+        tokenizer_files.TOKENIZER: tokenizer_files.tokenizer_json(trained.tokenizer),
+        tokenizer_files.ABOUT: tokenizer_files.tokenizer_config(block_size),
     }
     return files, {name: tensor.float() for name, tensor in tensors.items()}, remarks

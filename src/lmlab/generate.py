@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from lmlab.config.own_code import parts_named
 from lmlab.config.schema import Generate
 from lmlab.console import console, quiet_libraries
 from lmlab.data.tokenizer import Tokenizer
@@ -43,7 +44,8 @@ def write(config: Generate) -> list[str]:
     quiet_libraries()
     waiting.settle()
     trained = restore(RunDirectory.open(config.run), config.checkpoint)
-    return [_show(trained, config, row, n) for n, row in enumerate(samples(trained, config), 1)]
+    with parts_named(trained.config.plain()):
+        return [_show(trained, config, row, n) for n, row in enumerate(samples(trained, config), 1)]
 
 
 def samples(trained: Trained, config: Generate) -> Iterator[Iterable[int]]:

@@ -76,8 +76,8 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the last evaluation, by name; `val/loss_full` once it is done: nats per token, each
-        token of val predicted once."""
+        """Those of the last evaluation, by name; a run that is done has `val/loss_full`: nats per
+        token, each token of val predicted once."""
         return dict(self.record.get("metrics", {}))
 
     @property
@@ -336,11 +336,7 @@ EXAMPLES = {"baseline": "optimizer.lr=0.001", "at": "30s", "least": 0.01, "to": 
 
 
 def _plain(asked: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as a config has them.
-
-    Raises:
-        LabError: naming the first that is no value of a config.
-    """
+    """Arguments as a config has them."""
     return {name: plain(value, name) for name, value in asked.items()}
 
 

@@ -114,9 +114,11 @@ def test_a_tokenizer_makes_the_same_ids_there_and_back(tmp_path, tinyshakespeare
     for tokenizer in made:
         folder = tmp_path / tokenizer.kind
         folder.mkdir()
-        stored = json.dumps(tokenizer_files.written(tokenizer))
+        stored = json.dumps(tokenizer_files.tokenizer_json(tokenizer))
         (folder / "tokenizer.json").write_text(stored)
-        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_files.about(8)))
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(tokenizer_files.tokenizer_config(8))
+        )
         theirs = transformers.AutoTokenizer.from_pretrained(folder)
         for text in [TEXTS[0]] if tokenizer.kind == "char" else TEXTS:
             ids = theirs(text).input_ids
@@ -135,7 +137,7 @@ def _small_gpt2(pieces: list[str]) -> GPT2Tokenizer:
 
 def test_the_two_files_of_gpt2_are_a_tokenizer_too(tmp_path, tinyshakespeare_path):
     tokenizer = _small_gpt2([tinyshakespeare_path.read_text()[:20_000]])
-    model = tokenizer_files.written(tokenizer)["model"]
+    model = tokenizer_files.tokenizer_json(tokenizer)["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
     (tmp_path / "merges.txt").write_text("\n".join(lines))
@@ -155,7 +157,7 @@ def hugging_face(tmp_path) -> Path:
     model.save_pretrained(folder)
     alphabet = CharTokenizer("\n ,.abcdefghijklmnopqrstuvw")
     assert alphabet.vocab_size == 27  # the model has a row more
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_files.written(alphabet)))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_files.tokenizer_json(alphabet)))
     return folder
 
 

@@ -138,7 +138,7 @@ OF_CHARACTERS = {
 def test_a_tokenizer_file_that_makes_other_ids_is_refused_by_its_part(tmp_path, name):
     mine, path = TOKENIZERS[name], tmp_path / "tokenizer.json"
     for what, (change, told) in (CHANGES | (OF_CHARACTERS if name == "char" else OF_BYTES)).items():
-        changed = change(tokenizer_files.written(mine))
+        changed = change(tokenizer_files.tokenizer_json(mine))
         path.write_text(json.dumps(changed))
         if told is None:
             assert tokenizer_files.read_tokenizer(tmp_path).stored() == mine.stored(), what
@@ -152,7 +152,7 @@ def test_a_tokenizer_file_that_makes_other_ids_is_refused_by_its_part(tmp_path, 
 
 
 def test_words_of_others_are_not_cut(tmp_path):
-    stored = tokenizer_files.written(LEARNT)
+    stored = tokenizer_files.tokenizer_json(LEARNT)
     (tmp_path / "tokenizer.json").write_text(json.dumps({**stored, "pre_tokenizer": LEVEL}))
     text = "the" * 2000
     theirs = library.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids
@@ -166,7 +166,7 @@ def test_words_of_others_are_not_cut(tmp_path):
 
 
 def test_bytes_may_be_cut_anywhere(tmp_path):
-    stored = tokenizer_files.written(ByteTokenizer())
+    stored = tokenizer_files.tokenizer_json(ByteTokenizer())
     level = {**LEVEL, "use_regex": False}  # as the lab once wrote them
     (tmp_path / "tokenizer.json").write_text(json.dumps({**stored, "pre_tokenizer": level}))
     assert isinstance(tokenizer_files.read_tokenizer(tmp_path), ByteTokenizer)
@@ -175,7 +175,7 @@ def test_bytes_may_be_cut_anywhere(tmp_path):
 @pytest.mark.parametrize("two_files", [False, True])
 def test_the_files_beside_it_count_too(tmp_path, two_files):
     mine = TOKENIZERS["gpt2"]
-    stored = tokenizer_files.written(mine)
+    stored = tokenizer_files.tokenizer_json(mine)
     if two_files:
         (tmp_path / "vocab.json").write_text(json.dumps(stored["model"]["vocab"]))
         lines = [" ".join(pair) for pair in stored["model"]["merges"]]
@@ -218,7 +218,7 @@ def test_what_transformers_writes_of_gpt2_is_read(tmp_path):
     import transformers
 
     mine = TOKENIZERS["gpt2"]
-    model = tokenizer_files.written(mine)["model"]
+    model = tokenizer_files.tokenizer_json(mine)["model"]
     merges = [tuple(pair) for pair in model["merges"]]
     theirs = transformers.GPT2Tokenizer(vocab=model["vocab"], merges=merges)
     theirs.save_pretrained(tmp_path)
@@ -236,5 +236,5 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     with pytest.raises(
         LabError, match=r"tokenizer.json needs the extra `bpe`: pip install"
     ) as told:
-        tokenizer_files.written(ByteTokenizer())
+        tokenizer_files.tokenizer_json(ByteTokenizer())
     assert "need nothing" not in str(told.value)

@@ -241,6 +241,7 @@ def test_a_study_does_not_go_on_with_other_code(here, lab):
 # Of each kind: what a part is, in place of one that works, and what is said of it.
 WRONG_IN_KIND = """
 import numpy, torch
+from pathlib import Path
 from torch import nn
 from lmlab.data.tokenizer import Tokenizer
 from mypackage.mymodel import MyModel
@@ -302,6 +303,10 @@ class Broken(MyModel):
     def forward(self, idx): return super().forward(idx) if not self.training else self.inside
 class BrokenFromTheStart(MyModel):
     def __init__(self, **sizes): raise KeyError("inside")
+class BrokenLater(MyModel):
+    def forward(self, idx):
+        if idx.shape[1] > 2 and Path("broken").exists(): raise KeyError("inside")
+        return super().forward(idx)
 """
 
 
@@ -358,6 +363,17 @@ def test_a_fault_inside_a_part_keeps_its_place_and_the_part_is_named(here, lab, 
     last = f"This was raised inside {kind}._target_=mypackage.wrong.{name}"
     assert raised.value.__notes__ == [last]
     assert "wrong.py" in {Path(entry.path).name for entry in raised.traceback}
+
+
+def test_a_fault_inside_a_part_is_named_where_a_run_is_used(here, lab):
+    (here / "mypackage/wrong.py").write_text(WRONG_IN_KIND)
+    target = "model._target_=mypackage.wrong.BrokenLater"
+    assert lab("train", *OWN, *TINY, target, "run_dir=run")[0] == 0
+    Path("broken").touch()
+    for command in ("evaluate", "generate"):
+        with pytest.raises(KeyError) as raised:
+            lab(command, "run=run")
+        assert raised.value.__notes__ == [f"This was raised inside {target}"]
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_a_huge_loss_is_off_the_scale_and_no_draw(tmp_path):
     assert [row["kind"] for row in drawn] == ["base", "shown", "off"]
 
 
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(st.lists(st.tuples(LOSS, LOSS, LOSS), min_size=2, max_size=4), LOSS)
 def test_a_seed_that_is_harder_for_all_changes_no_difference(tmp_path_factory, losses, harder):
     def rows(shift: float) -> pd.DataFrame:

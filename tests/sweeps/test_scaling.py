@@ -101,7 +101,7 @@ def coverage(folder: Path, sweeps: int, resamples: int, seed: int) -> dict[str, 
 
 
 def test_intervals_hold_the_truth_in_a_few_simulated_sweeps(tmp_path):
-    held = coverage(tmp_path, sweeps=4, resamples=40, seed=0)
+    held = coverage(tmp_path, sweeps=2, resamples=40, seed=0)
     assert all(share >= 0.5 for share in held.values()), held
 
 

@@ -18,13 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.data.tokenizer import (
-    NEEDS_BPE,
-    SINGLE_BYTES,
-    WITHOUT_BPE,
-    Tokenizer,
-    cut_between_words,
-)
+from lmlab.data.tokenizer import NEEDS_BPE, SINGLE_BYTES, WITHOUT_BPE, Tokenizer, cut_between_words
 from lmlab.errors import LabError
 
 MIN_FREQUENCY = 2  # a pair that occurs once teaches nothing

@@ -293,11 +293,7 @@ def class_name(kind: type) -> str:
 
 
 def _subclass(name: Any) -> type[Tokenizer]:
-    """The tokenizer's class of that name; its module is imported, and nothing else is called.
-
-    Raises:
-        LabError: if a stored config may not name it, it cannot be imported, or is no Tokenizer.
-    """
+    """The tokenizer's class of that name; its module is imported, and nothing else is called."""
     if not is_allowed(name):
         shown = str(name)[:100]
         raise UntrustedError(

@@ -187,11 +187,7 @@ def tokenize(
 
 
 def _check_made(tokenizer: Any, name: str) -> None:
-    """Whether what a `fit` returned is a tokenizer that keeps its promises.
-
-    Raises:
-        LabError: naming the one that it does not keep.
-    """
+    """Whether what a `fit` returned is a tokenizer that keeps its promises."""
     if not isinstance(tokenizer, Tokenizer):
         raise LabError(f"tokenizer: {name}.fit has to return a Tokenizer; it returns {tokenizer!r}")
     size = getattr(tokenizer, "vocab_size", None)
@@ -213,11 +209,7 @@ def _check_made(tokenizer: Any, name: str) -> None:
 
 
 def _ids(tokenizer: Tokenizer, ids: Any, name: str) -> np.ndarray:
-    """What an `encode` returned, in the tokenizer's dtype.
-
-    Raises:
-        LabError: if these are no ids of its.
-    """
+    """What an `encode` returned, in the tokenizer's dtype."""
     if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
         is_array = isinstance(ids, np.ndarray)
         what = f"one of {ids.ndim}-D {ids.dtype}" if is_array else f"a {type(ids).__name__}"

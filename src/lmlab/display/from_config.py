@@ -16,7 +16,7 @@ from lmlab.config import build
 from lmlab.config.schema import Train
 from lmlab.console import log, say
 from lmlab.display.loggers import EventFiles, MetricsCSV
-from lmlab.errors import LabError, first_line
+from lmlab.errors import LabError, first_line, typed_line
 from lmlab.runs.directory import RunDirectory
 
 MakeLoggers = Callable[[RunDirectory, int | None], Iterator[Logger]]
@@ -78,12 +78,12 @@ def _maker(node: dict[str, Any], name: str, about: dict[str, Any]) -> MakeLogger
         tracked = run.record.get("trackers", {}).get(name)
         if tracked is not None and run_id in free:
             arguments[run_id] = tracked
-        spare = _Spare(key)
-        with spare.training():
+        guard = _Guard(key)
+        with guard.reporting():
             logger = build.part(node, key, Logger, **arguments)
             if run_id:
                 _keep_run_id(run, name, logger)
-            spare.wrap(logger)
+            guard.wrap(logger)
             if tracked is None:
                 _log_config(logger, about)
             return logger
@@ -112,7 +112,7 @@ def _log_config(logger: Logger, about: dict[str, Any]) -> None:
     logger.log_hyperparams(about)
 
 
-class _Spare:
+class _Guard:
     """Keeps a logger's errors away from the training; the first of them is printed.
 
     Our own two loggers may end a training: where they cannot write, checkpoints cannot be written.
@@ -122,30 +122,29 @@ class _Spare:
         self.key, self.printed = key, False
 
     @contextmanager
-    def training(self) -> Iterator[None]:
+    def reporting(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             if self.printed:
                 return
             self.printed = True
-            reason = first_line(error) if str(error) else ""
-            if not isinstance(error, LabError):  # which names the key itself
-                reason = f"{self.key}: {type(error).__name__}: {reason}"
+            names_key = isinstance(error, LabError)
+            reason = first_line(error) if names_key else f"{self.key}: {typed_line(error)}"
             say(f"{reason}; training goes on without it")
             log.warning("%s failed", self.key, exc_info=error)
 
     def wrap(self, logger: Logger) -> None:
         """Do so for everything that is called while training."""
 
-        def spared(call: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
             @wraps(call)
             def tried(*args: Any, **kwargs: Any) -> Any:
-                with self.training():
+                with self.reporting():
                     return call(*args, **kwargs)
 
             return tried
 
         for name in CALLS:
             if hasattr(logger, name):
-                setattr(logger, name, spared(getattr(logger, name)))
+                setattr(logger, name, guarded(getattr(logger, name)))

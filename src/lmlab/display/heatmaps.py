@@ -90,7 +90,7 @@ class HeatMaps:
                 turned = 90 if max(map(len, column_labels)) > 1 else 0
                 axes.set_xticks(range(len(columns)), column_labels, rotation=turned, **text)
                 axes.set_xlabel(across, fontsize=7, labelpad=1)
-        # Above on the left: what is wider than the page is cut off on the right.
+        # It stands above on the left: what is wider than the page is cut off on the right.
         key = place(left, 5, KEY_WIDTH, KEY_HEIGHT)
         figure.colorbar(ScalarMappable(SCALE, COLOURS), key, ticks=TICKS, orientation="horizontal")
         key.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=7)

@@ -119,7 +119,7 @@ class EventFiles(TensorBoardLogger):
     @rank_zero_only
     def begin(self, summaries: list[Summary], costs: Costs) -> None:
         """Write what is known before the first step, and go on from what stood at resume_step."""
-        # With no checkpoint to go on from, an earlier start left nothing that is not done again.
+        # Where there is no checkpoint to go on from, all that an earlier start left is done again.
         forget(self.folder, *(() if self.resume_step is None else (BEGIN, END)))
         self._costs, self._began = costs, time.monotonic()
         write_summaries(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
@@ -161,7 +161,7 @@ class EventFiles(TensorBoardLogger):
                 self.experiment.add_scalar(name, loss, place)
 
     def _places(self, tag: str, step: int, seconds: float | None) -> Iterator[tuple[str, int]]:
-        """Where a loss is shown besides at its step: tags, and what they have in place of steps."""
+        """Where else a loss is shown: tags, and what they have in place of steps."""
         if tag not in BY_TOKENS | BY_COST:
             return
         spent = self._costs.at(step)

@@ -35,11 +35,7 @@ class Pictures(L.Callback):
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        every: CountOrZero = 1,
-        tokens: Count = 32,
-        pairs: Count = 65,
+        self, tokenizer: Tokenizer, every: CountOrZero = 1, tokens: Count = 32, pairs: Count = 65
     ):
         """A picture at each `every`-th evaluation (0: never) of the first `tokens` tokens of val;
         tables show the `pairs` most frequent tokens, if there are more."""

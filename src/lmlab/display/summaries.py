@@ -39,7 +39,7 @@ METRICS = (
     "val/bpc_full",
 )
 
-# Of the hyperparameters, what is ticked at first: what most models have, for the same reason.
+# The hyperparameters that are ticked at first: those that most models have, for the same reason.
 SHOWN_FIRST = ("model", "parameters", "block_size", "lr", "seed")
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")

@@ -40,7 +40,7 @@ IN_MLFLOW = {"done": "FINISHED", "failed": "FAILED"}  # how a run ended; all els
 
 
 class AtSave:
-    """What both have in common: metrics wait for `save`."""
+    """What both trackers have in common: metrics wait for `save`."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -116,11 +116,11 @@ class Foreign:
         Raises:
             LabError: if there is none, or one that the lab has no equal of.
         """
-        from lmlab.exchange.tokenizer_files import of_nanogpt, read_tokenizer
+        from lmlab.exchange.tokenizer_files import read_nanogpt_tokenizer, read_tokenizer
 
         folder = self.path if self.path.is_dir() else self.path.parent
         if self.is_nanogpt:
-            tokenizer = of_nanogpt(folder, self.vocab_size)
+            tokenizer = read_nanogpt_tokenizer(folder, self.vocab_size)
         else:
             tokenizer = read_tokenizer(folder)
         if not 0 <= self.vocab_size - tokenizer.vocab_size < PADDED_TO:
@@ -249,11 +249,7 @@ def _switch(named: Path, config: Mapping[str, Any], key: str) -> bool:
 
 
 def _nanogpt(path: Path) -> dict[str, Any]:
-    """What nanoGPT's train.py saved.
-
-    Raises:
-        LabError: if it is something else, or loading it would run code.
-    """
+    """What nanoGPT's train.py saved."""
     from lmlab.exchange.tensor_files import unpickled
 
     checkpoint = unpickled(path)

@@ -86,11 +86,7 @@ def _damaged(path: Path, error: Exception) -> LabError:
 
 
 def _check_sizes(path: Path) -> None:
-    """Refuse a zip of a few bytes that stand for gigabytes; torch compresses nothing.
-
-    Raises:
-        ValueError: if it is one.
-    """
+    """Refuse a zip of a few bytes that stand for gigabytes; torch compresses nothing."""
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
             raise ValueError("it holds more than its size")

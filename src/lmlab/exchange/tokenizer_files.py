@@ -46,7 +46,7 @@ KINDS_OF_TEXT = (
 )
 
 
-def written(tokenizer: Tokenizer) -> dict[str, Any]:
+def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """The tokenizer.json of one of the lab's tokenizers: the same ids for the same text.
 
     Raises:
@@ -58,10 +58,10 @@ def written(tokenizer: Tokenizer) -> dict[str, Any]:
         merges = [(tokens[a], tokens[b]) for a, b in tokenizer.merges]
     elif isinstance(tokenizer, GPT2Tokenizer):
         merges = merges_of(tokenizer.ranks)
-    return _written(tokenizer, [(as_characters(a), as_characters(b)) for a, b in merges])
+    return _made_by_library(tokenizer, [(as_characters(a), as_characters(b)) for a, b in merges])
 
 
-def about(block_size: int) -> dict[str, Any]:
+def tokenizer_config(block_size: int) -> dict[str, Any]:
     """The tokenizer_config.json beside it."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -94,7 +94,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise LabError(f"{path} is no tokenizer that the lab has an equal of: {reason}") from error
 
 
-def of_nanogpt(folder: Path, vocab_size: int) -> Tokenizer:
+def read_nanogpt_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of a model of nanoGPT's: characters by its meta.pkl, or GPT-2's.
 
     Raises:
@@ -140,7 +140,7 @@ class _PlainUnpickler(pickle.Unpickler):
 # --- out -------------------------------------------------------------------------------------
 
 
-def _written(tokenizer: Tokenizer, merges: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _made_by_library(tokenizer: Tokenizer, merges: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The tokenizer.json of one of the lab's tokenizers, with these merges, by the library."""
     library = import_tokenizers(TOKENIZER, instead="")
     if isinstance(tokenizer, CharTokenizer):
@@ -186,11 +186,7 @@ def merges_of(ranks: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def _equal(stored: Mapping[str, Any]) -> Tokenizer:
-    """The lab's tokenizer that makes the ids of a tokenizer.json.
-
-    Raises:
-        ValueError: naming the part that makes others.
-    """
+    """The lab's tokenizer that makes the ids of a tokenizer.json."""
     library = import_tokenizers(TOKENIZER, instead="")
     kind, vocab = stored["model"].get("type", "BPE"), stored["model"]["vocab"]
     if kind not in ("BPE", "WordLevel"):
@@ -214,7 +210,7 @@ def _equal(stored: Mapping[str, Any]) -> Tokenizer:
         tokenizer = _of_bytes(names, merges, _length_of_words(full["pre_tokenizer"]))
         if not merges and full["pre_tokenizer"] is not None:
             full["pre_tokenizer"]["use_regex"] = True  # wherever it cuts, nothing is joined
-    for part in _differences(full, _written(tokenizer, merges)):
+    for part in _differences(full, _made_by_library(tokenizer, merges)):
         raise ValueError(part)
     for text in _texts(tokenizer):
         if foreign.encode_batch_fast([text])[0].ids != tokenizer.encode(text).tolist():
@@ -225,9 +221,6 @@ def _equal(stored: Mapping[str, Any]) -> Tokenizer:
 def _harmless(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A tokenizer.json without what no id depends on, for the library to read: at parts that are
     damaged it panics, which is more than an exception.
-
-    Raises:
-        ValueError: naming a part that makes other ids than any tokenizer of ours.
     """
     if _essence(stored.get("normalizer")) is not None:
         raise ValueError(f"its normalizer is {_short(stored['normalizer'])}")
@@ -251,11 +244,7 @@ def _leaves_ids(post_processor: Mapping[str, Any]) -> bool:
 def _of_bytes(
     names: Sequence[str], merges: Sequence[Sequence[str]], longest_word: int | None
 ) -> Tokenizer:
-    """A byte-level BPE, by the names of its tokens in the order of their ids.
-
-    Raises:
-        ValueError: if the lab has no equal of it.
-    """
+    """A byte-level BPE, by the names of its tokens in the order of their ids."""
     ends = names[-1:] == [END_OF_TEXT]
     tokens = [as_bytes(name) for name in (names[:-1] if ends else names)]
     if not ends and tokens == SINGLE_BYTES:
@@ -329,11 +318,7 @@ def _texts(tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def _check_beside(folder: Path, stored: Mapping[str, Any]) -> None:
-    """Whether the files beside a tokenizer.json leave its ids as they are.
-
-    Raises:
-        ValueError: naming what does not.
-    """
+    """Whether the files beside a tokenizer.json leave its ids as they are."""
     settings = {**_json(folder / SPECIAL), **_json(folder / ABOUT)}
     for key in SWITCHES:
         if settings.get(key):

@@ -41,8 +41,8 @@ def attention_weights(
 class Head(nn.Module):
     """One head of self-attention.
 
-    Of each token's x, the query says what it looks for, the key what it holds, and the value what
-    it hands over when another token finds it.
+    Each token's query says what it looks for, its key what it holds, and its value what it hands
+    over when another token finds it.
     """
 
     past: Past | None = None

@@ -52,7 +52,7 @@ class CrossFitted(NGram):
         self._order = 0
         super().fit(tokens)
         del self._fold
-        # As many tokens as a power of two within a block: each doubling of a hash is one step.
+        # The largest power of two within a block: each doubling of a hash is one step.
         self.n_hashed = 1 << (self.block_size.bit_length() - 1)
         ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=self.hashes.device)
         self.hashes, self.starts = hashed(ids, self.n_hashed).sort(stable=True)
@@ -101,7 +101,7 @@ class CrossFitted(NGram):
 def hashed(idx: Tensor, n: int) -> Tensor:
     """Hashes of all runs of n tokens, n a power of two: (..., T) -> int64 (..., T - n + 1).
 
-    Of a run a b of two halves it is hash(a) * m + hash(b), modulo 2^64.
+    The hash of two halves a b is hash(a) * m + hash(b), modulo 2^64.
     """
     hashes, half, multiplier = idx + 1, 1, MULTIPLIER
     while half < n:

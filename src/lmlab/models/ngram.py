@@ -199,7 +199,7 @@ class NGram(nn.Module):
             first = None if which is None else which[:, :1]
             rows[:, :1] = table.rows(counts, context[:, :1], first)
             total = rows.sum(-1, keepdim=True)
-            # Of a context not seen (total 0), all is left to the order below.
+            # A context that was not seen (total 0) leaves all to the order below.
             types = (rows > 0).sum(-1, keepdim=True).clamp(min=1)
             # (counts + types * probs) / (total + types), in place.
             probs[:, k - 1 :].mul_(types).add_(rows).div_(total + types)

@@ -200,7 +200,7 @@ class Dropout(nn.Module):
 class Bigrams(nn.Module):
     """A row of numbers for each pair of a token and the one before it.
 
-    With as many rows as there are pairs each has its own. With fewer, pairs share them by a
+    Each pair has a row of its own where there are as many; else pairs share rows by a
     multiplicative hash (Knuth, The Art of Computer Programming 3, section 6.4), as n-grams do in
     fastText (Joulin et al. 2016, arXiv 1607.01759). The first token of a text has none before it,
     and no row.

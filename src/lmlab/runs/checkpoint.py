@@ -87,11 +87,7 @@ def seal(content: io.BytesIO) -> None:
 
 
 def _check_bytes(file: BinaryIO) -> None:
-    """Compare the digest, or the sums that zip keeps where an older checkpoint has no digest.
-
-    Raises:
-        ValueError: if they differ, or it is no checkpoint at all.
-    """
+    """Compare the digest, or the sums that zip keeps where an older checkpoint has no digest."""
     size = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:  # its end is read first: a large hole has none
         if sum(entry.file_size for entry in archive.infolist()) > size:
@@ -174,7 +170,7 @@ def newest(run: RunDirectory, use: Callable[[Path, dict[str, Any]], T]) -> T | N
         except UntrustedError:  # it is whole, and those before it will name the same
             raise
         except LabError as error:
-            problems.append(named_by(path, error))
+            problems.append(naming_checkpoint(path, error))
             continue
         for problem in problems:
             say(f"{problem}; going by the one before, {path.name}")
@@ -186,7 +182,7 @@ def newest(run: RunDirectory, use: Callable[[Path, dict[str, Any]], T]) -> T | N
     return None
 
 
-def named_by(path: Path, error: LabError) -> str:
+def naming_checkpoint(path: Path, error: LabError) -> str:
     return str(error) if str(path) in str(error) else f"checkpoint {path}: {error}"
 
 

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import lightning as L
 import torch
 from packaging.version import Version
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lmlab.bounds import Count, CountOrZero, Positive
-from lmlab.errors import LabError, first_line
-from lmlab.runs.record import DEEPEST, Loose, check_plain_data, problem, shown
+from lmlab.errors import LabError, typed_line
+from lmlab.runs.record import DEEPEST, Loose, check_plain_data, first_problem, shortened
 
 SMALLEST_LIGHTNING = Version("2.0")  # whose checkpoints are like today's
 
@@ -42,12 +42,6 @@ def _is_version(version: str) -> str:
     return version
 
 
-def _stream(state: dict[str, Any]) -> dict[str, Any]:
-    if state:  # one that took no steps has none
-        Stream.model_validate(state)
-    return state
-
-
 GeneratorState = Annotated[Tensor, AfterValidator(_is_generators_state)]
 
 
@@ -57,6 +51,10 @@ class Stream(Part):
     step: CountOrZero
     generator: GeneratorState
     world_size: Count | None
+
+
+# A run that took no steps has none.
+StreamIfAny = Annotated[Stream | None, BeforeValidator(lambda state: state or None)]
 
 
 class Random(Part):
@@ -126,7 +124,7 @@ class Contents(Usable):
     optimizer_states: list[OptimizerState]
     lr_schedulers: list[Any]
     callbacks: Callbacks
-    stream: Annotated[dict[str, Any], AfterValidator(_stream)] = Field({}, alias="TextDataModule")
+    stream: StreamIfAny = Field(None, alias="TextDataModule")
     since_log: list[float]
     last_loss: float
     trains: bool = True  # older ones do not say
@@ -163,7 +161,7 @@ def _validate(checkpoint: Any, kind: type[Part]) -> None:
     try:
         kind.model_validate(checkpoint)
     except ValidationError as error:
-        raise LabError(problem(error, kind)) from error
+        raise LabError(first_problem(error, kind)) from error
 
 
 def _check_tree(checkpoint: Any, n_bytes: int) -> None:
@@ -238,7 +236,7 @@ def check_optimizer_state(stored: list[Any], make: Callable[[], Optimizer]) -> N
     for fresh, old in zip(groups, state["param_groups"], strict=True):
         for name in sorted(fresh.keys() & old.keys()):
             if not _same_option(name, fresh[name], old[name]):
-                raise LabError(f"its optimizer's {name} is {shown(old[name])}")
+                raise LabError(f"its optimizer's {name} is {shortened(old[name])}")
     try:
         on_shapes(make()).step()
     except Exception:  # whatever somebody's optimizer raises: it wants more than shapes
@@ -249,7 +247,7 @@ def check_optimizer_state(stored: list[Any], make: Callable[[], Optimizer]) -> N
         optimizer.load_state_dict({"state": values, "param_groups": options})
         optimizer.step()
     except Exception as error:  # as above; but now it is the state that it does not take
-        reason = f"{type(error).__name__}: {first_line(error, 200)}"
+        reason = typed_line(error, 200)
         raise LabError(f"its optimizer_states do not fit the optimizer: {reason}") from error
 
 
@@ -267,11 +265,7 @@ def on_shapes(optimizer: Optimizer) -> Optimizer:
 
 
 def _without_numbers(values: dict[str, Any]) -> dict[str, Any]:
-    """A parameter's state; those that stand alone, as counts do, keep their number.
-
-    Raises:
-        LabError: for one that an optimizer could not change, or that is not real.
-    """
+    """A parameter's state; those that stand alone, as counts do, keep their number."""
     for name, value in values.items():
         if isinstance(value, Tensor) and (value.is_complex() or _shares_memory(value)):
             raise LabError(f"its optimizer's {name} is no tensor of real numbers of its own")
@@ -303,7 +297,7 @@ def check_callbacks(stored: Mapping[str, Any], callbacks: Iterable[L.Callback]) 
             if not isinstance(state, dict) or name not in state:
                 raise LabError(f"its state of {callback.state_key} lacks {name}")
             if not _alike(value, state[name]):
-                raise LabError(f"its {callback.state_key}.{name} is {shown(state[name])}")
+                raise LabError(f"its {callback.state_key}.{name} is {shortened(state[name])}")
 
 
 def _alike(fresh: Any, stored: Any) -> bool:

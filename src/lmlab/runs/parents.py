@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lmlab.config.words.command_line import CommandLine
 
 
-def asked(cfg: DictConfig, given: dict[str, str]) -> Train:
+def config_asked_for(cfg: DictConfig, given: dict[str, str]) -> Train:
     """The checked config of one run: what Hydra has composed, which is its current job, with the
     keys that are taken literally.
 
@@ -94,8 +94,8 @@ def words_for_hydra(line: CommandLine) -> list[str]:
 def choices(parent: str, typed: Iterable[str]) -> list[str]:
     """The options that the parent's config was composed of, of each group that is not `typed`.
 
-    With them Hydra knows the keys that the parent has. A record of somebody else's is not to say
-    more to Hydra than that.
+    With them Hydra knows the keys that the parent has. Somebody else's record may not tell Hydra
+    more than that.
     """
     if (foreign := find_foreign(parent)) is not None:
         options = {"model": "gpt2", "tokenizer": foreign.tokenizer().kind}
@@ -164,23 +164,16 @@ def _of_foreign(cfg: DictConfig, foreign: Foreign, overrides: Iterable[str]) -> 
             if key not in typed:
                 OmegaConf.update(cfg, key, value)
             elif key.startswith("model."):
-                _check_same(foreign, key, OmegaConf.select(cfg, key), value)
+                wanted = OmegaConf.select(cfg, key)
+                reads_out_alone = key == "model.tied" and wanted is False
+                if wanted != value and not reads_out_alone:
+                    raise LabError(f"{key}={wanted}: from={foreign.path} has {value}; leave it out")
     if cfg.data.block_size > foreign.block_size:
         raise LabError(
             f"data.block_size={cfg.data.block_size}: from={foreign.path} knows "
             f"{foreign.block_size} positions"
         )
     return cfg
-
-
-def _check_same(foreign: Foreign, key: str, typed: Any, stored: Any) -> None:
-    """Whether a model of these weights may have `key=typed`: only a read-out of its own.
-
-    Raises:
-        LabError: if they are another model's.
-    """
-    if typed != stored and not (key == "model.tied" and typed is False):
-        raise LabError(f"{key}={typed}: from={foreign.path} has {stored}; leave it out")
 
 
 def resolve(config: Train) -> Train:

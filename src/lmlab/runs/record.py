@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lmlab.bounds import CountOrZero
 from lmlab.errors import LabError
@@ -179,10 +172,10 @@ def check_record(record: dict[str, Any], path: Path) -> None:
     try:
         Record.model_validate(record)
     except ValidationError as error:
-        raise LabError(f"{path} is damaged: {problem(error, Record)}") from error
+        raise LabError(f"{path} is damaged: {first_problem(error, Record)}") from error
 
 
-def problem(error: ValidationError, kind: type[BaseModel]) -> str:
+def first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
     """What is wrong with what somebody wrote, in one line."""
     first = error.errors()[0]
     key, value = ".".join(map(str, first["loc"])), first["input"]
@@ -201,10 +194,10 @@ def problem(error: ValidationError, kind: type[BaseModel]) -> str:
     if described is None and first["type"] == "value_error":
         return f"its {key[:80]}: {first['ctx']['error']}"
     wrong = f"not {described}" if described else first["msg"][:1].lower() + first["msg"][1:200]
-    return f"its {key[:80]} is {shown(value)}, {wrong}"
+    return f"its {key[:80]} is {shortened(value)}, {wrong}"
 
 
-def shown(value: Any) -> str:
+def shortened(value: Any) -> str:
     """A value as a message shows it, cut where it is long."""
     known = isinstance(value, str | int | float | list | dict | tuple | None)
     try:

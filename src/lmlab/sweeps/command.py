@@ -38,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _show(options: argparse.Namespace) -> None:
     from rich.text import Text
 
-    from lmlab.config.check import nearest
     from lmlab.console import console
     from lmlab.sweeps.kept import Kept, is_of_a_sweep
     from lmlab.sweeps.report.leaderboard import best_of_each, leaderboard
@@ -52,6 +51,8 @@ def _show(options: argparse.Namespace) -> None:
     table = load(folders, METRICS.get(options.metric))
     for key in by:
         if key not in table.keys:
+            from lmlab.config.check import nearest  # here, for it imports Hydra
+
             differing = ", ".join(table.keys) or "no key, beside the seed"
             raise LabError(f"--by {key}: the runs differ in {differing}{nearest(key, table.keys)}")
     about = options.baseline, options.least, options.at, options.to, options.fit

@@ -164,6 +164,7 @@ def first_checkpoint(
     stream = parent.get("TextDataModule", {}) if same_streams else {}
     if not stream:
         stream = {"generator": data.generator.get_state(), "world_size": None}
+    n_since_log = parent["global_step"] % module.log_every
     kept = {c.state_key for c in callbacks if _keeps_its_state(c)}
     return {
         **parent,
@@ -172,16 +173,11 @@ def first_checkpoint(
         "TextDataModule": {**stream, "step": parent["global_step"]},
         "random": parent["random"] if same_streams else None,
         "callbacks": {k: v for k, v in parent["callbacks"].items() if k in kept},
-        "since_log": _since_log(parent, module.log_every),
+        # The losses that the next point of train/loss is a mean of, as far as the parent has them.
+        "since_log": parent["since_log"][-n_since_log:] if n_since_log else [],
         "trains": False,  # with another rate or precision, that is to be seen again
         SPENT: spent.model_dump(),
     }
-
-
-def _since_log(parent: dict[str, Any], log_every: int) -> list[float]:
-    """The losses that the next point of train/loss is a mean of, as far as the parent has them."""
-    n = parent["global_step"] % log_every
-    return parent["since_log"][-n:] if n else []
 
 
 def _keeps_its_state(callback: L.Callback) -> bool:

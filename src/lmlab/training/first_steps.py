@@ -61,6 +61,6 @@ class FirstSteps:
 
 
 def _digest(p: Tensor) -> bytes:
-    """Of every bit of a tensor."""
+    """A digest of every bit of a tensor."""
     content = p.detach().cpu().contiguous().flatten().view(torch.uint8)
     return hashlib.sha256(content.numpy().data).digest()

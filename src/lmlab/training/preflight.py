@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lmlab.config import build
 from lmlab.config.schema import Train
-from lmlab.errors import LabError, first_line
+from lmlab.errors import LabError, first_line, typed_line
 from lmlab.memory_limit import memory_bytes
 from lmlab.models.torch_inside import in_eval_mode
 from lmlab.runs.contents import on_shapes
@@ -91,8 +91,7 @@ def check_logits(model: nn.Module, target: str, vocab_size: int, block_size: int
     except Exception as error:  # whatever somebody's model raises
         if device.type == "meta" and isinstance(error, NotImplementedError):
             return
-        reason = f"{type(error).__name__}: {first_line(error) if str(error) else ''}"
-        raise LabError(f"model: {target} has to do {wanted}; {reason}") from error
+        raise LabError(f"model: {target} has to do {wanted}; {typed_line(error)}") from error
     if isinstance(logits, Tensor):
         if logits.shape == (1, T, vocab_size) and logits.is_floating_point():
             return
@@ -175,7 +174,7 @@ def footprint(config: Train, vocab_size: int) -> Footprint:
 def check_fits(config: Train, vocab_size: int) -> None:
     """Refuse what this machine's memory cannot hold, which the system would end without a word.
 
-    On another device than the CPU only the weights count: there they are made, on their way.
+    For another device only the weights count, which are made in the CPU's memory first.
 
     Raises:
         LabError: if weights, gradients and what the optimizer keeps are more than there is.
@@ -190,7 +189,8 @@ def check_fits(config: Train, vocab_size: int) -> None:
     needed = _trained_bytes(model)
     if needed < SMALL * memory:
         return
-    if _trains_on_cpu(config.trainer.accelerator):
+    accelerator = config.trainer.accelerator
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         needed = 2 * needed + (_optimizer_bytes(model, config) or 0)
     if needed > memory:
         n_parameters = sum(p.numel() for p in model.parameters())
@@ -199,10 +199,6 @@ def check_fits(config: Train, vocab_size: int) -> None:
             f"{vocab_size:,}) needs {decimal(needed)} of memory to be trained, and this machine "
             f"has {decimal(memory)}: choose a smaller model, or a tokenizer of fewer tokens"
         )
-
-
-def _trains_on_cpu(accelerator: str) -> bool:
-    return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
 
 
 def model_on_meta(config: Train, vocab_size: int, most: int = build.MOST_PARTS) -> nn.Module:

@@ -21,7 +21,7 @@ from lmlab.console import say
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.runs import contents
-from lmlab.runs.checkpoint import EMA_KEY, load_averaged, named_by, newest, read_checkpoint
+from lmlab.runs.checkpoint import EMA_KEY, load_averaged, naming_checkpoint, newest, read_checkpoint
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.preflight import check_logits, model_on_meta
 
@@ -137,7 +137,7 @@ def restore(run: RunDirectory, which: str) -> Trained:
     try:
         return _restored(None, path, read_checkpoint(path))
     except LabError as error:
-        raise LabError(named_by(path, error)) from error
+        raise LabError(naming_checkpoint(path, error)) from error
 
 
 def _restored(run: RunDirectory | None, path: Path, checkpoint: dict[str, Any]) -> Trained:

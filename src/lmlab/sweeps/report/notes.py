@@ -45,7 +45,7 @@ def notes(table: Table) -> list[str]:
             ("tokens", "tokens", ","),
             ("flops", "FLOPs", ".3g"),
         )
-        if len(done) and done[quantity].gt(0).all() and not table.varies(quantity)
+        if len(done) and done[quantity].fillna(0).gt(0).all() and not table.varies(quantity)
     ]
     if amounts:
         lines.append(f"each run: {', '.join(amounts)} of training")

@@ -46,7 +46,8 @@ def page(table: Table, folder: Path, title: str, sections: Sequence[Section]) ->
     for section in sections:
         parts += [f"<h2>{_text(section.title)}</h2>", *_table(section), *_list(section.notes)]
         parts += [_pre(section.lines)] if section.lines else []
-        parts += [f'<div class="figure" id="{_text(name)}"></div>' for name in section.figures]
+        for name in section.figures:  # the inner one becomes as wide as the figure
+            parts.append(f'<div class="figure"><div id="{_text(name)}"></div></div>')
     parts += ["<h2>again</h2>", _pre([*_commands(folder), *_made_with(table)]), *_charts(sections)]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head += f"<title>{_text(title)}</title><style>{STYLE}</style>"

@@ -35,7 +35,7 @@ class Spent(BaseModel):
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """As run.json has it: what is not known, and teachers where there are none, is left out."""
+        """For run.json, without what is not known, and without teachers where there are none."""
         amounts = {
             "flops": None if self.flops is None else round(self.flops),
             "teacher_flops": round(self.teacher_flops) if self.teacher_flops else None,
@@ -78,7 +78,7 @@ class Costs:
 def costs_of(
     config: Train, module: Any, data: TextDataModule, n_processes: int, before: Spent
 ) -> Costs:
-    """Of a run with this config, LanguageModule and data, which goes on from `before`."""
+    """The costs of a run with this config, LanguageModule and data, which goes on from `before`."""
     tokens = data.tokens_per_step * n_processes
     own = flops_per_token(config, data.vocab_size)
     taught = module.loss.flops_per_token(data)

@@ -35,10 +35,10 @@ def configure(
     """
     rules, factors = rules or {}, factors or {}
     taken = assign(model, rules)
-    optimizers = {REST: _made("optimizer", make, taken[REST], model, factors)}
+    optimizers = {REST: _optimizer_of("optimizer", make, taken[REST], model, factors)}
     for name, rule in rules.items():
         key = f"optimizer.rules.{name}"
-        optimizers[name] = _made(key, rule.make, taken[name], model, factors)
+        optimizers[name] = _optimizer_of(key, rule.make, taken[name], model, factors)
     optimizer = CombinedOptimizer(optimizers) if rules else optimizers[REST]
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
@@ -60,7 +60,7 @@ def check_optimizer(
         configure(model, make, rules, factors)
 
 
-def _made(
+def _optimizer_of(
     key: str,
     make: MakeOptimizer,
     parameters: list[nn.Parameter],
