@@ -50,7 +50,7 @@ test: $(COMPARED)
 test-next: $(NEXT)/.ready # the same with tomorrow's Hydra
 	@$(NEXT)/bin/python -m pytest -n 2 $(ARGS)
 
-test-slow: $(COMPARED) # the proofs that take minutes: many kills, whole experiments
+test-slow: $(COMPARED) # the proofs that take minutes: many kills, whole experiments, variants of the rest
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-gpu: $(READY) # the main path on a GPU, where there is one
