@@ -244,6 +244,10 @@ TRAIN: list[Row] = [
         ["hydra.searchpath=[file:///nowhere]"],
         ["hydra.searchpath=[file:///nowhere]: no such folder\n"],
     ),
+    (
+        ["hydra.searchpath=[pkg://nope.conf]"],
+        ["hydra.searchpath=[pkg://nope.conf]: no such package\n"],
+    ),
     (["--cfg", "job", "--package", "x.y"], ["--package 'x.y' not found in config\n"]),
     # Hydra 1.3 and 1.4 say it in words of their own.
     (["-m", "seed=1,2", "hydra.launcher._target_=os.mkdir"], ["plugin", "'os.mkdir'"]),

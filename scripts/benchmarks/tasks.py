@@ -65,11 +65,11 @@ class Task:
 
 def composed(overrides: list[str]) -> Train:
     """The config of these overrides, on the CPU, checked."""
-    from lmlab import cli
     from lmlab.config.check import check
+    from lmlab.config.words import compose
 
     words = ["name=bench", "trainer.accelerator=cpu", *overrides]
-    return check(cli.composed("train", words), Train)
+    return check(compose.composed("train", words), Train)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from lmlab.sweeps.launch.pool import Places
+    from lmlab.sweeps.launch.pool import Workers
 
 
 class GpusLauncher(Launcher):
@@ -30,31 +30,28 @@ class GpusLauncher(Launcher):
         self.hydra_context, self.task_function = hydra_context, task_function
         self.config = config
 
-    def places(self, n_jobs: int) -> Places:
-        """A worker for each job at a time, of `n_jobs` in all."""
+    def pool(self, n_jobs: int) -> Workers:
+        """A worker for each job at a time, of `n_jobs` in all; the lab's sweepers ask for it."""
         from lmlab.console import say
-        from lmlab.sweeps.launch.pool import places_on_gpus
+        from lmlab.sweeps.launch.pool import workers_on_gpus
 
-        places = places_on_gpus(self, self.devices, self.jobs_per_gpu, n_jobs)
-        names = list(dict.fromkeys(e["CUDA_VISIBLE_DEVICES"] for e in places.environments))
+        pool = workers_on_gpus(self, self.devices, self.jobs_per_gpu, n_jobs)
+        names = list(dict.fromkeys(e["CUDA_VISIBLE_DEVICES"] for e in pool.environments))
         jobs = "1 job" if self.jobs_per_gpu == 1 else f"{self.jobs_per_gpu} jobs"
         say(f"GPUs {', '.join(names)}: {jobs} on each at a time")
-        return places
+        return pool
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        """For sweepers of others."""
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs = iter(enumerate(job_overrides, initial_job_idx))
         ended: dict[int, JobReturn] = {}
-        died: list[BaseException] = []
-        with self.places(len(job_overrides)) as places:
-            for number, result in places.run(lambda: next(jobs, None)):
-                if isinstance(result, BaseException):
-                    died.append(result)
-                else:
-                    ended[number] = result
-        if died:
-            raise died[0]
+        with self.pool(len(job_overrides)) as pool:
+            for one in pool.run(lambda: next(jobs, None)):
+                if one.died is not None:
+                    raise one.died
+                ended |= zip(one.numbers, one.returned, strict=True)
         return [ended[number] for number in sorted(ended)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.config.stored import conf_dir
 from lmlab.config.words.command_line import CommandLine
-from lmlab.config.words.compose import chosen, composed
+from lmlab.config.words.compose import chosen, help_text
 from lmlab.config.words.explain import config_dirs, explain, is_explained
 from lmlab.config.words.hydra_inside import ours_alone, version_base
 from lmlab.config.words.own_configs import check_own_configs
@@ -253,10 +253,7 @@ def _package_shown() -> Iterator[None]:
 
 
 def _help(entry: Callable[[], None], overrides: list[str]) -> str:
-    from lmlab.config.words.help import help_text
     from lmlab.console import command
 
     name = entry.__name__
-    return help_text(
-        composed(name, overrides, with_hydra=True), command(name), entry.__doc__ or "", conf_dir()
-    )
+    return help_text(name, overrides, command(name), entry.__doc__ or "")

@@ -25,7 +25,7 @@ from lmlab.display import board
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps import command
-from lmlab.sweeps.selection import Selection
+from lmlab.sweeps.board_command import Selection
 from lmlab.training.restored import restore
 
 # A package that says so when one of its modules is imported.

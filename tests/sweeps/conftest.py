@@ -12,32 +12,22 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-# As little training as tells anything.
-SMALL = ["trainer.accelerator=cpu", "data.batch_size=4", "data.block_size=8"]
-SMALL += ["data.steps_per_batch=2", "eval.every=4", "eval.iters=2", "trainer.max_steps=12"]
-
-
-@pytest.fixture
-def sweep_here(lab, text) -> Callable[..., str]:
-    """sweep_here("model=bigram,head"): small runs in this process; what was printed."""
-
-    def run(*words: str, status: int = 0) -> str:
-        corpus = ["corpus=file", f"corpus.path={text}"]
-        ended, out, err = lab("train", "-m", *corpus, *SMALL, *words)
-        assert ended == status, out + err
-        return out + err
-
-    return run
+def small_sweep(text: Path) -> list[str]:
+    """The words of a multirun of small runs: without those that tell what is swept."""
+    return [
+        *("-m", "corpus=file", f"corpus.path={text}", "trainer.accelerator=cpu"),
+        *("data.batch_size=4", "data.block_size=8", "data.steps_per_batch=2"),
+        *("eval.every=4", "eval.iters=2", "trainer.max_steps=12"),
+    ]
 
 
 @pytest.fixture
 def sweep(tmp_path, text) -> Callable[..., subprocess.Popen]:
-    """The same in a process of its own, the head of a group, which it starts."""
+    """sweep("model=bigram,head"): starts a multirun of small runs, as the head of a group."""
 
     def start(*words: str, first_on_path: Path = ROOT / "src") -> subprocess.Popen:
         command = [
-            *(sys.executable, str(ROOT / "scripts/train.py"), "-m"),
-            *("corpus=file", f"corpus.path={text}", *SMALL, *words),
+            *(sys.executable, str(ROOT / "scripts/train.py"), *small_sweep(text), *words),
         ]
         python_path = f"{first_on_path}:{ROOT / 'src'}:{ROOT / 'tests'}"
         return subprocess.Popen(
@@ -51,6 +41,18 @@ def sweep(tmp_path, text) -> Callable[..., subprocess.Popen]:
         )
 
     return start
+
+
+@pytest.fixture
+def sweep_here(lab, text) -> Callable[..., str]:
+    """sweep_here("seed=1,2", status=2): the same in this process; what it printed."""
+
+    def run(*words: str, status: int = 0) -> str:
+        ended_with, out, err = lab("train", *small_sweep(text), *words)
+        assert ended_with == status, out + err
+        return out + err
+
+    return run
 
 
 def ended(process: subprocess.Popen, status: int | None = 0) -> str:

@@ -450,3 +450,12 @@ def test_a_forest_has_an_interval_and_the_seeds_of_each_row(close):
         assert sorted(of_row) == pytest.approx(sorted(compared.by_seed[setting]))
     assert (drawn[2]["text"], drawn[3]["chance"]) == ("+0.0201", "<0.001")
     assert "arrow: off the scale" in words(chart)
+
+
+def test_a_forest_has_its_thirty_best_rows_and_the_baseline_may_not_be_among_them(tmp_path):
+    table = sweep(tmp_path, {f"m{i:02}": {1: 2.0 + i, 2: 2.1 + 1.01 * i} for i in range(32)})
+    (chart,) = verdicts(compare(table, baseline=32)).figures.values()
+    drawn = rows(chart, "place", "difference", "kind")
+    assert len(drawn) == 30
+    assert "base" not in {row["kind"] for row in drawn}
+    assert "the 30 best of 32" in words(chart)

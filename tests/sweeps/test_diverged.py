@@ -19,7 +19,7 @@ from lmlab.sweeps.compare.differences import compare
 from lmlab.sweeps.compare.equal import at_point, parse_at, to_loss
 from lmlab.sweeps.compare.scaling import points_of
 from lmlab.sweeps.launch.journal import Event
-from lmlab.sweeps.launch.launching import Progress
+from lmlab.sweeps.launch.progress import Progress
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.verdicts import notes_on, verdicts
 from lmlab.sweeps.table.curves import read_curves, shared_steps

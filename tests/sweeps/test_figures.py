@@ -352,10 +352,11 @@ def test_activations_of_the_last_block_and_the_logits_have_a_row_each(tmp_path):
             swept = {"parametrisation": way, "model.n_embd": width, "seed": 1}
             path = made(tmp_path, swept, 2.0)
             header = ["step", *(f"activations/{tag}" for tag in [*tags, "logits"]), "val/loss"]
-            values = [[step, *([0.1 * width] * 5), 2.0] for step in (0, 1, 2)]
+            values = [[step, *([0.1 * width] * 5), 2.0] for step in range(9)]
             lines = [",".join(map(str, row)) for row in [header, *values]]
             (path / "metrics.csv").write_text("\n".join(lines) + "\n")
     assert panels(tmp_path) == {"activations-by-width": 3 * 2}
     _, chart = next(leaderboard(table(tmp_path)).draw())
     sizes = {(row["width"], row["size"]) for row in rows(chart, "width", "size", "step")}
     assert np.allclose(sorted(sizes), [(32, 3.2), (64, 6.4)])
+    assert {row["step"] for row in rows(chart, "width", "size", "step")} == set(range(7))  # a few

@@ -4,8 +4,6 @@ import os
 import re
 import signal
 import time
-from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from small import SMALL
@@ -13,8 +11,7 @@ from sweeps.conftest import ended
 
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.journal import Event
-from lmlab.sweeps.launch.launching import Progress
-from lmlab.sweeps.launch.pool import places_of
+from lmlab.sweeps.launch.progress import Progress
 
 
 def test_a_failure_does_not_shorten_the_time_that_is_left():
@@ -28,40 +25,13 @@ def test_a_failure_does_not_shorten_the_time_that_is_left():
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_the_end_of_a_job_is_said_before_the_next_begins(sweep, sweep_here, launcher):
     words = ["model=bigram", "seed=1,2,3", f"hydra/launcher={launcher}"]
-    if launcher == "joblib":
-        said = ended(sweep(*words, "hydra.launcher.n_jobs=1"))
-    else:
+    if launcher == "basic":
         said = sweep_here(*words)
+    else:
+        said = ended(sweep(*words, "hydra.launcher.n_jobs=1"))
     lines = [re.match(r"kept in .*/seed=\d|done    seed=\d", line) for line in said.splitlines()]
     order = [found[0][0] + found[0][-1] for found in lines if found]
     assert order == ["k1", "d1", "k2", "d2", "k3", "d3"]
-
-
-def test_a_dry_run_is_of_the_same_sweep(lab, text):
-    words = ["-m", *SMALL, "corpus=file", f"corpus.path={text}", "seed=1,2"]
-    status, out, _ = lab("train", *words, "dry_run=true")
-    assert status == 0
-    (planned,) = Path("outputs/sweeps").iterdir()
-    assert str(planned) in " ".join(out.split())
-    assert lab("train", *words)[0] == 0
-    assert list(Path("outputs/sweeps").iterdir()) == [planned]
-
-
-def test_how_many_at_once(lab, text):
-    words = [
-        "-m",
-        *SMALL,
-        "corpus=file",
-        f"corpus.path={text}",
-        "seed=1,2",
-        "hydra/launcher=joblib",
-    ]
-    status, _, err = lab("train", *words, "hydra.launcher.n_jobs=0")
-    assert status == 2
-    assert err == (
-        "error: hydra.launcher.n_jobs=0: how many jobs to train at once, or -1, one for each "
-        "processor\n"
-    )
 
 
 def test_a_launcher_that_does_not_begin_is_one_line(lab, text, monkeypatch):
@@ -71,15 +41,6 @@ def test_a_launcher_that_does_not_begin_is_one_line(lab, text, monkeypatch):
     assert status == 2
     assert err.startswith("error: hydra/launcher=slurm: Could not detect")
     assert err.count("\n") == 1
-
-
-def test_more_places_than_jobs_are_as_many_as_jobs():
-    class JoblibLauncher:
-        joblib: ClassVar[dict[str, int]] = {"n_jobs": 10**9}
-
-    places = places_of(JoblibLauncher(), 3)
-    assert len(places.environments) == 3
-    assert {environment["OMP_NUM_THREADS"] for environment in places.environments} == {"1"}
 
 
 @pytest.mark.slow

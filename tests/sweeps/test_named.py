@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from hydra_plugins.lmlab_grid import GridSweeper
 from lmlab.cli import conf_dir
+from lmlab.config.words.axes import Axes, every_row
 from lmlab.config.words.command_line import CommandLine
 from lmlab.config.words.hydra_inside import version_base
 
@@ -29,10 +29,7 @@ def jobs_of(name: str) -> list[list[str]]:
     with initialize_config_dir(str(conf_dir()), **version_base()):
         cfg = compose("train", [f"sweep={name}", "sweep.name=any"], return_hydra_config=True)
         node = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
-        sweeper = GridSweeper(node["params"], node["when"])
-        sweeper.config = cfg
-        sweeper.hydra_context = type("Context", (), {"config_loader": None})
-        return sweeper.jobs([])
+        return list(Axes.parse(node["params"], node["when"], [], None, cfg).jobs(every_row))
 
 
 @pytest.mark.parametrize("name", GRIDS)

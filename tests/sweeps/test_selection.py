@@ -7,8 +7,8 @@ from sweeps.made import made
 
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
+from lmlab.sweeps.board_command import Selection
 from lmlab.sweeps.report.report import report
-from lmlab.sweeps.selection import Selection
 
 CURVE = {10: 3.0, 20: 2.5}
 

@@ -6,6 +6,7 @@ from hydra.core.global_hydra import GlobalHydra
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lmlab.cli import conf_dir
+from lmlab.config.words.axes import Axes
 from lmlab.config.words.hydra_inside import version_base
 from lmlab.errors import LabError
 from lmlab.sweeps.search.space import Space
@@ -16,7 +17,7 @@ def parse():
     """parse("key=values", …): the space that a command line makes, `params` besides."""
     with initialize_config_dir(str(conf_dir()), **version_base()):
         loader = GlobalHydra.instance().config_loader()
-        yield lambda *words, **params: Space.parse(params, {}, list(words), loader)
+        yield lambda *words, **params: Space.of(Axes.parse(params, {}, words, loader))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
+from lmlab.config.words.axes import Axes
 from lmlab.errors import LabError
 from lmlab.sweeps.search.space import Space
+from lmlab.sweeps.search.storage import open_storage
 from lmlab.sweeps.search.study import (
     FILES,
     NAME,
@@ -20,12 +22,11 @@ from lmlab.sweeps.search.study import (
     Grid,
     SharedStudy,
     TrialInTraining,
-    open_storage,
     seed_for,
 )
 
 AXES = {"x": "interval(0, 1)", "y": "a,b"}
-SPACE = Space.parse(AXES, {}, [])
+SPACE = Space.of(Axes.parse(AXES, {}, []))
 STORAGES = pytest.mark.parametrize("storage", ["journal", "sqlite"])
 
 
@@ -118,7 +119,7 @@ def test_another_study_is_refused(tmp_path):
         opened(tmp_path, seed=2),
     ):
         pass
-    wider = Space.parse({**AXES, "y": "a,b,c"}, {}, [])
+    wider = Space.of(Axes.parse({**AXES, "y": "a,b,c"}, {}, []))
     with (
         pytest.raises(LabError, match="y: this study searches"),
         opened(tmp_path, space=wider, seed=1),
@@ -131,7 +132,7 @@ def test_another_study_is_refused(tmp_path):
 def test_an_interval_may_be_widened(tmp_path):
     with opened(tmp_path) as study:
         study.take(1, 1, sampler)
-    wider = Space.parse({**AXES, "x": "interval(-1, 2)"}, {}, [])
+    wider = Space.of(Axes.parse({**AXES, "x": "interval(-1, 2)"}, {}, []))
     with opened(tmp_path, space=wider) as study:
         assert [trial.number for trial in study.take(2, 2, sampler)] == [0, 1]
 
@@ -172,7 +173,7 @@ def test_a_job_reports_each_step_once_however_often_it_starts(tmp_path, storage)
 
 @pytest.mark.parametrize("directions", [["minimize"], ["maximize"], ["minimize", "minimize"]])
 def test_a_seed_that_lived_where_another_diverged_is_not_the_best(tmp_path, directions):
-    space = Space.parse({"x": "1,2", "seed": "1,2,3"}, {}, [])
+    space = Space.of(Axes.parse({"x": "1,2", "seed": "1,2,3"}, {}, []))
     pruner = optuna.pruners.NopPruner()
 
     def grid(number: int) -> Grid:

@@ -83,11 +83,6 @@ def test_a_sweep_is_left_to_a_cluster_and_collected(sweep_here, cluster, tmp_pat
     assert "2 jobs: 1 done, 1 submitted (1 of them now)" in said
     assert cluster.submitted == ["0_0", "0_1", "1"]
     assert "--partition=short" in (cluster.folder / "1.script").read_text()
-    cluster.run("1")
-    said = sweep_here(*words)
-    assert "2 jobs: 2 done\n" in said
-    assert {r["status"] for r in records(folder).values()} == {"done"}
-    assert len(cluster.submitted) == 3
 
 
 def test_a_failure_is_said_once_and_then_tried_again(sweep_here, cluster, monkeypatch):
@@ -110,10 +105,6 @@ def test_a_failure_is_said_once_and_then_tried_again(sweep_here, cluster, monkey
         (["hydra/launcher=joblib"], "the jobs of this launcher end with the command"),
         (["hydra/launcher=submitit_slurm"], "there is no SLURM here"),
         (["hydra/sweeper=optuna", "seed=1,2"], "a search learns from its results"),
-        (
-            ["hydra/launcher=submitit_local", "hydra.launcher.nodes=0", "sweep.wait=true"],
-            "hydra.launcher.nodes=0: give a whole number of at least 1",
-        ),
     ],
 )
 def test_what_cannot_leave(lab, text, words, said):

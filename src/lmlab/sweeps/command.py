@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 from lmlab.errors import LabError, is_too_long
 from lmlab.output import whole_output
@@ -18,21 +20,34 @@ METRICS = {"val/loss_full": "val/loss_full", "val/bpc": "val/bpc", "best": "best
 def main(arguments: Sequence[str] | None = None) -> None:
     """Show and keep the report of the folders named; an error is one line and exit status 2."""
     options = _parser().parse_args(arguments)
-    try:
-        with whole_output() as out:
-            _show(options)
+    with errors_in_a_line():
+        try:
+            with whole_output() as out:
+                _show(options)
+        except KeyboardInterrupt:
+            sys.exit(130)
         if out.problem is not None:
             raise LabError(out.problem)
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except OSError as error:
-        if not is_too_long(error):
+
+
+@contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """What the user can put right is one line and exit status 2."""
+    try:
+        yield
+    except (LabError, OSError) as error:
+        if isinstance(error, OSError) and not is_too_long(error):
             raise
-        print("error: a name longer than the file system takes", file=sys.stderr)
+        text = error if isinstance(error, LabError) else "a name longer than the file system takes"
+        print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
+
+
+class LineParser(argparse.ArgumentParser):
+    """Refuses what is typed in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -92,14 +107,8 @@ def _number(text: str) -> float:
 _number.__name__ = "number"  # as argparse calls it: invalid number value
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """One line, like every other error."""
-        self.exit(2, f"error: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = LineParser(
         prog="sweep.py" if sys.argv[0].endswith(".py") else "lmlab-sweep",
         description=(
             "What the runs below a folder found: a leaderboard of the keys that differ, mean ± "

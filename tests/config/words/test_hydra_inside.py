@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobRuntime
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus
 from hydra.errors import ConfigCompositionException
 from hydra.version import VersionBase
 from small import ROOT
@@ -114,6 +114,28 @@ def test_values_are_set_as_hydra_sets_them(mine):
         (unknown,) = OverridesParser.create().parse_overrides(["seeds=3"])
         with pytest.raises(ConfigCompositionException, match="Could not override 'seeds'"):
             hydra_inside.set_values(config, [unknown], [])
+
+
+def test_a_config_is_lent_to_the_resolvers(mine):
+    holder = HydraConfig.instance()
+    with initialize_config_dir(str(mine), **version_base()):
+        config = compose("mine", ["+hydra.job.id=3"], return_hydra_config=True)
+        for before in (None, object()):
+            holder.cfg = before
+            with hydra_inside.hydra_config_lent() as read_from:
+                assert holder.cfg is before
+                read_from(config)
+                assert HydraConfig.get().sweep.dir == str(mine)
+            assert holder.cfg is before
+    holder.cfg = None
+
+
+def test_what_a_job_raised():
+    failed, done = JobReturn(status=JobStatus.FAILED), JobReturn(status=JobStatus.COMPLETED)
+    failed.return_value = error = ValueError("no")
+    done.return_value = 3
+    assert hydra_inside.raised_by(failed) is error
+    assert hydra_inside.raised_by(done) is None
 
 
 def test_what_a_range_of_hydras_is():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from lmlab.config.fingerprint import under
 from lmlab.config.words.branches import (
     EXAMPLE,
-    ZIP,
     Branch,
     Condition,
     Row,
     every_row,
+    is_among,
     is_rows,
     members_of,
     read_branch,
@@ -48,29 +48,39 @@ class Axes:
         when: Mapping[str, Mapping[str, Any]],
         arguments: Sequence[str],
         config_loader: ConfigLoader | None = None,
+        config: Collection[Any] = (),
     ) -> Axes:
         """`params` and `when` are those of hydra.sweeper, `arguments` the command line's overrides:
-        what these say of a key replaces what the others say.
+        what these say of a key replaces what the others say. `config` has the keys that are none
+        of an axis's own name.
 
         Raises:
             LabError: for keys that go together or depend on others and cannot, with what is wrong.
         """
         parser = OverridesParser.create(config_loader=config_loader)
+        if not isinstance(params, Mapping):
+            raise LabError(f"hydra.sweeper.params={params}: give it keys and their values")
         branches: dict[str, list[Branch]] = {}
         for name, values in params.items():
             branches[name] = [read_branch(parser, str(name), values, None)]
+            if branches[name][0].override is None and str(name).partition(".")[0] in config:
+                raise LabError(
+                    f"{name}: it is a key of the config, and keys that go together have a name of "
+                    f"their own, as in {EXAMPLE}"
+                )
         overrides = [parse(parser, argument) for argument in arguments]
         typed = [Branch(override.get_key_element(), None, override) for override in overrides]
         known = [*(branch for several in branches.values() for branch in several), *typed]
         if not isinstance(when, Mapping):
             raise LabError(f"hydra.sweeper.when={when}: give it conditions and their keys")
         depend: list[str] = []
-        for text, of_it in when.items():
+        for text, axes_then in when.items():
             condition = _condition(parser, str(text), known)
-            if not isinstance(of_it, Mapping) or not of_it:
+            if not isinstance(axes_then, Mapping) or not axes_then:
                 raise LabError(f"hydra.sweeper.when.{text}: give it keys and their values")
             under = [
-                read_branch(parser, str(name), values, condition) for name, values in of_it.items()
+                read_branch(parser, str(name), values, condition)
+                for name, values in axes_then.items()
             ]
             for branch in under:
                 if condition.key in branch.keys:
@@ -147,49 +157,32 @@ class Axes:
 
     def towards(self, branch: Branch) -> dict[str, tuple[Any, ...]]:
         """What must be chosen for a branch to come up: values by key."""
-        found: dict[str, tuple[Any, ...]] = {}
+        chosen: dict[str, tuple[Any, ...]] = {}
         while branch.condition is not None:
             condition = branch.condition
-            found[condition.key] = condition.values
+            chosen[condition.key] = condition.values
             sources = [b for b in self.branches if _offers(b, condition)]
             if not sources or any(b.condition is None for b in sources):
                 break
             branch = sources[0]
-        return found
+        return chosen
 
 
 def swept_keys(sweeper: Mapping[str, Any]) -> set[str]:
     """The keys that hydra.sweeper varies, those that go together each by itself."""
     nodes = [sweeper.get("params") or {}, *(sweeper.get("when") or {}).values()]
-    found: set[str] = set()
+    keys: set[str] = set()
     for node in nodes:
         for name, values in node.items():
             if members := members_of(values):
-                found |= {member.partition("=")[0] for member in members}
+                keys |= {member.partition("=")[0] for member in members}
             elif is_rows(values):
-                found |= {str(key) for row in values for key in row}
+                keys |= {str(key) for row in values for key in row}
             elif "{" in str(values):  # dicts
-                found |= keys_set_by(OverridesParser.create().parse_override(f"{name}={values}"))
+                keys |= keys_set_by(OverridesParser.create().parse_override(f"{name}={values}"))
             else:
-                found.add(str(name))
-    return found
-
-
-def check_names(params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse a name for keys that go together that is a key itself.
-
-    Raises:
-        LabError: with another name; if there are no keys at all.
-    """
-    if not isinstance(params, Mapping):
-        raise LabError(f"hydra.sweeper.params={params}: give it keys and their values")
-    for name, values in params.items():
-        together = ZIP.fullmatch(str(values)) or is_rows(values)
-        if together and str(name).partition(".")[0] in config:
-            raise LabError(
-                f"{name}: it is a key of the config, and keys that go together have a name of "
-                f"their own, as in {EXAMPLE}"
-            )
+                keys.add(str(name))
+    return keys
 
 
 def _count(n: int) -> str:
@@ -245,22 +238,22 @@ def _depends(part: Row | Sequence[Branch]) -> bool:
 
 
 def _condition(parser: OverridesParser, text: str, known: Sequence[Branch]) -> Condition:
-    said = f"hydra.sweeper.when.{text}"
+    at = f"hydra.sweeper.when.{text}"
     key, equals, values = text.partition("=")
     if not equals or not values:
-        raise LabError(f"{said}: a condition is a key and its value, such as optimizer=adamw")
+        raise LabError(f"{at}: a condition is a key and its value, such as optimizer=adamw")
     taken = [value for branch in known for value in branch.values(key)]
     if not taken:
         axes = ", ".join(dict.fromkeys(key for branch in known for key in branch.keys)) or "none"
-        raise LabError(f"{said}: no axis has {key} (there is {axes})")
+        raise LabError(f"{at}: no axis has {key} (there is {axes})")
     branch = Branch(key, None, parse(parser, text))
     if branch.rows is None:
-        raise LabError(f"{said}: a condition names values, and an interval has no end of them")
+        raise LabError(f"{at}: a condition names values, and an interval has no end of them")
     wanted = tuple(value for row in branch.rows for value in row.values.values())
     for value in wanted:
-        if value not in taken and ... not in taken:
+        if ... not in taken and not is_among(value, taken):
             others = ", ".join(dict.fromkeys(map(str, taken)))
-            raise LabError(f"{said}: {key} never is {value} (it is {others})")
+            raise LabError(f"{at}: {key} never is {value} (it is {others})")
     return Condition(text, key, wanted)
 
 
@@ -282,4 +275,4 @@ def _that_holds(axis: Sequence[Branch], chosen: Mapping[str, Any]) -> Branch | N
 
 def _offers(branch: Branch, condition: Condition) -> bool:
     values = branch.values(condition.key)
-    return ... in values or any(value in condition.values for value in values)
+    return ... in values or any(is_among(value, condition.values) for value in values)

@@ -21,6 +21,7 @@ from lmlab.config.words.grammar import (
     settings,
     split,
 )
+from lmlab.config.words.python_words import canonical
 from lmlab.errors import LabError
 
 ZIP = re.compile(r"\s*zip\((.*)\)\s*", re.DOTALL)
@@ -47,6 +48,11 @@ class Row:
     def values(self) -> dict[str, Any]:
         return {key: value for _, values in self.settings for key, value in values.items()}
 
+    @property
+    def identity(self) -> str:
+        """A text that rows share which set the same: by 1e-3 and 0.001, but not by 1 and true."""
+        return canonical([[word.partition("=")[0], values] for word, values in self.settings])
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -57,7 +63,7 @@ class Condition:
     values: tuple[Any, ...]
 
     def holds(self, chosen: Mapping[str, Any]) -> bool:
-        return self.key in chosen and chosen[self.key] in self.values
+        return self.key in chosen and is_among(chosen[self.key], self.values)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Branch:
             return (Row.of(self.override),)
         if not self.override.is_discrete_sweep():
             return None
-        rows = tuple({row.words: row for row in self.listed()}.values())
+        rows = _each_once(self.listed())
         if not rows:
             raise LabError(f"{self.override.input_line}: no option is like this")
         return rows
@@ -112,9 +118,13 @@ class Branch:
             texts: Iterator[str] = map(Transformer.str, self.numbers)
         else:
             texts = self.override.sweep_string_iterator()
-        parser = OverridesParser.create()
-        for text in texts:
-            yield Row.of(parser.parse_override(f"{self.override.get_key_element()}={text}"))
+        return map(self.row, texts)
+
+    def row(self, text: str) -> Row:
+        """The one that gives its key a value, as it is typed."""
+        assert self.override is not None
+        word = f"{self.override.get_key_element()}={text}"
+        return Row.of(OverridesParser.create().parse_override(word))
 
     @property
     def size(self) -> int:
@@ -150,8 +160,7 @@ class Branch:
                 if twice := sorted(values.keys() & keys):
                     raise LabError(f"{twice[0]} is given twice, also in {word}: leave one out")
             rows.append(Row(tuple(left)))
-        once = {row.words: row for row in rows}
-        return Branch(self.name, self.condition, None, tuple(once.values()))
+        return Branch(self.name, self.condition, None, _each_once(rows))
 
 
 def every_row(branch: Branch) -> tuple[Row, ...]:
@@ -181,12 +190,18 @@ def read_branch(
         rows = [row for one in values for row in _combinations(parser, name, one)]
         if not rows:
             raise LabError(f"{name}: it has no rows; give it some, or leave it out")
-        return Branch(name, condition, None, tuple(rows))
+        return Branch(name, condition, None, _each_once(rows))
     if isinstance(values, Mapping):
         raise LabError(f"{name}: give it values, such as '1,2', or rows, [{{a: 1}}, {{a: 2}}]")
     if ZIP.fullmatch(str(values)):
-        return Branch(name, condition, None, _zipped(parser, f"{name}={str(values).strip()}"))
+        zipped = _zipped(parser, f"{name}={str(values).strip()}")
+        return Branch(name, condition, None, _each_once(zipped))
     return Branch(name, condition, parse(parser, f"{name}={values}"))
+
+
+def is_among(value: Any, values: Iterable[Any]) -> bool:
+    """Whether a value is one of some, as a config has them."""
+    return canonical(value) in map(canonical, values)
 
 
 def is_rows(values: Any) -> bool:
@@ -200,7 +215,7 @@ def members_of(values: Any) -> list[str]:
     return [] if match is None else split(match[1])
 
 
-def _zipped(parser: OverridesParser, text: str) -> tuple[Row, ...]:
+def _zipped(parser: OverridesParser, text: str) -> Iterator[Row]:
     """The rows of `name=zip(key=[…],…)`."""
     members: dict[str, Branch] = {}
     for member in members_of(text.partition("=")[2]):
@@ -232,7 +247,7 @@ def _zipped(parser: OverridesParser, text: str) -> tuple[Row, ...]:
             )
     if size > LONG:
         raise LabError(f"{text}: {size:,} values; keys that go together have at most {LONG:,}")
-    return tuple(map(_joined, zip(*(b.listed() for b in members.values()), strict=True)))
+    return map(_joined, zip(*(b.listed() for b in members.values()), strict=True))
 
 
 def _combinations(parser: OverridesParser, name: str, one: Any) -> Iterator[Row]:
@@ -244,6 +259,13 @@ def _combinations(parser: OverridesParser, name: str, one: Any) -> Iterator[Row]
     ]
     for rows in itertools.product(*map(every_row, branches)):
         yield _joined(rows)
+
+
+def _each_once(rows: Iterable[Row]) -> tuple[Row, ...]:
+    once: dict[str, Row] = {}
+    for row in rows:
+        once.setdefault(row.identity, row)
+    return tuple(once.values())
 
 
 def _joined(rows: Iterable[Row]) -> Row:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from argparse import ArgumentParser
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +28,11 @@ NOT_IN_NAME = ("hydra", "sweep.", "output_dir", "run_dir", "resume", "dry_run")
 LONGEST_NAME = 24  # characters of a sweep's name that follows from its command
 
 
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise LabError(message)
+
+
 @dataclass(frozen=True)
 class CommandLine:
     """What was typed: flags and overrides in any order, and keys whose value is taken literally."""
@@ -43,17 +50,11 @@ class CommandLine:
         Raises:
             LabError: for a flag that does not exist or lacks its value.
         """
-
-        def refuse(message: str) -> NoReturn:
-            raise LabError(message)
-
         pairs = [argument.partition("=") for argument in typed]
         given = {key: value for key, equals, value in pairs if equals and key in texts}
         others = [argument for argument in typed if argument.partition("=")[0] not in given]
-        parser = args_parser()
-        parser.error = refuse  # type: ignore[method-assign]
         # Hydra's own way of parsing wants all overrides in one row.
-        args: Any = parser.parse_intermixed_args(others)
+        args: Any = _Parser(add_help=False, parents=[args_parser()]).parse_intermixed_args(others)
         left = Counter(args.overrides)
         flags = []
         for argument in others:
@@ -119,8 +120,10 @@ class CommandLine:
     def for_hydra(self) -> list[str]:
         """What Hydra is to read: a multirun is given a name for its sweep."""
         arguments = [*self.flags, *self.overrides]
-        said = {"-m", "--multirun"} & set(self.flags) or any("hydra.mode=" in w for w in arguments)
-        if self.is_multirun and not said:  # a sweep's file says so, which Hydra 1.4 does not take
+        flags = {"-m", "--multirun"} & set(self.flags)
+        if (
+            self.is_multirun and not flags and not any("hydra.mode=" in w for w in arguments)
+        ):  # a sweep's file says so, which Hydra 1.4 does not take
             arguments.append("hydra.mode=MULTIRUN")
         if self.is_multirun and not any(w.startswith("sweep.name=") for w in self.overrides):
             arguments.append(f"sweep.name='{self.sweep_name}'")
@@ -240,8 +243,17 @@ def is_zip(value: str) -> bool:
 
 
 def _check_searchpath(folders: Any) -> None:
-    """Refuse a folder of configs that is not there, of which Hydra only warns."""
+    """Refuse a folder or a package of configs that is not there, of which Hydra only warns."""
     for word in folders if isinstance(folders, list) else ():
-        folder = str(word).removeprefix("file://")
-        if "://" not in folder and not Path(folder).is_dir():
+        scheme, _, place = str(word).rpartition("://")
+        if scheme in ("", "file") and not Path(place).is_dir():
             raise LabError(f"hydra.searchpath=[{word}]: no such folder")
+        if scheme == "pkg" and not _is_package(place.replace("/", ".").strip(".")):
+            raise LabError(f"hydra.searchpath=[{word}]: no such package")
+
+
+def _is_package(name: str) -> bool:
+    try:
+        return (files(name) / "__init__.py").is_file()  # as Hydra asks
+    except (ImportError, TypeError, ValueError):
+        return False

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab.config.stored import conf_dir
-from lmlab.config.words.compose import composed
+from lmlab.config.words.compose import composed, options
 from lmlab.config.words.hydra_inside import args_parser
+from lmlab.config.words.python_words import in_grammar
 from lmlab.errors import LabError, is_too_long
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     from lmlab.config.check import nearest
-    from lmlab.config.words.help import options
 
     text = str(error)
     if isinstance(error, LabError):
@@ -92,11 +92,11 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
             f"{' '.join(text.split())} Where {folder}/{option} is an option of {group}: "
             f"override {group}: [{folder}/{option}]"
         )
-    found = (
+    no_option = (
         r"Could not find '(hydra(?:/\w+)+|[^'/]+)/([^']*)'\s+"
         r"Available options in '[^']+':((?:\s+\S+)*)"
     )
-    if match := re.search(found, text):
+    if match := re.search(no_option, text):
         group, wrong, offered = match[1], match[2], match[3].partition("Config search path")[0]
         offers = offered.split() if group.startswith("hydra/") else options(conf_dir(), group)
         if instead := GONE.get((group, wrong)):
@@ -113,7 +113,6 @@ def _not_in_every_option(key: str, words: list[str]) -> str | None:
     varied, or one that a named sweep, which varies the key, is not made for."""
     from lmlab.config.check import keys
     from lmlab.config.origins import file_that_varies, shown
-    from lmlab.config.words.help import options
 
     typed = dict(argument.partition("=")[::2] for argument in words if "=" in argument)
     group = key.partition(".")[0]
@@ -151,7 +150,6 @@ def _word_of(filename: object, words: list[str]) -> str:
 def _no_option(name: str, words: list[str]) -> str:
     """The argument that gives a group something else than a name, such as model=null."""
     from lmlab.config.check import nearest
-    from lmlab.config.words.help import options
 
     for argument in words:
         key, _, value = argument.partition("=")
@@ -179,7 +177,6 @@ def _known_keys(name: str, words: list[str]) -> list[str]:
     """Every key of a command's config, composed with the options on the command line, also with
     those of a --config-dir."""
     from lmlab.config.check import keys
-    from lmlab.config.words.help import options
 
     typed = [argument.partition("=") for argument in words if name == "train"]
     choices = [
@@ -198,8 +195,8 @@ def config_dirs(words: list[str]) -> list[Path]:
 
 def _composed_with(choices: list[str], words: list[str], name: str = "train") -> DictConfig:
     """A command's config with some options, which may stand in a --config-dir."""
-    quoted = [str(folder).replace("'", "\\'") for folder in config_dirs(words)[1:]]
-    return composed(name, [*choices, *(f"hydra.searchpath=['file://{f}']" for f in quoted)])
+    own = [f"file://{folder}" for folder in config_dirs(words)[1:]]
+    return composed(name, [*choices, f"hydra.searchpath={in_grammar(own)}"] if own else choices)
 
 
 def _plain(cfg: DictConfig) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override, RangeSweep
+    from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
 
@@ -100,6 +101,28 @@ def set_values(config: DictConfig, values: Sequence[Override], of_task: Sequence
         config.hydra.job.override_dirname = inside.get_overrides_dirname(
             list(of_task), about.exclude_keys, about.item_sep, about.kv_sep
         )
+
+
+@contextmanager
+def hydra_config_lent() -> Iterator[Callable[[DictConfig], None]]:
+    """A function that has `${hydra:…}` read from a config, until what it was read from is back.
+
+    Hydra takes a config, but no word that there is none, as before the first job of a sweep.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    holder = HydraConfig.instance()
+    before = holder.cfg
+    try:
+        yield holder.set_config
+    finally:
+        holder.cfg = before
+
+
+def raised_by(job_return: JobReturn) -> BaseException | None:
+    """What a job raised, if it did. Hydra's public way raises it, and writes to standard error."""
+    value = job_return._return_value
+    return value if isinstance(value, BaseException) else None
 
 
 def casts(sweep: RangeSweep) -> tuple[Callable[[Any], Any], ...]:

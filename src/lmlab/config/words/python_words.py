@@ -1,7 +1,9 @@
-"""Python's values as a config has them, and as the words of Hydra's grammar."""
+"""Python's values as a config has them, when two of them are one, and as the words of Hydra's
+grammar."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -46,7 +48,7 @@ def words_of(
         elif key in literals:
             words.append(f"{key}={plain(value, key)}")
         else:
-            words.append(f"{key}={_written(plain(value, key))}")
+            words.append(f"{key}={in_grammar(plain(value, key))}")
     return words
 
 
@@ -61,7 +63,7 @@ def axis_of(key: str, values: Any) -> str:
     several = plain(values, _checked_key(key))
     if not several:
         raise LabError(f"{key}={several}: a sweep needs at least one value of each key")
-    return f"{key}={','.join(map(_written, several))}"
+    return f"{key}={','.join(map(in_grammar, several))}"
 
 
 def is_several(value: Any) -> bool:
@@ -105,6 +107,20 @@ def plain(value: Any, key: str, room: int = DEEPEST) -> Any:
     if hasattr(value, "tolist"):
         return plain(_listed(value, key), key, room - 1)
     raise LabError(f"{key}: {type(value).__name__} is no type of a config's values; {INSTEAD}")
+
+
+def canonical(value: Any) -> str:
+    """A text that values share if they are equal in a config: 1 and 1.0, but not 1 and true."""
+    return json.dumps(_with_floats(value), sort_keys=True, default=repr)
+
+
+def _with_floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _with_floats(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(inner) for inner in value]
+    is_small = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+    return float(value) if is_small else value
 
 
 def checked_text(text: str, key: str, may_have_nul: bool = False) -> str:
@@ -174,7 +190,7 @@ def _listed(value: Any, key: str) -> Any:
         raise LabError(f"{key}: {' '.join(str(error).split())[:100]}") from error
 
 
-def _written(value: Any) -> str:
+def in_grammar(value: Any) -> str:
     """A plain value in Hydra's grammar, which reads it as it is."""
     if value is None:
         return "null"
@@ -183,9 +199,9 @@ def _written(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_written(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{in_grammar(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(_written, value)) + "]"
+        return "[" + ",".join(map(in_grammar, value)) + "]"
     from hydra.core.override_parser.types import Quote, QuotedString
 
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_/]*", value) and value.lower() not in NOT_TEXTS:

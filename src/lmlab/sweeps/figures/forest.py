@@ -32,7 +32,8 @@ def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
     table, base = compared.table, compared.baseline
     rows = compared.settings[(compared.settings["pairs"] > 0) | (compared.settings.index == base)]
     n_all, rows = len(rows), rows.head(MOST_SETTINGS)
-    usual = statistics.median_low(np.abs(rows["difference"].drop(base)))
+    others = rows["difference"].drop(base, errors="ignore")  # the worst has no place any more
+    usual = statistics.median_low(np.abs(others))
     is_off = np.abs(rows["difference"]) > WIDEST * (usual or np.inf)
     told = compared.told[rows.index].map({True: COLOURS[0], False: GREY})
     drawn = rows[["difference", "low", "high"]].assign(

@@ -30,12 +30,11 @@ def curves_to_draw(table: Table) -> pd.DataFrame:
 
 def with_flops(table: Table, curves: pd.DataFrame) -> pd.DataFrame | None:
     """The same curves with the operations that training took to each point; None where each step
-    of all settings takes as many, or one takes none (a bigram only looks up) or nobody knows, and
-    where there is none."""
+    of all settings takes as many, or one takes none (a bigram only looks up) or nobody knows."""
     curves = curves[curves["step"] > 0]  # the axis is logarithmic
     flops = spent_at(table, curves, "flops")
     a_step = flops / curves["step"]
-    if curves.empty or not (a_step > 0).all() or np.ptp(a_step) <= 0.01 * a_step.max():
+    if not len(curves) or not (a_step > 0).all() or np.ptp(a_step) <= 0.01 * a_step.max():
         return None
     return curves.assign(**{FLOPS: flops})
 

@@ -65,8 +65,9 @@ def by_width(table: Table, panels: Mapping[str, pd.DataFrame], sizes: pd.DataFra
     steps = sorted(map(int, sizes["step"].unique()))[:MOST_STEPS]
     tags = [column for column in sizes if str(column).startswith(ACTIVATIONS)]
     of_setting = {i: n for n, settings in enumerate(panels.values()) for i in settings.index}
-    rows = sizes.melt(["setting", "step"], tags, "tag", "size").dropna()
-    rows = rows[rows["step"].isin(steps)].assign(
+    rows = sizes[sizes["step"].isin(steps) & sizes["setting"].isin(of_setting)]
+    rows = rows.melt(["setting", "step"], tags, "tag", "size").dropna()
+    rows = rows.assign(
         width=rows["setting"].map(widths),
         panel=rows["setting"].map(of_setting),
         row=rows["tag"].map(tags.index),

@@ -7,7 +7,6 @@ same options of the same groups: it is done once for all of them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -20,38 +19,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lmlab.config.words.hydra_inside import set_values
-from lmlab.errors import LabError
 
 MOST = 64  # composed configs that are kept
 
 # By sweep, and what was composed. Of the process, since a worker is sent the loader with every job.
 _composed: dict[tuple[str | None, ...], DictConfig] = {}
-
-
-def check_jobs(config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]]) -> None:
-    """Compose jobs of a sweep, before any of them begins.
-
-    Raises:
-        LabError: if one asks for a launcher or a sweeper: there is one of each for all of them.
-        HydraException: if one cannot be composed.
-    """
-    for job in jobs:
-        composed = loader.load_sweep_config(config, list(job))
-        for part in ("launcher", "sweeper"):
-            wanted, there = (
-                OmegaConf.to_container(one.hydra[part], resolve=False) for one in (composed, config)
-            )
-            if wanted != there:
-                raise LabError(
-                    f"{' '.join(_sources(job))}: sets hydra/{part} or its keys, of which a sweep "
-                    f"has one for all of its jobs; give hydra/{part}=… to the sweep, and take it "
-                    "out of what is swept"
-                )
-
-
-def _sources(job: Sequence[str]) -> Sequence[str]:
-    """The overrides of a job that bring whole files of keys; all of them where there are none."""
-    return [w for w in job if w.startswith(("hydra", "experiment=", "sweep="))] or job
 
 
 class RememberingLoader(ConfigLoader):

@@ -32,18 +32,14 @@ from lmlab.sweeps.table.reading import SEED
 from lmlab.sweeps.table.values import canonical, short_keys
 from lmlab.training.processes.started import check_started_once
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; its own, while it trains
+
 
 def train_job(cfg: DictConfig, swept: set[str]) -> Result:
     """Train one job of a multirun: what Hydra has composed, which varies the keys `swept`."""
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra = HydraConfig.get()
-    sweep_dir, overrides = Path(hydra.sweep.dir), list(hydra.overrides.task)
-    return run_job(cfg, sweep_dir, _swept_values(swept), overrides, chosen())
-
-
-def _swept_values(swept: set[str]) -> dict[str, Any]:
-    """The keys that the multirun varies, with the values they have in this job."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -51,10 +47,15 @@ def _swept_values(swept: set[str]) -> dict[str, Any]:
     from lmlab.config.words.grammar import key_of, settings
 
     hydra = HydraConfig.get()
-    axes = swept | {key.lstrip("+~") for key in swept_keys(hydra.sweeper)}
-    parsed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-    values = {key: v for o in parsed for key, v in settings(key_of(o), o.value()).items()}
-    return {key: _plain_value(value) for key, value in values.items() if key in axes}
+    overrides = list(hydra.overrides.task)
+    varied = swept | {key.lstrip("+~") for key in swept_keys(hydra.sweeper)}
+    values = {
+        key: _plain_value(value)
+        for override in OverridesParser.create().parse_overrides(overrides)
+        for key, value in settings(key_of(override), override.value()).items()
+        if key in varied
+    }
+    return run_job(cfg, Path(hydra.sweep.dir), values, overrides, chosen())
 
 
 def _plain_value(value: Any) -> Any:
@@ -77,12 +78,6 @@ def job_name(swept: dict[str, Any], config_fingerprint: str) -> str:
         for key, value in values
     )
     return f"{path_name(text) or 'job'}-{config_fingerprint[:8]}"
-
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; its own, while it trains
 
 
 def run_job(
@@ -137,13 +132,14 @@ def run_job(
             )
         # SystemExit too: a library's exit is a failure of its job, not the end of the others.
         except (Exception, SystemExit) as error:
-            reason = (
-                str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-            )
+            reason = str(error)
+            if not isinstance(error, LabError):  # its notes say in which part it was raised
+                notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+                reason = f"{type(error).__name__}: {error}{notes}"
             _keep_failure(run, plain, swept, error, reason)
             if entry is None:  # a sweeper that is not ours, and prints no failures
                 say(f"failed  {run.path.name}  {reason}  (log: {run.path / LOG})")
-            result = Result(None, str(run.path), "failed", reason, _diverged(error))
+            result = Result(None, str(run.path), "failed", reason, isinstance(error, DivergedError))
             return _ended(entry, result, setting, trained=True)
         record = run.record
         loss = record["metrics"].get("val/loss_full")
@@ -164,10 +160,6 @@ def _ended(
             diverged=result.diverged,
         )
     return result
-
-
-def _diverged(error: BaseException) -> bool:
-    return isinstance(error, DivergedError)
 
 
 def _is_finished(run: RunDirectory, config: schema.Train) -> bool:
@@ -193,14 +185,17 @@ def _is_finished(run: RunDirectory, config: schema.Train) -> bool:
 
 
 def _run_of(config: dict[str, Any], sweep_dir: Path, swept: dict[str, Any]) -> RunDirectory:
-    """Where a job is kept.
+    """Where a job is kept: another one if its fingerprint differs, or the code of its own classes.
 
     Raises:
         LabError: if a link leads it out of the sweep's folder.
     """
     if config.get("run_dir"):
         return RunDirectory(Path(config["run_dir"]))
-    path = sweep_dir / job_name(swept, _identity(config))
+    identity, code = fingerprint(config), code_of(config)
+    if code:
+        identity = hashlib.sha256(f"{identity}:{sorted(code.items())}".encode()).hexdigest()
+    path = sweep_dir / job_name(swept, identity)
     check_stays_in(sweep_dir, path)
     return RunDirectory(path)
 
@@ -210,13 +205,6 @@ def _is_kept(run: RunDirectory, config: schema.Train) -> bool:
     need not be imported again."""
     has_ended = run.record.get("status") in ("done", "pruned")
     return has_ended and fingerprint(run.config) == fingerprint(config.plain())
-
-
-def _identity(plain: dict[str, Any]) -> str:
-    """What makes a job another one: what is in its fingerprint, and the code of its own classes."""
-    code = code_of(plain)
-    both = f"{fingerprint(plain)}:{sorted(code.items())}"
-    return hashlib.sha256(both.encode()).hexdigest()[:16] if code else fingerprint(plain)
 
 
 def _train(run: RunDirectory, config: schema.Train, **asked: Any) -> bool:
@@ -279,7 +267,7 @@ def _keep_failure(
         run.path.mkdir(parents=True, exist_ok=True)
         if status is None:  # it failed before there was a run
             run.begin(plain, swept)
-        run.update(status="failed", error=reason, diverged=_diverged(error))
+        run.update(status="failed", error=reason, diverged=isinstance(error, DivergedError))
         show_refused(run.path, plain, reason, run.record["started"])
         if status is None or isinstance(error, LabError):
             with logged_to(run.path / LOG):

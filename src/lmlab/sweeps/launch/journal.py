@@ -134,6 +134,10 @@ class Journal:
         self.last |= {event.job: event for event in events}
         return events
 
+    def is_running(self, job: int) -> bool:
+        """Whether a job had begun and not ended, at the last news."""
+        return job in self.last and self.last[job].status == "running"
+
     def has_failed(self) -> bool:
         """Whether any job has, so far."""
         self.news()

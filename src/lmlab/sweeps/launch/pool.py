@@ -1,47 +1,92 @@
-"""Places for jobs: worker processes, each with an environment of its own, that train one job at a
-time and are given the next as soon as they are free."""
+"""The pool that trains a sweep's jobs: workers of the lab's own, each given the next job as soon as
+it is free, or a launcher of Hydra's, which comes back when all it was given has ended."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lmlab.errors import LabError
 
 Job = tuple[int, Sequence[str]]  # its number, and its overrides
+NextJob = Callable[[], Job | None]  # None: there is none now
+# Of submitit's settings.
+AT_LEAST_1 = frozenset(
+    ("timeout_min", "cpus_per_task", "nodes", "tasks_per_node", "mem_gb", "array_parallelism")
+)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-class Places:
-    """Use as a context: the workers end with it."""
+@dataclass(frozen=True)
+class Ended:
+    """Jobs that were given together, and what Hydra says of each or what took them all along."""
+
+    numbers: list[int]
+    returned: list[Any] = field(default_factory=list)
+    died: BaseException | None = None  # what ended the worker, or the launcher
+
+
+class Pool(AbstractContextManager["Pool"]):
+    """Trains jobs, some at once. Use as a context: what works for it ends with it."""
+
+    pace: ClassVar[str]  # when it asks for more
+    launcher: Any  # of Hydra, set up
+    at_once: int
+
+    @abstractmethod
+    def run(self, next_job: NextJob) -> Iterator[Ended]:
+        """What has ended, as it ends. `next_job` is asked whenever there is room, until it has none
+        and none is running."""
+
+
+class Launches(Pool):
+    """Any launcher of Hydra's, launched again and again."""
+
+    pace = "in a batch: this launcher comes back when all have ended"
+
+    def __init__(self, launcher: Any, at_once: int):
+        self.launcher, self.at_once = launcher, at_once
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self, next_job: NextJob) -> Iterator[Ended]:
+        while jobs := dict(itertools.islice(iter(next_job, None), self.at_once)):
+            try:
+                returned = self.launcher.launch([*jobs.values()], initial_job_idx=min(jobs))
+            except Exception as error:  # each launcher has its own for a worker that died
+                yield Ended([*jobs], died=error)
+            else:
+                yield Ended([*jobs], list(returned or []))
+
+
+class Workers(Pool):
+    """Worker processes, each with an environment of its own."""
+
+    pace = "at a time, each place filled as it becomes free"
 
     def __init__(self, launcher: Any, environments: Sequence[dict[str, str]]):
-        """`launcher` is one of Hydra's that has been set up; each environment is a place."""
         self.launcher, self.environments = launcher, list(environments)
-        self._workers: dict[int, Any] = {}
-
-    def __enter__(self) -> Places:
-        return self
+        self.at_once = len(self.environments)
+        self._executors: dict[int, Any] = {}
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:  # asked to stop, or at fault: each job ends with its step
-            for worker in self._workers.values():
-                _ask_to_stop(worker)
-        for worker in self._workers.values():
-            worker.shutdown(wait=True)
+            for executor in self._executors.values():
+                _ask_to_stop(executor)
+        for executor in self._executors.values():
+            executor.shutdown(wait=True)
 
-    def run(self, next_job: Callable[[], Job | None]) -> Iterator[tuple[int, Any]]:
-        """The number of each job as it ends, and what it returned, or what ended its worker.
-
-        `next_job` is asked whenever a place is free, until it has none and none is running.
-        """
-        free = list(range(len(self.environments)))
+    def run(self, next_job: NextJob) -> Iterator[Ended]:
+        free = list(range(self.at_once))
         running: dict[Future[Any], tuple[int, int]] = {}
         while True:
             while free and (job := next_job()) is not None:
@@ -51,22 +96,22 @@ class Places:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 place, number = running.pop(future)
-                error = future.exception()
-                if error is not None:
-                    self._workers.pop(place).shutdown(wait=False)
+                died = future.exception()
+                if died is not None:
+                    self._executors.pop(place).shutdown(wait=False)
                 free.append(place)
-                yield number, error if error is not None else future.result()
+                yield Ended([number], [] if died is not None else [future.result()], died)
 
     def _submit(self, place: int, number: int, overrides: Sequence[str]) -> Future[Any]:
         from hydra.core.singleton import Singleton
         from joblib.externals.loky import ProcessPoolExecutor
 
-        if place not in self._workers:
+        if place not in self._executors:
             # A worker whose memory grew, as by importing torch, is replaced, and loky says so.
             warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
-            self._workers[place] = ProcessPoolExecutor(1, env=self.environments[place])
+            self._executors[place] = ProcessPoolExecutor(1, env=self.environments[place])
         launcher = self.launcher
-        future: Future[Any] = self._workers[place].submit(
+        future: Future[Any] = self._executors[place].submit(
             _run,
             number,
             list(overrides),
@@ -79,54 +124,66 @@ class Places:
         return future
 
 
-def _ask_to_stop(worker: Any) -> None:
+def _ask_to_stop(executor: Any) -> None:
     """Let the run that a worker trains finish its step and write a checkpoint.
 
     By SIGTERM, for SIGINT it may have had from the terminal already, and two of them mean at once.
+    loky's own way to end a worker is SIGKILL, so its processes are looked up in its inside.
     """
-    for process in list(worker._processes.values()):
+    for process in list(executor._processes.values()):
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
 
 
-def places_of(launcher: Any, n_jobs: int) -> Places | None:
-    """Up to `n_jobs` places of a launcher that has any: `gpus`, and `joblib` for more than one.
+def pool_of(launcher: Any, n_jobs: int, batch: int | None = None) -> Pool:
+    """What trains up to `n_jobs` jobs at once: workers if the launcher has a method `pool` that
+    makes them, or is joblib with more than one; any other is given `batch` at a time, or all.
 
     Raises:
-        LabError: if its settings are of no use.
+        LabError: if the launcher's settings are of no use.
     """
-    if n_jobs < 1:
-        return None
-    places = getattr(launcher, "places", None)
-    if places is not None:
-        found: Places = places(n_jobs)
-        return found
-    if type(launcher).__name__ != "JoblibLauncher":
-        return None
-    import joblib
+    check_settings(launcher)
+    make = getattr(launcher, "pool", None)
+    if make is not None:
+        pool: Pool = make(n_jobs)
+        return pool
+    if type(launcher).__name__ == "JoblibLauncher":
+        import joblib
 
-    # As many threads as joblib gives its workers.
-    wanted = int(launcher.joblib.get("n_jobs"))
-    if wanted == 0:
-        raise LabError(
-            "hydra.launcher.n_jobs=0: how many jobs to train at once, or -1, one for each processor"
-        )
-    n = wanted if wanted > 0 else max(1, joblib.cpu_count() + 1 + wanted)
-    if n == 1:
-        return None
-    return Places(launcher, [threads_for(n)] * min(n, n_jobs))
+        wanted = int(launcher.joblib["n_jobs"])
+        n = wanted if wanted > 0 else max(1, joblib.cpu_count() + 1 + wanted)
+        if n > 1:  # as many threads as joblib gives its workers
+            return Workers(launcher, [threads_for(n)] * min(n, n_jobs))
+    return Launches(launcher, batch or n_jobs)
 
 
 def check_settings(launcher: Any) -> None:
-    """Refuse what submitit takes, and cannot do.
+    """Refuse what joblib or submitit take, and nothing would come of.
 
     Raises:
         LabError: naming the key.
     """
-    settings = getattr(launcher, "params", {})
-    for name in ("timeout_min", "cpus_per_task", "nodes", "tasks_per_node", "array_parallelism"):
-        if isinstance(value := settings.get(name), int) and value < 1:
+    settings = getattr(launcher, "params", {})  # of submitit
+    for name, value in settings.items():
+        if name in AT_LEAST_1 and isinstance(value, int) and value < 1:
             raise LabError(f"hydra.launcher.{name}={value}: give a whole number of at least 1")
+    if type(launcher).__name__ != "JoblibLauncher":
+        return
+    from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
+    from omegaconf import OmegaConf
+
+    usual = OmegaConf.structured(JobLibLauncherConf)
+    for name, value in launcher.joblib.items():
+        if name == "n_jobs" and value == 0:
+            raise LabError(
+                "hydra.launcher.n_jobs=0: how many jobs to train at once, or -1, one for each "
+                "processor"
+            )
+        if name != "n_jobs" and value != usual.get(name):
+            raise LabError(
+                f"hydra.launcher.{name}={value} is not used: of joblib's settings the lab takes "
+                "hydra.launcher.n_jobs"
+            )
 
 
 def threads_for(n: int) -> dict[str, str]:
@@ -147,10 +204,10 @@ def gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def places_on_gpus(
+def workers_on_gpus(
     launcher: Any, devices: Sequence[int | str] | None, per_gpu: int, n_jobs: int
-) -> Places:
-    """Each GPU is `per_gpu` places, as far as there are `n_jobs`.
+) -> Workers:
+    """`per_gpu` workers for each GPU, as far as there are `n_jobs`.
 
     Raises:
         LabError: if there is no GPU.
@@ -168,7 +225,7 @@ def places_on_gpus(
     threads = threads_for(len(names) * per_gpu)
     # The jobs of one GPU are neighbours last: the first jobs go to different ones.
     every = (names[i % len(names)] for i in range(min(n_jobs, len(names) * per_gpu)))
-    return Places(launcher, [{**threads, "CUDA_VISIBLE_DEVICES": name} for name in every])
+    return Workers(launcher, [{**threads, "CUDA_VISIBLE_DEVICES": name} for name in every])
 
 
 def _run(

@@ -78,9 +78,9 @@ def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -
                 del places[key]  # said now, and tried again by the next command
         kept = {key: asdict(place) for key, place in places.items()}
         write_atomically(folder / KEPT, json.dumps(kept, indent=1).encode())
-    found = [result for key in keys if (result := results[key]) is not None]
-    _say_how_they_are(found, len(new))
-    return found
+    known = [result for key in keys if (result := results[key]) is not None]
+    _say_how_they_are(known, len(new))
+    return known
 
 
 def _how_they_are(sweep_dir: Path, places: Iterable[Place]) -> Iterator[Result | None]:

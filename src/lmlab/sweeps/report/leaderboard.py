@@ -162,7 +162,8 @@ def _figures_of(table: Table) -> Iterator[tuple[str, Chart]]:
         yield "loss-by-seed", losses.by_seed(table)
     if losses.is_grid(table):
         yield "heat-map", losses.heat_map(table)
-    if table.settings["parameters"].nunique() > 1:
+    parameters = table.settings["parameters"]
+    if parameters.nunique() > 1 and (parameters > 0).any():
         yield "loss-by-parameters", losses.by_parameters(table)
     curves = learning_curves.curves_to_draw(table)
     if len(curves):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from hydra.core.override_parser.types import Quote, QuotedString, Transformer
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
@@ -19,28 +16,21 @@ from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import NOT_IN_FINGERPRINT, leaves, under
 from lmlab.config.own_code import code_of
 from lmlab.config.schema import Count, Custom, Node, Seed
-from lmlab.config.words.axes import check_names
+from lmlab.config.words.axes import Axes
+from lmlab.config.words.python_words import in_grammar
 from lmlab.console import command, say
 from lmlab.errors import LabError
-from lmlab.files import make_folder, write_atomically
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.launch.composing import check_jobs
-from lmlab.sweeps.launch.journal import FAILED, MULTIRUN, Result
-from lmlab.sweeps.launch.launching import (
-    Progress,
-    check_multirun,
-    check_some,
-    finish,
-    folder_of,
-    keep_filled,
-    launch,
-)
-from lmlab.sweeps.launch.pool import Places, places_of
+from lmlab.sweeps.launch.journal import FAILED, Result
+from lmlab.sweeps.launch.launching import finish, run_jobs
+from lmlab.sweeps.launch.pool import pool_of
+from lmlab.sweeps.launch.preparing import check_multirun, prepare
+from lmlab.sweeps.launch.progress import Progress
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
-    from optuna.trial import FrozenTrial
+    from optuna import Trial
 
     from lmlab.sweeps.search.space import Space
     from lmlab.sweeps.search.study import MakeSampler, SharedStudy
@@ -99,11 +89,8 @@ def search(
             "sweep.wait=false: a search learns from its results; hydra/sweeper=grid can leave"
         )
     settings = _settings(config)
-    check_names(settings["params"], config)
-    space = Space.parse(settings["params"], settings["when"], arguments, loader)
-    examples = list(space.examples())
-    check_jobs(config, loader, examples)  # before anything is asked for
-    check_some(config, loader, examples, space.keys)
+    axes = Axes.parse(settings["params"], settings["when"], arguments, loader, config)
+    space = Space.of(axes)
     pruner = build.part(settings["pruner"], "hydra.sweeper.pruner", optuna.pruners.BasePruner)
     prunes = not isinstance(pruner, optuna.pruners.NopPruner)
     if prunes and settings["directions"] != ["minimize"]:
@@ -114,11 +101,7 @@ def search(
         )
     most = check_multirun(config).sweep.max_jobs
     n_trials, make_sampler = _plan(settings, space, most)
-    n_jobs = min(_n_jobs(settings, config), n_trials)
-    folder = folder_of(config, n_trials)
-    make_folder(folder)
-    write_atomically(folder / MULTIRUN, OmegaConf.to_yaml(config).encode())
-    results: list[Result] = []
+    folder = prepare(config, loader, n_trials, list(space.examples()), space.keys)
     with SharedStudy.opened(
         folder,
         settings["storage"],
@@ -131,15 +114,16 @@ def search(
         say(f"{ended} of {n_trials} trials have ended so far in {study.path}")
         if settings["retry_failed"]:
             study.try_failed_again()
-        progress = Progress(n_trials)
-        trained = _Trials(study, space, settings, n_trials, make_sampler, prunes)
-        places = places_of(launcher, n_jobs)
-        if places is not None:
-            results = _fill(places, folder, trained, progress, config.sweep.fail_fast)
-        else:
-            results = _in_batches(
-                launcher, folder, trained, progress, config.sweep.fail_fast, n_jobs
-            )
+        progress, fail_fast = Progress(n_trials), config.sweep.fail_fast
+        trials = _Trials(
+            study, space, settings, n_trials, make_sampler, prunes, fail_fast, progress
+        )
+        at_once = settings["n_jobs"]
+        batch = max(1, at_once or config.hydra.launcher.get("n_jobs") or 1)
+        with pool_of(launcher, min(at_once or n_trials, n_trials), min(batch, n_trials)) as pool:
+            if pool.at_once > 1:
+                say(f"{pool.at_once} trials {pool.pace}")
+            results = run_jobs(pool, folder, trials.ask, progress, trials.tell)
         _say_best(study, settings)
     if not results:
         say(f"nothing is left to train; the table: {command('sweep')} {folder}")
@@ -149,7 +133,7 @@ def search(
 
 @dataclass
 class _Trials:
-    """The trials of a study, as jobs."""
+    """The trials of a study, as jobs: each is asked for by all that has ended until then."""
 
     study: SharedStudy
     space: Space
@@ -157,67 +141,28 @@ class _Trials:
     n_trials: int
     make_sampler: MakeSampler
     prunes: bool
+    fail_fast: bool
+    progress: Progress
+    asked: list[Trial] = field(default_factory=list)
+    is_over: bool = False  # the next start takes up what was not begun
 
-    def take(self, n: int) -> list[tuple[FrozenTrial, list[str]]]:
-        """Up to `n`, with the overrides of their jobs."""
-        found = []
-        for trial in self.study.take(n, self.n_trials, self.make_sampler):
-            job = self.space.job(trial.params)
-            if self.prunes:
-                job.append(_trial(self.study, trial.number, self.settings["pruner"]))
-            found.append((trial, job))
-        return found
+    def ask(self) -> list[str] | None:
+        """The overrides of the next trial's job."""
+        taken = [] if self.is_over else self.study.take(1, self.n_trials, self.make_sampler)
+        self.asked += taken
+        self.progress.total = len(self.asked) + self.study.left
+        if not taken:
+            return None
+        job = self.space.job(taken[0].params)
+        if self.prunes:
+            job.append(_trial(self.study, taken[0].number, self.settings["pruner"]))
+        return job
 
-
-def _is_the_last(result: Result, fail_fast: bool) -> bool:
-    """Whether nothing more is begun after it: the next start takes up what was not."""
-    return result.status in ("skipped", "planned", *(FAILED if fail_fast else ()))
-
-
-def _fill(
-    places: Places, folder: Path, trials: _Trials, progress: Progress, fail_fast: bool
-) -> list[Result]:
-    """Each place is given a trial as soon as it is free, by all that has ended until then."""
-    asked: list[FrozenTrial] = []
-    stopped = False
-
-    def ask() -> list[str] | None:
-        taken = [] if stopped else trials.take(1)
-        asked.extend(trial for trial, _ in taken)
-        progress.total = len(asked) + trials.study.left
-        return taken[0][1] if taken else None
-
-    def tell(number: int, result: Result) -> None:
-        nonlocal stopped
-        _report(trials.study, asked[number], result, trials.settings)
-        stopped = stopped or _is_the_last(result, fail_fast)
-
-    say(f"{len(places.environments)} trials at a time, each place filled as it becomes free")
-    with places:
-        return keep_filled(places, folder, ask, tell, progress)
-
-
-def _in_batches(
-    launcher: Launcher,
-    folder: Path,
-    trials: _Trials,
-    progress: Progress,
-    fail_fast: bool,
-    n_jobs: int,
-) -> list[Result]:
-    """For launchers that come back when all they were given has ended."""
-    results: list[Result] = []
-    if n_jobs > 1:
-        say(f"{n_jobs} trials in a batch: this launcher comes back when all have ended")
-    while taken := trials.take(n_jobs):
-        progress.total = len(progress.ended) + len(taken) + trials.study.left
-        batch = launch(launcher, folder, [job for _, job in taken], progress)
-        for (trial, _), result in zip(taken, batch, strict=True):
-            _report(trials.study, trial, result, trials.settings)
-        results += batch
-        if any(_is_the_last(result, fail_fast) for result in batch):
-            break
-    return results
+    def tell(self, number: int, result: Result) -> None:
+        """How the job of a trial has ended, by its number among those that were asked for."""
+        _report(self.study, self.asked[number], result, self.settings)
+        last = ("skipped", "planned", *(FAILED if self.fail_fast else ()))
+        self.is_over = self.is_over or result.status in last
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:
@@ -264,15 +209,6 @@ def _plan(settings: dict[str, Any], space: Space, most: int) -> tuple[int, MakeS
     return n_trials, make_sampler
 
 
-def _n_jobs(settings: dict[str, Any], config: DictConfig) -> int:
-    """How many trials to launch at once: as configured, or as many as the launcher runs."""
-    launcher = config.hydra.launcher
-    if "jobs_per_gpu" in launcher:
-        return settings["n_jobs"] or sys.maxsize  # as many as there are places
-    n_jobs = settings["n_jobs"] or launcher.get("n_jobs") or 1
-    return n_jobs if n_jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + n_jobs)
-
-
 def _about(settings: dict[str, Any], space: Space, config: DictConfig) -> dict[str, Any]:
     """What must stay the same for the trials of a study to be compared: what is not searched."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
@@ -294,21 +230,10 @@ def _trial(study: SharedStudy, number: int, pruner: dict[str, Any]) -> str:
         "number": number,
         "pruner": pruner,
     }
-    return f"sweep.trial={Transformer.str(_quoted(callback))}"
+    return f"sweep.trial={in_grammar(callback)}"
 
 
-def _quoted(node: Any) -> Any:
-    """Containers as Hydra's grammar has them: any text is quoted."""
-    if isinstance(node, dict):
-        return {key: _quoted(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_quoted(value) for value in node]
-    return QuotedString(node, Quote.single) if isinstance(node, str) else node
-
-
-def _report(
-    study: SharedStudy, trial: FrozenTrial, result: Result, settings: dict[str, Any]
-) -> None:
+def _report(study: SharedStudy, trial: Trial, result: Result, settings: dict[str, Any]) -> None:
     from optuna.trial import TrialState
 
     if result.status == "pruned":

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 from optuna.distributions import (
     BaseDistribution,
@@ -18,7 +16,7 @@ from optuna.distributions import (
 )
 
 from lmlab.config.words.axes import Axes
-from lmlab.config.words.branches import Branch, Row
+from lmlab.config.words.branches import Branch, Row, is_among
 from lmlab.errors import LabError
 
 
@@ -30,19 +28,11 @@ class Space:
     searched: dict[str, BaseDistribution]
 
     @classmethod
-    def parse(
-        cls,
-        params: Mapping[str, Any],
-        when: Mapping[str, Mapping[str, Any]],
-        arguments: Sequence[str],
-        config_loader: ConfigLoader | None = None,
-    ) -> Space:
-        """As `Axes.parse`.
-
+    def of(cls, axes: Axes) -> Space:
+        """
         Raises:
             LabError: if nothing is searched, or a search makes no sense.
         """
-        axes = Axes.parse(params, when, arguments, config_loader)
         searched = {b.label: distribution(b) for b in axes.branches if b.is_swept}
         if not searched:
             raise LabError(
@@ -79,20 +69,20 @@ class Space:
             wanted = self.axes.towards(branch)
             for row in _examples(branch, self.searched.get(branch.label)):
 
-                def rows(of: Branch, branch: Branch = branch, row: Row = row) -> list[Row]:
+                def first_rows(of: Branch, branch: Branch = branch, row: Row = row) -> list[Row]:
                     if of is branch:
                         return [row]
-                    found = _examples(of, self.searched[of.label])
+                    rows = _examples(of, self.searched[of.label])
                     for key, values in wanted.items():  # noqa: B023
-                        found = [r for r in found if r.values.get(key, ...) in values] or found
-                    return found[:1]
+                        rows = [r for r in rows if _has(r, key, values)] or rows
+                    return rows[:1]
 
-                yield next(self.axes.jobs(rows))
+                yield next(self.axes.jobs(first_rows))
 
     @property
     def n_points(self) -> int:
         """Of the grid of all values."""
-        return math.prod(map(_n_values, self.searched.values()))
+        return math.prod(_values(d)[0] for d in self.searched.values())
 
     def grid(self) -> dict[str, list[Any]]:
         """Every value of every key.
@@ -111,7 +101,7 @@ class Space:
                     f"{key}=interval({d.low},{d.high}): the grid sampler tries every value, so it "
                     "needs a list or a range"
                 )
-        return {key: list(_values(d)) for key, d in self.searched.items()}
+        return {key: list(_values(d)[1]) for key, d in self.searched.items()}
 
 
 def distribution(branch: Branch) -> BaseDistribution:
@@ -119,10 +109,10 @@ def distribution(branch: Branch) -> BaseDistribution:
     override = branch.override
     if override is None:
         return CategoricalDistribution([_choice(row) for row in branch.rows or ()])
-    value, said = override.value(), override.input_line
+    value, text = override.value(), override.input_line
     tags: set[str] = getattr(value, "tags", set())
     if tags and (tags != {"log"} or not isinstance(value, IntervalSweep)):
-        raise LabError(f"{said}: the one tag is log, and it belongs to an interval")
+        raise LabError(f"{text}: the one tag is log, and it belongs to an interval")
     try:
         if isinstance(value, IntervalSweep):
             low, high, log = value.start, value.end, bool(tags)
@@ -135,34 +125,25 @@ def distribution(branch: Branch) -> BaseDistribution:
             if numbers.are_whole:
                 return IntDistribution(int(low), int(high), step=int(numbers.step))
             return FloatDistribution(low, high, step=float(numbers.step))
-        texts = list(dict.fromkeys(override.sweep_string_iterator()))
+        texts = [row.words[0].partition("=")[2] for row in branch.rows or ()]
         # The order of shuffled ones would be another one at each start.
         return CategoricalDistribution(sorted(texts) if getattr(value, "shuffle", False) else texts)
     except ValueError as error:
-        raise LabError(f"{said}: {' '.join(str(error).split())}") from error
+        raise LabError(f"{text}: {' '.join(str(error).split())}") from error
 
 
-def _values(d: BaseDistribution) -> Iterator[Any]:
-    """The values of an axis in order; of an interval its bounds."""
+def _values(d: BaseDistribution) -> tuple[int, Iterable[Any]]:
+    """How many values an axis has, and they in order; of an interval its bounds."""
     if isinstance(d, CategoricalDistribution):
-        yield from d.choices
-    elif isinstance(d, IntDistribution):
-        yield from range(d.low, d.high + 1, d.step)
-    elif isinstance(d, FloatDistribution) and d.step is not None:
-        yield from (d.low + i * d.step for i in range(round((d.high - d.low) / d.step) + 1))
-    elif isinstance(d, FloatDistribution):
-        yield from (d.low, d.high)
-
-
-def _n_values(d: BaseDistribution) -> int:
-    """How many `_values` yields."""
-    if isinstance(d, CategoricalDistribution):
-        return len(d.choices)
+        return len(d.choices), d.choices
     if isinstance(d, IntDistribution):
-        return len(range(d.low, d.high + 1, d.step))
-    if isinstance(d, FloatDistribution) and d.step is not None:
-        return round((d.high - d.low) / d.step) + 1
-    return 2
+        numbers = range(d.low, d.high + 1, d.step)
+        return len(numbers), numbers
+    assert isinstance(d, FloatDistribution)
+    if d.step is None:
+        return 2, (d.low, d.high)
+    low, step, n = d.low, d.step, round((d.high - d.low) / d.step) + 1
+    return n, (low + i * step for i in range(n))
 
 
 def _choice(row: Row) -> str:
@@ -175,8 +156,11 @@ def _row(branch: Branch, value: Any) -> Row:
     if branch.override is None:
         return next(row for row in branch.rows or () if _choice(row) == value)
     # A choice is text as Hydra reads it already, and a float keeps every digit.
-    word = f"{branch.name}={value if isinstance(value, str) else repr(value)}"
-    return Row.of(OverridesParser.create().parse_override(word))
+    return branch.row(value if isinstance(value, str) else repr(value))
+
+
+def _has(row: Row, key: str, values: Sequence[Any]) -> bool:
+    return key in row.values and is_among(row.values[key], values)
 
 
 def _examples(branch: Branch, d: BaseDistribution | None) -> list[Row]:
@@ -185,4 +169,4 @@ def _examples(branch: Branch, d: BaseDistribution | None) -> list[Row]:
         return list(branch.rows or ())
     if isinstance(d, CategoricalDistribution):
         return [_row(branch, choice) for choice in d.choices]
-    return [_row(branch, next(_values(d)))]
+    return [_row(branch, next(iter(_values(d)[1])))]

@@ -7,39 +7,38 @@ operating system releases when it dies: its trials are then anybody's to finish.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import secrets
-import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import filelock
 import optuna
-from optuna.distributions import check_distribution_compatibility
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from lmlab.config.words.python_words import canonical
 from lmlab.errors import LabError
-from lmlab.files import check_place, lock_at, make_folder, open_to_read, remove
+from lmlab.files import lock_at, make_folder, remove
+from lmlab.sweeps.search.optuna_inside import trial_again
 from lmlab.sweeps.search.space import Space
+from lmlab.sweeps.search.storage import reason, storage_in
 from lmlab.sweeps.table.reading import SEED
-
-# What Optuna and SQLAlchemy raise of a file that somebody damaged: Optuna replays the lines of a
-# journal without a look at them.
-UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError),
-    *(RecursionError, sqlite3.Error, SQLAlchemyError, StorageInternalError),
-)
 
 NAME = "sweep"  # of the study in its storage
 FILES = {"journal": "study.journal", "sqlite": "study.db"}
@@ -53,95 +52,6 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 MakeSampler = Callable[[int], BaseSampler]  # for the trial of that number
-
-
-class JournalLock(JournalFileOpenLock):
-    """The operating system's lock: Optuna's own outlives a killed process by half a minute."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.lock = lock_at(path.with_name(f"{path.name}.lock"), path.parent)
-
-    def acquire(self) -> bool:
-        self.lock.acquire()
-        with self.path.open("r+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
-                # A full disk cut the last line off. Nothing could be read after it.
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-        return True
-
-    def release(self) -> None:
-        self.lock.release()
-
-
-def open_storage(path: Path) -> BaseStorage:
-    """The storage in a file: SQLite's if it is called *.db, else a journal."""
-    if path.suffix == ".db":
-        return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-    return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
-
-
-@contextmanager
-def storage_in(path: Path) -> Iterator[BaseStorage]:
-    """The storage in a file that somebody may have damaged, while a study is looked for in it.
-
-    Raises:
-        LabError: if it is something else, or cannot be read. It is then left as it is.
-    """
-    check_place(path, path.parent)
-    try:
-        if path.exists() and path.stat().st_size:
-            (_check_database if path.suffix == ".db" else _check_journal)(path)
-        yield open_storage(path)
-    except UNREADABLE as error:
-        raise LabError(
-            f"{path} cannot be used as a study ({_reason(error)}); move it away, or give another "
-            "sweep.name"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first cause, which says most, on one line."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    said = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-    return str(said) if isinstance(error, OSError | sqlite3.Error) else f"damaged: {said}"
-
-
-def _check_journal(path: Path) -> None:
-    """Whether a file is a journal, but for a last line that was cut off: Optuna would write on at
-    the end of any file.
-
-    Raises:
-        OSError, ValueError: if it is not.
-    """
-    with open_to_read(path, path.parent) as file:
-        for number, line in enumerate(file, 1):
-            if not (_is_entry(line) if line.endswith(b"\n") else line.startswith(b"{")):
-                raise ValueError(f"line {number} is none of a study's")
-
-
-def _is_entry(line: bytes) -> bool:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(entry, dict) and "op_code" in entry
-
-
-def _check_database(path: Path) -> None:
-    """Whether a database is Optuna's, which would put its tables into any.
-
-    Raises:
-        sqlite3.Error: if it is no database.
-        ValueError: if it is another.
-    """
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master")]
-    if names and not {"studies", "trials", "version_info"} <= set(names):
-        raise ValueError("it is the database of something else")
 
 
 class SharedStudy:
@@ -195,7 +105,7 @@ class SharedStudy:
                     shared._check(about)
                 yield shared
             except (OSError, SQLAlchemyError, StorageInternalError) as error:  # a full disk
-                raise LabError(f"cannot go on with {path}: {_reason(error)}") from error
+                raise LabError(f"cannot go on with {path}: {reason(error)}") from error
             finally:
                 with suppress(LabError):  # what went wrong is said above
                     remove(alive, folder)
@@ -206,7 +116,7 @@ class SharedStudy:
             self.study.set_user_attr(ABOUT, about)
             return
         for key in sorted(stored.keys() & about.keys()):
-            if stored[key] != about[key]:
+            if canonical(stored[key]) != canonical(about[key]):
                 raise LabError(
                     f"this study cannot go on with another {key}: {stored[key]!r} is now "
                     f"{about[key]!r}; give it a sweep.name of its own"
@@ -231,7 +141,7 @@ class SharedStudy:
                 if trial.state == TrialState.FAIL and trial.number not in again:
                     self.study.enqueue_trial(trial.params, user_attrs={AGAIN: trial.number})
 
-    def take(self, n: int, n_trials: int, make_sampler: MakeSampler) -> list[FrozenTrial]:
+    def take(self, n: int, n_trials: int, make_sampler: MakeSampler) -> list[optuna.Trial]:
         """Up to `n` trials to train now: those whose process died, then new ones.
 
         New ones are asked for as long as there are fewer than `n_trials` in all, whoever trains
@@ -240,25 +150,22 @@ class SharedStudy:
         with self.lock:
             trials = self.study.get_trials(deepcopy=False)
             left_behind = [t for t in trials if t.state == TrialState.RUNNING and self._is_free(t)]
-            numbers = [trial.number for trial in left_behind[:n]]
-            for trial in left_behind[:n]:
-                self._finish_asking(trial, make_sampler)
+            taken = [self._take_over(trial, make_sampler) for trial in left_behind[:n]]
             again = {t.user_attrs[AGAIN] for t in trials if AGAIN in t.user_attrs}
             spent = [t for t in trials if t.state != TrialState.WAITING and t.number not in again]
             room = max(0, n_trials - len(spent))
-            new = min(n - len(numbers), room)
+            new = min(n - len(taken), room)
             self.left = room - new
             for _ in range(new):
                 self.study.sampler = make_sampler(len(self.study.get_trials(deepcopy=False)))
                 try:
                     asked = self.study.ask()
-                    self.space.suggest(asked._suggest)
+                    self.space.suggest(partial(_suggested, asked))
                 except ValueError as error:
                     raise LabError(f"hydra.sweeper.sampler: {error}") from error
                 asked.set_user_attr(SWEEPER, self.me)
-                numbers.append(asked.number)
-            trials = self.study.get_trials(deepcopy=False)
-            return [trials[number] for number in numbers]
+                taken.append(asked)
+            return taken
 
     def _is_free(self, trial: FrozenTrial) -> bool:
         """Whether nobody trains it: its process is dead, or died before it could put its name."""
@@ -279,16 +186,17 @@ class SharedStudy:
         remove(path, folder)
         return True
 
-    def _finish_asking(self, frozen: FrozenTrial, make_sampler: MakeSampler) -> None:
-        """Take a trial over: its values stay, and what its process had not asked for is added."""
+    def _take_over(self, frozen: FrozenTrial, make_sampler: MakeSampler) -> optuna.Trial:
+        """Its values stay, and what its process had not asked for is added."""
         self.study.sampler = make_sampler(frozen.number)
-        trial = optuna.Trial(self.study, frozen._trial_id)
-        self.space.suggest(trial._suggest)
+        trial = trial_again(self.study, frozen)
+        self.space.suggest(partial(_suggested, trial))
         trial.set_user_attr(SWEEPER, self.me)
+        return trial
 
     def tell(
         self,
-        trial: FrozenTrial,
+        trial: optuna.Trial,
         state: TrialState,
         values: list[float] | None,
         run: str | None,
@@ -296,9 +204,9 @@ class SharedStudy:
     ) -> None:
         """The end of a trial, where its run is kept, and whether its loss became no number."""
         if run is not None:
-            self.study._storage.set_trial_user_attr(trial._trial_id, RUN, run)
+            trial.set_user_attr(RUN, run)
         if diverged:
-            self.study._storage.set_trial_user_attr(trial._trial_id, DIVERGED, True)
+            trial.set_user_attr(DIVERGED, True)
         self.study.tell(trial.number, values, state)
 
     def best(self) -> list[FrozenTrial]:
@@ -329,6 +237,18 @@ class SharedStudy:
         return front if len(signs) > 1 else front[:1]
 
 
+def _suggested(trial: optuna.Trial, name: str, d: BaseDistribution) -> Any:
+    """What the study's sampler proposes of a distribution, or has proposed before."""
+    if name in trial.params:
+        return trial.params[name]
+    if isinstance(d, CategoricalDistribution):
+        return trial.suggest_categorical(name, d.choices)
+    if isinstance(d, IntDistribution):
+        return trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
+    assert isinstance(d, FloatDistribution)
+    return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
+
+
 def _but_seed(trial: FrozenTrial) -> dict[str, Any]:
     return {key: value for key, value in trial.params.items() if key != SEED}
 
@@ -344,7 +264,7 @@ class TrialInTraining:
             )
         frozen = loaded.get_trials(deepcopy=False)[number]
         self.steps = set(frozen.intermediate_values)  # that were reported, before a resume too
-        self._trial = optuna.Trial(loaded, frozen._trial_id)
+        self._trial = trial_again(loaded, frozen)
 
     def report(self, loss: float, step: int) -> None:
         """Once for each step: training that is done again comes to the same loss."""

@@ -10,21 +10,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from lmlab.config.words.python_words import canonical as canonical
+
 WIDEST = 40  # characters of a value in a terminal or a picture; the CSV files have it whole
-
-
-def canonical(value: Any) -> str:
-    """A text that values share if they are equal in a config: 1 and 1.0, but not 1 and true."""
-    return json.dumps(_with_floats(value), sort_keys=True, default=repr)
-
-
-def _with_floats(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _with_floats(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_with_floats(inner) for inner in value]
-    is_small = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
-    return float(value) if is_small else value
 
 
 def is_missing(value: Any) -> bool:
