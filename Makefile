@@ -45,12 +45,12 @@ sweep: $(READY) # 27 small models and their leaderboard; make board shows them
 	@$(BIN)/python scripts/train.py sweep=first
 
 test: $(COMPARED)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-next: $(NEXT)/.ready # the same with tomorrow's Hydra
-	@$(NEXT)/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(NEXT)/bin/python -m pytest -n 2 $(ARGS)
 
-test-slow: $(COMPARED) # the proofs that take minutes: many kills, whole experiments
+test-slow: $(COMPARED) # the proofs that take minutes: many kills, whole experiments, variants of the rest
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-gpu: $(READY) # the main path on a GPU, where there is one

@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from hypothesis import settings
-from small import TINY, train
+from omegaconf import open_dict
+from small import FOX, TINY, train
 
+import lmlab
 from lmlab import cli
 from lmlab.config import schema
 from lmlab.config.check import check
 from lmlab.config.stored import conf_dir
 from lmlab.config.words.hydra_inside import version_base
 from lmlab.data import corpus, download
+from lmlab.sweeps.launch.composing import RememberingLoader
 
 if TYPE_CHECKING:
     from lmlab.runs.directory import RunDirectory
@@ -28,7 +33,21 @@ pytest.register_assert_rewrite("comparing")  # so that a difference is shown
 settings.register_profile("lmlab", deadline=None)
 settings.load_profile("lmlab")
 
+
 BESIDE_THE_CHECKOUT = Path(__file__).parents[1] / "../shared/data/tinyshakespeare.txt"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests share a worker, and what they train; those of display/ share TensorBoard."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadFixtures(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "display" if file.startswith("tests/display/") else file
+
+    return LoadFixtures(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,21 +105,40 @@ def lab(monkeypatch, capfd, tmp_path) -> Callable[..., Said]:
     return command
 
 
+SENTENCE = "the quick brown fox jumps over the lazy dog\n"
+
+
 @pytest.fixture
 def text(tmp_path) -> Path:
     path = tmp_path / "text.txt"
-    path.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    path.write_text(SENTENCE * 20)
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text and a run on it, outputs/fox/…, which tests copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(SENTENCE * 20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        lmlab.train(*FOX)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def composed() -> Compose:
     """composed("model=head", …): a checked config, in plain containers."""
+    with initialize_config_dir(str(conf_dir()), **version_base()):
+        # As the jobs of a sweep: the files of each choice are read once.
+        loader = RememberingLoader(GlobalHydra.instance().config_loader())
 
     def compose_and_check(*overrides: str) -> dict[str, Any]:
-        with initialize_config_dir(str(conf_dir()), **version_base()):
-            cfg = compose("train", ["name=test", "trainer.accelerator=cpu", *overrides])
-            return check(cfg, schema.Train).plain()
+        words = ["name=test", "trainer.accelerator=cpu", *overrides]
+        cfg = loader.load_configuration("train", words, RunMode.RUN)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return check(cfg, schema.Train).plain()
 
     return compose_and_check
 

@@ -162,7 +162,8 @@ assert os.getcwd() == before
 """
 
 
-@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_sweep_may_be_the_first_call_of_a_process(here, launcher):
     words = [sys.executable, "-c", FIRST, launcher, *HEAD, *here]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=200)

@@ -176,11 +176,14 @@ def pictures(cell: dict) -> int:
     return sum("image/png" in o.get("data", {}) for o in cell["outputs"])
 
 
+# Which job was done when; and a rung that, without residuals, makes much of the last digit, which
+# another processor rounds otherwise: its loss is 2.95 on one and 3.24 on another.
+OF_CHANCE = re.compile(r"done |\s*\d+/\d+ done|.* blocks_without_residual ")
+
+
 def in_any_order(text: str) -> str:
-    """A sweep's lines without those that say which job was done when."""
-    return "\n".join(
-        line for line in text.splitlines() if not re.match(r"done |\s*\d+/\d+ done", line)
-    )
+    """A sweep's lines without those that chance has a say in."""
+    return "\n".join(line for line in text.splitlines() if not OF_CHANCE.match(line))
 
 
 def assert_as_kept(cells: list[tuple[dict, dict]]) -> None:

@@ -4,6 +4,7 @@ and a sweep is trained.
 This is no Windows. It shows that nothing on the main path asks for these modules and functions.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -44,74 +45,79 @@ SMALL += ["corpus=file", "corpus.path=text.txt", "trainer.max_steps=8", "eval.ev
 SMALL += ["eval.iters=1", "trainer.accelerator=cpu", "callbacks.sample.max_new_tokens=5"]
 
 
-@pytest.fixture
-def command(tmp_path, text):
-    """command("train", …): in a Python without those, with locale C; status and what it said."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(SITECUSTOMIZE)
-    warn = ["-X", "warn_default_encoding"]  # where a file is opened in the locale's encoding
-    environ = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}", "OMP_NUM_THREADS": "1"}
+# What is asked of it. A run that is locked is refused.
+PROGRAM = """
+import importlib, json, os, signal, sys
+from pathlib import Path
 
-    def run(name: str, *words: str) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [sys.executable, *warn, str(ROOT / f"scripts/{name}.py"), *words],
-            cwd=tmp_path,
-            env=environ,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=240,
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    return run
-
-
-def test_the_blocks_are_real(command, tmp_path):
-    probe = """
-import importlib, os, signal
 for name in ("fcntl", "resource", "termios", "pwd"):
     try:
         importlib.import_module(name)
     except ImportError:
-        print("no", name)
-print(hasattr(os, "sysconf"), hasattr(signal, "pthread_sigmask"))
+        continue
+    raise SystemExit(f"there is {name}")
+assert not hasattr(os, "sysconf") and not hasattr(signal, "pthread_sigmask")
+
+from lmlab import cli
+from lmlab.runs.directory import RunDirectory
+
+
+def command(*words):
+    sys.argv = list(words)
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # which the command sets
+    try:
+        getattr(cli, words[0])()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+SMALL = json.loads(sys.argv[1])
+assert command("train", *SMALL, "run_dir=run") == 0
+run = RunDirectory(Path("run"))
+with run.locked():
+    run.step_checkpoint(8).unlink()
+    run.update(status="running", step=4)
+    assert command("train", "run=run") == 2
+assert command("train", "run=run") == 0
+assert command("evaluate", "run=run") == 0
+assert command("train", "-m", *SMALL, "seed=1,2", "sweep.name=two") == 0
 """
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> tuple[Path, str, str]:
+    """Where a Python without those, with locale C, has worked, and what it printed."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    warn = ["-X", "warn_default_encoding"]  # where a file is opened in the locale's encoding
+    environ = {**os.environ, "LC_ALL": "C", "OMP_NUM_THREADS": "1"}
+    environ["PYTHONPATH"] = f"{folder}:{ROOT / 'src'}"
     done = subprocess.run(
-        [sys.executable, "-c", probe],
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        [sys.executable, *warn, "-c", PROGRAM, json.dumps(SMALL)],
+        cwd=folder,
+        env=environ,
         capture_output=True,
-        text=True,
-        timeout=60,
+        encoding="utf-8",
+        timeout=240,
     )
-    assert done.stdout.split() == [
-        *["no", "fcntl", "no", "resource", "no", "termios", "no", "pwd"],
-        "False",
-        "False",
-    ]
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout, done.stderr
 
 
-def test_a_run_needs_nothing_that_only_unix_has(command, tmp_path):
-    status, _, err = command("train", *SMALL, "run_dir=run")
-    ours = [line for line in err.splitlines() if str(ROOT / "src") in line]
-    assert (status, ours) == (0, []), err
-    run = RunDirectory(tmp_path / "run")
-    assert run.record["status"] == "done"
-    with run.locked():
-        run.step_checkpoint(8).unlink()
-        run.update(status="running", step=4)
-        status, _, err = command("train", f"run={tmp_path / 'run'}")
-        assert status == 2
-        assert f"error: run={tmp_path / 'run'} is being trained by another process" in err
-    assert command("train", f"run={tmp_path / 'run'}")[0] == 0
-    assert run.record["step"] == 8
-    assert command("evaluate", f"run={tmp_path / 'run'}")[0] == 0
+def test_a_run_needs_nothing_that_only_unix_has(told):
+    folder, _, err = told
+    assert [line for line in err.splitlines() if str(ROOT / "src") in line] == []
+    assert "error: run=run is being trained by another process" in err
+    record = RunDirectory(folder / "run").record
+    assert (record["status"], record["step"]) == ("done", 8)
 
 
-def test_a_sweep_needs_nothing_that_only_unix_has(command, tmp_path):
-    status, out, err = command("train", "-m", *SMALL, "seed=1,2", "sweep.name=two")
-    assert status == 0, err
+def test_a_sweep_needs_nothing_that_only_unix_has(told):
+    folder, out, _ = told
     assert "2/2 done" in out
-    for path in (tmp_path / "outputs").rglob("*"):
+    for path in (folder / "outputs").rglob("*"):
         assert not set(path.name) & set('<>:"|?*\\'), path  # Windows refuses these
 
 

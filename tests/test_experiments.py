@@ -46,5 +46,6 @@ def test_quickstart_reaches_its_loss(tinyshakespeare_path, tmp_path):
     assert loss(tinyshakespeare_path, tmp_path, "experiment=quickstart") <= 1.65
 
 
+@pytest.mark.slow
 def test_counting_five_characters_beats_a_small_gpt(tinyshakespeare_path, tmp_path):
     assert loss(tinyshakespeare_path, tmp_path, "experiment=lecture/ngram") < 1.66

@@ -446,7 +446,7 @@ def test_each_part_remembers_what_it_needs(part, prompt):
     check_modern(lively(**PARTS[part]), idx, T + 4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(parts=choices(), prompt=st.integers(1, 2 * T), seed=st.integers(0, 2**32))
 def test_parts_remember_together(parts, prompt, seed):
     check_modern(lively(**parts), torch.randint(V, (2, prompt), generator=seeded(seed)), T + 2)

@@ -75,6 +75,7 @@ def test_a_training_whose_reader_had_enough_is_done(words, tmp_path):
     assert only_run(tmp_path).status == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 def test_a_training_into_a_full_device_is_done_and_says_so(words, tmp_path):
     with FULL.open("w") as full:

@@ -20,8 +20,6 @@ from lmlab.sweeps.report.report import report
 
 BOARD = [sys.executable, str(Path(__file__).parents[2] / "scripts" / "board.py")]
 
-pytestmark = pytest.mark.xdist_group("board")
-
 
 @pytest.fixture
 def taken():

@@ -12,8 +12,6 @@ from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
 from lmlab.sweeps.report.report import report
 
-pytestmark = pytest.mark.xdist_group("board")
-
 CHROMIUM = os.environ.get("LMLAB_CHROMIUM") or shutil.which("chromium") or shutil.which("chrome")
 expect.set_options(timeout=20_000)
 FLAGS = (

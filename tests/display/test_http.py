@@ -18,8 +18,6 @@ from small import checked
 from lmlab.display.summaries import CHARTS, METRICS
 from lmlab.training.costs.flops import flops_per_token
 
-pytestmark = pytest.mark.xdist_group("board")
-
 GPT, RESUMED, HEAD = "sweeps/mixed/gpt", "resumed", "sweeps/mixed/head"
 EVERY_STATUS = [f"STATUS_{status}" for status in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
 

@@ -22,9 +22,9 @@ def only(folder: Path) -> RunDirectory:
     return RunDirectory(path)
 
 
-def test_eight_parts_are_trained_evaluated_sampled_and_resumed(command, own):
+def test_eight_parts_are_trained_evaluated_sampled_and_resumed(command, here, lab):
     command("train", *OWN, *TINY)
-    run = only(own / "outputs/mine")
+    run = only(Path("outputs/mine"))
     assert run.record["status"] == "done"
     lines = (run.path / "lines.txt").read_text().splitlines()
     assert lines[0] == "from None"
@@ -35,12 +35,12 @@ def test_eight_parts_are_trained_evaluated_sampled_and_resumed(command, own):
     loss = run.record["metrics"]["val/loss_full"]
     # 256 bytes and 20 pairs: the tokenizer has its argument, here and in the other commands.
     assert "vocabulary of 276" in (run.path / "train.log").read_text()
-    assert f"val/loss_full  {loss:.4f}" in command("evaluate", f"run={run.path}")
-    said = command("generate", f"run={run.path}", "prompt=the fox", "max_new_tokens=30")
+    assert f"val/loss_full  {loss:.4f}" in lab("evaluate", f"run={run.path}")[1]
+    said = lab("generate", f"run={run.path}", "prompt=the fox", "max_new_tokens=30")[1]
     assert said.startswith("the fox")
 
     cut(run, 4)
-    command("train", f"run={run.path}")
+    assert lab("train", f"run={run.path}")[::2] == (0, "")
     assert run.record["step"] == 8
     assert (run.path / "evaluations.txt").read_text() == "3"  # one before the first step
     assert "from 4" in (run.path / "lines.txt").read_text()

@@ -129,10 +129,10 @@ def test_runs_are_evaluated_together(experiment):
     both = first.evaluate(ensemble=[second.path], weights=[3, 1])["val/loss_full"]
     ids = text_of(checked(first.config)).ids
     val = torch.from_numpy(ids).long()[int((1 - 0.001) * len(ids)) :]
-    total = 0.0
+    models, total = [first.model(), second.model()], 0.0
     for windows, counted in full_pass(val, 8, 8, batch_size=1):
         with torch.no_grad():
-            probs = [run.model()(windows[:, :-1]).softmax(-1)[0] for run in (first, second)]
+            probs = [model(windows[:, :-1]).softmax(-1)[0] for model in models]
         mean = 0.75 * probs[0] + 0.25 * probs[1]
         nll = F.nll_loss(mean.log(), windows[0, 1:], reduction="none")
         total += nll[-int(counted) :].sum().item()

@@ -1,13 +1,11 @@
 """Runs that begin from another run's checkpoint: longer, cooled down, tuned on other data."""
 
-import json
 import shutil
-from typing import Any
 
 import pytest
 import torch
 from comparing import checkpoint, curves, same, weights
-from small import cut, train
+from small import branch, cut, train
 
 from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
@@ -15,18 +13,6 @@ from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
-
-
-def branch(run: RunDirectory, which: str = "", /, **more: Any) -> dict[str, Any]:
-    """The config of a run that begins from `run`; `more` has "__" for a dot."""
-    config = json.loads(json.dumps(run.config))
-    for key, value in more.items():
-        *nodes, last = key.split("__")
-        node = config
-        for name in nodes:
-            node = node[name]
-        node[last] = value
-    return {**config, "from": f"{run.path}{which}", "run_dir": None}
 
 
 @pytest.mark.parametrize("stop", [12, 17, 1])
@@ -51,7 +37,10 @@ def losses_of(run: RunDirectory) -> dict[int, float]:
     return {int(row["step"]): float(row["train/loss"]) for row in curves(run) if row["train/lr"]}
 
 
-@pytest.mark.parametrize(("begin", "log_every"), [(7, 5), (13, 5), (7, 4), (12, 4)])
+@pytest.mark.parametrize(
+    ("begin", "log_every"),
+    [(7, 5), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((13, 5), (7, 4), (12, 4)))],
+)
 def test_each_point_of_train_loss_is_a_mean_of_as_many_steps(experiment, begin, log_every):
     words = ["model=bigram", f"checkpoint.every={begin}", "checkpoint.keep=9", "eval.every=24"]
     whole = experiment(*words, "trainer.log_every_n_steps=1")

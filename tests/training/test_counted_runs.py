@@ -36,7 +36,7 @@ def test_counts_are_of_the_train_split_alone(experiment, tinyshakespeare_text):
     assert sum(name.startswith("model.counts.ngram.tables") for name in kept) == 12
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(experiment, optimizer):
     whole, other = (experiment(*COUNTS, f"optimizer={optimizer}") for _ in range(2))
     cut(other, 12)

@@ -81,12 +81,12 @@ def test_training_goes_on_as_without_it(experiment, streams):
     "words",
     [
         [*GPT, "data.steps_per_batch=4"],
-        [*GPT, "optimizer=muon", "streams=global"],
         ["model=head", "trainer.precision=bf16-true"],
-        [*GPT, "trainer.precision=64-true"],
-        [*GPT, "trainer.precision=64-true", "optimizer=muon"],
+        pytest.param([*GPT, "optimizer=muon", "streams=global"], marks=pytest.mark.slow),
+        pytest.param([*GPT, "trainer.precision=64-true"], marks=pytest.mark.slow),
+        pytest.param([*GPT, "trainer.precision=64-true", "optimizer=muon"], marks=pytest.mark.slow),
     ],
-    ids=["adamw", "muon", "bf16", "64", "64-muon"],
+    ids=["adamw", "bf16", "muon", "64", "64-muon"],
 )
 def test_a_run_that_was_cut_short_ends_as_if_it_never_was(experiment, tmp_path, words):
     words = [*words, ON, SHORT, "checkpoint.every=5", "checkpoint.keep=9"]

@@ -87,8 +87,11 @@ def kill_and_resume(config: dict[str, Any], whole: RunDirectory, kills: int, see
 @pytest.mark.parametrize(
     "overrides",
     [
-        GPT,
-        ["model=layer_norm", "trainer.precision=bf16-mixed", "trainer.max_steps=40"],
+        pytest.param(GPT, marks=pytest.mark.slow),
+        pytest.param(
+            ["model=layer_norm", "trainer.precision=bf16-mixed", "trainer.max_steps=40"],
+            marks=pytest.mark.slow,
+        ),
         [*GPT, "optimizer=muon", "optimizer.rules.matrices.beta2=0.95", "callbacks=ema"],
     ],
     ids=["gpt", "bf16", "muon and ema"],
@@ -188,12 +191,14 @@ def command(*words: str) -> list[str]:
     return [sys.executable, str(Path(__file__).parents[2] / "scripts/train.py"), *words]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_signal_finishes_the_step_and_says_how_to_go_on(
     launch, tinyshakespeare_path, tmp_path, signum
 ):
     words = [f"corpus.path={tinyshakespeare_path}", "name=test", "trainer.accelerator=cpu", *GPT]
-    words += ["trainer.max_steps=800", "eval.every=400", "data.steps_per_batch=400"]
+    words += ["trainer.max_steps=500", "eval.every=250", "data.steps_per_batch=250"]
     words += ["data.val_fraction=0.01", "eval.iters=2", "data.block_size=8", "data.batch_size=4"]
     child = launch(*words, f"output_dir={tmp_path / 'cut'}")
     until(lambda: list((tmp_path / "cut").glob("test/*/events*[0-9]")))
@@ -208,7 +213,7 @@ def test_signal_finishes_the_step_and_says_how_to_go_on(
     assert run.record["status"] == "interrupted"
     step = run.record["step"]
     assert step == checkpoint(run)["global_step"]
-    assert 0 < step < 800
+    assert 0 < step < 500
     config = {**run.config, "run": str(run.path)}
     whole = train({**run.config, "output_dir": str(tmp_path / "whole")})
     assert_same_run(whole, train(config))

@@ -1,6 +1,5 @@
 """Tokens, operations and seconds of a run: counted beside torch's own counter, and by hand."""
 
-import json
 import shutil
 import signal
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comparing import tensorboard
-from small import checked, cut, train
+from small import branch, checked, cut, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -120,18 +119,6 @@ def test_a_teacher_that_nobody_can_count_makes_the_sum_unknown():
 
     assert forward_flops_per_token([Peeks(V, T)], 4, T) is None
     assert forward_flops_per_token([], 4, T) == 0
-
-
-def branch(run: RunDirectory, which: str = "", **more: Any) -> dict[str, Any]:
-    """The config of a run that begins from `run`; `more` has "__" for a dot."""
-    config = json.loads(json.dumps(run.config))
-    for key, value in more.items():
-        *nodes, last = key.split("__")
-        node = config
-        for name in nodes:
-            node = node[name]
-        node[last] = value
-    return {**config, "from": f"{run.path}{which}", "run_dir": None}
 
 
 PER_TOKEN = by_hand(n_layer=1, n_embd=16)

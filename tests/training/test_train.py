@@ -116,21 +116,19 @@ def test_the_end_of_a_resumed_run_is_kept_however_many_files_the_process_made(ex
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["model=bigram"],
         ["model=gpt", "model.n_embd=16", "model.n_layer=2", "model.dropout=0.2"],
         ["model=layer_norm", "trainer.precision=bf16-mixed"],
         ["model=head", "trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.1"],
         ["model=head", "schedule=cosine", "schedule.warmup_steps=5", "trainer.max_steps=31"],
     ],
-    ids=["bigram", "gpt-dropout", "bf16", "accumulate-clip", "cosine-ragged"],
+    ids=["gpt-dropout", "bf16", "accumulate-clip", "cosine-ragged"],
 )
 def test_stacking_steps_never_changes_a_result(experiment, overrides):
-    one, *others = [experiment(*overrides, f"data.steps_per_batch={k}") for k in (1, 5, 24)]
-    for other in others:
-        assert same(weights(one), weights(other))
-        assert same(optimizer_state(one), optimizer_state(other))
-        assert curves(one) == curves(other)
-        assert metrics(one) == metrics(other)
+    one, five = [experiment(*overrides, f"data.steps_per_batch={k}") for k in (1, 5)]
+    assert same(weights(one), weights(five))
+    assert same(optimizer_state(one), optimizer_state(five))
+    assert curves(one) == curves(five)
+    assert metrics(one) == metrics(five)
 
 
 def test_evaluation_never_touches_training(experiment):

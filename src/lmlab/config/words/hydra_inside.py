@@ -1,4 +1,5 @@
-"""What the lab uses of Hydra's inside: all of it is here, and tests/test_hydra_inside.py says so.
+"""What the lab uses of Hydra's inside: all of it is here, as
+tests/config/words/test_hydra_inside.py says.
 
 Hydra promises to keep none of this. Each function says why it is wanted, and what differs between
 Hydra 1.3 and 1.4, which the lab runs on alike.

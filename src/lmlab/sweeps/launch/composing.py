@@ -31,6 +31,7 @@ class RememberingLoader(ConfigLoader):
 
     def __init__(self, loader: ConfigLoader):
         self._hydras = loader
+        self._groups: dict[str, bool] = {}  # whether a key is one: Hydra looks into every folder
         self._sweep = uuid4().hex  # the next sweep of this process reads the files again
 
     def load_configuration(
@@ -78,8 +79,10 @@ class RememberingLoader(ConfigLoader):
 
     def _is_value(self, override: Override) -> bool:
         """Whether it sets a value, which no file is chosen by; a dict of a group's name does."""
-        is_group = bool(self._hydras.get_group_options(override.key_or_group, None))
-        is_group = is_group and not isinstance(override.value(), dict)
+        key = override.key_or_group
+        if key not in self._groups:
+            self._groups[key] = bool(self._hydras.get_group_options(key, None))
+        is_group = self._groups[key] and not isinstance(override.value(), dict)
         return not (is_group or override.is_hydra_override() or override.package)
 
     def get_search_path(self) -> ConfigSearchPath:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import SMALL, cut
+from small import FOX, cut
 
 import lmlab
 from lmlab.data.tokenizer import CharTokenizer
@@ -18,24 +18,12 @@ from lmlab.errors import LabError
 from lmlab.runs.checkpoint import newest_whole, read_checkpoint
 from lmlab.runs.directory import RunDirectory
 
-FOX = [*SMALL, "eval.every=1", "corpus=file", "corpus.path=text.txt", "name=fox"]
-
 
 class Bomb:
     """Unpickling it makes a folder."""
 
     def __reduce__(self):
         return os.mkdir, ("exploded",)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A folder with a text and a run on it, which tests copy."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
-    train = [sys.executable, Path(__file__).parents[1] / "scripts/train.py", *FOX]
-    subprocess.run(train, cwd=folder, check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture
@@ -373,15 +361,15 @@ def test_a_run_on_a_read_only_disk(lab, half_done, session_cache):
     mount = f"{mount} && mount -o remount,bind,ro {half_done.path}"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("only root may mount")
-    scripts = Path(__file__).parents[1] / "scripts"
-    train = f"{sys.executable} {scripts}/train.py run={half_done.path}"
-    generate = f"{sys.executable} {scripts}/generate.py run={half_done.path} max_new_tokens=3"
-    words = ["unshare", "-m", "sh", "-c", f"{mount} && {generate} >/dev/null && {train}"]
+    code = f"import lmlab; run = lmlab.open('{half_done.path}'); print(run.generate())\n"
+    code += "lmlab.train(run=run.path)"
+    words = ["unshare", "-m", "sh", "-c", f'{mount} && {sys.executable} -c "{code}"']
     done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "Read-only file system" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.returncode == 1
+    assert done.stdout
+    refused = done.stderr.splitlines()[-1]
+    assert refused.startswith("lmlab.errors.LabError: ")
+    assert "Read-only file system" in refused
 
 
 def test_generate_needs_neither_record_nor_config_file(lab, run):

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from comparing import weights
-from small import train
-from test_branch import branch
+from small import branch, train
 from test_update_rules import adagrad, adam, adamw, momentum, muon, rmsprop, sgd
 from torch import Tensor, nn
 

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from small import SMALL, cut
+from small import FOX, cut
 
 import lmlab
 from lmlab.config import trust
@@ -28,7 +28,6 @@ from lmlab.sweeps import command
 from lmlab.sweeps.board_command import Selection
 from lmlab.training.restored import restore
 
-FOX = [*SMALL, "eval.every=1", "corpus=file", "corpus.path=text.txt", "name=fox"]
 # A package that says so when one of its modules is imported.
 LOUD = "from pathlib import Path\nPath({folder!r}, 'exploded').mkdir(exist_ok=True)\n"
 CLASSES = (
@@ -37,21 +36,9 @@ CLASSES = (
 CALLED = "def called(*args, **kwargs) -> nn.Module: ...\n"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, session_cache) -> Path:
-    """A folder with a text, a run on it, and a package that nobody trusts."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        lmlab.train(*FOX)
-    (folder / "loud.py").write_text(LOUD.format(folder=str(folder)) + CLASSES + CALLED)
-    return folder
-
-
 @pytest.fixture
 def here(lab, trained, tmp_path, monkeypatch) -> Iterator[Path]:
-    """A copy of it, where `lab` works."""
+    """A copy of a folder with a run, with a package that nobody trusts, where `lab` works."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     (tmp_path / "loud.py").write_text(LOUD.format(folder=str(tmp_path)) + CLASSES + CALLED)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,7 +1,8 @@
-"""A device that is not there: `far`, whose tensors cannot be mixed with those of the CPU.
+"""A device that is not there: `absent`, whose tensors cannot be mixed with those of the CPU.
 
 It computes on the CPU, so that its results are the CPU's to the last bit, and it refuses what a GPU
-refuses. Each argument of `python tests/far.py` is a command of the lab's, its words on lines.
+refuses. Each argument of `python tests/absent_device.py` is a command of the lab's, its words on
+lines.
 """
 
 import functools
@@ -16,38 +17,38 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-_setup_privateuseone_for_python_backend("far")
-DEVICE = torch.device("far:0")
+_setup_privateuseone_for_python_backend("absent")
+DEVICE = torch.device("absent:0")
 
 aten = torch.ops.aten
 # As on a GPU: what copies from one device to another, and indices, which may stay on the CPU.
 MAY_MIX = {aten._to_copy.default, aten.copy_.default, aten.index.Tensor, aten.index_put_.default}
 
 
-class Far(torch.Tensor):
-    """A tensor on the device `far`; `near` holds its numbers."""
+class Absent(torch.Tensor):
+    """A tensor on the device `absent`; `numbers` holds its numbers."""
 
-    near: torch.Tensor
+    numbers: torch.Tensor
 
     @staticmethod
-    def __new__(cls, near: torch.Tensor) -> "Far":
+    def __new__(cls, numbers: torch.Tensor) -> "Absent":
         with torch.inference_mode(False):  # a view of it may be taken in either mode
-            far = torch.Tensor._make_wrapper_subclass(
+            absent = torch.Tensor._make_wrapper_subclass(
                 cls,
-                near.size(),
-                strides=near.stride(),
-                storage_offset=near.storage_offset(),
-                dtype=near.dtype,
+                numbers.size(),
+                strides=numbers.stride(),
+                storage_offset=numbers.storage_offset(),
+                dtype=numbers.dtype,
                 device=DEVICE,
             )
-        far.near = near
-        return far
+        absent.numbers = numbers
+        return absent
 
     def tolist(self) -> Any:
-        return self.near.tolist()
+        return self.numbers.tolist()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.near.__reduce_ex__(protocol)  # a file is on no device
+        return self.numbers.__reduce_ex__(protocol)  # a file is on no device
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -57,31 +58,31 @@ class Far(torch.Tensor):
 def compute(func: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation on the CPU, its results on the device that it belongs to."""
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
-    far = any(isinstance(x, Far) for x in tensors)
-    near = [x for x in tensors if not isinstance(x, Far) and x.dim() > 0]
-    if far and near and func not in MAY_MIX:
-        raise RuntimeError(f"{func}: expected all tensors on one device, found far:0 and cpu")
+    from_there = any(isinstance(x, Absent) for x in tensors)
+    from_here = [x for x in tensors if not isinstance(x, Absent) and x.dim() > 0]
+    if from_there and from_here and func not in MAY_MIX:
+        raise RuntimeError(f"{func}: expected all tensors on one device, found absent:0 and cpu")
     device = kwargs.get("device")
-    to_far = far if device is None else torch.device(device).type == "far"
+    goes_there = from_there if device is None else torch.device(device).type == "absent"
     if func is aten.copy_.default:
-        to_far = isinstance(args[0], Far)
-    near_kwargs = {k: _near(v) for k, v in kwargs.items()}
+        goes_there = isinstance(args[0], Absent)
+    cpu_kwargs = {k: _numbers(v) for k, v in kwargs.items()}
     if device is not None:
-        near_kwargs["device"] = "cpu"
+        cpu_kwargs["device"] = "cpu"
     if kwargs.get("pin_memory"):
-        near_kwargs["pin_memory"] = False
-    out = func(*tree_map(_near, args), **near_kwargs)
+        cpu_kwargs["pin_memory"] = False
+    out = func(*tree_map(_numbers, args), **cpu_kwargs)
     for x in tensors:
-        assert not isinstance(x, Far) or x.shape == x.near.shape, f"{func} resizes a tensor"
-    if to_far:
-        out = tree_map(lambda x: Far(x) if isinstance(x, torch.Tensor) else x, out)
-        if far:
+        assert not isinstance(x, Absent) or x.shape == x.numbers.shape, f"{func} resizes a tensor"
+    if goes_there:
+        out = tree_map(lambda x: Absent(x) if isinstance(x, torch.Tensor) else x, out)
+        if from_there:
             return return_and_correct_aliasing(func, args, kwargs, out)
     return out
 
 
-def _near(value: Any) -> Any:
-    return value.near if isinstance(value, Far) else value
+def _numbers(value: Any) -> Any:
+    return value.numbers if isinstance(value, Absent) else value
 
 
 library = torch.library.Library("_", "IMPL")
@@ -105,11 +106,11 @@ def tensor(data: Any, *, device: Any = None, **kwargs: Any) -> torch.Tensor:
 torch.tensor = tensor
 
 
-class FarAccelerator(Accelerator):
-    """One device that is far."""
+class AbsentAccelerator(Accelerator):
+    """One device that is absent."""
 
     def setup_device(self, device: torch.device) -> None:
-        assert device.type == "far"
+        assert device.type == "absent"
 
     def teardown(self) -> None:
         pass
@@ -135,10 +136,10 @@ class FarAccelerator(Accelerator):
 
     @staticmethod
     def name() -> str:
-        return "far"
+        return "absent"
 
 
-AcceleratorRegistry.register("far", FarAccelerator, description="a device that is not there")
+AcceleratorRegistry.register("absent", AbsentAccelerator, description="a device that is not there")
 # Lightning takes a single device that it does not know for the CPU.
 accelerator_connector.SingleDeviceStrategy = lambda device: SingleDeviceStrategy(DEVICE)
 

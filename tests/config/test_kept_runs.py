@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from comparing import checkpoint
-from small import checked
+from small import ROOT, checked
 
 from lmlab.config import schema
 from lmlab.config.check import check_plain
@@ -21,7 +21,7 @@ from lmlab.data.tokens import text_of
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.restored import restore
 
-KEPT = Path(__file__).parent / "kept"
+KEPT = ROOT / "tests/kept"
 PARAMETRISATIONS = "lmlab.training.optimizers.parametrisation"
 NAMES = sorted(path.parent.name for path in KEPT.glob("*/run.json"))
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 from comparing import checkpoint, curves, weights
 from lightning.fabric.utilities.distributed import _suggested_max_num_threads
-from small import SMALL
+from small import ROOT, SMALL
 
 from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
 from lmlab.evaluate import evaluate
 from lmlab.runs.directory import RunDirectory
 
-SCRIPT = Path(__file__).parents[2] / "scripts/train.py"
+SCRIPT = ROOT / "scripts/train.py"
 GPT = ["name=test", "model=gpt", "model.n_embd=16", "model.n_layer=1", "trainer.accelerator=cpu"]
 GPT += ["data.block_size=8", "data.val_fraction=0.01", "data.steps_per_batch=5", "eval.iters=2"]
 GPT += ["eval.every=12", "trainer.log_every_n_steps=4", "trainer.gradient_clip_val=1.0"]
@@ -122,8 +122,11 @@ def test_two_processes_learn_what_one_does_with_a_double_batch(
     words = [f"corpus.path={tinyshakespeare_path}", *GPT]
     two = run(tmp_path / "two", *words, "data.batch_size=4", "trainer=ddp")
     assert_learnt_the_same(alone, two)
+    first, second = (states["cpu"] for states in checkpoint(two)["random"])
+    assert not first.equal(second)  # each process drops something else
 
 
+@pytest.mark.slow
 def test_two_processes_have_a_teacher_and_a_last_look_at_val(alone, tinyshakespeare_path, tmp_path):
     words = [f"corpus.path={tinyshakespeare_path}", *GPT, f"teacher.runs='{alone.path}'"]
     words += ["callbacks=dynamic", "data.val_fraction=0.001", "seed=2"]
@@ -133,7 +136,10 @@ def test_two_processes_have_a_teacher_and_a_last_look_at_val(alone, tinyshakespe
     assert "val/loss_dynamic" in two.record["metrics"]
 
 
-@pytest.mark.parametrize("way", ["nodes", "srun", pytest.param("torchrun", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "way",
+    ["srun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("nodes", "torchrun"))],
+)
 def test_processes_that_others_start_learn_it_too_in_one_directory(
     way, alone, tinyshakespeare_path, tmp_path
 ):
@@ -152,13 +158,6 @@ def test_processes_that_others_start_learn_it_too_in_one_directory(
             assert status == 0, said
     (path,) = (tmp_path / "test").iterdir()
     assert_learnt_the_same(alone, RunDirectory(path))
-
-
-def test_each_process_drops_something_else(tinyshakespeare_path, tmp_path):
-    words = [f"corpus.path={tinyshakespeare_path}", *GPT, "model.dropout=0.2", "trainer=ddp"]
-    two = run(tmp_path / "two", *words)
-    first, second = (states["cpu"] for states in checkpoint(two)["random"])
-    assert not first.equal(second)
 
 
 @pytest.mark.slow
@@ -200,6 +199,7 @@ def test_all_learn_that_the_first_has_failed(text, tmp_path):
             assert "holds a run already" in said
 
 
+@pytest.mark.slow
 def test_all_learn_that_another_is_not_ready(text, tmp_path):
     words = ["corpus=file", "corpus.path=${oc.env:TEXT}", *SMALL, f"run_dir={tmp_path}/run"]
     words += ["trainer=ddp", "trainer.accelerator=cpu"]
@@ -212,6 +212,7 @@ def test_all_learn_that_another_is_not_ready(text, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_fails_in_all_processes_is_said_once(text, tmp_path):
     words = ["corpus=file", f"corpus.path={text}", *SMALL, f"run_dir={tmp_path}/run"]
     words += ["trainer=ddp", "trainer.accelerator=cpu", "optimizer=sgd", "optimizer.lr=1e38"]
@@ -228,7 +229,10 @@ ENDLESS = [*GPT, "trainer=ddp", "trainer.max_steps=100000", "checkpoint.every=1"
 
 @pytest.mark.parametrize(
     ("send", "signum"),
-    [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)],
+    [
+        (os.killpg, signal.SIGINT),
+        pytest.param(os.kill, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
     ids=["Ctrl-C in a terminal", "to the command"],
 )
 def test_a_signal_stops_all_at_the_same_step(send, signum, tinyshakespeare_path, tmp_path):
@@ -244,7 +248,11 @@ def test_a_signal_stops_all_at_the_same_step(send, signum, tinyshakespeare_path,
     assert checkpoint(stopped)["global_step"] == stopped.record["step"] > 0
 
 
-@pytest.mark.parametrize("early", [True, False], ids=["before they meet", "in training"])
+@pytest.mark.parametrize(
+    "early",
+    [pytest.param(True, marks=pytest.mark.slow), False],
+    ids=["before they meet", "in training"],
+)
 def test_a_helper_that_is_killed_takes_the_others_along(early, tinyshakespeare_path, tmp_path):
     words = [f"corpus.path={tinyshakespeare_path}", *ENDLESS, f"run_dir={tmp_path}"]
     with started(words) as children:
@@ -346,10 +354,11 @@ BATCH_SCRIPT |= dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
     ("environment", "words"),
     [
         ({"SLURM_NTASKS": "2"}, []),
-        (BATCH_SCRIPT, []),
         ({**BATCH_SCRIPT, "SLURM_NNODES": "2"}, []),
         ({**BATCH_SCRIPT, "SLURM_NTASKS_PER_NODE": "2"}, []),
-        (BATCH_SCRIPT, ["trainer=ddp", "data.val_fraction=0.001"]),
+        pytest.param(
+            *(BATCH_SCRIPT, ["trainer=ddp", "data.val_fraction=0.001"]), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_python_in_a_batch_script_of_several_tasks_is_by_itself(

@@ -4,31 +4,17 @@ pipes, folders, links in a circle; and a disk that is full."""
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
-from small import SMALL
+from small import FOX
 
 from lmlab.errors import LabError
 from lmlab.files import check_place, open_to_append, open_to_read, remove, write_atomically
 from lmlab.runs.directory import RunDirectory
-
-FOX = [*SMALL, "eval.every=1", "corpus=file", "corpus.path=text.txt", "name=fox"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A folder with a text and a run on it, which tests copy."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
-    train = [sys.executable, Path(__file__).parents[1] / "scripts/train.py", *FOX]
-    subprocess.run(train, cwd=folder, check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture

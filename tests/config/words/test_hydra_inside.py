@@ -13,11 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus
 from hydra.errors import ConfigCompositionException
 from hydra.version import VersionBase
+from small import ROOT
 
 from lmlab.config.words import hydra_inside
 from lmlab.config.words.hydra_inside import version_base
 
-ROOT = Path(__file__).parents[1]
 FILES = [path for folder in ("src", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
 OF_THE_INSIDE = {"GlobalHydra", "JobRuntime", "VersionBase"}
 
