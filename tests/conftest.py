@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest-xdist is the parallelism
 
-pytest.register_assert_rewrite("comparing")  # so that a difference is shown
+pytest.register_assert_rewrite("comparing", "browsers")  # so that a difference is shown
 
 settings.register_profile("lmlab", deadline=None)
 settings.load_profile("lmlab")

@@ -1,6 +1,5 @@
-"""What a user does see, in a browser: Debian's chromium, driven by playwright."""
+"""What a user does see, in a browser."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,16 +7,11 @@ from pathlib import Path
 
 import pytest
 from boards import Sweep
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from browsers import opened, watched_page
+from playwright.sync_api import BrowserContext, Page, expect
 
 from lmlab.sweeps.report.report import report
 
-CHROMIUM = os.environ.get("LMLAB_CHROMIUM") or shutil.which("chromium") or shutil.which("chrome")
-expect.set_options(timeout=20_000)
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-)
 CONTENT = {  # what each tab holds once it is there
     "timeseries": "scalar-card",
     "scalars": "tf-scalar-card",
@@ -33,30 +27,14 @@ CONTENT = {  # what each tab holds once it is there
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[BrowserContext]:
-    if CHROMIUM is None:
-        missing = (
-            "NO BROWSER, SO NOBODY LOOKED AT TENSORBOARD'S PAGES: "
-            "apt-get install chromium (or name one in LMLAB_CHROMIUM)"
-        )
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser.new_context(viewport={"width": 1600, "height": 1200})  # with one cache
-        browser.close()
+    with opened() as browser:
+        yield browser
 
 
 @pytest.fixture
 def page(browser: BrowserContext) -> Iterator[Page]:
-    page = browser.new_page()
-    wrong: list[str] = []
-    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.set_default_timeout(20_000)
-    yield page
-    page.close()
-    assert wrong == []
+    with watched_page(browser) as page:
+        yield page
 
 
 def at(link: str, tab: str) -> str:

@@ -6,8 +6,9 @@ import io
 import os
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
-from lmlab.display.tensorboard_inside import server
+from lmlab.display.tensorboard_inside import plugins, server
 from lmlab.errors import LabError
 from lmlab.runs.directory import EVENTS
 
@@ -25,8 +26,10 @@ MOST_TICKED = 40  # above that it opens with no run ticked
 LOSSES = "?smoothing=0&tagFilter=loss#timeseries"
 
 
-def start(folder: Path, *flags: str) -> str:
+def start(folder: Path, *flags: str, first: Any = None) -> str:
     """Start TensorBoard in this process, on the first free port from 6006 on, and give the link.
+
+    `first` is a plugin, or what loads one, whose tab stands before all others.
 
     Raises:
         LabError: if the folder is not there, or TensorBoard refuses a flag or the port.
@@ -35,7 +38,7 @@ def start(folder: Path, *flags: str) -> str:
 
     if not folder.is_dir():
         raise LabError(f"{folder}: no such folder of runs; train one first")
-    board = TensorBoard(server_class=with_port_scanning(server()))
+    board = TensorBoard(plugins(first), server_class=with_port_scanning(server()))
     board.configure(["tensorboard", f"--logdir={folder}", *FLAGS, *flags])
     try:
         # It would tell of its fast reader, and of each port that is taken.

@@ -98,3 +98,15 @@ def server() -> type:
                 raise kind(f"port {flags.port}: {cause}") from cause
 
     return Server
+
+
+def plugins(first: Any) -> list[Any]:
+    """TensorBoard's plugins and those of other packages, in the order of their tabs: after its
+    core, which has none, stands `first`, once."""
+    from tensorboard.default import get_plugins
+
+    core, *others = get_plugins()
+    if first is None:
+        return [core, *others]
+    name = first.plugin_name
+    return [core, first, *(p for p in others if getattr(p, "plugin_name", None) != name)]

@@ -89,10 +89,10 @@ def _charts(sections: Sequence[Section]) -> Iterator[str]:
         charts = json.dumps({name: spec_of(chart) for name, chart in figures.items()})
         charts = charts.replace("<", "\\u003c")  # no text of a run ends the script
         yield f'<script type="application/json" id="charts">{charts}</script>'
-        yield f"<script>{_vega()}</script>\n<script>{DRAW}</script>"
+        yield f"<script>{vega()}</script>\n<script>{DRAW}</script>"
 
 
-def _vega() -> str:
+def vega() -> str:
     """The JavaScript that draws a figure. Bundling it takes seconds, so it is kept."""
     import vl_convert
 

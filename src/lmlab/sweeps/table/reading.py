@@ -124,15 +124,21 @@ def read(folders: Iterable[Path]) -> tuple[list[RunFiles], list[str]]:
         if not folder.is_dir():
             raise LabError(f"{folder}: no such directory; sweeps are kept in outputs/sweeps/<name>")
         for path in _run_dirs(folder):
-            run = RunDirectory(path)
             try:
-                runs[path.resolve()] = RunFiles(
-                    path, run.status, run.unchecked_record, _config(run)
-                )
+                runs[path.resolve()] = read_run(path)
             except LabError as error:
                 unreadable.append(" ".join(str(error).split()))
     by_start = sorted(runs.values(), key=lambda run: (str(run.record.get("started")), run.path))
     return by_start, sorted(unreadable)
+
+
+def read_run(path: Path) -> RunFiles:
+    """
+    Raises:
+        LabError: if its record cannot be read.
+    """
+    run = RunDirectory(path)
+    return RunFiles(path, run.status, run.unchecked_record, _config(run))
 
 
 def _run_dirs(folder: Path) -> Iterator[Path]:

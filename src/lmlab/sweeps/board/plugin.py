@@ -1,0 +1,184 @@
+"""The routes of the tab: they answer GET alone, with what lies below one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tensorboard.backend import http_util
+from werkzeug import wrappers
+
+from lmlab.errors import LabError
+from lmlab.sweeps.board.scan import Scan
+
+PREFIX = "/data/plugin/lmlab/"  # where TensorBoard has the routes of a plugin of this name
+FRONTEND = Path(__file__).parent / "frontend"
+KINDS = {".js": "application/javascript", ".css": "text/css"}
+FILES = {path.name: path for path in FRONTEND.iterdir() if path.suffix in KINDS}
+HEADERS = [("Cross-Origin-Resource-Policy", "same-origin")]
+MOST_KEPT = 24  # answers; each may be a megabyte
+
+
+class Answer(NamedTuple):
+    """An answer, and what it is the answer to."""
+
+    version: str
+    body: bytes
+    made: float  # when, on the monotonic clock
+    cost: float  # seconds
+
+
+class RefusedError(Exception):
+    """A request that gets no answer, with the status and the reason."""
+
+
+class Board:
+    """A WSGI application: see `_routes`."""
+
+    def __init__(self, folder: Path, flags: Any = None):
+        """`flags` are TensorBoard's: its host, and whether it is open to others."""
+        self._scan = Scan(folder)
+        self._kept: dict[tuple[str, str], Answer] = {}
+        self._answering = threading.Lock()
+        self._is_open = bool(getattr(flags, "bind_all", False))
+        host = getattr(flags, "host", None)
+        self._hosts = {"localhost", socket.gethostname().lower(), str(host or "").lower()} - {""}
+
+    def is_active(self) -> bool:
+        """Whether there is a sweep, or more than one run."""
+        return self._scan.has_runs()
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        request = wrappers.Request(environ)
+        try:
+            response = self._answer(request)
+        except RefusedError as refused:
+            code, reason = refused.args
+            response = http_util.Respond(request, reason, "text/plain", code, headers=HEADERS)
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            # werkzeug takes it away from a 304, and TensorBoard's validator warns where it is not.
+            if not any(name.lower() == "content-type" for name, _ in headers):
+                headers = [*headers, ("Content-Type", "application/json")]
+            return start_response(status, headers, exc_info)
+
+        answer: Iterable[bytes] = response(environ, start)
+        return answer
+
+    def _answer(self, request: wrappers.Request) -> wrappers.Response:
+        if request.method not in ("GET", "HEAD"):
+            raise RefusedError(405, "nothing can be changed here")
+        self._check_host(request)
+        name = request.path.removeprefix(PREFIX)
+        if name in FILES:
+            return self._respond(request, FILES[name].read_bytes(), KINDS[FILES[name].suffix])
+        if name == "vega.js":
+            from lmlab.sweeps.report.page import vega
+
+            return self._respond(request, vega().encode(), "application/javascript", 86_400)
+        routes: dict[str, Callable[[str], bytes]] = {
+            "sweeps": self._sweeps,
+            "sweep": self._sweep,
+            "figures": self._figures,
+            "run": self._run,
+        }
+        if name not in routes:
+            raise RefusedError(404, "there is no such page")
+        return self._respond(request, routes[name](request.args.get("name", "")))
+
+    def _check_host(self, request: wrappers.Request) -> None:
+        """Somebody else's page may have its own name lead here, and would read along."""
+        host = request.host.lower().rpartition("@")[2]
+        name = host.partition("]")[0].strip("[") if "[" in host else host.partition(":")[0]
+        if self._is_open or name in self._hosts:
+            return
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            reason = f"this board is not called {name[:100]}; started with --bind_all it answers"
+            raise RefusedError(403, reason) from None
+
+    def _respond(
+        self,
+        request: wrappers.Request,
+        body: bytes,
+        kind: str = "application/json",
+        seconds_kept: int = 0,
+    ) -> wrappers.Response:
+        """The answer, or that it is the one that the page has."""
+        tag = f'"{hashlib.sha256(body).hexdigest()[:20]}"'
+        headers = [*HEADERS, ("ETag", tag)]
+        if request.headers.get("If-None-Match") == tag:
+            return http_util.Respond(request, b"", kind, 304, headers=headers)
+        return http_util.Respond(request, body, kind, expires=seconds_kept, headers=headers)
+
+    def _sweeps(self, _: str) -> bytes:
+        sweeps = self._scan.sweeps()
+        version = "".join(sweep.version for sweep in sweeps.values())
+
+        def make() -> dict[str, Any]:
+            from lmlab.sweeps.board.answers import listed
+
+            return listed(sweeps.values())
+
+        return self._made("sweeps", "", version, make)
+
+    def _sweep(self, name: str) -> bytes:
+        return self._of_sweep("sweep", name)
+
+    def _figures(self, name: str) -> bytes:
+        return self._of_sweep("figures", name)
+
+    def _of_sweep(self, kind: str, name: str) -> bytes:
+        sweep = self._scan.sweeps().get(name)
+        if sweep is None:
+            raise RefusedError(404, "there is no such sweep any more")
+
+        def make() -> dict[str, Any]:
+            from lmlab.sweeps.board.answers import about_sweep, figures_of
+
+            return about_sweep(sweep) if kind == "sweep" else figures_of(sweep)
+
+        return self._made(kind, name, sweep.version, make)
+
+    def _run(self, name: str) -> bytes:
+        run = self._scan.run(name)
+        if run is None:
+            raise RefusedError(404, "there is no such run any more")
+
+        def make() -> dict[str, Any]:
+            from lmlab.sweeps.board.answers import about_run
+
+            return about_run(run)
+
+        return self._made("run", name, repr((run.stamp, run.status, run.problem)), make)
+
+    def _made(
+        self, kind: str, name: str, version: str, make: Callable[[], dict[str, Any]]
+    ) -> bytes:
+        """An answer, made again where there is news; one that takes its time not at each of them.
+
+        One is made at a time: there are training processes on this machine, too.
+        """
+        key = kind, name
+        with self._answering:
+            kept = self._kept.pop(key, None)
+            began = time.monotonic()
+            if kept is None or (kept.version != version and began - kept.made > 5 * kept.cost):
+                try:
+                    content = make()
+                except LabError as error:
+                    content = {"problem": str(error)}
+                body = json.dumps(content, allow_nan=False).encode()
+                kept = Answer(version, body, time.monotonic(), time.monotonic() - began)
+            self._kept[key] = kept  # the last asked for is the last to go
+            for oldest in list(self._kept)[:-MOST_KEPT]:
+                del self._kept[oldest]
+            return kept.body

@@ -1,0 +1,199 @@
+"""What lies below a log folder: sweeps and their runs, read again where files have changed.
+
+A thread looks while somebody asks, and ends when nobody has for a while. Names are those that it
+saw: nothing else can be asked for. No link is followed on the way to a run, and none out of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmlab.errors import LabError
+from lmlab.files import leads_out
+from lmlab.runs.directory import CONFIG, METRICS, RECORD
+from lmlab.sweeps.launch.journal import FOLDER, MULTIRUN, Event, Journal
+from lmlab.sweeps.table.reading import RunFiles, read_run
+
+SECONDS = 2.0  # between two looks
+IDLE = 30.0  # seconds without a question, after which nobody looks
+MOST_FOLDERS = 200_000  # somebody's home folder is no folder of runs
+Stamp = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class SeenRun:
+    """A run, or what is left of one."""
+
+    name: str  # its directory as seen from the log folder: TensorBoard's name of it
+    path: Path
+    sweep: str
+    files: RunFiles | None
+    problem: str  # why there are no `files`
+    stamp: Stamp
+
+    @property
+    def status(self) -> str:
+        return self.files.status if self.files else "unreadable"
+
+
+@dataclass(frozen=True)
+class SeenSweep:
+    """A sweep, or a folder of plain runs."""
+
+    name: str
+    path: Path
+    is_launched: bool  # by a multirun
+    runs: tuple[SeenRun, ...]
+    refused: tuple[Event, ...]  # jobs of the last launch that ended badly before there was a run
+    moved: float  # when a file of it was last written, seconds since the epoch
+    version: str  # changes with whatever was seen of it
+
+    @property
+    def files(self) -> list[RunFiles]:
+        """Its readable runs in the order they were started."""
+        readable = [run.files for run in self.runs if run.files]
+        return sorted(readable, key=lambda files: (str(files.record.get("started")), files.path))
+
+
+class Scan:
+    """The sweeps below a folder."""
+
+    def __init__(self, folder: Path):
+        self._folder = Path(os.path.realpath(folder))
+        self._runs: dict[str, SeenRun] = {}
+        self._sweeps: dict[str, SeenSweep] = {}
+        self._has_runs = False
+        self._walked, self._first = threading.Event(), threading.Event()  # once each
+        self._asked, self._starting = 0.0, threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def sweeps(self, wait: float = 20.0) -> Mapping[str, SeenSweep]:
+        """By name, as last seen; the first look is waited for, so many seconds."""
+        with self._starting:
+            self._start()
+        self._first.wait(wait)
+        return self._sweeps
+
+    def has_runs(self, wait: float = 3.0) -> bool:
+        """Whether there is a sweep, or more than one run: known before any is read."""
+        with self._starting:
+            self._start()
+        self._walked.wait(wait)
+        return self._has_runs
+
+    def run(self, name: str) -> SeenRun | None:
+        self.sweeps()
+        return self._runs.get(name)
+
+    def look(self) -> None:
+        """See what is there now."""
+        launched, sweep_of = self._walk()
+        self._has_runs = bool(launched) or len(sweep_of) > 1
+        self._walked.set()
+        runs = {name: self._seen(name, sweep) for name, sweep in sweep_of.items()}
+        # One that was here a moment ago is not left out without a word.
+        for name, before in self._runs.items():
+            if name not in runs and before.sweep in launched | {run.sweep for run in runs.values()}:
+                runs[name] = SeenRun(
+                    name, before.path, before.sweep, None, "it was moved or deleted", ()
+                )
+        by_sweep: dict[str, list[SeenRun]] = {name: [] for name in launched}
+        for run in runs.values():
+            by_sweep.setdefault(run.sweep, []).append(run)
+        sweeps = {}
+        for name, of_sweep in sorted(by_sweep.items()):
+            sweeps[name] = self._sweep(name, name in launched, of_sweep)
+        self._runs, self._sweeps = runs, sweeps
+        self._first.set()
+
+    def _start(self) -> None:
+        self._asked = time.monotonic()
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._follow, name="sweeps", daemon=True)
+            self._thread.start()
+
+    def _follow(self) -> None:
+        while time.monotonic() - self._asked < IDLE:
+            began = time.monotonic()
+            self.look()
+            # Thousands of runs on a slow disk are not all that it does.
+            time.sleep(max(SECONDS, 4 * (time.monotonic() - began)))
+
+    def _walk(self) -> tuple[set[str], dict[str, str]]:
+        """The names of launched sweeps; by each run's name that of its sweep, or its folder's."""
+        launched: set[str] = set()
+        runs: dict[str, str] = {}
+        above: dict[str, str] = {}  # by folder: the launched sweep that it lies in
+        for n, (path, folders, files) in enumerate(os.walk(self._folder)):
+            name = Path(path).relative_to(self._folder).as_posix()
+            if FOLDER in folders or MULTIRUN in files:
+                launched.add(name)
+                above[name] = name
+            if RECORD in files:
+                parent = Path(name).parent.as_posix()
+                runs[name] = above.get(name, parent)
+                folders.clear()  # a run holds no runs
+            folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+            if name in above:
+                above |= {Path(name, folder).as_posix(): above[name] for folder in folders}
+            if n >= MOST_FOLDERS:
+                break
+        return launched, runs
+
+    def _seen(self, name: str, sweep: str) -> SeenRun:
+        path = self._folder / name
+        stamp = tuple(_stamp(path / file) for file in (RECORD, CONFIG, METRICS))
+        before = self._runs.get(name)
+        # Whether a process trains in it is not to be told by its files' times.
+        is_over = before is not None and before.status != "running"
+        if before is not None and is_over and before.stamp == stamp and before.sweep == sweep:
+            return before
+        try:
+            files = read_run(path)
+            if files.record:
+                return SeenRun(name, path, sweep, files, "", stamp)
+            problem = f"{RECORD} is gone"
+        except (LabError, OSError) as error:
+            problem = " ".join(str(error).replace(f"{path}{os.sep}", "").split())
+        return SeenRun(name, path, sweep, None, problem, stamp)
+
+    def _sweep(self, name: str, is_launched: bool, runs: list[SeenRun]) -> SeenSweep:
+        path = self._folder / name
+        journals = sorted(_journals(path)) if is_launched else []
+        events = _ended(journals[-1][1]) if journals else ()
+        refused = tuple(event for event in events if not event.run)
+        seen = [(run.name, run.stamp, run.status, run.problem) for run in runs]
+        version = hashlib.sha256(repr((seen, refused)).encode(errors="replace")).hexdigest()
+        times = [modified for run in runs for modified, _ in run.stamp]
+        moved = max([*times, *(time for time, _ in journals)], default=0) / 1e9
+        return SeenSweep(name, path, is_launched, tuple(runs), refused, moved, version[:20])
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        about = path.lstat()
+    except OSError:
+        return 0, 0
+    return about.st_mtime_ns, about.st_size
+
+
+def _journals(sweep: Path) -> Iterator[tuple[int, Path]]:
+    """The journals of a sweep's launches, each with the time of its last line."""
+    if not leads_out(sweep / FOLDER, sweep):
+        yield from ((_stamp(path)[0], path) for path in (sweep / FOLDER).glob("*.jsonl"))
+
+
+def _ended(journal: Path) -> tuple[Event, ...]:
+    """The jobs that failed or were killed, as far as their lines are whole."""
+    with suppress(LabError, TypeError):
+        events = Journal(journal)
+        events.news()
+        return tuple(e for e in events.last.values() if e.status in ("failed", "killed"))
+    return ()

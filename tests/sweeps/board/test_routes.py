@@ -1,0 +1,287 @@
+"""What the tab is answered, in process: what lies below the log folder, and nothing else."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from sweeps.made import made
+from tensorboard.backend.application import TensorBoardWSGI
+from tensorboard.plugins.base_plugin import TBContext
+from werkzeug.test import Client, TestResponse
+
+from lmlab.sweeps.board import scan
+from lmlab.sweeps.board.plugin import Board
+from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
+from lmlab.sweeps.table.settings import runs_frame
+from lmlab_tensorboard import SweepsLoader, SweepsPlugin
+
+HOSTILE = "<script>alert(1)</script>\n\u202eright to left" + "x" * 5000
+
+
+class Asked:
+    """A board on a folder, and somebody who asks it."""
+
+    def __init__(self, folder: Path, flags: Any = None):
+        self.board = Board(folder, flags)
+        self.client = Client(self.board)
+
+    def get(
+        self, address: str, host: str = "localhost:6006", tag: str | None = None, **query: str
+    ) -> TestResponse:
+        headers = {"Host": host} | ({} if tag is None else {"If-None-Match": tag})
+        return self.client.get(f"/data/plugin/lmlab/{address}", headers=headers, query_string=query)
+
+    def json(self, address: str, **query: str) -> Any:
+        answer = self.get(address, **query)
+        assert answer.status_code == 200, answer.text
+        return json.loads(answer.data, parse_constant=pytest.fail)
+
+    def look(self) -> None:
+        """As its thread does now and then; answers may be as old as five times their cost."""
+        self.board._scan.look()
+        self.board._kept.clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A log folder with one sweep, beside something that is nobody's business."""
+    logs = tmp_path / "logs"
+    (logs / "sweeps" / "rates" / FOLDER).mkdir(parents=True)
+    for lr, loss in ((0.1, 2.5), (0.01, 2.4)):
+        for seed in (1, 2, 3):
+            swept = {"optimizer.lr": lr, "seed": seed}
+            curve = {10: 3.0, 20: loss}
+            made(logs / "sweeps" / "rates", swept, loss + 0.01 * seed, curve=curve)
+    made(tmp_path / "private", {"seed": 1}, 1.0)
+    return logs
+
+
+def test_all_sweeps_are_listed(folder):
+    made(folder / "gpt", None, 2.2)
+    made(folder / "gpt", None, None, "failed", error="a disk is gone")
+    rates, plain = sorted(Asked(folder).json("sweeps")["sweeps"], key=lambda one: one["jobs"])[::-1]
+    assert (rates["sweep"], rates["jobs"], rates["counts"]) == ("sweeps/rates", 6, [["done", 6]])
+    assert rates["is_launched"]
+    assert rates["best"] == pytest.approx(2.41)
+    assert (plain["sweep"], plain["counts"]) == ("gpt", [["done", 1], ["failed", 1]])
+    assert not plain["is_launched"]
+
+
+def test_the_leaderboard_is_that_of_the_table(folder):
+    about = Asked(folder).json("sweep", name="sweeps/rates")
+    board = about["leaderboard"]
+    first = [column["heading"] for column in board["columns"]][:3]
+    assert first == ["val/loss_full", "seeds", "lr"]
+    runs = runs_frame(folder / "sweeps" / "rates")
+    losses = runs[runs.counted].groupby("setting")["val/loss_full"]
+    shown = board["columns"][0]
+    pd.testing.assert_series_equal(
+        pd.Series(shown["values"]), losses.mean().reset_index(drop=True), check_names=False
+    )
+    cells = [f"{m:.4f} ± {d:.4f}" for m, d in zip(losses.mean(), losses.std(), strict=True)]
+    assert shown["cells"] == cells
+    assert board["columns"][2]["title"] == "optimizer.lr"
+    of_best = [job["run"] for job in about["jobs"] if job["setting"] == board["settings"][0]]
+    assert of_best == [f"sweeps/rates/{path.name}" for path in _runs(folder)[3:]]
+    assert about["sections"][0]["title"].startswith("val/loss_full, compared with")
+    figures = Asked(folder).json("figures", name="sweeps/rates")
+    assert {"loss-by-optimizer.lr", "curves"} <= figures.keys()
+
+
+def test_one_run_says_what_differs_and_how_to_go_on(folder):
+    path = made(
+        folder / "one", None, None, "interrupted", config={"optimizer.lr": 0.5}, step=40,
+        choices={"model": "bigram"},
+    )  # fmt: skip
+    (path / "sample.txt").write_text(HOSTILE)
+    (path / "train.log").write_text("a first line\n" * 2000 + "the last line\n")
+    about = Asked(folder).json("run", name=f"one/{path.name}")
+    assert about["status"] == "interrupted"
+    rows = {key: (value, default) for key, value, default in about["changed"]["rows"]}
+    assert rows["optimizer.lr"] == ("0.5", "0.001")
+    assert "model._target_" not in rows
+    assert about["sample"] == HOSTILE
+    assert about["log"].endswith("the last line\n")
+    assert len(about["log"]) < 20_000
+    commands = dict(about["commands"])
+    assert list(commands) == ["go on", "evaluate", "sample", "export"]
+    assert f"run={path}" in commands["go on"]
+
+
+def test_an_unknown_choice_leaves_what_was_swept(folder):
+    path = made(folder / "one", {"optimizer.lr": 0.5}, choices={"model": "nowhere"})
+    changed = Asked(folder).json("run", name=f"one/{path.name}")["changed"]
+    assert changed["rows"] == [["optimizer.lr", "0.5", None]]
+
+
+def test_a_name_leads_nowhere_but_to_what_was_seen(folder, tmp_path):
+    asked = Asked(folder)
+    private = next((tmp_path / "private").iterdir())
+    for name in (
+        *("../private", f"../private/{private.name}", str(private), f"{private}/run.json"),
+        *("sweeps/rates/../../../private", "sweeps", "", ".", "/", "\0", "x" * 9000),
+    ):
+        for address in ("sweep", "figures", "run"):
+            assert asked.get(address, name=name).status_code == 404, (address, name)
+    for address in ("../../../etc/passwd", "frontend/index.js", "plugin.py", "index.js/..", "x.js"):
+        assert asked.get(address).status_code == 404
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links want a privilege there")
+def test_links_are_not_followed_out_of_the_folder(folder, tmp_path):
+    private = next((tmp_path / "private").iterdir())
+    (folder / "linked").symlink_to(tmp_path / "private")
+    (folder / "sweeps" / "rates" / "linked").symlink_to(private)
+    half = folder / "half"
+    half.mkdir()
+    (half / "run.json").symlink_to(private / "run.json")
+    own = made(folder / "own", {"seed": 1})
+    secret = tmp_path / "secret.txt"
+    secret.write_text("nobody's business")
+    for name in ("sample.txt", "train.log", "metrics.csv"):
+        (own / name).unlink(missing_ok=True)
+        (own / name).symlink_to(secret)
+    asked = Asked(folder)
+    assert {one["sweep"] for one in asked.json("sweeps")["sweeps"]} == {".", "own", "sweeps/rates"}
+    assert asked.json("sweep", name="sweeps/rates")["counts"] == [["done", 6]]
+    (linked,) = asked.json("sweep", name=".")["jobs"]
+    assert linked["status"] == "unreadable"
+    assert "leads out of" in linked["error"]
+    answer = asked.get("run", name=f"own/{own.name}")
+    assert "nobody's business" not in answer.text
+    assert answer.status_code == 200
+
+
+def test_a_damaged_run_is_a_row_that_says_so(folder):
+    sweep = folder / "sweeps" / "rates"
+    for content in ("{", "[]", "", '{"status": 3, "step": "many", "metrics": [], "seconds": NaN}'):
+        made(sweep, {"seed": 9}).joinpath("run.json").write_text(content)
+    made(sweep, {"optimizer.lr": HOSTILE}, None, "failed", error=HOSTILE, started=[1], best=7)
+    made(sweep, {"seed": {"a": [1]}}, 2.0, versions=3, choices={"../x": "/etc"})
+    (made(sweep, {"seed": 8}) / "config.yaml").write_text("{")
+    asked = Asked(folder)
+    about = asked.json("sweep", name="sweeps/rates")
+    bad = [job for job in about["jobs"] if job["status"] == "unreadable"]
+    assert len(bad) == 3
+    assert all("run.json" in job["error"] for job in bad)
+    assert len(about["jobs"]) == 13
+    assert all(len(job["error"]) < 2500 for job in about["jobs"])
+    asked.json("figures", name="sweeps/rates")
+    for job in about["jobs"]:
+        asked.json("run", name=job["run"])
+
+
+def test_nothing_readable_is_still_a_sweep(folder):
+    made(folder / "bad", None).joinpath("run.json").write_text("{")
+    asked = Asked(folder)
+    assert asked.json("sweep", name="bad")["leaderboard"] is None
+    assert asked.json("figures", name="bad") == {}
+
+
+def test_a_run_that_vanishes_is_missed(folder):
+    asked = Asked(folder)
+    assert asked.json("sweep", name="sweeps/rates")["counts"] == [["done", 6]]
+    gone = _runs(folder)[0]
+    shutil.rmtree(gone)
+    asked.look()
+    (job,) = [j for j in asked.json("sweep", name="sweeps/rates")["jobs"] if j.get("error")]
+    assert (job["name"], job["error"]) == (gone.name, "it was moved or deleted")
+    assert asked.json("run", name=f"sweeps/rates/{gone.name}")["status"] == "unreadable"
+    shutil.rmtree(folder / "sweeps")
+    asked.look()
+    assert asked.get("sweep", name="sweeps/rates").status_code == 404
+
+
+def test_a_job_that_was_refused_says_why(folder):
+    journal = Journal.create(folder / "sweeps" / "rates")
+    journal.add(Event(0, "failed", 1.0, error=HOSTILE))
+    journal.add(Event(1, "done", 1.0, run="somewhere"))
+    with journal.path.open("a") as file:
+        file.write('{"job": [], "status"')  # half a line
+    about = Asked(folder).json("sweep", name="sweeps/rates")
+    assert about["counts"] == [["done", 6], ["failed", 1]]
+    assert about["jobs"][-1]["error"].startswith("<script>")
+
+
+def test_what_has_not_changed_is_not_sent_again(folder):
+    asked = Asked(folder)
+    for address in ("sweeps", "sweep", "figures", "index.js"):
+        tag = asked.get(address, name="sweeps/rates").headers["ETag"]
+        assert asked.get(address, name="sweeps/rates", tag=tag).status_code == 304
+    made(folder / "sweeps" / "rates", {"optimizer.lr": 0.2, "seed": 1}, 2.0)
+    asked.look()
+    answer = asked.get("sweep", name="sweeps/rates", tag=tag)
+    assert answer.status_code == 200
+    assert json.loads(answer.data)["counts"] == [["done", 7]]
+
+
+def test_runs_are_read_again_only_where_their_files_changed(folder, monkeypatch):
+    asked = Asked(folder)
+    asked.json("sweeps")
+    read = []
+    monkeypatch.setattr(scan, "read_run", lambda path: read.append(path) or original(path))
+    asked.look()
+    assert read == []
+    path = _runs(folder)[2]
+    record = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(record | {"step": 101}))
+    asked.look()
+    assert read == [path]
+
+
+original = scan.read_run
+
+
+def test_only_get_is_answered(folder):
+    asked = Asked(folder)
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        answer = asked.client.open(
+            "/data/plugin/lmlab/sweeps", method=method, headers={"Host": "localhost"}
+        )
+        assert answer.status_code == 405
+    assert asked.client.head("/data/plugin/lmlab/sweeps", headers={"Host": "localhost"}).data == b""
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *[("localhost:6006", 200), ("127.0.0.1:6006", 200), ("[::1]:6006", 200), ("10.1.2.3", 200)],
+        *[("evil.example", 403), ("localhost.evil.example:6006", 403), ("127.0.0.1.nip.io", 403)],
+    ],
+)
+def test_a_page_of_another_name_reads_nothing(folder, host, status):
+    assert Asked(folder).get("sweeps", host=host).status_code == status
+    is_open = SimpleNamespace(bind_all=True, host=None)
+    assert Asked(folder, is_open).get("sweeps", host=host).status_code == 200
+
+
+def test_tensorboard_serves_it_with_a_prefix(folder, caplog):
+    context = TBContext(logdir=str(folder), flags=SimpleNamespace(bind_all=False, host=None))
+    for plugin in (SweepsPlugin(context), SweepsLoader(folder).load(TBContext(logdir="/none"))):
+        client = Client(TensorBoardWSGI([plugin], path_prefix="/lab"))
+        listing = client.get("/lab/data/plugins_listing").json["lmlab"]
+        assert listing["enabled"]
+        assert listing["tab_name"] == "Sweeps"
+        module = listing["loading_mechanism"]["module_path"]
+        answer = client.get(module, headers={"Host": "localhost"})
+        assert answer.status_code == 200
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert client.get("/lab/data/plugin_entry.html?name=lmlab").status_code == 200
+    assert "In 3.0" not in caplog.text  # of the security validator
+
+
+def test_a_single_run_needs_no_tab(tmp_path):
+    made(tmp_path, None)
+    assert not Board(tmp_path).is_active()
+    assert not SweepsPlugin(TBContext(logdir=None)).is_active()
+    made(tmp_path, None)
+    assert Board(tmp_path).is_active()
+
+
+def _runs(folder: Path) -> list[Path]:
+    return sorted((folder / "sweeps" / "rates").glob("job-*"))
