@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import FrameLocator, Page, TimeoutError, ViewportSize, sync_playwright
 
 from lmlab.display.board import start
+from lmlab_tensorboard import SweepsLoader
 
 SIZE = ViewportSize(width=1720, height=1000)
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
@@ -28,6 +29,13 @@ def nothing(page: Page) -> None:
 def parallel(page: Page) -> None:
     page.get_by_text("PARALLEL COORDINATES VIEW").click()
     page.locator("tf-hparams-parallel-coords-plot g.foreground path").first.wait_for()
+
+
+def first_sweep(page: Page) -> None:
+    inside: FrameLocator = page.frame_locator("iframe")
+    inside.get_by_role("link").first.click()
+    inside.get_by_role("button", name="runs of").first.click()
+    inside.locator(".figure svg").first.wait_for()
 
 
 def labels(page: Page) -> None:
@@ -48,6 +56,7 @@ def full_size(page: Page) -> None:
 
 # Name of the picture, the page's address after the port, what to wait for, what to do then.
 SHOTS: list[tuple[str, str, str, Callable[[Page], None]]] = [
+    ("sweeps", "#lmlab", "iframe", first_sweep),
     (
         "losses",
         "?smoothing=0&tagFilter=loss&runFilter={runs}#timeseries",
@@ -104,7 +113,7 @@ def main() -> None:
     if chromium is None:
         sys.exit("error: no browser: apt-get install chromium, or name one in LMLAB_CHROMIUM")
     asked.pictures.mkdir(parents=True, exist_ok=True)
-    link = start(asked.runs).partition("?")[0]
+    link = start(asked.runs, first=SweepsLoader(asked.runs)).partition("?")[0]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         context = browser.new_context(viewport=SIZE)

@@ -14,6 +14,7 @@ from tensorboard.backend.application import TensorBoardWSGI
 from tensorboard.plugins.base_plugin import TBContext
 from werkzeug.test import Client, TestResponse
 
+from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.board import scan
 from lmlab.sweeps.board.plugin import Board
 from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
@@ -198,13 +199,13 @@ def test_a_run_that_vanishes_is_missed(folder):
 
 
 def test_a_job_that_was_refused_says_why(folder):
-    journal = Journal.create(folder / "sweeps" / "rates")
+    journal = Journal.create(folder / "sweeps" / "rates", 12)
     journal.add(Event(0, "failed", 1.0, error=HOSTILE))
     journal.add(Event(1, "done", 1.0, run="somewhere"))
     with journal.path.open("a") as file:
         file.write('{"job": [], "status"')  # half a line
     about = Asked(folder).json("sweep", name="sweeps/rates")
-    assert about["counts"] == [["done", 6], ["failed", 1]]
+    assert about["counts"] == [["done", 6], ["failed", 1], ["not begun", 10]]
     assert about["jobs"][-1]["error"].startswith("<script>")
 
 
@@ -235,6 +236,17 @@ def test_runs_are_read_again_only_where_their_files_changed(folder, monkeypatch)
 
 
 original = scan.read_run
+
+
+def test_a_run_is_running_while_a_process_trains_in_it(folder):
+    path = made(folder / "one", None, None, "running")
+    asked = Asked(folder)
+    for _ in range(2):
+        asked.look()
+        assert asked.json("run", name=f"one/{path.name}")["status"] == "killed"
+        with RunDirectory(path).locked():
+            asked.look()
+            assert asked.json("run", name=f"one/{path.name}")["status"] == "running"
 
 
 def test_only_get_is_answered(folder):

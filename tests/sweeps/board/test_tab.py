@@ -13,6 +13,7 @@ from sweeps.made import made
 
 from lmlab.display.board import start
 from lmlab.runs.directory import RunDirectory
+from lmlab.sweeps.board import scan
 from lmlab_tensorboard import SweepsLoader
 
 HOSTILE = '<img src=x onerror="document.body.remove()"> & <b>bold</b>\n' + "long " * 300
@@ -46,7 +47,8 @@ def run(folder: Path, lr: float, seed: int, loss: float) -> Path:
 
 
 @pytest.fixture
-def link(tmp_path: Path, sweep: Path) -> str:
+def link(tmp_path: Path, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(scan, "SECONDS", 0.2)
     flags = "--load_fast=false", "--path_prefix=/lab"
     return start(tmp_path, *flags, first=SweepsLoader(tmp_path)).partition("?")[0]
 
@@ -133,7 +135,7 @@ def test_what_has_not_moved_costs_nothing(page: Page, link: str):
     page.goto(f"{link}#lmlab&p.lmlab.sweep=sweeps%2Frates")
     expect(page.frame_locator("iframe").locator(".figure svg").first).to_be_visible()
     n = len(answers)
-    page.wait_for_timeout(5000)
+    page.wait_for_timeout(2600)
     polls = [status for name, status in answers[n:] if name.startswith("sweep?")]
     assert polls
     assert set(polls) == {304}

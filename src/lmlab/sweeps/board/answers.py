@@ -38,23 +38,24 @@ MOST = 2_000  # characters of a text in a table
 MOST_SAMPLE, MOST_LOG = 20_000, 12_000
 
 
-def listed(sweeps: Iterable[SeenSweep]) -> dict[str, Any]:
-    """A row for each sweep, the one that moved last first."""
+def listed(sweeps: Iterable[SeenSweep], is_cut: bool) -> dict[str, Any]:
+    """A row for each sweep, the one that moved last first; `is_cut`: there may be more."""
     rows = []
     for sweep in sorted(sweeps, key=lambda sweep: -sweep.moved):
         best = min(_losses(sweep.files), default=None)
         rows.append(
             {
                 "sweep": sweep.name,
+                "title": _cut(sweep.title, 300),
                 "is_launched": sweep.is_launched,
-                "jobs": len(sweep.runs) + len(sweep.refused),
+                "jobs": len(sweep.runs) + len(sweep.refused) + sweep.n_waiting,
                 "counts": _counts(sweep),
                 "best": best and best[0],
                 "metric": best and best[1],
                 "moved": sweep.moved or None,
             }
         )
-    return {"sweeps": rows}
+    return {"sweeps": rows, "is_cut": is_cut}
 
 
 def about_sweep(sweep: SeenSweep) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def about_sweep(sweep: SeenSweep) -> dict[str, Any]:
     ]
     about: dict[str, Any] = {
         "sweep": sweep.name,
+        "title": _cut(sweep.title, 300),
         "is_launched": sweep.is_launched,
         "counts": _counts(sweep),
         "moved": sweep.moved or None,
@@ -175,7 +177,6 @@ def _leaderboard(table: Table, board: Section) -> dict[str, Any]:
         "names": [_cut(name_of(table, setting)) for setting in settings.index],
         "best": board.best,
         "notes": list(map(_cut, board.notes)),
-        "lines": list(map(_cut, board.lines)),
     }
 
 
@@ -216,10 +217,13 @@ def _job(run: SeenRun, sweep: SeenSweep | None) -> dict[str, Any]:
 
 
 def _counts(sweep: SeenSweep) -> list[list[Any]]:
-    """How many jobs have each status, as far as is known: nobody has written down how many wait."""
+    """How many jobs have each status."""
     statuses = [run.status for run in sweep.runs] + [str(e.status) for e in sweep.refused]
     different = dict.fromkeys([*STATUSES, *sorted(set(statuses))])
-    return [[_cut(s, 40), statuses.count(s)] for s in different if s in statuses]
+    counts: list[list[Any]] = [
+        [_cut(status, 40), statuses.count(status)] for status in different if status in statuses
+    ]
+    return counts + [["not begun", sweep.n_waiting]] * (sweep.n_waiting > 0)
 
 
 def _losses(files: Sequence[RunFiles]) -> Iterable[tuple[float, str]]:

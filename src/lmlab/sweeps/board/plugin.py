@@ -126,7 +126,7 @@ class Board:
         def make() -> dict[str, Any]:
             from lmlab.sweeps.board.answers import listed
 
-            return listed(sweeps.values())
+            return listed(sweeps.values(), self._scan.is_cut)
 
         return self._made("sweeps", "", version, make)
 

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmlab.errors import LabError
 from lmlab.files import leads_out
-from lmlab.runs.directory import CONFIG, METRICS, RECORD
+from lmlab.runs.directory import CONFIG, METRICS, RECORD, RunDirectory
 from lmlab.sweeps.launch.journal import FOLDER, MULTIRUN, Event, Journal
 from lmlab.sweeps.table.reading import RunFiles, read_run
 
@@ -52,8 +52,14 @@ class SeenSweep:
     is_launched: bool  # by a multirun
     runs: tuple[SeenRun, ...]
     refused: tuple[Event, ...]  # jobs of the last launch that ended badly before there was a run
+    n_waiting: int  # jobs of the last launch that have not begun, as far as is known
     moved: float  # when a file of it was last written, seconds since the epoch
     version: str  # changes with whatever was seen of it
+
+    @property
+    def title(self) -> str:
+        """Its name; the log folder itself has one, too."""
+        return self.path.name if self.name == "." else self.name
 
     @property
     def files(self) -> list[RunFiles]:
@@ -69,7 +75,7 @@ class Scan:
         self._folder = Path(os.path.realpath(folder))
         self._runs: dict[str, SeenRun] = {}
         self._sweeps: dict[str, SeenSweep] = {}
-        self._has_runs = False
+        self.is_cut = self._has_runs = False  # is_cut: not every folder was looked through
         self._walked, self._first = threading.Event(), threading.Event()  # once each
         self._asked, self._starting = 0.0, threading.Lock()
         self._thread: threading.Thread | None = None
@@ -143,7 +149,8 @@ class Scan:
             folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
             if name in above:
                 above |= {Path(name, folder).as_posix(): above[name] for folder in folders}
-            if n >= MOST_FOLDERS:
+            self.is_cut = n >= MOST_FOLDERS
+            if self.is_cut:
                 break
         return launched, runs
 
@@ -151,10 +158,8 @@ class Scan:
         path = self._folder / name
         stamp = tuple(_stamp(path / file) for file in (RECORD, CONFIG, METRICS))
         before = self._runs.get(name)
-        # Whether a process trains in it is not to be told by its files' times.
-        is_over = before is not None and before.status != "running"
-        if before is not None and is_over and before.stamp == stamp and before.sweep == sweep:
-            return before
+        if before is not None and before.stamp == stamp and before.sweep == sweep:
+            return _as_it_stands(before)
         try:
             files = read_run(path)
             if files.record:
@@ -167,13 +172,24 @@ class Scan:
     def _sweep(self, name: str, is_launched: bool, runs: list[SeenRun]) -> SeenSweep:
         path = self._folder / name
         journals = sorted(_journals(path)) if is_launched else []
-        events = _ended(journals[-1][1]) if journals else ()
-        refused = tuple(event for event in events if not event.run)
+        refused, n_waiting = _launched(journals[-1][1]) if journals else ((), 0)
         seen = [(run.name, run.stamp, run.status, run.problem) for run in runs]
-        version = hashlib.sha256(repr((seen, refused)).encode(errors="replace")).hexdigest()
+        version = hashlib.sha256(
+            repr((seen, refused, n_waiting)).encode(errors="replace")
+        ).hexdigest()
         times = [modified for run in runs for modified, _ in run.stamp]
         moved = max([*times, *(time for time, _ in journals)], default=0) / 1e9
-        return SeenSweep(name, path, is_launched, tuple(runs), refused, moved, version[:20])
+        return SeenSweep(
+            name, path, is_launched, tuple(runs), refused, n_waiting, moved, version[:20]
+        )
+
+
+def _as_it_stands(run: SeenRun) -> SeenRun:
+    """A run whose files are as they were: whether a process trains in it is not told by them."""
+    if run.files is None or run.files.record.get("status") != "running":
+        return run
+    status = "running" if RunDirectory(run.path).is_locked() else "killed"
+    return replace(run, files=replace(run.files, status=status))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -190,10 +206,12 @@ def _journals(sweep: Path) -> Iterator[tuple[int, Path]]:
         yield from ((_stamp(path)[0], path) for path in (sweep / FOLDER).glob("*.jsonl"))
 
 
-def _ended(journal: Path) -> tuple[Event, ...]:
-    """The jobs that failed or were killed, as far as their lines are whole."""
-    with suppress(LabError, TypeError):
-        events = Journal(journal)
-        events.news()
-        return tuple(e for e in events.last.values() if e.status in ("failed", "killed"))
-    return ()
+def _launched(path: Path) -> tuple[tuple[Event, ...], int]:
+    """Of a launch, as far as its lines are whole: the jobs that ended badly before there was a run,
+    and how many have not begun."""
+    journal = Journal(path)
+    with suppress(LabError, TypeError):  # a list as a job's number
+        journal.news()
+    last = journal.last.values()
+    refused = tuple(e for e in last if e.status in ("failed", "killed") and not e.run)
+    return refused, max(0, (journal.n_planned() or 0) - len(journal.last))

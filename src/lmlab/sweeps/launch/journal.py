@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.errors import LabError
-from lmlab.files import make_folder, open_to_read, write_atomically
+from lmlab.files import make_folder, open_to_read, read_small, write_atomically
 
 FOLDER = ".launches"
 MULTIRUN = "multirun.yaml"  # what Hydra composed for the sweep
@@ -81,8 +81,9 @@ class Journal:
     last: dict[int, Event] = field(default_factory=dict)  # by job
 
     @classmethod
-    def create(cls, sweep_dir: Path, is_followed: bool = True) -> Journal:
-        """A new one, for the process that launches; or for jobs that none waits for.
+    def create(cls, sweep_dir: Path, n_jobs: int, is_followed: bool = True) -> Journal:
+        """A new one, for the process that launches; or for jobs that none waits for. How many jobs
+        there will be is kept beside it.
 
         Raises:
             LabError: if it cannot be written.
@@ -92,8 +93,21 @@ class Journal:
         # The name says which process prints; a job in another one keeps quiet.
         process = os.getpid() if is_followed else 0
         journal = cls(folder / f"{process}-{secrets.token_hex(4)}.jsonl")
+        write_atomically(journal._plan, json.dumps({"jobs": n_jobs}).encode(), within=sweep_dir)
         write_atomically(journal.path, b"", within=sweep_dir)
         return journal
+
+    @property
+    def _plan(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    def n_planned(self) -> int | None:
+        """How many jobs were to be launched; None where nobody wrote it down."""
+        try:
+            plan = json.loads(read_small(self._plan, 1 << 16, within=self.path.parent))
+            return int(plan["jobs"])
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
 
     def key(self, job: int) -> str:
         """The value of sweep.job for one of its jobs; `Entry.of` reads it."""

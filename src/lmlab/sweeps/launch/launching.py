@@ -64,7 +64,7 @@ def run_jobs(
     Raises:
         LabError: if the launcher does not begin, or leaves out a job.
     """
-    journal = Journal.create(sweep_dir)
+    journal = Journal.create(sweep_dir, progress.total)
     given: list[list[str]] = []
     results: dict[int, Result] = {}
     killed: list[int] = []

@@ -68,7 +68,7 @@ def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -
         )
         new = [key for key in dict.fromkeys(keys) if results.get(key) is None]
         if new:
-            journal = Journal.create(sweep_dir, is_followed=False)
+            journal = Journal.create(sweep_dir, len(new), is_followed=False)
             words = [[*json.loads(key), f"sweep.job={journal.key(i)}"] for i, key in enumerate(new)]
             for number, (key, name) in enumerate(zip(new, _queue(launcher, words), strict=True)):
                 places[key] = Place(journal.path.name, number, name)

@@ -71,3 +71,13 @@ export function curvesOf(runs) {
     rel: 'noopener',
   };
 }
+
+/** Whether somebody may be looking: TensorBoard hides the frame of a tab that is not chosen. */
+export function isSeen() {
+  if (document.hidden) return false;
+  try {
+    return frameElement?.checkVisibility?.({ visibilityProperty: true }) ?? true;
+  } catch {
+    return true;
+  }
+}

@@ -1,6 +1,6 @@
 // The tab: which page is shown (told by the address), and what is asked of the board while it is.
 
-import { place, go, onMove } from './address.js';
+import { go, isSeen, onMove, place } from './address.js';
 import { el, fill } from './dom.js';
 import { allSweeps, oneRun, oneSweep } from './pages.js';
 import { Figures } from './figures.js';
@@ -55,9 +55,8 @@ class Board {
   }
 
   async follow(turn) {
-    while (turn === this.turn && !document.hidden) {
-      // A frame that another tab hides has no width.
-      const isNew = innerWidth > 0 && await this.ask();
+    while (turn === this.turn) {
+      const isNew = isSeen() && await this.ask();
       const isOld = Date.now() - this.lastDraw > CLOCK_SECONDS * 1000; // it says how long ago
       if ((isNew || isOld) && turn === this.turn) this.draw();
       await new Promise((done) => setTimeout(done, SECONDS * 1000));
@@ -123,7 +122,7 @@ class Board {
     }
     if (kind !== 'sweeps') parts.unshift(el('nav', {}, el('a', go({}), '← all sweeps'),
       run !== undefined && (sweep ?? content?.sweep) !== undefined
-        ? [' · ', el('a', go({ sweep: sweep ?? content.sweep }), sweep ?? content.sweep)] : []));
+        ? [' · ', el('a', go({ sweep: sweep ?? content.sweep }), 'its sweep')] : []));
     fill(this.page, parts);
     if (kind !== 'sweep') this.figures.forget();
   }

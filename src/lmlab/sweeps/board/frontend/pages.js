@@ -28,15 +28,16 @@ const chip = (status, n) => el('span', { class: `chip ${/^[a-z]+$/.test(status) 
   n === undefined ? status : `${n} ${status}`);
 const chips = (counts) => el('span', { class: 'chips' }, counts.map(([status, n]) => chip(status, n)));
 
-export function allSweeps({ sweeps }) {
+export function allSweeps({ sweeps, is_cut: isCut }) {
   if (!sweeps.length) return [el('h1', {}, 'Sweeps'), el('p', { class: 'quiet' }, 'no run below the log folder yet')];
   const columns = [{ heading: 'sweep' }, { heading: 'jobs', is_number: true }, { heading: 'so far' },
     { heading: 'best run', is_number: true }, { heading: 'of' }, { heading: 'last moved' }];
   const rows = sweeps.map((one) => ({ cells: [
-    el('a', { ...go({ sweep: one.sweep }), 'data-key': `sweep/${one.sweep}`, dir: 'auto' }, one.sweep),
+    el('a', { ...go({ sweep: one.sweep }), 'data-key': `sweep/${one.sweep}`, dir: 'auto' }, one.title),
     count(one.jobs), chips(one.counts), text(one.best), one.metric ?? '',
     el('span', {}, ago(one.moved), one.is_launched ? '' : ' · single runs')] }));
-  return [el('h1', {}, 'Sweeps'), ...more('sweeps', columns, rows)];
+  const cut = isCut && el('p', { class: 'problem' }, 'there are more folders below the log folder than are looked through');
+  return [el('h1', {}, 'Sweeps'), cut, ...more('sweeps', columns, rows)].filter(Boolean);
 }
 
 /** A table of the first rows, and a button for all. */
@@ -50,7 +51,7 @@ function more(name, columns, rows) {
 export function oneSweep(about, figures) {
   const { jobs, leaderboard, sections } = about;
   const parts = [
-    el('header', {}, el('h1', { dir: 'auto' }, about.sweep), chips(about.counts),
+    el('header', {}, el('h1', { dir: 'auto' }, about.title), chips(about.counts),
       el('span', { class: 'quiet' }, about.moved ? `last moved ${ago(about.moved)}` : 'nothing yet')),
   ];
   const active = jobs.filter((job) => job.status === 'running');
@@ -108,16 +109,16 @@ function runsOf(name, runs, sweep) {
 }
 
 function jobTable(name, jobs, { sweep }) {
-  const columns = [{ heading: 'run' }, { heading: 'status' }, { heading: 'seed', is_number: true }, { heading: 'step', is_number: true },
-    { heading: 'val loss', is_number: true, title: 'nats per token: of all of val, or the lowest so far' },
-    { heading: 'time', is_number: true }, { heading: 'reason' }];
+  const columns = [{ heading: 'run' }, { heading: 'status' }, { heading: 'reason' }, { heading: 'seed', is_number: true },
+    { heading: 'step', is_number: true }, { heading: 'val loss', is_number: true, title: 'nats per token: of all of val, or the lowest so far' },
+    { heading: 'time', is_number: true }];
   const hasReasons = jobs.some((job) => job.error);
-  const rows = jobs.map((job) => ({ cells: [
+  const shown = (row) => row.filter((_, i) => i !== 2 || hasReasons);
+  const rows = jobs.map((job) => ({ cells: shown([
     job.run === null ? job.name : el('a', { ...go({ sweep, run: job.run }), 'data-key': `run/${name}/${job.run}`, dir: 'auto' }, job.name),
-    el('span', {}, chip(job.status), job.diverged ? ' diverged' : ''), job.seed ?? '', steps(job),
-    job.loss === null || job.loss === undefined ? '' : `${text(job.loss)}${job.is_final ? '' : ' so far'}`,
-    time(job.seconds), job.error ?? ''].slice(0, hasReasons ? 7 : 6) }));
-  return more(name, columns.slice(0, hasReasons ? 7 : 6), rows);
+    el('span', {}, chip(job.status), job.diverged ? ' diverged' : ''), job.error ?? '', job.seed ?? '', steps(job),
+    job.loss === null || job.loss === undefined ? '' : `${text(job.loss)}${job.is_final ? '' : ' so far'}`, time(job.seconds)]) }));
+  return more(name, shown(columns), rows);
 }
 
 function steps({ step, max_steps: most, status }) {
