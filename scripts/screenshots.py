@@ -137,7 +137,7 @@ def main() -> None:
 
 def save(png: bytes, path: Path) -> None:
     """With a palette: a third of the size."""
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(128).save(path, optimize=True)
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(path, optimize=True)
     print(f"{path}  {path.stat().st_size / 1e3:.0f} kB")
 
 

@@ -50,24 +50,26 @@ function more(name, columns, rows) {
 
 export function oneSweep(about, figures) {
   const { jobs, leaderboard, sections } = about;
-  const parts = [
-    el('header', {}, el('h1', { dir: 'auto' }, about.title), chips(about.counts),
-      el('span', { class: 'quiet' }, about.moved ? `last moved ${ago(about.moved)}` : 'nothing yet')),
-  ];
+  const parts = [];
   const active = jobs.filter((job) => job.status === 'running');
   const bad = jobs.filter((job) => ['failed', 'killed', 'interrupted', 'unreadable'].includes(job.status) || job.diverged);
   if (active.length) parts.push(el('h2', {}, 'running'), ...jobTable('running', active, about));
   if (leaderboard) parts.push(el('h2', {}, 'leaderboard'), ...board(leaderboard, jobs, about));
   if (bad.length) parts.push(el('h2', {}, 'went wrong'), ...jobTable('went wrong', bad, about));
   for (const section of sections) parts.push(el('h2', { dir: 'auto' }, section.title), ...plain(section));
-  if (leaderboard) {
-    parts.push(el('h2', {}, 'figures'));
-    if (figures === null) parts.push(el('p', { class: 'quiet' }, 'drawing…'));
-    else parts.push(figures.length ? el('div', { class: 'figures' }, figures) : el('p', { class: 'quiet' }, 'not enough runs for a figure'));
-  }
-  parts.push(fold('jobs', `all ${jobs.length} jobs`, !leaderboard, ...jobTable('jobs', jobs, about)));
-  parts.push(fold('again', 'the same in a terminal', false, commands(about.commands.map((line) => ['report', line]))));
-  return parts;
+  return [
+    el('header', {}, el('h1', { dir: 'auto' }, about.title), chips(about.counts),
+      el('span', { class: 'quiet' }, about.moved ? `last moved ${ago(about.moved)}` : 'nothing yet')),
+    el('div', { class: 'columns' }, el('div', {}, parts), leaderboard && el('div', {}, drawn(figures))),
+    fold('jobs', `all ${jobs.length} jobs`, !leaderboard, ...jobTable('jobs', jobs, about)),
+    fold('again', 'the same in a terminal', false, commands(about.commands.map((line) => ['report', line]))),
+  ];
+}
+
+function drawn(figures) {
+  if (figures === null) return [el('h2', {}, 'figures'), el('p', { class: 'quiet' }, 'drawing…')];
+  return [el('h2', {}, 'figures'), figures.length ? el('div', { class: 'figures' }, figures)
+    : el('p', { class: 'quiet' }, 'not enough runs for a figure')];
 }
 
 function board(about, jobs, { sweep }) {
