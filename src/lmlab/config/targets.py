@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_object
 from pydantic import (
     AfterValidator,
     ConfigDict,
@@ -165,6 +164,8 @@ def named(target: str) -> Any:
     Raises:
         LabError: if it cannot be imported.
     """
+    from hydra.utils import get_object  # here: what only reads runs does without Hydra
+
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it prints what it then raises
     try:
         return get_object(target)

@@ -17,7 +17,9 @@ from comparing import checkpoint, curves, weights
 from lightning.fabric.utilities.distributed import _suggested_max_num_threads
 from small import ROOT, SMALL
 
+from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import fingerprint
+from lmlab.config.schema import Evaluate
 from lmlab.errors import LabError
 from lmlab.evaluate import evaluate
 from lmlab.runs.directory import RunDirectory
@@ -369,7 +371,7 @@ def test_python_in_a_batch_script_of_several_tasks_is_by_itself(
         monkeypatch.setenv(name, value)
     run = experiment("model=bigram", "trainer.accelerator=cpu", *words)
     assert run.record["status"] == "done"
-    evaluate({**EVALUATED, "run": str(run.path)})
+    evaluate(check_plain({**EVALUATED, "run": str(run.path)}, Evaluate))
 
 
 def test_a_batch_script_of_several_tasks_may_start_a_sweep(lab, text, monkeypatch):

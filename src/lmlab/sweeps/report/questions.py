@@ -16,7 +16,6 @@ from lmlab.errors import LabError
 from lmlab.sweeps.compare.differences import compare, setting_named
 from lmlab.sweeps.compare.equal import At, at_point, parse_at, to_loss
 from lmlab.sweeps.kept import FIT
-from lmlab.sweeps.report.law_sections import law_sections
 from lmlab.sweeps.report.sections import Section
 from lmlab.sweeps.report.verdicts import verdicts
 from lmlab.sweeps.table.settings import Table
@@ -97,6 +96,7 @@ def law(asked: Asked, settings: Sequence[int] | None) -> Iterator[Section]:
     """
     if asked.fit:
         from lmlab.sweeps.compare.scaling import RESAMPLES, scaling_of
+        from lmlab.sweeps.report.law_sections import law_sections
 
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("fitting the law to resampled runs", total=RESAMPLES)
