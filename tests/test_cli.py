@@ -293,7 +293,7 @@ def test_without_its_parts_a_config_is_checked_and_nothing_is_imported():
     plain = checked("optimizer=muon")
     for _, node in list(nodes(plain)):
         node["_target_"] = "nowhere.Part"
-    assert check_plain(plain, schema.Train, parts=()) == plain
+    assert check_plain(plain, schema.Train, parts=()).plain() == plain
     with pytest.raises(LabError, match=r"^corpus\._target_='nowhere\.Part': cannot be imported: "):
         check_plain(plain, schema.Train)
 

@@ -135,7 +135,7 @@ def _model(node: Any) -> str:
 def _counts(target: Any) -> bool:
     """Whether a model that was not made would count instead of descending."""
     try:
-        return hasattr(named(str(target)), "fit")
+        return Hooks.of(named(str(target))).fit is not None
     except LabError:
         return False
 

@@ -270,6 +270,7 @@ def test_a_helper_that_is_killed_takes_the_others_along(early, tinyshakespeare_p
     assert early or "process 1 of 2" in record["error"]
 
 
+@pytest.mark.slow
 def test_a_script_may_train_wherever_it_stands(tinyshakespeare_path, tmp_path):
     """It is not run again by the processes that train, so it needs no `if __name__`."""
     script = tmp_path / "script.py"
@@ -388,6 +389,7 @@ def test_tasks_of_srun_without_a_number_on_each_node_are_told_how(experiment, mo
         experiment("model=bigram")
 
 
+@pytest.mark.slow
 def test_the_record_has_the_threads_of_the_steps(experiment, monkeypatch):
     """Lightning shares the processors out when it launches, unless somebody has."""
     monkeypatch.delenv("OMP_NUM_THREADS")
