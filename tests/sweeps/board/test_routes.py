@@ -94,6 +94,25 @@ def test_the_leaderboard_is_that_of_the_table(folder):
     assert {"loss-by-optimizer.lr", "curves"} <= figures.keys()
 
 
+def test_a_baseline_is_chosen_by_its_name(folder):
+    for seed in (1, 2):
+        swept = {"optimizer.lr": 0.01, "name": "a, b=" + "c" * 90, "seed": seed}
+        made(folder / "sweeps" / "rates", swept, 3.0 + 0.01 * seed)
+    asked = Asked(folder)
+    first = asked.json("sweep", name="sweeps/rates")
+    figures = {json.dumps(asked.json("figures", name="sweeps/rates"))}
+    for name in first["leaderboard"]["names"][1:]:
+        about = asked.json("sweep", name="sweeps/rates", baseline=name)
+        assert about["sections"][0]["title"].endswith(f"compared with {name}")
+        assert about["remark"] == ""
+        figures.add(json.dumps(asked.json("figures", name="sweeps/rates", baseline=name)))
+    assert len(figures) == 3
+    for nonsense in ("optimizer.lr=7", "<b>=1", "=", "x" * 9000):
+        about = asked.json("sweep", name="sweeps/rates", baseline=nonsense)
+        assert about["remark"].startswith("no setting is called")
+        assert about["sections"] == first["sections"]
+
+
 def test_one_run_says_what_differs_and_how_to_go_on(folder):
     path = made(
         folder / "one", None, None, "interrupted", config={"optimizer.lr": 0.5}, step=40,

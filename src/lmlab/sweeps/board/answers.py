@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,8 @@ def listed(sweeps: Iterable[SeenSweep], is_cut: bool) -> dict[str, Any]:
     return {"sweeps": rows, "is_cut": is_cut}
 
 
-def about_sweep(sweep: SeenSweep) -> dict[str, Any]:
-    """Jobs, leaderboard, differences."""
+def about_sweep(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
+    """Jobs, leaderboard, differences to a setting, by its name, or to the best."""
     jobs = [_job(run, sweep) for run in sweep.runs]
     jobs += [
         {"name": f"job {shown(e.job, 20)}", "run": None, "status": _cut(e.status, 40)}
@@ -73,6 +74,7 @@ def about_sweep(sweep: SeenSweep) -> dict[str, Any]:
         "counts": _counts(sweep),
         "moved": sweep.moved or None,
         "jobs": jobs,
+        "remark": "",
         "leaderboard": None,
         "sections": [],
         "commands": [f"{command('sweep')} {_typed(sweep.path)}"],
@@ -87,7 +89,8 @@ def about_sweep(sweep: SeenSweep) -> dict[str, Any]:
     }
     for run, job in zip(sweep.runs, jobs, strict=False):
         job["setting"] = settings.get(str(run.path))
-    board, *answers = _sections(table, sweep)
+    asked, about["remark"] = _asked(table, sweep, baseline)
+    board, *answers = _sections(asked, sweep)
     about["leaderboard"] = _leaderboard(table, board)
     about["sections"] = [
         {
@@ -102,13 +105,14 @@ def about_sweep(sweep: SeenSweep) -> dict[str, Any]:
     return about
 
 
-def figures_of(sweep: SeenSweep) -> dict[str, Any]:
+def figures_of(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
     """Vega-Lite by the name of the figure."""
     if not (files := sweep.files):
         return {}
     from lmlab.sweeps.figures.charts import spec_of
 
-    sections = _sections(tabulate(files), sweep)
+    asked, _ = _asked(tabulate(files), sweep, baseline)
+    sections = _sections(asked, sweep)
     charts = [pair for section in sections for pair in section.figures.items()]
     return {name: spec_of(chart) for name, chart in charts}
 
@@ -135,16 +139,28 @@ def about_run(run: SeenRun) -> dict[str, Any]:
     return about
 
 
-def _sections(table: Table, sweep: SeenSweep) -> list[Section]:
-    """What the report of the sweep says, but for a law, which takes its time."""
-    asked = Asked(table)
+def _asked(table: Table, sweep: SeenSweep, baseline: str) -> tuple[Asked, str]:
+    """What the report of the sweep was asked, but for a law, which takes its time; and what is
+    wrong with the baseline."""
+    asked, remark = Asked(table), ""
     with suppress(LabError, ValueError):  # what it was asked before may have no answer any more
         asked = Asked.from_words(table, Kept.read(sweep.path).asked - {FIT})
+    if baseline:
+        # Of two that read alike it is the better one.
+        named = {_cut(name_of(table, i)): int(i) for i in reversed(table.settings.index)}
+        if baseline in named:
+            asked = replace(asked, baseline=named[baseline])
+        else:
+            remark = f"no setting is called {_cut(baseline, 200)}: the best is the baseline"
+    return asked, remark
+
+
+def _sections(asked: Asked, sweep: SeenSweep) -> list[Section]:
     try:
         answers = list(asked.answers())
     except LabError:
-        answers = list(Asked(table).answers())
-    return [leaderboard(table, folder=sweep.path), *answers]
+        answers = list(Asked(asked.table, asked.baseline).answers())
+    return [leaderboard(asked.table, folder=sweep.path), *answers]
 
 
 def _leaderboard(table: Table, board: Section) -> dict[str, Any]:

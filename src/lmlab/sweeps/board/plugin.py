@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ class Board:
     def __init__(self, folder: Path, flags: Any = None):
         """`flags` are TensorBoard's: its host, and whether it is open to others."""
         self._scan = Scan(folder)
-        self._kept: dict[tuple[str, str], Answer] = {}
+        self._kept: dict[tuple[str, ...], Answer] = {}
         self._answering = threading.Lock()
         self._is_open = bool(getattr(flags, "bind_all", False))
         host = getattr(flags, "host", None)
@@ -83,7 +83,7 @@ class Board:
             from lmlab.sweeps.report.page import vega
 
             return self._respond(request, vega().encode(), "application/javascript", 86_400)
-        routes: dict[str, Callable[[str], bytes]] = {
+        routes: dict[str, Callable[[Mapping[str, str]], bytes]] = {
             "sweeps": self._sweeps,
             "sweep": self._sweep,
             "figures": self._figures,
@@ -91,7 +91,7 @@ class Board:
         }
         if name not in routes:
             raise RefusedError(404, "there is no such page")
-        return self._respond(request, routes[name](request.args.get("name", "")))
+        return self._respond(request, routes[name](request.args))
 
     def _check_host(self, request: wrappers.Request) -> None:
         """Somebody else's page may have its own name lead here, and would read along."""
@@ -119,7 +119,7 @@ class Board:
             return http_util.Respond(request, b"", kind, 304, headers=headers)
         return http_util.Respond(request, body, kind, expires=seconds_kept, headers=headers)
 
-    def _sweeps(self, _: str) -> bytes:
+    def _sweeps(self, _: Mapping[str, str]) -> bytes:
         sweeps = self._scan.sweeps()
         version = "".join(sweep.version for sweep in sweeps.values())
 
@@ -128,15 +128,16 @@ class Board:
 
             return listed(sweeps.values(), self._scan.is_cut)
 
-        return self._made("sweeps", "", version, make)
+        return self._made(("sweeps",), version, make)
 
-    def _sweep(self, name: str) -> bytes:
-        return self._of_sweep("sweep", name)
+    def _sweep(self, asked: Mapping[str, str]) -> bytes:
+        return self._of_sweep("sweep", asked)
 
-    def _figures(self, name: str) -> bytes:
-        return self._of_sweep("figures", name)
+    def _figures(self, asked: Mapping[str, str]) -> bytes:
+        return self._of_sweep("figures", asked)
 
-    def _of_sweep(self, kind: str, name: str) -> bytes:
+    def _of_sweep(self, kind: str, asked: Mapping[str, str]) -> bytes:
+        name, baseline = asked.get("name", ""), asked.get("baseline", "")
         sweep = self._scan.sweeps().get(name)
         if sweep is None:
             raise RefusedError(404, "there is no such sweep any more")
@@ -144,11 +145,13 @@ class Board:
         def make() -> dict[str, Any]:
             from lmlab.sweeps.board.answers import about_sweep, figures_of
 
-            return about_sweep(sweep) if kind == "sweep" else figures_of(sweep)
+            about = about_sweep if kind == "sweep" else figures_of
+            return about(sweep, baseline)
 
-        return self._made(kind, name, sweep.version, make)
+        return self._made((kind, name, baseline), sweep.version, make)
 
-    def _run(self, name: str) -> bytes:
+    def _run(self, asked: Mapping[str, str]) -> bytes:
+        name = asked.get("name", "")
         run = self._scan.run(name)
         if run is None:
             raise RefusedError(404, "there is no such run any more")
@@ -158,16 +161,15 @@ class Board:
 
             return about_run(run)
 
-        return self._made("run", name, repr((run.stamp, run.status, run.problem)), make)
+        return self._made(("run", name), repr((run.stamp, run.status, run.problem)), make)
 
     def _made(
-        self, kind: str, name: str, version: str, make: Callable[[], dict[str, Any]]
+        self, key: tuple[str, ...], version: str, make: Callable[[], dict[str, Any]]
     ) -> bytes:
         """An answer, made again where there is news; one that takes its time not at each of them.
 
         One is made at a time: there are training processes on this machine, too.
         """
-        key = kind, name
         with self._answering:
             kept = self._kept.pop(key, None)
             began = time.monotonic()

@@ -74,8 +74,8 @@ function coloured(spec) {
   if (!isDark) return spec;
   const light = { '#222222': '#eeeeee', '#666666': '#b5b5b5', '#e4e4e4': '#4a4a4a', black: '#eeeeee', '#000000': '#eeeeee' };
   const walk = (node) => {
-    if ('condition' in node) return; // ink on something coloured, which stays as it is
     for (const [key, value] of Object.entries(node)) {
+      if (key === 'ink') continue; // of a text on something coloured, which stays as it is
       if (typeof value === 'string' && value in light) node[key] = light[value];
       else if (value && typeof value === 'object') walk(value);
     }

@@ -35,6 +35,12 @@ function followTheme() {
   }
 }
 
+/** Where the board answers. */
+function address(kind, name, baseline = '') {
+  const about = baseline ? `&baseline=${encodeURIComponent(baseline)}` : '';
+  return `./${kind}?name=${encodeURIComponent(name)}${about}`;
+}
+
 class Board {
   constructor(page) {
     this.page = page;
@@ -65,26 +71,25 @@ class Board {
 
   /** Whether there is news of what is shown. */
   async ask() {
-    const { sweep, run } = place();
-    if (run !== undefined) return this.fetch('run', run);
-    if (sweep === undefined) return this.fetch('sweeps', '');
-    const isNew = await this.fetch('sweep', sweep);
+    const { sweep, run, baseline } = place();
+    if (run !== undefined) return this.fetch(address('run', run));
+    if (sweep === undefined) return this.fetch(address('sweeps', ''));
+    const isNew = await this.fetch(address('sweep', sweep, baseline));
     if (Date.now() - this.lastFigures > FIGURE_SECONDS * 1000) {
       if (isNew) this.draw(); // figures take longer than rows
-      const isDrawn = await this.fetch('figures', sweep);
+      const isDrawn = await this.fetch(address('figures', sweep, baseline));
       this.lastFigures = Date.now();
       return isDrawn || isNew;
     }
     return isNew;
   }
 
-  async fetch(kind, name) {
-    const address = `./${kind}?name=${encodeURIComponent(name)}`;
-    const before = this.answers.get(address);
+  async fetch(from) {
+    const before = this.answers.get(from);
     const headers = before?.tag ? { 'If-None-Match': before.tag } : {};
     let answer;
     try {
-      const response = await fetch(address, { headers, cache: 'no-store' });
+      const response = await fetch(from, { headers, cache: 'no-store' });
       if (response.status === 304) {
         if (!before.problem) return false;
         answer = { ...before, problem: '' };
@@ -97,17 +102,17 @@ class Board {
       answer = { ...before, problem: 'TensorBoard does not answer; this is how it was' };
     }
     if (before && before.problem === answer.problem && answer.problem) return false;
-    this.answers.delete(address);
-    this.answers.set(address, answer);
+    this.answers.delete(from);
+    this.answers.set(from, answer);
     for (const oldest of [...this.answers.keys()].slice(0, -12)) this.answers.delete(oldest);
     return true;
   }
 
   draw() {
     this.lastDraw = Date.now();
-    const { sweep, run } = place();
+    const { sweep, run, baseline } = place();
     const [kind, name] = run !== undefined ? ['run', run] : sweep !== undefined ? ['sweep', sweep] : ['sweeps', ''];
-    const answer = this.answers.get(`./${kind}?name=${encodeURIComponent(name)}`);
+    const answer = this.answers.get(address(kind, name, kind === 'sweep' ? baseline : ''));
     const content = answer?.content, problem = answer?.problem || content?.problem;
     const parts = [];
     if (problem) parts.push(el('p', { class: 'problem', role: 'alert' }, problem));
@@ -116,7 +121,7 @@ class Board {
       if (kind === 'run') parts.push(...oneRun(content));
       else if (kind === 'sweeps') parts.push(...allSweeps(content));
       else {
-        const drawn = this.answers.get(`./figures?name=${encodeURIComponent(name)}`);
+        const drawn = this.answers.get(address('figures', name, baseline));
         parts.push(...oneSweep(content, this.figures.of(name, drawn?.content)));
       }
     }

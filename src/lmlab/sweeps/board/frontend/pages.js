@@ -56,6 +56,7 @@ export function oneSweep(about, figures) {
   if (active.length) parts.push(el('h2', {}, 'running'), ...jobTable('running', active, about));
   if (leaderboard) parts.push(el('h2', {}, 'leaderboard'), ...board(leaderboard, jobs, about));
   if (bad.length) parts.push(el('h2', {}, 'went wrong'), ...jobTable('went wrong', bad, about));
+  if (about.remark) parts.push(el('p', { class: 'problem', dir: 'auto' }, about.remark));
   for (const section of sections) parts.push(el('h2', { dir: 'auto' }, section.title), ...plain(section));
   return [
     el('header', {}, el('h1', { dir: 'auto' }, about.title), chips(about.counts),
@@ -105,7 +106,10 @@ function board(about, jobs, { sweep }) {
 
 function runsOf(name, runs, sweep) {
   const curves = runs.map((job) => job.run).filter((run) => run !== null);
-  return [el('p', {}, el('strong', { dir: 'auto' }, name), ' · ',
+  const isBaseline = place().baseline === name;
+  const compare = el('button', { class: 'plain', 'data-key': 'baseline', onclick: () => change({ baseline: isBaseline ? undefined : name }) },
+    isBaseline ? 'compare with the best again' : 'compare the others with it');
+  return [el('p', {}, el('strong', { dir: 'auto' }, name), ' · ', compare, ' · ',
     el('a', curvesOf(curves.slice(0, 30)), curves.length > 30 ? 'curves of the first 30' : 'curves in Time Series')),
   ...jobTable('runs of the setting', runs, { sweep })];
 }
