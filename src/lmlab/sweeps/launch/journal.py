@@ -109,6 +109,11 @@ class Journal:
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
+    def remove(self) -> None:
+        """Leave nothing behind of a launch whose end was said."""
+        self.path.unlink()
+        self._plan.unlink(missing_ok=True)
+
     def key(self, job: int) -> str:
         """The value of sweep.job for one of its jobs; `Entry.of` reads it."""
         return f"{self.path.stem}/{job}"

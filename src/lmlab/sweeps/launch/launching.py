@@ -119,7 +119,7 @@ def run_jobs(
             if not killed:
                 break
             killed.clear()
-    journal.path.unlink()
+    journal.remove()
     return [results[number] for number in sorted(results)]
 
 
