@@ -163,7 +163,7 @@ DOORS = {
     "generate": generate,
     "evaluate": lambda run: ["evaluate", f"run={run}"],
     "ensemble": lambda run: ["evaluate", "run=good", f"ensemble=['{run}']"],
-    "export": lambda run: ["export", f"run={run}", "folder=exported", "to=safetensors"],
+    "export": lambda run: ["export", f"run={run}", f"folder={run}-out", "to=safetensors"],
     "run": lambda run: ["train", f"run={run}"],
     "from": lambda run: ["train", f"from={run}", "trainer.max_steps=4"],
     "dry run": lambda run: ["train", f"from={run}", "trainer.max_steps=4", "dry_run=true"],
