@@ -168,7 +168,7 @@ class Board(base_plugin.TBPlugin):
             raise RefusedError(404, "there is no such run any more")
 
         def make() -> dict[str, Any]:
-            from lmlab.sweeps.board.answers import about_run
+            from lmlab.sweeps.board.one_run import about_run
 
             return about_run(run)
 
