@@ -2,8 +2,9 @@
 
 import { go, isSeen, onMove, place } from './address.js';
 import { el, fill } from './dom.js';
-import { allSweeps, oneRun, oneSweep } from './pages.js';
 import { Figures } from './figures.js';
+import { allSweeps, oneSweep } from './pages.js';
+import { oneRun } from './run.js';
 
 const SECONDS = 2, FIGURE_SECONDS = 8, CLOCK_SECONDS = 20;
 

@@ -1,32 +1,8 @@
-// The three pages: all sweeps, one sweep, one run. Each is made of what the board said of it.
+// Two pages: all sweeps, one sweep. Each is made of what the board said of it.
 
 import { change, curvesOf, go, place } from './address.js';
-import { el, fold, table } from './dom.js';
-
-const FEW = 30; // rows that are shown before somebody asks for more
-const text = (number, digits = 4) => (number === null || number === undefined ? '' : number.toFixed(digits));
-const count = (number) => (number === null || number === undefined ? '' : number.toLocaleString('en'));
-
-function ago(seconds) {
-  if (!seconds) return '';
-  const passed = Math.max(0, Date.now() / 1000 - seconds);
-  for (const [name, size] of [['d', 86400], ['h', 3600], ['min', 60]]) {
-    if (passed >= size) return `${Math.floor(passed / size)} ${name} ago`;
-  }
-  return passed < 10 ? 'just now' : 'in the last minute';
-}
-
-function time(seconds) {
-  if (seconds === null || seconds === undefined) return '';
-  const whole = Math.round(seconds);
-  if (whole < 60) return `${seconds.toFixed(1)} s`;
-  return whole < 3600 ? `${Math.floor(whole / 60)} min ${whole % 60} s`
-    : `${Math.floor(whole / 3600)} h ${Math.floor(whole / 60) % 60} min`;
-}
-
-const chip = (status, n) => el('span', { class: `chip ${/^[a-z]+$/.test(status) ? status : ''}`, dir: 'auto' },
-  n === undefined ? status : `${n} ${status}`);
-const chips = (counts) => el('span', { class: 'chips' }, counts.map(([status, n]) => chip(status, n)));
+import { el, fold } from './dom.js';
+import { ago, chip, chips, commands, count, more, steps, text, time } from './parts.js';
 
 export function allSweeps({ sweeps, is_cut: isCut }) {
   if (!sweeps.length) return [el('h1', {}, 'Sweeps'), el('p', { class: 'quiet' }, 'no run below the log folder yet')];
@@ -38,14 +14,6 @@ export function allSweeps({ sweeps, is_cut: isCut }) {
     el('span', {}, ago(one.moved), one.is_launched ? '' : ' · single runs')] }));
   const cut = isCut && el('p', { class: 'problem' }, 'there are more folders below the log folder than are looked through');
   return [el('h1', {}, 'Sweeps'), cut, ...more('sweeps', columns, rows)].filter(Boolean);
-}
-
-/** A table of the first rows, and a button for all. */
-function more(name, columns, rows) {
-  const isAll = place().all === name || rows.length <= FEW;
-  return [table(name, columns, isAll ? rows : rows.slice(0, FEW)),
-    isAll ? null : el('p', {}, `the first ${FEW} of ${rows.length}; `,
-      el('button', { 'data-key': `more/${name}`, class: 'plain', onclick: () => change({ all: name }) }, 'show all'))].filter(Boolean);
 }
 
 export function oneSweep(about, figures) {
@@ -127,12 +95,6 @@ function jobTable(name, jobs, { sweep }) {
   return more(name, shown(columns), rows);
 }
 
-function steps({ step, max_steps: most, status }) {
-  if (step === null || step === undefined) return '';
-  if (status !== 'running' || !most) return count(step);
-  return el('span', {}, `${count(step)} / ${count(most)} `, el('progress', { value: step, max: most, 'aria-label': 'steps' }));
-}
-
 function plain(section) {
   const rows = section.columns.length ? section.columns[0].cells.map((_, i) => ({
     class: i === section.best ? 'best' : '', cells: section.columns.map((column) => column.cells[i]) })) : [];
@@ -141,42 +103,3 @@ function plain(section) {
 }
 
 const notes = (lines) => el('ul', { class: 'notes' }, lines.map((line) => el('li', { dir: 'auto' }, line)));
-
-function commands(lines) {
-  return el('dl', { class: 'commands' }, lines.map(([what, line]) => [el('dt', {}, what), el('dd', {}, el('code', {}, line),
-    el('button', { class: 'plain', 'data-key': `copy/${what}`, 'aria-label': `copy: ${what}`, onclick: (event) => copy(event.currentTarget, line) }, 'copy'))]));
-}
-
-async function copy(button, line) {
-  try {
-    await navigator.clipboard.writeText(line);
-    button.textContent = 'copied';
-  } catch { // a page that is not at localhost may not: it is selected, to be copied by hand
-    getSelection().selectAllChildren(button.previousSibling);
-    button.textContent = 'selected';
-  }
-  setTimeout(() => { button.textContent = 'copy'; }, 1500);
-}
-
-export function oneRun(about) {
-  const parts = [el('header', {}, el('h1', { dir: 'auto' }, about.run), chip(about.status), about.diverged ? 'diverged' : null,
-    about.started ? el('span', { class: 'quiet' }, `started ${about.started}`) : null)];
-  if (about.error) parts.push(el('p', { class: 'problem', dir: 'auto' }, about.error));
-  if (!about.commands) return parts;
-  const facts = [['step', steps(about)], ['val loss', about.loss === null ? '' : `${text(about.loss)}${about.is_final ? ', of all of val' : ', the lowest so far'}`],
-    ['time', time(about.seconds)], ['parameters', count(about.parameters)]];
-  parts.push(el('dl', { class: 'facts' }, facts.filter(([, value]) => value !== '').map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)))));
-  parts.push(el('p', {}, el('a', curvesOf([about.run]), 'curves in Time Series')));
-  const { rows, of } = about.changed;
-  parts.push(el('h2', {}, 'what differs'), el('p', { class: 'quiet', dir: 'auto' }, `from ${of}`));
-  if (rows.length) {
-    parts.push(table('what differs', [{ heading: 'key' }, { heading: 'value' }, { heading: 'default' }],
-      rows.map(([key, value, before]) => ({ cells: [key, value, before ?? ''] }))));
-  } else parts.push(el('p', {}, 'nothing'));
-  if (about.sample) parts.push(el('h2', {}, 'sample'), el('pre', { dir: 'auto', tabindex: 0 }, about.sample));
-  parts.push(el('h2', {}, 'go on'), commands(about.commands));
-  const pairs = (name, list) => list.length && fold(name, name, false, table(name, [{ heading: 'name' }, { heading: 'value' }], list.map((cells) => ({ cells }))));
-  parts.push(pairs('last figures', about.metrics), pairs('versions and machine', about.machine),
-    about.log && fold('log', 'the end of its log', about.status === 'failed', el('pre', { tabindex: 0 }, about.log)));
-  return parts.filter(Boolean);
-}
