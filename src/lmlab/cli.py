@@ -71,6 +71,8 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
     run = train(config, choices=chosen())
     if run is None:
         return None  # the first of several processes says the rest
+    if run.record["status"] == "paused":
+        return None  # how it goes on is said
     _show(run)
     return run.record["metrics"]["val/loss_full"]
 
