@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from lmlab.display.board import MOST_TICKED, count, start
 from lmlab.errors import LabError
+from lmlab.sweeps.board.plugin import BoardLoader
 from lmlab.sweeps.command import LineParser, errors_in_a_line
-from lmlab_tensorboard import SweepsLoader
 
 if TYPE_CHECKING:
     from lmlab.sweeps.table.settings import Table
@@ -40,7 +40,7 @@ def main() -> None:
                 print(
                     f"{n} runs: above {MOST_TICKED} TensorBoard ticks none; --top 10 shows the best"
                 )
-            link = start(folder, *flags, first=SweepsLoader(options.folder))
+            link = start(folder, *flags, first=BoardLoader(options.folder))
         print(f"open {link}   (ctrl-c ends it)", flush=True)
         threading.Event().wait()
 

@@ -16,10 +16,10 @@ from werkzeug.test import Client, TestResponse
 
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.board import scan
-from lmlab.sweeps.board.plugin import Board
+from lmlab.sweeps.board.plugin import Board, BoardLoader
 from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
 from lmlab.sweeps.table.settings import runs_frame
-from lmlab_tensorboard import SweepsLoader, SweepsPlugin
+from lmlab_tensorboard import SweepsPlugin
 
 HOSTILE = "<script>alert(1)</script>\n\u202eright to left" + "x" * 5000
 
@@ -290,7 +290,7 @@ def test_a_page_of_another_name_reads_nothing(folder, host, status):
 
 def test_tensorboard_serves_it_with_a_prefix(folder, caplog):
     context = TBContext(logdir=str(folder), flags=SimpleNamespace(bind_all=False, host=None))
-    for plugin in (SweepsPlugin(context), SweepsLoader(folder).load(TBContext(logdir="/none"))):
+    for plugin in (SweepsPlugin(context), BoardLoader(folder).load(TBContext(logdir="/none"))):
         client = Client(TensorBoardWSGI([plugin], path_prefix="/lab"))
         listing = client.get("/lab/data/plugins_listing").json["lmlab"]
         assert listing["enabled"]

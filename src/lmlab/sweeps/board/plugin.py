@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tensorboard.backend import http_util
+from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from lmlab.errors import LabError
@@ -39,8 +40,10 @@ class RefusedError(Exception):
     """A request that gets no answer, with the status and the reason."""
 
 
-class Board:
-    """A WSGI application: see `_routes`."""
+class Board(base_plugin.TBPlugin):
+    """A WSGI application, and the tab whose questions it answers."""
+
+    plugin_name = "lmlab"
 
     def __init__(self, folder: Path, flags: Any = None):
         """`flags` are TensorBoard's: its host, and whether it is open to others."""
@@ -51,9 +54,17 @@ class Board:
         host = getattr(flags, "host", None)
         self._hosts = {"localhost", socket.gethostname().lower(), str(host or "").lower()} - {""}
 
+    def get_plugin_apps(self) -> dict[str, Callable[..., Iterable[bytes]]]:
+        return {"/*": self}
+
     def is_active(self) -> bool:
         """Whether there is a sweep, or more than one run."""
         return self._scan.has_runs()
+
+    def frontend_metadata(self) -> base_plugin.FrontendMetadata:
+        return base_plugin.FrontendMetadata(
+            es_module_path="/index.js", tab_name="Sweeps", disable_reload=True
+        )
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         request = wrappers.Request(environ)
@@ -185,3 +196,15 @@ class Board:
             for oldest in list(self._kept)[:-MOST_KEPT]:
                 del self._kept[oldest]
             return kept.body
+
+
+class BoardLoader(base_plugin.TBLoader):
+    """Gives the tab another folder than TensorBoard's: that one may hold links to the best runs."""
+
+    plugin_name = Board.plugin_name
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def load(self, context: base_plugin.TBContext) -> Board:
+        return Board(self._folder, context.flags)
