@@ -19,10 +19,11 @@ class SweepsPlugin(base_plugin.TBPlugin):
 
     plugin_name = "lmlab"
 
-    def __init__(self, context: base_plugin.TBContext, folder: Path | None = None):
-        """`folder` is what is shown; None: TensorBoard's log folder."""
-        self._folder = folder or (Path(context.logdir) if context.logdir else None)
-        self._flags = context.flags
+    def __init__(self, context: base_plugin.TBContext, scan: Any = None):
+        """`scan` sees what is shown, a `lmlab.sweeps.board.scan.Scan`; None: one of TensorBoard's
+        log folder."""
+        self._folder = Path(context.logdir).expanduser() if context.logdir else None
+        self._flags, self._scan = context.flags, scan
         self._making = threading.Lock()
         self._board: Any = None
 
@@ -46,18 +47,19 @@ class SweepsPlugin(base_plugin.TBPlugin):
         with self._making:
             if self._board is None:
                 from lmlab.sweeps.board.plugin import Board
+                from lmlab.sweeps.board.scan import Scan
 
-                self._board = Board(self._folder or Path(), self._flags)
+                self._board = Board(self._scan or Scan(self._folder or Path()), self._flags)
             return self._board
 
 
 class SweepsLoader(base_plugin.TBLoader):
-    """Gives the tab another folder than TensorBoard's: that one may hold links to the best runs."""
+    """Gives the tab a scan that others read, too."""
 
     plugin_name = SweepsPlugin.plugin_name
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, scan: Any):
+        self._scan = scan
 
     def load(self, context: base_plugin.TBContext) -> SweepsPlugin:
-        return SweepsPlugin(context, self._folder)
+        return SweepsPlugin(context, self._scan)

@@ -23,7 +23,6 @@ from lmlab.sweeps.table.settings import (
     METRICS,
     STATUSES,
     Table,
-    tabulate,
 )
 from lmlab.sweeps.table.values import heading, short_keys, shown
 from lmlab.sweeps.table.words import name_of
@@ -69,10 +68,9 @@ def about_sweep(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
         "sections": [],
         "commands": [f"{command('sweep')} {typed(sweep.path)}"],
     }
-    files = sweep.files
-    if not files:
+    table = sweep.table
+    if table is None:
         return about
-    table = tabulate(files)
     settings = {
         str(path): int(setting)
         for path, setting in table.runs[["directory", "setting"]].itertuples(index=False)
@@ -97,11 +95,11 @@ def about_sweep(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
 
 def figures_of(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
     """Vega-Lite by the name of the figure."""
-    if not (files := sweep.files):
+    if sweep.table is None:
         return {}
     from lmlab.sweeps.figures.charts import spec_of
 
-    asked, _ = _asked(tabulate(files), sweep, baseline)
+    asked, _ = _asked(sweep.table, sweep, baseline)
     sections = _sections(asked, sweep)
     charts = [pair for section in sections for pair in section.figures.items()]
     return {name: spec_of(chart) for name, chart in charts}

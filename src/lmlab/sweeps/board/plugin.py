@@ -42,9 +42,9 @@ class RefusedError(Exception):
 class Board:
     """A WSGI application: see `_routes`."""
 
-    def __init__(self, folder: Path, flags: Any = None):
+    def __init__(self, scan: Scan, flags: Any = None):
         """`flags` are TensorBoard's: its host, and whether it is open to others."""
-        self._scan = Scan(folder)
+        self._scan = scan
         self._kept: dict[tuple[str, ...], Answer] = {}
         self._answering = threading.Lock()
         self._is_open = bool(getattr(flags, "bind_all", False))

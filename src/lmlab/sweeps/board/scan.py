@@ -13,13 +13,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmlab.errors import LabError
 from lmlab.files import leads_out
 from lmlab.runs.directory import CONFIG, METRICS, RECORD, RunDirectory
 from lmlab.sweeps.launch.journal import FOLDER, MULTIRUN, Event, Journal
-from lmlab.sweeps.table.reading import RunFiles, read_run
+from lmlab.sweeps.table.reading import RunFiles, read_run, started
+
+if TYPE_CHECKING:
+    from lmlab.sweeps.table.settings import Table
 
 SECONDS = 2.0  # between two looks
 IDLE = 30.0  # seconds without a question, after which nobody looks
@@ -64,8 +69,14 @@ class SeenSweep:
     @property
     def files(self) -> list[RunFiles]:
         """Its readable runs in the order they were started."""
-        readable = [run.files for run in self.runs if run.files]
-        return sorted(readable, key=lambda files: (str(files.record.get("started")), files.path))
+        return sorted((run.files for run in self.runs if run.files), key=started)
+
+    @cached_property
+    def table(self) -> Table | None:
+        """Its readable runs, if there is one: made once for all who ask."""
+        from lmlab.sweeps.table.settings import tabulate  # here, for it imports pandas
+
+        return tabulate(files) if (files := self.files) else None
 
 
 class Scan:
@@ -81,7 +92,8 @@ class Scan:
         self._thread: threading.Thread | None = None
 
     def sweeps(self, wait: float = 20.0) -> Mapping[str, SeenSweep]:
-        """By name, as last seen; the first look is waited for, so many seconds."""
+        """By name, as last seen; a first look, or one after a while, is waited for, so many
+        seconds."""
         with self._starting:
             self._start()
         self._first.wait(wait)
@@ -115,13 +127,17 @@ class Scan:
             by_sweep.setdefault(run.sweep, []).append(run)
         sweeps = {}
         for name, of_sweep in sorted(by_sweep.items()):
-            sweeps[name] = self._sweep(name, name in launched, of_sweep)
+            seen = self._sweep(name, name in launched, of_sweep)
+            known = self._sweeps.get(name)
+            # The one that is known already keeps what was made of it.
+            sweeps[name] = known if known and known.version == seen.version else seen
         self._runs, self._sweeps = runs, sweeps
         self._first.set()
 
     def _start(self) -> None:
         self._asked = time.monotonic()
         if self._thread is None or not self._thread.is_alive():
+            self._first.clear()  # what was seen long ago is no answer
             self._thread = threading.Thread(target=self._follow, name="sweeps", daemon=True)
             self._thread.start()
 
@@ -174,11 +190,11 @@ class Scan:
         journals = sorted(_journals(path)) if is_launched else []
         refused, n_waiting = _launched(journals[-1][1]) if journals else ((), 0)
         seen = [(run.name, run.stamp, run.status, run.problem) for run in runs]
-        version = hashlib.sha256(
-            repr((seen, refused, n_waiting)).encode(errors="replace")
-        ).hexdigest()
         times = [modified for run in runs for modified, _ in run.stamp]
         moved = max([*times, *(time for time, _ in journals)], default=0) / 1e9
+        version = hashlib.sha256(
+            repr((seen, refused, n_waiting, moved)).encode(errors="replace")
+        ).hexdigest()
         return SeenSweep(
             name, path, is_launched, tuple(runs), refused, n_waiting, moved, version[:20]
         )
