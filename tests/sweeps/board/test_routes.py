@@ -45,7 +45,8 @@ class Asked:
     def look(self) -> None:
         """As its thread does now and then; answers may be as old as five times their cost."""
         self.board._scan.look()
-        self.board._kept.clear()
+        self.board._answers.forget()
+        self.board._of_runs._answers.forget()
 
 
 @pytest.fixture
