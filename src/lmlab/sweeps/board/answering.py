@@ -36,15 +36,22 @@ class Answers:
     def forget(self) -> None:
         self._kept.clear()
 
-    def made(self, key: tuple[str, ...], version: str, make: Callable[[], dict[str, Any]]) -> bytes:
-        """An answer, made again where there is news; one that takes its time not at each of them.
+    def made(
+        self,
+        key: tuple[str, ...],
+        version: str,
+        make: Callable[[], dict[str, Any]],
+        rest: float = 5,
+    ) -> bytes:
+        """An answer, made again where there is news; one that takes its time not at each of them,
+        but after `rest` times that.
 
         One is made at a time: there are training processes on this machine, too.
         """
         with self._answering:
             kept = self._kept.pop(key, None)
             began = time.monotonic()
-            if kept is None or (kept.version != version and began - kept.made > 5 * kept.cost):
+            if kept is None or (kept.version != version and began - kept.made > rest * kept.cost):
                 try:
                     content = make()
                 except LabError as error:

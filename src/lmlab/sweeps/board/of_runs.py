@@ -33,7 +33,7 @@ class OfRuns:
 
         run, runs = self._run(asked.get("name", "")), self._scan.runs()
         return self._answers.made(
-            ("run", run.name), news_of(run, runs), lambda: about_run(run, runs)
+            ("run", run.name), news_of(run, runs), lambda: about_run(run, runs), rest=0
         )
 
     def side(self, asked: Asked) -> bytes:

@@ -24,6 +24,7 @@ from lmlab.sweeps.table.reading import RunFiles, read_run
 SECONDS = 2.0  # between two looks
 IDLE = 30.0  # seconds without a question, after which nobody looks
 MOST_FOLDERS = 200_000  # somebody's home folder is no folder of runs
+LINK = "a link stands in its place, which is not followed"
 Stamp = tuple[tuple[int, int], ...]
 
 
@@ -104,7 +105,7 @@ class Scan:
     def run(self, name: str) -> SeenRun | None:
         """One that was seen, as it is at this moment."""
         seen = self.runs().get(name)
-        return None if seen is None else self._seen(name, seen.sweep)
+        return None if seen is None else self._again(seen)
 
     def look(self) -> None:
         """See what is there now."""
@@ -116,7 +117,7 @@ class Scan:
         there = launched | {run.sweep for run in runs.values()}
         for name, before in self._runs.items():
             if name not in runs and before.sweep in there:
-                runs[name] = self._seen(name, before.sweep)
+                runs[name] = self._again(before)
         by_sweep: dict[str, list[SeenRun]] = {name: [] for name in launched}
         for run in runs.values():
             by_sweep.setdefault(run.sweep, []).append(run)
@@ -161,6 +162,12 @@ class Scan:
                 break
         return launched, runs
 
+    def _again(self, run: SeenRun) -> SeenRun:
+        """A run that was seen, and may be gone by now."""
+        if self._is_elsewhere(run.path):
+            return replace(run, files=None, problem=LINK, stamp=())
+        return self._seen(run.name, run.sweep)
+
     def _seen(self, name: str, sweep: str) -> SeenRun:
         path = self.folder / name
         stamp = tuple(_stamp(path / file) for file in (RECORD, CONFIG, METRICS))
@@ -170,7 +177,7 @@ class Scan:
         try:
             files = None if self._is_elsewhere(path) else read_run(path)
             if files is None or self._is_elsewhere(path):  # a link in its place, by now
-                problem = f"it leads out of {self.folder.name} by a link"
+                problem = LINK
             elif files.record:
                 return SeenRun(name, path, sweep, files, "", stamp)
             else:
