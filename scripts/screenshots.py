@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import FrameLocator, Page, TimeoutError, ViewportSize, sync_playwright
 
 from lmlab.display.board import start
-from lmlab_tensorboard import SweepsLoader
+from lmlab.sweeps.board.plugin import BoardLoader
 
 SIZE = ViewportSize(width=1720, height=1000)
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
@@ -113,7 +113,7 @@ def main() -> None:
     if chromium is None:
         sys.exit("error: no browser: apt-get install chromium, or name one in LMLAB_CHROMIUM")
     asked.pictures.mkdir(parents=True, exist_ok=True)
-    link = start(asked.runs, first=SweepsLoader(asked.runs)).partition("?")[0]
+    link = start(asked.runs, first=BoardLoader(asked.runs)).partition("?")[0]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         context = browser.new_context(viewport=SIZE)

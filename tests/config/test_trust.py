@@ -25,8 +25,8 @@ from lmlab.display import board
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps import command
-from lmlab.sweeps.board.means import Choice
 from lmlab.sweeps.board.scan import Scan
+from lmlab.sweeps.tabs.means import Choice
 from lmlab.training.restored import restore
 
 # A package that says so when one of its modules is imported.

@@ -60,7 +60,7 @@ CHARTS = {
 }
 
 # Where a run is kept, not what it is.
-NOT_SHOWN = ("output_dir", "run", "run_dir", "resume", "dry_run", "sweep")
+NOT_SHOWN = ("output_dir", "run", "run_dir", "resume", "pause_at", "dry_run", "sweep")
 
 NONE = "none"  # a text that does not apply
 LINE = 200  # characters of a line of text, which TensorBoard does not wrap
@@ -229,7 +229,7 @@ def _row(row: dict[str, Value | None], started: str) -> list[Summary]:
 def ending(status: str) -> Summary:
     """How a run ended. What was cut short (failed, interrupted) is a failure; what a sweep gave up
     (pruned) did what it was to do."""
-    return hparams_end(status in ("done", "pruned"))
+    return hparams_end(status in ("done", "paused", "pruned"))
 
 
 def _yaml(config: dict[str, Any]) -> str:
@@ -257,6 +257,12 @@ def preformatted(typed: str) -> str:
     )
     shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", _control_picture, "\n".join(lines))
     return f"<pre>\n\n{html.escape(shown, quote=False)}</pre>"
+
+
+def as_typed(markdown: str) -> str:
+    """The text that `preformatted` was given, but for control characters; any other as it is."""
+    inside = re.fullmatch(r"<pre>\n\n(.*)</pre>", markdown, re.DOTALL)
+    return html.unescape(inside[1]) if inside else markdown
 
 
 def _control_picture(control: re.Match[str]) -> str:

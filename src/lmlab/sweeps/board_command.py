@@ -11,9 +11,9 @@ from pathlib import Path
 
 from lmlab.display.board import MOST_TICKED, count, start
 from lmlab.errors import LabError
+from lmlab.sweeps.board.plugin import BoardLoader
 from lmlab.sweeps.board.scan import Scan
 from lmlab.sweeps.command import LineParser, errors_in_a_line
-from lmlab_tensorboard import SweepsLoader
 
 
 def main() -> None:
@@ -27,8 +27,8 @@ def main() -> None:
 
 
 def _start(folder: Path, top: int | None, flags: list[str]) -> str:
-    from lmlab.sweeps.board.data_provider import ShownData  # here, for it imports pandas
-    from lmlab.sweeps.board.means import Choice
+    from lmlab.sweeps.tabs.data_provider import ShownData  # here, for it imports pandas
+    from lmlab.sweeps.tabs.means import Choice
 
     scan = Scan(folder)
     choice = Choice(scan, top)
@@ -40,7 +40,7 @@ def _start(folder: Path, top: int | None, flags: list[str]) -> str:
     elif (n := count(folder)) > MOST_TICKED:
         print(f"{n} runs: above {MOST_TICKED} TensorBoard ticks none; --top 10 shows the best")
     shown_data = partial(ShownData, scan=scan, choice=choice)
-    return start(folder, *flags, first=SweepsLoader(scan), shown=shown_data)
+    return start(folder, *flags, first=BoardLoader(scan), shown=shown_data)
 
 
 def _count(text: str) -> int:

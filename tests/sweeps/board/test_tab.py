@@ -14,7 +14,7 @@ from sweeps.made import made
 from lmlab.display.board import start
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.board import scan
-from lmlab_tensorboard import SweepsLoader
+from lmlab.sweeps.board.plugin import BoardLoader
 
 HOSTILE = '<img src=x onerror="document.body.remove()"> & <b>bold</b>\n' + "long " * 300
 
@@ -50,7 +50,7 @@ def run(folder: Path, lr: float, seed: int, loss: float) -> Path:
 def link(tmp_path: Path, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(scan, "SECONDS", 0.2)
     flags = "--load_fast=false", "--path_prefix=/lab"
-    return start(tmp_path, *flags, first=SweepsLoader(scan.Scan(tmp_path))).partition("?")[0]
+    return start(tmp_path, *flags, first=BoardLoader(scan.Scan(tmp_path))).partition("?")[0]
 
 
 def row(tab: FrameLocator, name: str, of: str) -> list[str]:

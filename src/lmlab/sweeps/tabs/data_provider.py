@@ -28,9 +28,9 @@ from lmlab.display.tensorboard_inside import (
     band_charts,
     hparams_by_setting,
 )
-from lmlab.sweeps.board.means import Choice, Mean, Shown
 from lmlab.sweeps.board.scan import Scan
 from lmlab.sweeps.table.curves import BAND, BANDS
+from lmlab.sweeps.tabs.means import Choice, Mean, Shown
 
 EVERYTHING = RunTagFilter()
 ByTag = dict[str, dict[str, Any]]  # by run and tag

@@ -23,10 +23,10 @@ from lmlab.display.event_files import BEGIN, END, numbered, write_summaries
 from lmlab.display.summaries import ending
 from lmlab.display.tensorboard_inside import hparams_columns, hparams_row
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.board import means
-from lmlab.sweeps.board.data_provider import ShownData
-from lmlab.sweeps.board.means import Choice, Shown
 from lmlab.sweeps.board.scan import Scan
+from lmlab.sweeps.tabs import means
+from lmlab.sweeps.tabs.data_provider import ShownData
+from lmlab.sweeps.tabs.means import Choice, Shown
 
 CURVE = {10: 3.0, 20: 2.5}
 EVERY_STATUS = [0, 1, 2, 3]
