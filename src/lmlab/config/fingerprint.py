@@ -16,6 +16,7 @@ NOT_IN_FINGERPRINT = (
     "name",
     "run",
     "resume",
+    "pause_at",
     "run_dir",
     "dry_run",
     "sweep",

@@ -238,6 +238,7 @@ class Train(Node):
     name: Inside
     resume: Literal["auto"] | None
     run: str | None
+    pause_at: Count | None = None  # older runs do not say
     parent: str | Parent | None = Field(alias="from")
     teacher: Teacher | None = None  # older runs do not say
     dry_run: bool
@@ -272,6 +273,11 @@ class Train(Node):
         if stride is not None and stride > self.data.block_size:
             raise ValueError(
                 f"eval.stride={stride} skips tokens: at most data.block_size={self.data.block_size}"
+            )
+        if self.pause_at is not None and self.pause_at >= self.trainer.max_steps:
+            raise ValueError(
+                f"pause_at={self.pause_at} is no step before the end, "
+                f"trainer.max_steps={self.trainer.max_steps}"
             )
         return self
 

@@ -26,7 +26,7 @@ OURS = (EventFiles, MetricsCSV)
 EXTRAS = {WandbLogger: "wandb", MLFlowLogger: "mlflow"}  # the package that each needs: our extra
 RUN_ID = ("run_id", "id", "experiment_key")  # what constructors call a run that is to go on
 CALLS = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize", "end")
-HOW_ASKED = ("run", "resume", "dry_run", "sweep", "logger")  # no part of the experiment
+HOW_ASKED = ("run", "resume", "pause_at", "dry_run", "sweep", "logger")  # no part of the experiment
 
 
 def loggers(config: Train) -> MakeLoggers:

@@ -302,8 +302,8 @@ def begin(loggers: list[Logger], module: Any, costs: Costs, started: str) -> Non
 
 
 def end(loggers: list[Logger], status: str) -> None:
-    """Call `end` of the loggers that have it, with how the run ended: done, pruned, interrupted or
-    failed."""
+    """Call `end` of the loggers that have it, with how the run ended: done, paused, pruned,
+    interrupted or failed."""
     for logger in loggers:
         if not hasattr(logger, "end"):
             continue

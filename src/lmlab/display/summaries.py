@@ -60,7 +60,7 @@ CHARTS = {
 }
 
 # Where a run is kept, not what it is.
-NOT_SHOWN = ("output_dir", "run", "run_dir", "resume", "dry_run", "sweep")
+NOT_SHOWN = ("output_dir", "run", "run_dir", "resume", "pause_at", "dry_run", "sweep")
 
 NONE = "none"  # a text that does not apply
 LINE = 200  # characters of a line of text, which TensorBoard does not wrap
@@ -229,7 +229,7 @@ def _row(row: dict[str, Value | None], started: str) -> list[Summary]:
 def ending(status: str) -> Summary:
     """How a run ended. What was cut short (failed, interrupted) is a failure; what a sweep gave up
     (pruned) did what it was to do."""
-    return hparams_end(status in ("done", "pruned"))
+    return hparams_end(status in ("done", "paused", "pruned"))
 
 
 def _yaml(config: dict[str, Any]) -> str:

@@ -113,7 +113,7 @@ class WandB(AtSave, WandbLogger):
         import wandb
 
         self.save()
-        self.experiment.finish(exit_code=0 if status in ("done", "pruned") else 1)
+        self.experiment.finish(exit_code=0 if status in ("done", "paused", "pruned") else 1)
         if wandb.run is None:
             wandb.teardown()
 

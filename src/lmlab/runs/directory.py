@@ -172,7 +172,8 @@ class RunDirectory:
 
     def store(self, config: dict[str, Any]) -> None:
         """Write the config, without the keys that only say how the run was started."""
-        config = {**config, "run": None, "resume": None, "dry_run": False, "sweep": None}
+        unset = dict.fromkeys(("run", "resume", "pause_at", "sweep"))
+        config = {**config, **unset, "dry_run": False}
         text = yaml.dump(config, Dumper=Dumper, sort_keys=False)
         write_atomically(self.path / CONFIG, text.encode())
 
@@ -348,7 +349,7 @@ class RunDirectory:
 
     @property
     def status(self) -> str:
-        """How it stands: done, failed, pruned, interrupted, running, or killed.
+        """How it stands: done, failed, paused, pruned, interrupted, running, or killed.
 
         `killed` is a run whose record has `running` though no process trains in its directory.
         """

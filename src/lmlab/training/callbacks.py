@@ -20,7 +20,7 @@ from lmlab.runs.directory import OF_THE_END, RunDirectory
 from lmlab.runs.provenance import computed_on
 from lmlab.training.costs.spent import KEY as SPENT
 from lmlab.training.costs.spent import Costs, Spent
-from lmlab.training.processes.stopping import Interrupted, Pruned, Stop
+from lmlab.training.processes.stopping import Interrupted, Paused, Pruned, Stop
 from lmlab.training.processes.waiting import waiting
 
 
@@ -67,7 +67,7 @@ class Recorder(L.Callback):
             )
 
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
-        if isinstance(exception, Interrupted | Pruned) and trainer.is_global_zero:
+        if isinstance(exception, Interrupted | Paused | Pruned) and trainer.is_global_zero:
             self.run.update(**self._spent(trainer).recorded)  # it may be between two evaluations
 
 
@@ -101,14 +101,16 @@ class Checkpoints(L.Callback):
         since_evaluation = step % module_data(trainer).eval_every
         if since_evaluation == 0:
             return  # the evaluation comes first, so that no checkpoint stands before one
-        stopping = agreed(trainer, bool(self.stop))
+        stopping, pausing = agreed(trainer, bool(self.stop)), step == self.stop.pause_at
         due = self.every is not None and since_evaluation % self.every == 0
         if self.minutes is not None:
             due |= agreed(trainer, time.monotonic() - self._saved_at >= 60 * self.minutes)
-        if stopping or due:
+        if stopping or pausing or due:
             self.save(trainer, module)
         if stopping:
             raise Interrupted(self.stop.signum or signal.SIGTERM, step)
+        if pausing:
+            raise Paused(step)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if not of_training(trainer, module):
@@ -122,6 +124,8 @@ class Checkpoints(L.Callback):
             self.save(trainer, module, is_best, is_last=within_training(trainer))
         if agreed(trainer, bool(self.stop)):
             raise Interrupted(self.stop.signum or signal.SIGTERM, trainer.global_step)
+        if within_training(trainer) and trainer.global_step == self.stop.pause_at:
+            raise Paused(trainer.global_step)
 
     def save(
         self, trainer: L.Trainer, module: Any, is_best: bool = False, is_last: bool = True

@@ -181,7 +181,8 @@ class LanguageModule(L.LightningModule):
             # Within one autocast context the low-precision copies of the weights are kept, and the
             # next step would still see those from before the update.
             torch.clear_autocast_cache()
-            if self.stop and self.trainer.world_size == 1:
+            stops = self.stop and self.trainer.world_size == 1
+            if stops or first + len(rates) == self.stop.pause_at:
                 break  # what is left of the windows is drawn again when the run goes on
         if direct:
             count_steps(self.trainer, len(rates))

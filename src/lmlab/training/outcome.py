@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lmlab.console import command, log, say
 from lmlab.errors import DivergedError, LabError
 from lmlab.runs.directory import RECORD, RunDirectory
-from lmlab.training.processes.stopping import Interrupted, Pruned
+from lmlab.training.processes.stopping import Interrupted, Paused, Pruned
 
 
 @contextmanager
@@ -26,6 +26,11 @@ def outcome_recorded(run: RunDirectory) -> Iterator[None]:
     except Interrupted as stopped:
         run.update(status="interrupted", step=stopped.step)
         say(f"{stopped}; everything is kept")
+        say(f"continue  {command('train')} {shlex.quote(f'run={run.path}')}")
+        raise
+    except Paused as paused:
+        run.update(status="paused", step=paused.step)
+        say(f"{paused}; everything is kept")
         say(f"continue  {command('train')} {shlex.quote(f'run={run.path}')}")
         raise
     except Pruned as pruned:

@@ -60,10 +60,14 @@ class Start:
 
     @property
     def is_finished(self) -> bool:
+        """Whether the run is where the config wants it: at its end, or at the step to pause at."""
         if self.run is None:
             return False
-        is_done = self.run.record.get("status") == "done"
-        return is_done and self.run.record["step"] >= self.config.trainer.max_steps
+        record, pause_at = self.run.record, self.config.pause_at
+        if record.get("status") == "paused" and pause_at is not None:
+            return bool(record["step"] >= pause_at)
+        is_done = record.get("status") == "done"
+        return is_done and record["step"] >= self.config.trainer.max_steps
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer of the run that this one begins from; None if it begins from none.

@@ -24,7 +24,7 @@ UNUSED = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.job.chdir")
 # One for all jobs of a sweep.
 OF_A_SWEEP = ("sweep.", "output_dir")
 # Where a sweep is kept, or how it is run: the same sweep all the same.
-NOT_IN_NAME = ("hydra", "sweep.", "output_dir", "run_dir", "resume", "dry_run")
+NOT_IN_NAME = ("hydra", "sweep.", "output_dir", "run_dir", "resume", "pause_at", "dry_run")
 LONGEST_NAME = 24  # characters of a sweep's name that follows from its command
 
 

@@ -123,7 +123,7 @@ def run_job(
             config = config.model_copy(update={"run_dir": str(run.path), "resume": "auto"})
             plain = config.plain()
             if config.dry_run:
-                from lmlab.plan import plan
+                from lmlab.core.plan import plan
 
                 plan(config)
                 return _ended(entry, Result(None, None, "planned"))
@@ -168,8 +168,9 @@ def _is_finished(run: RunDirectory, config: schema.Train) -> bool:
     Raises:
         LabError: if it is another run, or was trained on another text, or with other code.
     """
-    record = run.record
-    if record.get("status") not in ("done", "pruned"):
+    record, pause_at = run.record, config.pause_at
+    is_paused = record.get("status") == "paused" and pause_at and record["step"] >= pause_at
+    if record.get("status") not in ("done", "pruned") and not is_paused:
         return False
     plain = config.plain()
     if fingerprint(run.config) != fingerprint(plain):
@@ -178,9 +179,11 @@ def _is_finished(run: RunDirectory, config: schema.Train) -> bool:
         )
     from lmlab.data.tokens import text_of
 
-    check_same_code(record, plain, f"{run.path} is done")
+    check_same_code(record, plain, f"{run.path} is {record['status']}")
     if record.get("corpus_sha256") not in (None, text_of(config).sha256):
-        raise LabError(f"{run.path} is done, but its corpus has changed since: name another sweep")
+        raise LabError(
+            f"{run.path} is {record['status']}, but its corpus has changed since: name another sweep"
+        )
     return True
 
 
@@ -203,7 +206,7 @@ def _run_of(config: dict[str, Any], sweep_dir: Path, swept: dict[str, Any]) -> R
 def _is_kept(run: RunDirectory, config: schema.Train) -> bool:
     """Whether a run of this very config has ended: then its parts were accepted as it began, and
     need not be imported again."""
-    has_ended = run.record.get("status") in ("done", "pruned")
+    has_ended = run.record.get("status") in ("done", "paused", "pruned")
     return has_ended and fingerprint(run.config) == fingerprint(config.plain())
 
 
@@ -212,7 +215,7 @@ def _train(run: RunDirectory, config: schema.Train, **asked: Any) -> bool:
     with _alone(run.path):
         if _is_finished(run, config):
             return False
-        from lmlab.core import train
+        from lmlab.core.train import train
         from lmlab.training.processes.stopping import Pruned
 
         with suppress(Pruned):  # the record says so

@@ -59,10 +59,13 @@ def _flattering(table: Table) -> list[str]:
     if n := int((lives & (table.settings["diverged"] > 0)).sum()):
         which = "a setting has" if n == 1 else f"{n} settings have"
         lines.append(f"{which} no mean: a seed diverged, and the others alone would flatter it")
-    pruned = (table.runs["status"] == "pruned").groupby(table.runs["setting"]).any()
-    if n := int((pruned & (table.settings["n"] > 0)).sum()):
-        which = "a setting" if n == 1 else f"{n} settings"
-        lines.append(f"the mean of {which} is without seeds that were pruned, which flatters it")
+    for status in ("pruned", "paused"):
+        early = (table.runs["status"] == status).groupby(table.runs["setting"]).any()
+        if n := int((early & (table.settings["n"] > 0)).sum()):
+            which = "a setting" if n == 1 else f"{n} settings"
+            lines.append(
+                f"the mean of {which} is without seeds that were {status}, which flatters it"
+            )
     return lines
 
 

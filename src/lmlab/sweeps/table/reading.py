@@ -107,6 +107,8 @@ class RunFiles:
         step = _whole(self.record.get("step"))
         if not reason and self.status == "interrupted":
             return f"stopped at step {step}; the same command goes on"
+        if not reason and self.status == "paused":
+            return f"paused at step {step}; run= goes on"
         if not reason and self.status == "killed":
             return f"its process ended without a word after step {step}"
         return reason

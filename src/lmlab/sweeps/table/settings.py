@@ -19,7 +19,7 @@ from lmlab.sweeps.table.keys import Folding, differing_keys, key_values
 from lmlab.sweeps.table.reading import RunFiles, read
 from lmlab.sweeps.table.values import canonical
 
-STATUSES = ("done", "running", "interrupted", "pruned", "failed", "killed")
+STATUSES = ("done", "running", "interrupted", "paused", "pruned", "failed", "killed")
 
 
 class Metric(NamedTuple):
@@ -65,7 +65,7 @@ def runs_frame(folder: Path | str) -> pd.DataFrame:
     - tokens: seen in training
     - flops: floating-point operations of training, counted in products of matrices; NaN where
       nobody knows
-    - status: done, running, interrupted, pruned, failed or killed
+    - status: done, running, interrupted, paused, pruned, failed or killed
     - error: why it is not done, on one line
     - diverged: whether its loss became infinite or NaN; of several runs with the same seed that
       are done or diverged, only the newest is

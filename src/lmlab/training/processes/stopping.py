@@ -30,11 +30,20 @@ class Pruned(BaseException):
         self.step = step
 
 
-class Stop:
-    """Whether somebody has asked training to stop."""
+class Paused(BaseException):
+    """Training has come to the step that it was to pause at, and its state is on disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: int):
+        super().__init__(f"paused at step {step}")
+        self.step = step
+
+
+class Stop:
+    """Whether somebody has asked training to stop, or to pause at a step."""
+
+    def __init__(self, pause_at: int | None = None) -> None:
         self.signum: int | None = None
+        self.pause_at = pause_at
 
     def __bool__(self) -> bool:
         return self.signum is not None

@@ -13,12 +13,12 @@ from lmlab.config import trust
 from lmlab.config.own_code import code_of, parts_named
 from lmlab.config.schema import Train
 from lmlab.console import logged_to, make_console, quiet_libraries, say, shown_on
+from lmlab.core.experiment import Experiment
 from lmlab.data.streams import own_default_generators
 from lmlab.data.tokenizer import class_name
 from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
-from lmlab.experiment import Experiment
 from lmlab.files import write_atomically
 from lmlab.models.contract import Hooks
 from lmlab.runs.checkpoint import Resumed
@@ -31,7 +31,7 @@ from lmlab.training.lightning_inside import refusals_of_callbacks
 from lmlab.training.outcome import outcome_recorded
 from lmlab.training.processes import starting
 from lmlab.training.processes.processes import Processes
-from lmlab.training.processes.stopping import Stop
+from lmlab.training.processes.stopping import Paused, Stop
 from lmlab.training.processes.waiting import waiting
 from lmlab.training.start import Start
 from lmlab.training.trainer import make_trainer
@@ -81,7 +81,7 @@ def _train(
     begun: Callable[[Path], object],
 ) -> RunDirectory | None:
     """What each process does. The directory, its record, log and curves are the first one's."""
-    stop, curves = Stop(), list[Logger]()
+    stop, curves = Stop(config.pause_at), list[Logger]()
     with processes.agreed():
         # New, or where an earlier run, a parent or foreign weights end.
         start = Start.find(config, looks_for_run=processes.is_first)
@@ -89,17 +89,20 @@ def _train(
         if processes.is_first and run is not None and start.is_finished:
             begun(run.path)
             start.keep_moved_text(run)
-            say(f"{run.path} is done already, after {run.record['step']} steps")
+            record = run.record
+            say(f"{run.path} is {record['status']} already, after {record['step']} steps")
     if processes.gather(start.is_finished)[0]:
         return run
     with processes.agreed():
         made = Experiment.of(config, start, stop)
     if len(set(processes.gather(made.parts.text.sha256))) > 1:
         raise LabError("the processes of the run do not read the same corpus")
-    with stop.listening(), ExitStack() as kept:
+    with suppress(Paused), stop.listening(), ExitStack() as kept:  # the record says so
         with processes.agreed():
             if processes.is_first:
-                trust.remember(config.plain(), class_name(type(made.parts.text.tokenizer)))
+                tokenizer = class_name(type(made.parts.text.tokenizer))
+                if (line := trust.remember(config.plain(), tokenizer)) is not None:
+                    say(line)
                 run = run or RunDirectory.create(config, **asked)  # the first file is written here
                 begun(run.path)
                 kept.enter_context(run.locked())
@@ -146,7 +149,11 @@ def _ended(curves: list[Logger], run: RunDirectory) -> Iterator[None]:
 def _fit(
     made: Experiment, run: RunDirectory, resumed: Resumed | None, curves: list[Logger]
 ) -> None:
-    """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record."""
+    """Train, evaluate a last time, and leave a last checkpoint, a sample and a finished record.
+
+    Raises:
+        Paused: at the step that the config says, if that comes before the end.
+    """
     config, parts, data, module = made.parts.config, made.parts, made.data, made.module
     curves.extend(parts.loggers(run, resumed.step if resumed and resumed.checkpoint else None))
     recorder, keeper = Recorder(run), Checkpoints(run, module.stop, **dict(config.checkpoint))
@@ -163,6 +170,8 @@ def _fit(
     if count is not None:  # there is no gradient to descend
         count(data.train_tokens)
     elif config.trainer.max_steps:
+        if resumed and config.pause_at and resumed.step >= config.pause_at:
+            raise Paused(resumed.step)  # it was killed before its record said so
         with refusals_of_callbacks(config.callbacks):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None)
     for logger in event_files(trainer.loggers):

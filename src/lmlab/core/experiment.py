@@ -101,7 +101,7 @@ class Parts:
             dropout_seed=derive(config.seed, "dropout") if own_streams(config) else None,
             config=config,
             about={
-                "config": config.plain(),
+                "config": {**config.plain(), "pause_at": None},
                 "tokenizer": text.tokenizer.stored(),
                 "corpus_sha256": text.sha256,
             },
