@@ -48,7 +48,7 @@ class Launch:
         self.goes_on = is_queued or self.journal.is_launching
 
     def _take(self, event: Event) -> None:
-        if not (_is_number(event.job) and _is_number(event.time)):
+        if not (isinstance(event.job, int) and _is_number(event.time)):
             return  # somebody else's file
         self.events[event.job] = event
         if event.status == "running":
@@ -57,6 +57,11 @@ class Launch:
             self.most_running = max(self.most_running, len(self._running))
         else:
             self._running.discard(event.job)
+
+    def asked(self, job: int) -> Overrides | None:
+        """The overrides of a job; None where nobody has said."""
+        planned = self.overrides or []
+        return planned[job] if 0 <= job < len(planned) else None
 
     @property
     def n_planned(self) -> int:
@@ -82,8 +87,8 @@ class Launch:
             return None
         of_sizes: dict[Overrides, Work] = {}
         for job, work in known.items():
-            if 0 <= job < len(self.overrides):
-                of_sizes.setdefault(size(self.overrides[job]), work)
+            if (overrides := self.asked(job)) is not None:
+                of_sizes.setdefault(size(overrides), work)
         return [
             planned if planned.flops is not None else of_sizes.get(size(words), planned)
             for words, planned in zip(self.overrides, self.plan.work, strict=True)

@@ -66,6 +66,11 @@ class SweepProgress:
         counts.update({"waiting": self.n_waiting, "not begun": self.n_not_begun})
         return {status: n for status, n in counts.items() if n}
 
+    @cached_property
+    def by_path(self) -> dict[Path, JobProgress]:
+        """The jobs that have a run in the folder of the sweep."""
+        return {job.path: job for job in self.jobs if job.path is not None}
+
     @property
     def n_jobs(self) -> int:
         """Those that have begun, and all that were planned."""
@@ -98,16 +103,16 @@ class Watched:
                 key = _name(event) or f"{launch.journal.path.name} {number}"
                 jobs.pop(key, None)  # a later launch took it up
                 jobs[key] = self._job(number, event, launch, by_name.get(key), now)
-                if launch.overrides and 0 <= number < len(launch.overrides):
-                    places[launch.overrides[number]] = key
+                if (overrides := launch.asked(number)) is not None:
+                    places[overrides] = key
         waiting, not_begun = _not_begun(launches)
+        told = {by_name[name].path for name in by_name.keys() & jobs.keys()}
+        others = [_of_run(run, run.status, now) for run in every if run.path not in told]
         for overrides in waiting & places.keys():  # it ended before, and comes again
             if jobs[places[overrides]].status in ENDED:
                 waiting.discard(overrides)
             else:
                 del jobs[places[overrides]]
-        of_launches = {by_name[name].path for name in by_name.keys() & jobs.keys()}
-        others = [_of_run(run, run.status, now) for run in every if run.path not in of_launches]
         searched = [launch for launch in going_on if launch.overrides is None]
         n_searched = [max(0, one.n_planned - len(one.events)) for one in searched]
         return SweepProgress(
@@ -132,7 +137,7 @@ class Watched:
         if run is not None:
             error = "" if status in ENDED else str(event.error or run.error)
             return _of_run(run, status, now, error, event.time)
-        asked = launch.overrides[number] if launch.overrides else ()
+        asked = launch.asked(number) or ()
         varied = " ".join(word for word in asked if word not in launch.common)
         name = _name(event) or varied or f"job {number}"
         loss = event.loss if isinstance(event.loss, int | float) else None
