@@ -10,8 +10,8 @@ from sweeps.made import made
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
 from lmlab.sweeps.launch.planned import LaunchPlan, Work
-from lmlab.sweeps.live.watched import SweepProgress, Watched
 from lmlab.sweeps.live.time_left import Running, TimeLeft, time_left
+from lmlab.sweeps.live.watched import SweepProgress, Watched
 from lmlab.sweeps.table.reading import read
 
 BIGRAM, HEAD, GPT = (Work(steps=100, flops=flops) for flops in (0.0, 4e9, 400e9))

@@ -82,6 +82,13 @@ class SweepProgress:
         return not (self.is_launching or "running" in self.counts)
 
 
+def told_by_runs(runs: Sequence[RunFiles]) -> SweepProgress:
+    """How far some runs are, whoever trains them."""
+    by_name = {run.path.name: run for run in runs}
+    jobs = tuple(_of_run(run, run.status, time.time()) for run in runs)
+    return SweepProgress(jobs, 0, 0, False, None, None, "", _best(jobs, by_name))
+
+
 class Watched:
     """A sweep's folder that is looked at again and again: only what has changed is read."""
 
