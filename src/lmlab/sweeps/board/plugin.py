@@ -91,9 +91,10 @@ class Board(base_plugin.TBPlugin):
         if name in FILES:
             return self._respond(request, FILES[name].read_bytes(), KINDS[FILES[name].suffix])
         if name == "vega.js":
-            from lmlab.sweeps.report.page import vega
+            from lmlab.sweeps.figures.vega_script import vega_script
 
-            return self._respond(request, vega().encode(), "application/javascript", 86_400)
+            script = vega_script().encode()
+            return self._respond(request, script, "application/javascript", 86_400)
         routes: dict[str, Callable[[Mapping[str, str]], bytes]] = {
             "sweeps": self._sweeps,
             "sweep": self._sweep,
