@@ -32,9 +32,9 @@ class Asked:
         self.client = Client(self.board)
 
     def get(
-        self, address: str, host: str = "localhost:6006", tag: str | None = None, **query: str
+        self, address: str, host: str = "localhost:6006", etag: str | None = None, **query: str
     ) -> TestResponse:
-        headers = {"Host": host} | ({} if tag is None else {"If-None-Match": tag})
+        headers = {"Host": host} | ({} if etag is None else {"If-None-Match": etag})
         return self.client.get(f"/data/plugin/lmlab/{address}", headers=headers, query_string=query)
 
     def json(self, address: str, **query: str) -> Any:
@@ -45,7 +45,8 @@ class Asked:
     def look(self) -> None:
         """As its thread does now and then; answers may be as old as five times their cost."""
         self.board._scan.look()
-        self.board._kept.clear()
+        self.board._answers.forget()
+        self.board._of_runs._answers.forget()
 
 
 @pytest.fixture
@@ -229,10 +230,10 @@ def test_what_has_not_changed_is_not_sent_again(folder):
     asked = Asked(folder)
     for address in ("sweeps", "sweep", "figures", "index.js"):
         tag = asked.get(address, name="sweeps/rates").headers["ETag"]
-        assert asked.get(address, name="sweeps/rates", tag=tag).status_code == 304
+        assert asked.get(address, name="sweeps/rates", etag=tag).status_code == 304
     made(folder / "sweeps" / "rates", {"optimizer.lr": 0.2, "seed": 1}, 2.0)
     asked.look()
-    answer = asked.get("sweep", name="sweeps/rates", tag=tag)
+    answer = asked.get("sweep", name="sweeps/rates", etag=tag)
     assert answer.status_code == 200
     assert json.loads(answer.data)["counts"] == [["done", 7]]
 

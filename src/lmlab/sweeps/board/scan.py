@@ -24,6 +24,7 @@ from lmlab.sweeps.table.reading import RunFiles, read_run
 SECONDS = 2.0  # between two looks
 IDLE = 30.0  # seconds without a question, after which nobody looks
 MOST_FOLDERS = 200_000  # somebody's home folder is no folder of runs
+LINK = "a link stands in its place, which is not followed"
 Stamp = tuple[tuple[int, int], ...]
 
 
@@ -72,7 +73,7 @@ class Scan:
     """The sweeps below a folder."""
 
     def __init__(self, folder: Path):
-        self._folder = Path(os.path.realpath(folder))
+        self.folder = Path(os.path.realpath(folder))
         self._runs: dict[str, SeenRun] = {}
         self._sweeps: dict[str, SeenSweep] = {}
         self.is_cut = self._has_runs = False  # is_cut: not every folder was looked through
@@ -88,15 +89,23 @@ class Scan:
         return self._sweeps
 
     def has_runs(self, wait: float = 3.0) -> bool:
-        """Whether there is a sweep, or more than one run: known before any is read."""
-        with self._starting:
-            self._start()
-        self._walked.wait(wait)
+        """Whether there is a sweep, or more than one run: known before any is read, and looked for
+        while there is none."""
+        if not self._has_runs:
+            with self._starting:
+                self._start()
+            self._walked.wait(wait)
         return self._has_runs
 
-    def run(self, name: str) -> SeenRun | None:
+    def runs(self) -> Mapping[str, SeenRun]:
+        """All runs by name, as last seen."""
         self.sweeps()
-        return self._runs.get(name)
+        return self._runs
+
+    def run(self, name: str) -> SeenRun | None:
+        """One that was seen, as it is at this moment."""
+        seen = self.runs().get(name)
+        return None if seen is None else self._again(seen)
 
     def look(self) -> None:
         """See what is there now."""
@@ -105,11 +114,10 @@ class Scan:
         self._walked.set()
         runs = {name: self._seen(name, sweep) for name, sweep in sweep_of.items()}
         # One that was here a moment ago is not left out without a word.
+        there = launched | {run.sweep for run in runs.values()}
         for name, before in self._runs.items():
-            if name not in runs and before.sweep in launched | {run.sweep for run in runs.values()}:
-                runs[name] = SeenRun(
-                    name, before.path, before.sweep, None, "it was moved or deleted", ()
-                )
+            if name not in runs and before.sweep in there:
+                runs[name] = self._again(before)
         by_sweep: dict[str, list[SeenRun]] = {name: [] for name in launched}
         for run in runs.values():
             by_sweep.setdefault(run.sweep, []).append(run)
@@ -137,8 +145,8 @@ class Scan:
         launched: set[str] = set()
         runs: dict[str, str] = {}
         above: dict[str, str] = {}  # by folder: the launched sweep that it lies in
-        for n, (path, folders, files) in enumerate(os.walk(self._folder)):
-            name = Path(path).relative_to(self._folder).as_posix()
+        for n, (path, folders, files) in enumerate(os.walk(self.folder)):
+            name = Path(path).relative_to(self.folder).as_posix()
             if FOLDER in folders or MULTIRUN in files:
                 launched.add(name)
                 above[name] = name
@@ -154,23 +162,36 @@ class Scan:
                 break
         return launched, runs
 
+    def _again(self, run: SeenRun) -> SeenRun:
+        """A run that was seen, and may be gone by now."""
+        if self._is_elsewhere(run.path):
+            return replace(run, files=None, problem=LINK, stamp=())
+        return self._seen(run.name, run.sweep)
+
     def _seen(self, name: str, sweep: str) -> SeenRun:
-        path = self._folder / name
+        path = self.folder / name
         stamp = tuple(_stamp(path / file) for file in (RECORD, CONFIG, METRICS))
         before = self._runs.get(name)
         if before is not None and before.stamp == stamp and before.sweep == sweep:
             return _as_it_stands(before)
         try:
-            files = read_run(path)
-            if files.record:
+            files = None if self._is_elsewhere(path) else read_run(path)
+            if files is None or self._is_elsewhere(path):  # a link in its place, by now
+                problem = LINK
+            elif files.record:
                 return SeenRun(name, path, sweep, files, "", stamp)
-            problem = f"{RECORD} is gone"
+            else:
+                problem = f"{RECORD} is gone" if path.is_dir() else "it was moved or deleted"
         except (LabError, OSError) as error:
             problem = " ".join(str(error).replace(f"{path}{os.sep}", "").split())
         return SeenRun(name, path, sweep, None, problem, stamp)
 
+    def _is_elsewhere(self, path: Path) -> bool:
+        """Whether a link leads out of the folder, or to another place in it."""
+        return Path(os.path.realpath(path)) != path
+
     def _sweep(self, name: str, is_launched: bool, runs: list[SeenRun]) -> SeenSweep:
-        path = self._folder / name
+        path = self.folder / name
         journals = sorted(_journals(path)) if is_launched else []
         refused, n_waiting = _launched(journals[-1][1]) if journals else ((), 0)
         seen = [(run.name, run.stamp, run.status, run.problem) for run in runs]
