@@ -161,12 +161,13 @@ class ShownData(DataProvider):
     ) -> ByTag:
         answer = self._data.list_tensors(ctx, experiment_id=experiment_id, plugin_name=HPARAMS)
         means = {mean.name: [run.name for run in mean.runs] for mean in shown.means.values()}
-        of_means = {run for runs in means.values() for run in runs}
+        of_means = {name for names in means.values() for name in names}
+        runs = self._scan.runs()
 
         def status(name: str) -> str | None:
             if name in shown.means:
                 return shown.means[name].status
-            run = self._scan.run(name)
+            run = runs.get(name)
             return run.status if run and run.files else None
 
         contents = {
