@@ -18,6 +18,7 @@ from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.board import scan
 from lmlab.sweeps.board.plugin import Board, BoardLoader
 from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
+from lmlab.sweeps.launch.planned import LaunchPlan
 from lmlab.sweeps.table.settings import runs_frame
 from lmlab_tensorboard import SweepsPlugin
 
@@ -28,13 +29,13 @@ class Asked:
     """A board on a folder, and somebody who asks it."""
 
     def __init__(self, folder: Path, flags: Any = None):
-        self.board = Board(folder, flags)
+        self.board = Board(scan.Scan(folder), flags)
         self.client = Client(self.board)
 
     def get(
-        self, address: str, host: str = "localhost:6006", tag: str | None = None, **query: str
+        self, address: str, host: str = "localhost:6006", etag: str | None = None, **query: str
     ) -> TestResponse:
-        headers = {"Host": host} | ({} if tag is None else {"If-None-Match": tag})
+        headers = {"Host": host} | ({} if etag is None else {"If-None-Match": etag})
         return self.client.get(f"/data/plugin/lmlab/{address}", headers=headers, query_string=query)
 
     def json(self, address: str, **query: str) -> Any:
@@ -45,7 +46,8 @@ class Asked:
     def look(self) -> None:
         """As its thread does now and then; answers may be as old as five times their cost."""
         self.board._scan.look()
-        self.board._kept.clear()
+        self.board._answers.forget()
+        self.board._of_runs._answers.forget()
 
 
 @pytest.fixture
@@ -215,24 +217,28 @@ def test_a_run_that_vanishes_is_missed(folder):
 
 
 def test_a_job_that_was_refused_says_why(folder):
-    journal = Journal.create(folder / "sweeps" / "rates", 12)
+    journal = Journal.create(folder / "sweeps" / "rates", LaunchPlan.of(12, "basic"))
     journal.add(Event(0, "failed", 1.0, error=HOSTILE))
     journal.add(Event(1, "done", 1.0, run="somewhere"))
     with journal.path.open("a") as file:
         file.write('{"job": [], "status"')  # half a line
     about = Asked(folder).json("sweep", name="sweeps/rates")
-    assert about["counts"] == [["done", 6], ["failed", 1], ["not begun", 10]]
-    assert about["jobs"][-1]["error"].startswith("<script>")
+    assert about["counts"] == [["done", 7], ["failed", 1], ["waiting", 10]]
+    errors = [job["error"] for job in about["jobs"] if job["status"] == "failed"]
+    assert errors[0].startswith("<script>")
+    journal.close()  # who launched is gone
+    about = Asked(folder).json("sweep", name="sweeps/rates")
+    assert about["counts"][-1] == ["not begun", 10]
 
 
 def test_what_has_not_changed_is_not_sent_again(folder):
     asked = Asked(folder)
     for address in ("sweeps", "sweep", "figures", "index.js"):
         tag = asked.get(address, name="sweeps/rates").headers["ETag"]
-        assert asked.get(address, name="sweeps/rates", tag=tag).status_code == 304
+        assert asked.get(address, name="sweeps/rates", etag=tag).status_code == 304
     made(folder / "sweeps" / "rates", {"optimizer.lr": 0.2, "seed": 1}, 2.0)
     asked.look()
-    answer = asked.get("sweep", name="sweeps/rates", tag=tag)
+    answer = asked.get("sweep", name="sweeps/rates", etag=tag)
     assert answer.status_code == 200
     assert json.loads(answer.data)["counts"] == [["done", 7]]
 
@@ -290,7 +296,8 @@ def test_a_page_of_another_name_reads_nothing(folder, host, status):
 
 def test_tensorboard_serves_it_with_a_prefix(folder, caplog):
     context = TBContext(logdir=str(folder), flags=SimpleNamespace(bind_all=False, host=None))
-    for plugin in (SweepsPlugin(context), BoardLoader(folder).load(TBContext(logdir="/none"))):
+    given = BoardLoader(scan.Scan(folder)).load(TBContext(logdir="/none"))
+    for plugin in (SweepsPlugin(context), given):
         client = Client(TensorBoardWSGI([plugin], path_prefix="/lab"))
         listing = client.get("/lab/data/plugins_listing").json["lmlab"]
         assert listing["enabled"]
@@ -305,10 +312,10 @@ def test_tensorboard_serves_it_with_a_prefix(folder, caplog):
 
 def test_a_single_run_needs_no_tab(tmp_path):
     made(tmp_path, None)
-    assert not Board(tmp_path).is_active()
+    assert not Asked(tmp_path).board.is_active()
     assert not SweepsPlugin(TBContext(logdir=None)).is_active()
     made(tmp_path, None)
-    assert Board(tmp_path).is_active()
+    assert Asked(tmp_path).board.is_active()
 
 
 def _runs(folder: Path) -> list[Path]:

@@ -3,12 +3,10 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsers import opened, watched_page
-from playwright.sync_api import BrowserContext, FrameLocator, Page, expect
+from playwright.sync_api import FrameLocator, Page, expect
 from sweeps.made import made
 
 from lmlab.display.board import start
@@ -17,18 +15,6 @@ from lmlab.sweeps.board import scan
 from lmlab.sweeps.board.plugin import BoardLoader
 
 HOSTILE = '<img src=x onerror="document.body.remove()"> & <b>bold</b>\n' + "long " * 300
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with opened() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: BrowserContext) -> Iterator[Page]:
-    with watched_page(browser, "warning") as page:
-        yield page
 
 
 @pytest.fixture
@@ -50,7 +36,7 @@ def run(folder: Path, lr: float, seed: int, loss: float) -> Path:
 def link(tmp_path: Path, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(scan, "SECONDS", 0.2)
     flags = "--load_fast=false", "--path_prefix=/lab"
-    return start(tmp_path, *flags, first=BoardLoader(tmp_path)).partition("?")[0]
+    return start(tmp_path, *flags, first=BoardLoader(scan.Scan(tmp_path))).partition("?")[0]
 
 
 def row(tab: FrameLocator, name: str, of: str) -> list[str]:

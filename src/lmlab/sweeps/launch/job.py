@@ -182,7 +182,8 @@ def _is_finished(run: RunDirectory, config: schema.Train) -> bool:
     check_same_code(record, plain, f"{run.path} is {record['status']}")
     if record.get("corpus_sha256") not in (None, text_of(config).sha256):
         raise LabError(
-            f"{run.path} is {record['status']}, but its corpus has changed since: name another sweep"
+            f"{run.path} is {record['status']}, but its corpus has changed since: "
+            "name another sweep"
         )
     return True
 
