@@ -18,6 +18,7 @@ from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.board import scan
 from lmlab.sweeps.board.plugin import Board, BoardLoader
 from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
+from lmlab.sweeps.launch.planned import LaunchPlan
 from lmlab.sweeps.table.settings import runs_frame
 from lmlab_tensorboard import SweepsPlugin
 
@@ -216,14 +217,18 @@ def test_a_run_that_vanishes_is_missed(folder):
 
 
 def test_a_job_that_was_refused_says_why(folder):
-    journal = Journal.create(folder / "sweeps" / "rates", 12)
+    journal = Journal.create(folder / "sweeps" / "rates", LaunchPlan.of(12, "basic"))
     journal.add(Event(0, "failed", 1.0, error=HOSTILE))
     journal.add(Event(1, "done", 1.0, run="somewhere"))
     with journal.path.open("a") as file:
         file.write('{"job": [], "status"')  # half a line
     about = Asked(folder).json("sweep", name="sweeps/rates")
-    assert about["counts"] == [["done", 6], ["failed", 1], ["not begun", 10]]
-    assert about["jobs"][-1]["error"].startswith("<script>")
+    assert about["counts"] == [["done", 7], ["failed", 1], ["waiting", 10]]
+    errors = [job["error"] for job in about["jobs"] if job["status"] == "failed"]
+    assert errors[0].startswith("<script>")
+    journal.close()  # who launched is gone
+    about = Asked(folder).json("sweep", name="sweeps/rates")
+    assert about["counts"][-1] == ["not begun", 10]
 
 
 def test_what_has_not_changed_is_not_sent_again(folder):
