@@ -34,13 +34,14 @@ function address(choices) {
 
 /** What makes a link go to other choices: another page is a step back in the browser's history. */
 export function go(choices) {
+  const to = address({ chosen: place().chosen, ...choices }); // what is ticked stays so on every page
   return {
-    href: `${frame.location.pathname}${frame.location.search}${address(choices)}`,
+    href: `${frame.location.pathname}${frame.location.search}${to}`,
     target: '_top',
     onclick: (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
       event.preventDefault();
-      frame.history.pushState(frame.history.state, '', address(choices));
+      frame.history.pushState(frame.history.state, '', to);
       scrollTo(0, 0);
       moved.forEach((then) => then());
     },
