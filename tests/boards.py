@@ -19,7 +19,7 @@ from lmlab.cli import conf_dir
 from lmlab.config import schema
 from lmlab.config.check import check
 from lmlab.config.words.hydra_inside import version_base
-from lmlab.core import train
+from lmlab.core.train import train
 from lmlab.runs.directory import RunDirectory
 
 SMALL = (

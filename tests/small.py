@@ -63,6 +63,6 @@ def checked(config: Any) -> Train:
 
 def train(config: Any) -> RunDirectory:
     """Train a config, checked or in plain containers."""
-    from lmlab.core import train  # torch takes seconds
+    from lmlab.core.train import train  # torch takes seconds
 
     return train(checked(config))

@@ -10,7 +10,7 @@ from lmlab.cli import conf_dir
 from lmlab.config import schema
 from lmlab.config.check import check
 from lmlab.config.words.hydra_inside import version_base
-from lmlab.core import train
+from lmlab.core.train import train
 
 # val/loss_full, mean of three seeds; the lecture's own figures are within 0.03 of these or, where
 # it states only one decimal (bigram, head), round to it.

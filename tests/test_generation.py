@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from modern_parts import PARTS, T, choices, lively
 from torch import nn
 
+from lmlab.core.generate import stream_text
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer
-from lmlab.generate import stream_text
 from lmlab.models.attention import Head, MultiHead, ProjectedMultiHead
 from lmlab.models.averaging import Average
 from lmlab.models.bigram import Bigram

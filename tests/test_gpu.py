@@ -76,8 +76,8 @@ def test_a_compiled_model_learns_the_same(lab, text):
 
 
 def test_generation_with_and_without_kept_keys_gives_the_same_text():
-    from lmlab.generate import generate
     from lmlab.models import gpt
+    from lmlab.models.sampling import generate
 
     torch.manual_seed(0)
     device = torch.accelerator.current_accelerator() if ACCELERATOR == "gpu" else "cpu"

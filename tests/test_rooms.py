@@ -15,22 +15,18 @@ MODULES = {
 
 # From the ground up: a room imports from those below it, and those of one floor not each other.
 FLOORS = (
-    ("errors", "bounds", "output"),
-    ("files", "memory_limit"),
-    ("console",),
-    ("models",),
-    ("config",),
+    ("errors", "bounds", "output", "memory_limit"),
+    ("files", "models"),
+    ("console", "config"),
     ("data",),
     ("exchange",),
     ("runs",),
     ("training",),
     ("display",),
-    ("experiment",),
     ("core",),
-    ("evaluate", "generate", "export", "plan"),
     ("sweeps",),
-    ("handles", "hydra_plugins", "lmlab_tensorboard"),
-    ("cli", "api"),
+    ("handles", "cli", "hydra_plugins", "lmlab_tensorboard"),
+    ("api",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -40,7 +36,6 @@ NEVER = {
     "data": ("hydra",),
     "training": ("hydra",),
     "display": ("hydra",),
-    "experiment": ("hydra",),
     "core": ("hydra",),
 }
 

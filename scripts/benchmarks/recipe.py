@@ -15,7 +15,7 @@ from benchmarks.rounds import Part, Ratio, Seconds, Table, median, ratio
 from benchmarks.tasks import Task, as_a_user_has_it
 from lmlab.config import build
 from lmlab.console import quiet_libraries
-from lmlab.core import train
+from lmlab.core.train import train
 from lmlab.data.windows import full_pass, shift
 
 NANOGPT, OURS, FAST = "nanoGPT-style, float32", "lmlab, float32", "lmlab, trainer=fast"

@@ -21,7 +21,7 @@ from benchmarks.tasks import MODELS, Task, as_a_user_has_it
 from lmlab.config.check import check_plain
 from lmlab.config.schema import Train
 from lmlab.console import quiet_libraries
-from lmlab.core import train
+from lmlab.core.train import train
 from lmlab.data.windows import get_batch
 from lmlab.errors import LabError
 

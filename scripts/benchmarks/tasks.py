@@ -16,9 +16,9 @@ from torch.optim import AdamW, Optimizer
 from lmlab.config import build
 from lmlab.config.schema import Train
 from lmlab.console import console
+from lmlab.core.experiment import make_data
 from lmlab.data.streams import derive, generator
 from lmlab.data.tokens import text_of
-from lmlab.experiment import make_data
 from lmlab.training.optimizers.configure import configure
 
 NOTEBOOK = ["data.batch_size=32", "data.block_size=8", "optimizer.lr=1e-3"]

@@ -51,11 +51,11 @@ def train(*overrides: str, **values: Any) -> Run | None:
             cfg = _current(composition.composed("train", words_for_hydra(line), with_hydra=True))
             config, chosen = config_asked_for(cfg, line.given), composition.chosen()
         if config.dry_run:
-            from lmlab.plan import plan
+            from lmlab.core.plan import plan
 
             plan(config)
             return None
-        from lmlab.core import train
+        from lmlab.core.train import train
         from lmlab.handles import Run
 
         trained = train(config, choices=chosen)

@@ -62,11 +62,11 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
 
     config = config_asked_for(cfg, given)
     if config.dry_run:
-        from lmlab.plan import plan
+        from lmlab.core.plan import plan
 
         plan(config)
         return None
-    from lmlab.core import train
+    from lmlab.core.train import train
 
     run = train(config, choices=chosen())
     if run is None:
@@ -82,7 +82,7 @@ def _evaluate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
     from lmlab.config.check import check
 
     config = check(cfg, schema.Evaluate, **given)
-    from lmlab.evaluate import evaluate
+    from lmlab.core.evaluate import evaluate
 
     evaluate(config)
 
@@ -92,7 +92,7 @@ def _generate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
     from lmlab.config.check import check
 
     config = check(cfg, schema.Generate, **given)
-    from lmlab.generate import write
+    from lmlab.core.generate import write
 
     write(config)
 
@@ -102,7 +102,7 @@ def _export(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
     from lmlab.config.check import check
 
     config = check(cfg, schema.Export, **given)
-    from lmlab.export import export
+    from lmlab.core.export import export
 
     export(config)
 

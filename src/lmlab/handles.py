@@ -128,8 +128,8 @@ class Run:
         """The text that `scripts/generate.py` prints, prompt included."""
         from lmlab.config import schema
         from lmlab.config.check import check_plain
+        from lmlab.core.generate import samples, stream_text
         from lmlab.data.streams import own_default_generators
-        from lmlab.generate import samples, stream_text
 
         asked = {
             "checkpoint": checkpoint,
@@ -171,8 +171,8 @@ class Run:
 
         from lmlab.config import schema
         from lmlab.config.check import check_plain
+        from lmlab.core.evaluate import evaluate
         from lmlab.data.streams import own_default_generators
-        from lmlab.evaluate import evaluate
 
         asked = {
             "checkpoint": checkpoint,

@@ -10,8 +10,8 @@ from small import SMALL, checked, train
 from torch import nn
 
 from lmlab.config.fingerprint import fingerprint
+from lmlab.core.experiment import Parts, make_data
 from lmlab.data.tokens import text_of
-from lmlab.experiment import Parts, make_data
 from lmlab.models.bigram import Bigram
 from lmlab.runs.directory import RunDirectory
 

@@ -41,7 +41,7 @@ GPT = [
 
 # Children begin with everything imported, so that a kill hits training and not the imports.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["lmlab.core"])
+processes.set_forkserver_preload(["lmlab.core.train"])
 
 
 def start(config: dict[str, Any]) -> Any:

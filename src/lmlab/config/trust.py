@@ -18,7 +18,6 @@ from typing import Any
 
 import platformdirs
 
-from lmlab.console import say
 from lmlab.errors import LabError
 
 VARIABLE = "LMLAB_TRUST"
@@ -157,11 +156,11 @@ def is_allowed(target: Any) -> bool:
     return _is_name(target) and (_is_listed(target) or _is_trusted(target, _trusted()))
 
 
-def remember(config: dict[str, Any], *classes: str) -> None:
+def remember(config: dict[str, Any], *classes: str) -> str | None:
     """Trust from now on what a config of one's own names, and classes that came of it.
 
-    Says in a line what is new, and where it is kept. What a sweep names is not: no stored config
-    keeps it.
+    Returns a line on what is new, and where it is kept; None where nothing is. What a sweep names
+    is not kept: no stored config holds it.
     """
     trusted = _trusted()
     new: dict[str, None] = {}
@@ -173,7 +172,7 @@ def remember(config: dict[str, Any], *classes: str) -> None:
         if not _is_trusted(target, trusted):
             new[target if _is_shared(target) else _package(target)] = None
     if not new:
-        return
+        return None
     named, file = ", ".join(new), remembered_in()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -181,9 +180,8 @@ def remember(config: dict[str, Any], *classes: str) -> None:
             lines.write("".join(f"{name}\n" for name in new))
     except OSError as error:
         reason = error.strerror or error
-        say(f"{named}: to use such runs later, set {VARIABLE}={','.join(new)} ({file}: {reason})")
-        return
-    say(f"{named}: trusted in runs and checkpoints from now on, as {file} says")
+        return f"{named}: to use such runs later, set {VARIABLE}={','.join(new)} ({file}: {reason})"
+    return f"{named}: trusted in runs and checkpoints from now on, as {file} says"
 
 
 def remembered_in() -> Path:

@@ -20,8 +20,8 @@ from small import ROOT, SMALL
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.schema import Evaluate
+from lmlab.core.evaluate import evaluate
 from lmlab.errors import LabError
-from lmlab.evaluate import evaluate
 from lmlab.runs.directory import RunDirectory
 
 SCRIPT = ROOT / "scripts/train.py"

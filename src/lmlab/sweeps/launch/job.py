@@ -123,7 +123,7 @@ def run_job(
             config = config.model_copy(update={"run_dir": str(run.path), "resume": "auto"})
             plain = config.plain()
             if config.dry_run:
-                from lmlab.plan import plan
+                from lmlab.core.plan import plan
 
                 plan(config)
                 return _ended(entry, Result(None, None, "planned"))
@@ -216,7 +216,7 @@ def _train(run: RunDirectory, config: schema.Train, **asked: Any) -> bool:
     with _alone(run.path):
         if _is_finished(run, config):
             return False
-        from lmlab.core import train
+        from lmlab.core.train import train
         from lmlab.training.processes.stopping import Pruned
 
         with suppress(Pruned):  # the record says so

@@ -39,7 +39,7 @@ STOPPED = 128  # and the signal's number: the exit status of a process that was 
 SCRIPT = """
 import sys
 sys.path[:] = {path!r}
-from lmlab.core import train
+from lmlab.core.train import train
 from lmlab.training.processes.starting import train_job
 train_job({folder!r}, train)
 """

@@ -13,12 +13,12 @@ from lmlab.config import trust
 from lmlab.config.own_code import code_of, parts_named
 from lmlab.config.schema import Train
 from lmlab.console import logged_to, make_console, quiet_libraries, say, shown_on
+from lmlab.core.experiment import Experiment
 from lmlab.data.streams import own_default_generators
 from lmlab.data.tokenizer import class_name
 from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
-from lmlab.experiment import Experiment
 from lmlab.files import write_atomically
 from lmlab.models.contract import Hooks
 from lmlab.runs.checkpoint import Resumed
@@ -100,7 +100,9 @@ def _train(
     with suppress(Paused), stop.listening(), ExitStack() as kept:  # the record says so
         with processes.agreed():
             if processes.is_first:
-                trust.remember(config.plain(), class_name(type(made.parts.text.tokenizer)))
+                tokenizer = class_name(type(made.parts.text.tokenizer))
+                if (line := trust.remember(config.plain(), tokenizer)) is not None:
+                    say(line)
                 run = run or RunDirectory.create(config, **asked)  # the first file is written here
                 begun(run.path)
                 kept.enter_context(run.locked())

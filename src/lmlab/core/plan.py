@@ -13,7 +13,7 @@ from lmlab.config import build
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.schema import Train
 from lmlab.console import console, quiet_libraries
-from lmlab.experiment import make_data
+from lmlab.core.experiment import make_data
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
 from lmlab.training.optimizers.configure import CombinedOptimizer, configure, groups_by_rule
