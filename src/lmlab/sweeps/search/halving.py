@@ -8,6 +8,7 @@ sweep that was killed looks there first, and goes on with what it had decided.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 from collections.abc import Collection, Sequence
@@ -90,9 +91,10 @@ def halve(
     settings: dict[str, list[Candidate]] = {}
     for run in runs:
         settings.setdefault(run.setting, []).append(run)
-    halving = Halving(
-        list(settings.values()), steps, asked.factor, asked.synchronous, config.sweep.fail_fast
-    )
+    # In the order of an axis each may be better than all before it, and then each would go on.
+    order = sorted(settings, key=lambda setting: _shuffled(setting, asked.seed))
+    in_order, fail_fast = [settings[setting] for setting in order], config.sweep.fail_fast
+    halving = Halving(in_order, steps, asked.factor, asked.synchronous, fail_fast)
     say(
         f"{len(settings)} settings, {len(runs)} runs: the best 1/{asked.factor} of each rung go on "
         f"from step {', '.join(map(str, steps[:-1]))}, and the last to step {steps[-1]}"
@@ -110,6 +112,11 @@ def halve(
 def _jobs(axes: Axes, asked: Settings, most: int) -> tuple[list[list[str]], Collection[str]]:
     """The overrides of each run: every combination of the values, or settings drawn at random, each
     with every seed; and the keys that are drawn."""
+    endless = [b.label for b in axes.branches if b.is_swept and b.rows is None]
+    if asked.n_drawn is None and endless:
+        raise LabError(
+            f"{endless[0]}: an interval has no end of values; hydra.sweeper.n_drawn=… draws as many"
+        )
     if asked.n_drawn is None:
         axes.check_size(most)
         return list(axes.jobs(every_row)), ()
@@ -163,6 +170,11 @@ class Candidate:
         """It comes to its rung no more."""
         assert self.goal is not None
         self.losses += [math.inf] * (self.goal + 1 - len(self.losses))
+
+
+def _shuffled(setting: str, seed: int) -> bytes:
+    """What sorts settings as if at random, the same at each start."""
+    return hashlib.sha256(f"{seed}/{setting}".encode()).digest()
 
 
 def _val_losses(run: RunDirectory) -> dict[int, float]:
