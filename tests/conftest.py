@@ -24,6 +24,8 @@ from lmlab.data import corpus, download
 from lmlab.sweeps.launch.composing import RememberingLoader
 
 if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, Page
+
     from lmlab.runs.directory import RunDirectory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest-xdist is the parallelism
@@ -77,6 +79,23 @@ def tinyshakespeare_path(session_cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def tinyshakespeare_text(tinyshakespeare_path: Path) -> str:
     return tinyshakespeare_path.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["BrowserContext"]:
+    from browsers import opened  # playwright is slow to import
+
+    with opened() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: "BrowserContext") -> Iterator["Page"]:
+    """A page of which a browser may not complain."""
+    from browsers import watched_page
+
+    with watched_page(browser) as page:
+        yield page
 
 
 Said = tuple[int, str, str]  # exit status, standard output, standard error

@@ -49,6 +49,9 @@ def path_typed(text: str, key: str) -> Path:
         raise LabError(f"{key}={text}: there is no such home folder") from error
 
 
+# How a folder is opened to open what lies in it, no link followed.
+AS_FOLDER = sum(getattr(os, f, 0) for f in ("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC"))
+
 # What a killed write leaves: .run.json.1f0a93c2
 UNFINISHED = re.compile(r"\..+\.(ckpt|json|yaml|csv|txt|tsv|pbtxt|bin)\.[a-z0-9_]{8}")
 
@@ -206,6 +209,23 @@ def lock_at(path: Path, within: Path) -> filelock.FileLock:
     return filelock.FileLock(path)
 
 
+def is_locked(path: Path, within: Path) -> bool:
+    """Whether a process holds the lock at `path` now. Leaves no trace."""
+    try:
+        with open_to_read(path, within) as file:
+            # Closing the file lets go of it. Another process that looks has it for a moment.
+            return not any(_try_to_lock(file) for _ in range(3))
+    except (OSError, ValueError):  # none is there, or what is no lock of ours
+        return False
+
+
+def _try_to_lock(file: BinaryIO) -> bool:
+    taken = filelock.lock_descriptor(file.fileno(), blocking=False)
+    if not taken:
+        time.sleep(0.001)
+    return taken
+
+
 def check_place(path: Path, within: Path, is_folder: bool = False) -> None:
     """Whether a file (or a folder) of ours may be kept at `path`: there is none, or it is one.
 
@@ -255,15 +275,32 @@ def open_to_read(path: Path, within: Path | None = None) -> BufferedReader:
         ValueError: if it is no regular file, or a link leads it out of `within`.
     """
     check_regular(path, within)
-    return os.fdopen(_opened(path, os.O_RDONLY), "rb")
+    return os.fdopen(_opened(path, os.O_RDONLY, within), "rb")
 
 
-def _opened(path: Path, flags: int) -> int:
+def _opened(path: Path, flags: int, within: Path | None = None) -> int:
     """The descriptor of a regular file, opened by its real path: no link is followed any more,
-    where the system can see to that (not on Windows)."""
+    where the system can see to that (not on Windows). One that was put there a moment ago leads
+    nowhere either: below `within` each folder is opened in the one above it."""
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, name, 0)
-    descriptor = os.open(os.path.realpath(path), flags, 0o666)
+    real = os.path.realpath(path)
+    if within is None or os.open not in os.supports_dir_fd:
+        descriptor = os.open(real, flags, 0o666)
+    else:
+        folder = os.path.realpath(within)
+        if not Path(real).is_relative_to(folder):
+            raise ValueError(_out(path, within))
+        *folders, name = Path(real).relative_to(folder).parts
+        above = os.open(folder, os.O_RDONLY | AS_FOLDER)
+        try:
+            for part in folders:
+                below = os.open(part, os.O_RDONLY | AS_FOLDER, dir_fd=above)
+                os.close(above)
+                above = below
+            descriptor = os.open(name, flags, 0o666, dir_fd=above)
+        finally:
+            os.close(above)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ValueError("it is no regular file")

@@ -2,13 +2,11 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from boards import Sweep
-from browsers import opened, watched_page
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
 from lmlab.sweeps.report.report import report
 
@@ -23,18 +21,6 @@ CONTENT = {  # what each tab holds once it is there
     "hparams": "vaadin-grid",
     "projector": "iframe",
 }
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[BrowserContext]:
-    with opened() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: BrowserContext) -> Iterator[Page]:
-    with watched_page(browser) as page:
-        yield page
 
 
 def at(link: str, tab: str) -> str:

@@ -8,37 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models.definition import slow_probs
 from torch.nn import functional as F
 
 from lmlab.errors import LabError
 from lmlab.models.ngram import NGram
-
-
-def slow_probs(corpus: list[int], context: tuple[int, ...], vocab_size: int, whole: bool = True):
-    """The distribution after a context, from the definition: dictionaries and recursion.
-
-    whole: no longer context was asked before, so occurrences count; else different left neighbours.
-    """
-    lower = [1 / vocab_size] * vocab_size
-    if context:
-        lower = slow_probs(corpus, context[1:], vocab_size, whole=False)
-    n = len(context)
-    left: dict[int, list[int | None]] = {}  # next token -> what stood before each occurrence
-    for i in range(len(corpus) - n):
-        if tuple(corpus[i : i + n]) == context:
-            left.setdefault(corpus[i + n], []).append(corpus[i - 1] if i > 0 else None)
-    if whole:
-        counts = {token: len(before) for token, before in left.items()}
-    else:
-        counts = {token: len(set(before) - {None}) for token, before in left.items()}
-        counts = {token: count for token, count in counts.items() if count > 0}
-    total, types = sum(counts.values()), len(counts)
-    if total == 0:
-        return lower
-    return [
-        (counts.get(token, 0) + types * lower[token]) / (total + types)
-        for token in range(vocab_size)
-    ]
 
 
 @st.composite

@@ -271,8 +271,9 @@ def test_every_figure_is_a_picture(optimizers, tmp_path):
         [{"a": i / 7, "b": i % 3, "c": "p|q\n$\\frac$"} for i in range(9)],
         [{"a": math.nan, "seed": 1}, {"a": 1.0, "seed": "one"}],
         [{"a": 1e300}, {"a": 1}, {"a": 1e-300}],
+        [{"a\nb": 1, "'\\": "x\ny"}, {"a\nb": 2, "'\\": "\u2028"}],
     ],
-    ids=["one run", "seeds", "mixed", "ragged", "search", "odd", "far apart"],
+    ids=["one run", "seeds", "mixed", "ragged", "search", "odd", "far apart", "line breaks"],
 )
 def test_any_sweep_can_be_drawn(tmp_path, swept):
     for status in ("done", "failed", "running"):

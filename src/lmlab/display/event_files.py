@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PREFIX = EVENTS
 BEGIN, END = ".begin", ".end"  # how the files of a run's beginning and of its end are named
 LOGGER = "lmlab.display.loggers.EventFiles"
+LENGTH, CHECKSUM = 12, 4  # bytes before and behind the data of a record: see `record`
 NUMBERED = re.compile(re.escape(PREFIX) + r"\d{3,}(\.begin|\.end)?")  # see `numbered`
 
 
@@ -67,6 +68,17 @@ def record(event: Event) -> bytes:
     return length + _checksum(length) + data + _checksum(data)
 
 
+def records_in(content: bytes) -> Iterator[tuple[int, int]]:
+    """Where the data of each record begins and ends, up to one that is cut off."""
+    at = LENGTH
+    while at <= len(content):
+        (length,) = struct.unpack_from("<Q", content, at - LENGTH)
+        if at + length + CHECKSUM > len(content):
+            break
+        yield at, at + length
+        at += length + CHECKSUM + LENGTH
+
+
 def _checksum(data: bytes) -> bytes:
     """CRC-32C, masked as TFRecord has it (tensorflow/core/lib/hash/crc32c.h)."""
     crc = google_crc32c.value(data)
@@ -88,15 +100,11 @@ def forget_after(folder: Path, step: int) -> None:
 def _forget_after(path: Path, step: int) -> None:
     with open_to_read(path, within=path.parent) as file:
         content = file.read()
-    kept, at = [], 0
-    while at + 8 <= len(content):
-        (length,) = struct.unpack_from("<Q", content, at)
-        data, end = at + 12, at + length + 16
-        if end > len(content):
-            break
-        if Event.FromString(content[data : data + length]).step <= step:
-            kept.append(content[at:end])
-        at = end
+    kept = [
+        content[start - LENGTH : end + CHECKSUM]
+        for start, end in records_in(content)
+        if Event.FromString(content[start:end]).step <= step
+    ]
     if (left := b"".join(kept)) != content:
         write_atomically(path, left, within=path.parent)
 

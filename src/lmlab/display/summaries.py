@@ -259,6 +259,12 @@ def preformatted(typed: str) -> str:
     return f"<pre>\n\n{html.escape(shown, quote=False)}</pre>"
 
 
+def as_typed(markdown: str) -> str:
+    """The text that `preformatted` was given, but for control characters; any other as it is."""
+    inside = re.fullmatch(r"<pre>\n\n(.*)</pre>", markdown, re.DOTALL)
+    return html.unescape(inside[1]) if inside else markdown
+
+
 def _control_picture(control: re.Match[str]) -> str:
     code = ord(control[0])
     return "\u2421" if code == 0x7F else chr(0x2400 + code)

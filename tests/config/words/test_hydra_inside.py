@@ -6,13 +6,12 @@ import warnings
 from pathlib import Path
 
 import pytest
+from config.words.hydra_state import hydra_state
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobRuntime, JobStatus
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import ConfigCompositionException
-from hydra.version import VersionBase
 from small import ROOT
 
 from lmlab.config.words import hydra_inside
@@ -73,24 +72,16 @@ def test_hydras_own_flags():
 
 
 def test_hydra_is_given_back(mine):
-    def state():
-        return (
-            GlobalHydra.instance().hydra,
-            HydraConfig.instance().cfg,
-            JobRuntime.instance().get("name"),
-            VersionBase.instance().getbase(),
-        )
-
     with initialize_config_dir(str(mine), job_name="theirs", version_base=None):
         theirs = compose("mine", return_hydra_config=True)
         HydraConfig.instance().set_config(theirs)
-        before = state()
+        before = hydra_state()
         with (
             hydra_inside.ours_alone(),
             initialize_config_dir(str(mine), job_name="ours", **version_base()),
         ):
-            assert state() != before
-        assert state() == before
+            assert hydra_state() != before
+        assert hydra_state() == before
         assert compose("mine", ["seed=4"]).seed == 4
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from small import TINY
 
@@ -11,12 +12,11 @@ from dataclasses import dataclass
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobRuntime
-from hydra.version import VersionBase
 
 import lmlab
+sys.path.append({here!r})
+from hydra_state import hydra_state
 from lmlab.config.words.hydra_inside import is_1_4, version_base
 
 SMALL = {small!r}
@@ -33,13 +33,7 @@ ConfigStore.instance().store(name="mine", node=Config)
 
 
 def state():
-    return (
-        GlobalHydra.instance().hydra,
-        HydraConfig.instance().cfg,
-        JobRuntime.instance().get("name"),
-        VersionBase.instance().getbase(),
-        list(logging.getLogger().handlers),
-    )
+    return (*hydra_state(), list(logging.getLogger().handlers))
 
 
 @hydra.main(config_path=None, config_name="mine", **version_base())
@@ -81,7 +75,7 @@ def test_from_a_hydra_app_and_beside_one(tmp_path, tinyshakespeare_path):
         f"corpus.path={tinyshakespeare_path}",
     ]
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(small=small))
+    program.write_text(PROGRAM.format(small=small, here=str(Path(__file__).parent)))
     ended = subprocess.run(
         [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=200
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
 from sweeps.made import made
 from tensorboard.backend.application import TensorBoardWSGI
@@ -18,6 +18,7 @@ from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.board import scan
 from lmlab.sweeps.board.plugin import Board, BoardLoader
 from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
+from lmlab.sweeps.launch.planned import LaunchPlan
 from lmlab.sweeps.table.settings import runs_frame
 from lmlab_tensorboard import SweepsPlugin
 
@@ -32,9 +33,9 @@ class Asked:
         self.client = Client(self.board)
 
     def get(
-        self, address: str, host: str = "localhost:6006", tag: str | None = None, **query: str
+        self, address: str, host: str = "localhost:6006", etag: str | None = None, **query: str
     ) -> TestResponse:
-        headers = {"Host": host} | ({} if tag is None else {"If-None-Match": tag})
+        headers = {"Host": host} | ({} if etag is None else {"If-None-Match": etag})
         return self.client.get(f"/data/plugin/lmlab/{address}", headers=headers, query_string=query)
 
     def json(self, address: str, **query: str) -> Any:
@@ -45,7 +46,8 @@ class Asked:
     def look(self) -> None:
         """As its thread does now and then; answers may be as old as five times their cost."""
         self.board._scan.look()
-        self.board._kept.clear()
+        self.board._answers.forget()
+        self.board._of_runs._answers.forget()
 
 
 @pytest.fixture
@@ -79,13 +81,10 @@ def test_the_leaderboard_is_that_of_the_table(folder):
     first = [column["heading"] for column in board["columns"]][:3]
     assert first == ["val/loss_full", "seeds", "lr"]
     runs = runs_frame(folder / "sweeps" / "rates")
-    losses = runs[runs.counted].groupby("setting")["val/loss_full"]
+    losses = runs[runs.counted].groupby("setting")["val/loss_full"].agg(["mean", "std"])
     shown = board["columns"][0]
-    pd.testing.assert_series_equal(
-        pd.Series(shown["values"]), losses.mean().reset_index(drop=True), check_names=False
-    )
-    cells = [f"{m:.4f} ± {d:.4f}" for m, d in zip(losses.mean(), losses.std(), strict=True)]
-    assert shown["cells"] == cells
+    np.testing.assert_allclose(shown["values"], losses, rtol=0, atol=1e-12)
+    assert shown["cells"] == [f"{mean:.4f} ± {std:.4f}" for mean, std in losses.to_numpy()]
     assert board["columns"][2]["title"] == "optimizer.lr"
     of_best = [job["run"] for job in about["jobs"] if job["setting"] == board["settings"][0]]
     assert of_best == [f"sweeps/rates/{path.name}" for path in _runs(folder)[3:]]
@@ -218,24 +217,28 @@ def test_a_run_that_vanishes_is_missed(folder):
 
 
 def test_a_job_that_was_refused_says_why(folder):
-    journal = Journal.create(folder / "sweeps" / "rates", 12)
+    journal = Journal.create(folder / "sweeps" / "rates", LaunchPlan.of(12, "basic"))
     journal.add(Event(0, "failed", 1.0, error=HOSTILE))
     journal.add(Event(1, "done", 1.0, run="somewhere"))
     with journal.path.open("a") as file:
         file.write('{"job": [], "status"')  # half a line
     about = Asked(folder).json("sweep", name="sweeps/rates")
-    assert about["counts"] == [["done", 6], ["failed", 1], ["not begun", 10]]
-    assert about["jobs"][-1]["error"].startswith("<script>")
+    assert about["counts"] == [["done", 7], ["failed", 1], ["waiting", 10]]
+    errors = [job["error"] for job in about["jobs"] if job["status"] == "failed"]
+    assert errors[0].startswith("<script>")
+    journal.close()  # who launched is gone
+    about = Asked(folder).json("sweep", name="sweeps/rates")
+    assert about["counts"][-1] == ["not begun", 10]
 
 
 def test_what_has_not_changed_is_not_sent_again(folder):
     asked = Asked(folder)
     for address in ("sweeps", "sweep", "figures", "index.js"):
         tag = asked.get(address, name="sweeps/rates").headers["ETag"]
-        assert asked.get(address, name="sweeps/rates", tag=tag).status_code == 304
+        assert asked.get(address, name="sweeps/rates", etag=tag).status_code == 304
     made(folder / "sweeps" / "rates", {"optimizer.lr": 0.2, "seed": 1}, 2.0)
     asked.look()
-    answer = asked.get("sweep", name="sweeps/rates", tag=tag)
+    answer = asked.get("sweep", name="sweeps/rates", etag=tag)
     assert answer.status_code == 200
     assert json.loads(answer.data)["counts"] == [["done", 7]]
 

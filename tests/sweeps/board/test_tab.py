@@ -3,12 +3,10 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsers import opened, watched_page
-from playwright.sync_api import BrowserContext, FrameLocator, Page, expect
+from playwright.sync_api import FrameLocator, Page, expect
 from sweeps.made import made
 
 from lmlab.display.board import start
@@ -17,18 +15,6 @@ from lmlab.sweeps.board import scan
 from lmlab.sweeps.board.plugin import BoardLoader
 
 HOSTILE = '<img src=x onerror="document.body.remove()"> & <b>bold</b>\n' + "long " * 300
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with opened() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: BrowserContext) -> Iterator[Page]:
-    with watched_page(browser, "warning") as page:
-        yield page
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lmlab.training.processes import waiting
-from lmlab.training.processes.waiting import Neighbours, SecondPool, Waiting
+from lmlab.training.processes.waiting import SecondPool, Waiting
 
 linux = pytest.mark.skipif(not waiting.STAT.exists(), reason="there is no telling")
 
@@ -44,22 +44,29 @@ def stat(tmp_path, monkeypatch):
     return write
 
 
+@pytest.fixture
+def crowded(stat) -> Waiting:
+    """Others have been busy since it was made."""
+    ours = Waiting()
+    time.sleep(0.1)
+    stat(1.0)
+    return ours
+
+
 @linux
 def test_a_busy_neighbour_is_noticed():
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        neighbours = Neighbours()
+        ours = Waiting()
         time.sleep(1)
-        assert neighbours.busy() > waiting.CROWDED
+        assert ours.neighbours() > waiting.CROWDED
     finally:
         process.kill()
         process.wait()
 
 
-def test_threads_sleep_while_others_need_the_processors_and_no_longer(stat):
-    ours = Waiting()
-    time.sleep(0.1)
-    stat(1.0)
+def test_threads_sleep_while_others_need_the_processors_and_no_longer(crowded, stat):
+    ours = crowded
     ours.settle()
     pool = ours.pool
     assert pool is not None
@@ -78,22 +85,16 @@ def test_threads_sleep_while_others_need_the_processors_and_no_longer(stat):
 
 
 @pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
-def test_what_the_user_has_set_stays(stat, monkeypatch, name):
+def test_what_the_user_has_set_stays(crowded, monkeypatch, name):
     monkeypatch.setenv(name, "passive")
-    ours = Waiting()
-    time.sleep(0.1)
-    stat(1.0)
-    ours.settle()
-    assert ours.pool is None
+    crowded.settle()
+    assert crowded.pool is None
 
 
-def test_a_process_of_one_thread_waits_for_nobody(stat):
+def test_a_process_of_one_thread_waits_for_nobody(crowded):
     torch.set_num_threads(1)
-    ours = Waiting()
-    time.sleep(0.1)
-    stat(1.0)
-    ours.settle()
-    assert ours.pool is None
+    crowded.settle()
+    assert crowded.pool is None
 
 
 def test_our_own_work_is_nobody_elses(stat):
@@ -102,7 +103,7 @@ def test_our_own_work_is_nobody_elses(stat):
     while time.monotonic() < until:
         pass
     stat(0)
-    assert ours._neighbours.busy() < 0.1
+    assert ours.neighbours() < 0.1
     ours.settle()
     assert ours.pool is None
 

@@ -3,16 +3,19 @@ long; figures are those of the report."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from lmlab.console import command
 from lmlab.errors import LabError
-from lmlab.sweeps.board.rows import cut, finite, job_row, typed
+from lmlab.sweeps.board.beginnings import commands_of, made_with, question_of
+from lmlab.sweeps.board.rows import cut, finite, job_row
 from lmlab.sweeps.board.scan import SeenSweep
+from lmlab.sweeps.figures.scales import styles_of_settings
 from lmlab.sweeps.kept import FIT, Kept
+from lmlab.sweeps.launch.journal import FAILED
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.questions import Asked
 from lmlab.sweeps.report.sections import Column, Section
@@ -28,6 +31,8 @@ from lmlab.sweeps.table.settings import (
 from lmlab.sweeps.table.values import heading, short_keys, shown
 from lmlab.sweeps.table.words import name_of
 
+NO_REASON = "no reason is recorded"
+
 
 def listed(sweeps: Iterable[SeenSweep], is_cut: bool) -> dict[str, Any]:
     """A row for each sweep, the one that moved last first; `is_cut`: there may be more."""
@@ -39,8 +44,9 @@ def listed(sweeps: Iterable[SeenSweep], is_cut: bool) -> dict[str, Any]:
                 "sweep": sweep.name,
                 "title": cut(sweep.title, 300),
                 "is_launched": sweep.is_launched,
-                "jobs": len(sweep.runs) + len(sweep.refused) + sweep.n_waiting,
+                "jobs": sum(n for _, n in _counts(sweep)),
                 "counts": _counts(sweep),
+                "left": _left(sweep),
                 "best": best and best[0],
                 "metric": best and best[1],
                 "moved": sweep.moved or None,
@@ -51,36 +57,31 @@ def listed(sweeps: Iterable[SeenSweep], is_cut: bool) -> dict[str, Any]:
 
 def about_sweep(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
     """Jobs, leaderboard, differences to a setting, by its name, or to the best."""
-    jobs = [job_row(run, sweep) for run in sweep.runs]
-    jobs += [
-        {"name": f"job {shown(e.job, 20)}", "run": None, "status": cut(e.status, 40)}
-        | {"error": cut(e.error or "no reason is recorded")}
-        for e in sweep.refused
-    ]
-    about: dict[str, Any] = {
-        "sweep": sweep.name,
-        "title": cut(sweep.title, 300),
-        "is_launched": sweep.is_launched,
-        "counts": _counts(sweep),
-        "moved": sweep.moved or None,
-        "jobs": jobs,
-        "remark": "",
-        "leaderboard": None,
-        "sections": [],
-        "commands": [f"{command('sweep')} {typed(sweep.path)}"],
-    }
     files = sweep.files
     if not files:
-        return about
-    table = tabulate(files)
+        return _known(sweep)
+    asked, remark = _asked(tabulate(files), sweep, baseline)
+    return {**describe(sweep, asked.table, _sections(asked, sweep)), "remark": remark}
+
+
+def figures_of(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
+    """Vega-Lite by the name of the figure."""
+    if not (files := sweep.files):
+        return {}
+    asked, _ = _asked(tabulate(files), sweep, baseline)
+    return drawn(_sections(asked, sweep))
+
+
+def describe(sweep: SeenSweep, table: Table, sections: Sequence[Section]) -> dict[str, Any]:
+    """What is known of a sweep, and what the sections of its report say, the leaderboard first."""
+    about = _known(sweep)
     settings = {
         str(path): int(setting)
         for path, setting in table.runs[["directory", "setting"]].itertuples(index=False)
     }
-    for run, job in zip(sweep.runs, jobs, strict=False):
+    for run, job in zip(sweep.runs, about["jobs"], strict=False):
         job["setting"] = settings.get(str(run.path))
-    asked, about["remark"] = _asked(table, sweep, baseline)
-    board, *answers = _sections(asked, sweep)
+    board, *answers = sections
     about["leaderboard"] = _leaderboard(table, board)
     about["sections"] = [
         {
@@ -95,16 +96,40 @@ def about_sweep(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
     return about
 
 
-def figures_of(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
-    """Vega-Lite by the name of the figure."""
-    if not (files := sweep.files):
+def drawn(sections: Sequence[Section]) -> dict[str, Any]:
+    """The figures of some sections as Vega-Lite, by their names."""
+    charts = {name: chart for section in sections for name, chart in section.figures.items()}
+    if not charts:
         return {}
     from lmlab.sweeps.figures.charts import spec_of
 
-    asked, _ = _asked(tabulate(files), sweep, baseline)
-    sections = _sections(asked, sweep)
-    charts = [pair for section in sections for pair in section.figures.items()]
-    return {name: spec_of(chart) for name, chart in charts}
+    return {name: spec_of(chart) for name, chart in charts.items()}
+
+
+def _known(sweep: SeenSweep) -> dict[str, Any]:
+    """What is known before any run is compared with another."""
+    jobs = [job_row(run, sweep) for run in sweep.runs]
+    jobs += [
+        {"name": cut(job.name, 300), "run": None, "status": cut(job.status, 40)}
+        | {"error": cut(job.error or NO_REASON * (job.status in FAILED))}
+        for job in sweep.progress.jobs
+        if job.path is None
+    ]
+    return {
+        "sweep": sweep.name,
+        "title": cut(sweep.title, 300),
+        "question": cut(question_of(sweep.path)),
+        "is_launched": sweep.is_launched,
+        "counts": _counts(sweep),
+        "left": _left(sweep),
+        "moved": sweep.moved or None,
+        "jobs": jobs,
+        "remark": "",
+        "leaderboard": None,
+        "sections": [],
+        "commands": commands_of(sweep.path),
+        "made_with": made_with(sweep.files),
+    }
 
 
 def _asked(table: Table, sweep: SeenSweep, baseline: str) -> tuple[Asked, str]:
@@ -132,62 +157,71 @@ def _sections(asked: Asked, sweep: SeenSweep) -> list[Section]:
 
 
 def _leaderboard(table: Table, board: Section) -> dict[str, Any]:
-    """The section with rank and score first, then keys by their short names; a value to sort by
-    beside each cell."""
+    """The section with rank and score first, then keys by their short names."""
     n_keys, settings = len(table.keys), table.settings
     keys, others = board.columns[:n_keys], board.columns[n_keys:]
     short = short_keys(map(heading, table.keys))
     of_keys = [
-        _column(column, settings[key], cut(short[heading(key)], 60), cut(heading(key), 300))
-        for key, column in zip(table.keys, keys, strict=True)
+        _column(replace(column, heading=short[column.heading]))
+        | {"title": cut(column.heading, 300)}
+        for column in keys
     ]
     first: list[dict[str, Any]] = []
     rest: list[dict[str, Any]] = []
-    by_heading = {"parameters": "parameters", "time": "seconds", "steps": "step"}
     for column in others:
-        name = column.heading
-        values = settings[name] if name in METRICS else settings.get(by_heading.get(name, ""))
-        title = ", ".join([METRICS[name].unit] if name in METRICS else [])
-        if name.startswith("directory"):
+        if column.heading.startswith("directory"):
             continue  # a click shows all runs of a setting
-        is_score = name in (table.metric, "")
-        (first if is_score else rest).append(_column(column, values, name, title))
-    seeds = [str(n) for n in settings["n"]]
-    first.append(_column(Column("seeds", True, seeds), settings["n"], "seeds", "that are done"))
+        unit = METRICS[column.heading].unit if column.heading in METRICS else ""
+        is_score = column.heading in (table.metric, "")
+        (first if is_score else rest).append(_column(column) | {"title": unit})
+    seeds = Column("seeds", True, [str(n) for n in settings["n"]], list(settings["n"]))
+    first.append(_column(seeds) | {"title": "that are done"})
+    styles = styles_of_settings(table)
     return {
         "title": cut(board.title),
         "columns": [*first, *of_keys, *rest],
         "settings": [int(setting) for setting in settings.index],
         "names": [cut(name_of(table, setting)) for setting in settings.index],
+        "styles": [
+            [styles[i].colour, styles[i].shape] if i in styles else None for i in settings.index
+        ],
         "best": board.best,
         "notes": list(map(cut, board.notes)),
     }
 
 
-def _column(
-    column: Column, values: Any = None, name: str | None = None, title: str = ""
-) -> dict[str, Any]:
+def _column(column: Column) -> dict[str, Any]:
     about: dict[str, Any] = {
-        "heading": cut(column.heading if name is None else name),
-        "title": title,
+        "heading": cut(column.heading),
         "is_number": column.is_number,
         "cells": list(map(cut, column.cells)),
     }
-    if values is not None:
-        about["values"] = [
-            finite(value) if column.is_number else cut(shown(value)) for value in values
-        ]
+    if column.values is not None:
+        about["values"] = [_value(value, column.is_number) for value in column.values]
     return about
+
+
+def _value(value: Any, is_number: bool) -> Any:
+    """What is sorted by, as JSON has it."""
+    if isinstance(value, tuple):
+        return [finite(part) for part in value]
+    return finite(value) if is_number else cut(shown(value))
 
 
 def _counts(sweep: SeenSweep) -> list[list[Any]]:
     """How many jobs have each status."""
-    statuses = [run.status for run in sweep.runs] + [str(e.status) for e in sweep.refused]
-    different = dict.fromkeys([*STATUSES, *sorted(set(statuses))])
-    counts: list[list[Any]] = [
-        [cut(status, 40), statuses.count(status)] for status in different if status in statuses
-    ]
-    return counts + [["not begun", sweep.n_waiting]] * (sweep.n_waiting > 0)
+    counts = Counter(sweep.progress.counts)
+    counts.update({"unreadable": sum(run.files is None for run in sweep.runs)})
+    known = [*STATUSES, "waiting", "not begun"]
+    last = len(known)
+    order = sorted(counts, key=lambda one: (known.index(one) if one in known else last, one))
+    return [[cut(status, 40), counts[status]] for status in order if counts[status]]
+
+
+def _left(sweep: SeenSweep) -> list[Any] | None:
+    """Seconds until all have ended, and whether that is only the least."""
+    left = sweep.progress.left
+    return None if left is None else [finite(left.seconds), left.is_least]
 
 
 def _losses(files: Sequence[RunFiles]) -> Iterable[tuple[float, str]]:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import json
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
-from lmlab.errors import LabError
+from lmlab.sweeps.board.answering import Answers, RefusedError
+from lmlab.sweeps.board.of_runs import OfRuns
 from lmlab.sweeps.board.scan import Scan
 
 PREFIX = "/data/plugin/lmlab/"  # where TensorBoard has the routes of a plugin of this name
@@ -24,20 +22,6 @@ FRONTEND = Path(__file__).parent / "frontend"
 KINDS = {".js": "application/javascript", ".css": "text/css"}
 FILES = {path.name: path for path in FRONTEND.iterdir() if path.suffix in KINDS}
 HEADERS = [("Cross-Origin-Resource-Policy", "same-origin")]
-MOST_KEPT = 24  # answers; each may be a megabyte
-
-
-class Answer(NamedTuple):
-    """An answer, and what it is the answer to."""
-
-    version: str
-    body: bytes
-    made: float  # when, on the monotonic clock
-    cost: float  # seconds
-
-
-class RefusedError(Exception):
-    """A request that gets no answer, with the status and the reason."""
 
 
 class Board(base_plugin.TBPlugin):
@@ -48,8 +32,8 @@ class Board(base_plugin.TBPlugin):
     def __init__(self, folder: Path, flags: Any = None):
         """`flags` are TensorBoard's: its host, and whether it is open to others."""
         self._scan = Scan(folder)
-        self._kept: dict[tuple[str, ...], Answer] = {}
-        self._answering = threading.Lock()
+        self._answers = Answers()
+        self._of_runs = OfRuns(self._scan)
         self._is_open = bool(getattr(flags, "bind_all", False))
         host = getattr(flags, "host", None)
         self._hosts = {"localhost", socket.gethostname().lower(), str(host or "").lower()} - {""}
@@ -91,15 +75,21 @@ class Board(base_plugin.TBPlugin):
         if name in FILES:
             return self._respond(request, FILES[name].read_bytes(), KINDS[FILES[name].suffix])
         if name == "vega.js":
-            from lmlab.sweeps.report.page import vega
+            from lmlab.sweeps.figures.vega_script import vega_script
 
-            return self._respond(request, vega().encode(), "application/javascript", 86_400)
+            script = vega_script().encode()
+            return self._respond(request, script, "application/javascript", 86_400)
         routes: dict[str, Callable[[Mapping[str, str]], bytes]] = {
             "sweeps": self._sweeps,
             "sweep": self._sweep,
             "figures": self._figures,
-            "run": self._run,
+            "run": self._of_runs.run,
+            "side": self._of_runs.side,
+            "curves": self._of_runs.curves,
+            "kept": self._of_runs.kept,
         }
+        if name == "picture":
+            return self._respond(request, self._of_runs.picture(request.args), "image/png")
         if name not in routes:
             raise RefusedError(404, "there is no such page")
         return self._respond(request, routes[name](request.args))
@@ -139,7 +129,7 @@ class Board(base_plugin.TBPlugin):
 
             return listed(sweeps.values(), self._scan.is_cut)
 
-        return self._made(("sweeps",), version, make)
+        return self._answers.made(("sweeps",), version, make)
 
     def _sweep(self, asked: Mapping[str, str]) -> bytes:
         return self._of_sweep("sweep", asked)
@@ -159,42 +149,7 @@ class Board(base_plugin.TBPlugin):
             about = about_sweep if kind == "sweep" else figures_of
             return about(sweep, baseline)
 
-        return self._made((kind, name, baseline), sweep.version, make)
-
-    def _run(self, asked: Mapping[str, str]) -> bytes:
-        name = asked.get("name", "")
-        run = self._scan.run(name)
-        if run is None:
-            raise RefusedError(404, "there is no such run any more")
-
-        def make() -> dict[str, Any]:
-            from lmlab.sweeps.board.one_run import about_run
-
-            return about_run(run)
-
-        return self._made(("run", name), repr((run.stamp, run.status, run.problem)), make)
-
-    def _made(
-        self, key: tuple[str, ...], version: str, make: Callable[[], dict[str, Any]]
-    ) -> bytes:
-        """An answer, made again where there is news; one that takes its time not at each of them.
-
-        One is made at a time: there are training processes on this machine, too.
-        """
-        with self._answering:
-            kept = self._kept.pop(key, None)
-            began = time.monotonic()
-            if kept is None or (kept.version != version and began - kept.made > 5 * kept.cost):
-                try:
-                    content = make()
-                except LabError as error:
-                    content = {"problem": str(error)}
-                body = json.dumps(content, allow_nan=False).encode()
-                kept = Answer(version, body, time.monotonic(), time.monotonic() - began)
-            self._kept[key] = kept  # the last asked for is the last to go
-            for oldest in list(self._kept)[:-MOST_KEPT]:
-                del self._kept[oldest]
-            return kept.body
+        return self._answers.made((kind, name, baseline), sweep.version, make)
 
 
 class BoardLoader(base_plugin.TBLoader):

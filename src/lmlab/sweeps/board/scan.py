@@ -10,20 +10,20 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmlab.errors import LabError
-from lmlab.files import leads_out
 from lmlab.runs.directory import CONFIG, METRICS, RECORD, RunDirectory
-from lmlab.sweeps.launch.journal import FOLDER, MULTIRUN, Event, Journal
+from lmlab.sweeps.launch.journal import FOLDER, MULTIRUN
+from lmlab.sweeps.live.watched import SweepProgress, Watched
 from lmlab.sweeps.table.reading import RunFiles, read_run
 
 SECONDS = 2.0  # between two looks
 IDLE = 30.0  # seconds without a question, after which nobody looks
 MOST_FOLDERS = 200_000  # somebody's home folder is no folder of runs
+LINK = "a link stands in its place, which is not followed"
 Stamp = tuple[tuple[int, int], ...]
 
 
@@ -51,8 +51,7 @@ class SeenSweep:
     path: Path
     is_launched: bool  # by a multirun
     runs: tuple[SeenRun, ...]
-    refused: tuple[Event, ...]  # jobs of the last launch that ended badly before there was a run
-    n_waiting: int  # jobs of the last launch that have not begun, as far as is known
+    progress: SweepProgress  # as of the last look
     moved: float  # when a file of it was last written, seconds since the epoch
     version: str  # changes with whatever was seen of it
 
@@ -72,8 +71,9 @@ class Scan:
     """The sweeps below a folder."""
 
     def __init__(self, folder: Path):
-        self._folder = Path(os.path.realpath(folder))
+        self.folder = Path(os.path.realpath(folder))
         self._runs: dict[str, SeenRun] = {}
+        self._watched: dict[str, Watched] = {}  # by the name of the sweep
         self._sweeps: dict[str, SeenSweep] = {}
         self.is_cut = self._has_runs = False  # is_cut: not every folder was looked through
         self._walked, self._first = threading.Event(), threading.Event()  # once each
@@ -88,15 +88,23 @@ class Scan:
         return self._sweeps
 
     def has_runs(self, wait: float = 3.0) -> bool:
-        """Whether there is a sweep, or more than one run: known before any is read."""
-        with self._starting:
-            self._start()
-        self._walked.wait(wait)
+        """Whether there is a sweep, or more than one run: known before any is read, and looked for
+        while there is none."""
+        if not self._has_runs:
+            with self._starting:
+                self._start()
+            self._walked.wait(wait)
         return self._has_runs
 
-    def run(self, name: str) -> SeenRun | None:
+    def runs(self) -> Mapping[str, SeenRun]:
+        """All runs by name, as last seen."""
         self.sweeps()
-        return self._runs.get(name)
+        return self._runs
+
+    def run(self, name: str) -> SeenRun | None:
+        """One that was seen, as it is at this moment."""
+        seen = self.runs().get(name)
+        return None if seen is None else self._again(seen)
 
     def look(self) -> None:
         """See what is there now."""
@@ -105,11 +113,10 @@ class Scan:
         self._walked.set()
         runs = {name: self._seen(name, sweep) for name, sweep in sweep_of.items()}
         # One that was here a moment ago is not left out without a word.
+        there = launched | {run.sweep for run in runs.values()}
         for name, before in self._runs.items():
-            if name not in runs and before.sweep in launched | {run.sweep for run in runs.values()}:
-                runs[name] = SeenRun(
-                    name, before.path, before.sweep, None, "it was moved or deleted", ()
-                )
+            if name not in runs and before.sweep in there:
+                runs[name] = self._again(before)
         by_sweep: dict[str, list[SeenRun]] = {name: [] for name in launched}
         for run in runs.values():
             by_sweep.setdefault(run.sweep, []).append(run)
@@ -117,6 +124,7 @@ class Scan:
         for name, of_sweep in sorted(by_sweep.items()):
             sweeps[name] = self._sweep(name, name in launched, of_sweep)
         self._runs, self._sweeps = runs, sweeps
+        self._watched = {name: self._watched[name] for name in sweeps}
         self._first.set()
 
     def _start(self) -> None:
@@ -137,8 +145,8 @@ class Scan:
         launched: set[str] = set()
         runs: dict[str, str] = {}
         above: dict[str, str] = {}  # by folder: the launched sweep that it lies in
-        for n, (path, folders, files) in enumerate(os.walk(self._folder)):
-            name = Path(path).relative_to(self._folder).as_posix()
+        for n, (path, folders, files) in enumerate(os.walk(self.folder)):
+            name = Path(path).relative_to(self.folder).as_posix()
             if FOLDER in folders or MULTIRUN in files:
                 launched.add(name)
                 above[name] = name
@@ -154,34 +162,47 @@ class Scan:
                 break
         return launched, runs
 
+    def _again(self, run: SeenRun) -> SeenRun:
+        """A run that was seen, and may be gone by now."""
+        if self._is_elsewhere(run.path):
+            return replace(run, files=None, problem=LINK, stamp=())
+        return self._seen(run.name, run.sweep)
+
     def _seen(self, name: str, sweep: str) -> SeenRun:
-        path = self._folder / name
+        path = self.folder / name
         stamp = tuple(_stamp(path / file) for file in (RECORD, CONFIG, METRICS))
         before = self._runs.get(name)
         if before is not None and before.stamp == stamp and before.sweep == sweep:
             return _as_it_stands(before)
         try:
-            files = read_run(path)
-            if files.record:
+            files = None if self._is_elsewhere(path) else read_run(path)
+            if files is None or self._is_elsewhere(path):  # a link in its place, by now
+                problem = LINK
+            elif files.record:
                 return SeenRun(name, path, sweep, files, "", stamp)
-            problem = f"{RECORD} is gone"
+            else:
+                problem = f"{RECORD} is gone" if path.is_dir() else "it was moved or deleted"
         except (LabError, OSError) as error:
             problem = " ".join(str(error).replace(f"{path}{os.sep}", "").split())
         return SeenRun(name, path, sweep, None, problem, stamp)
 
+    def _is_elsewhere(self, path: Path) -> bool:
+        """Whether a link leads out of the folder, or to another place in it."""
+        return Path(os.path.realpath(path)) != path
+
     def _sweep(self, name: str, is_launched: bool, runs: list[SeenRun]) -> SeenSweep:
-        path = self._folder / name
-        journals = sorted(_journals(path)) if is_launched else []
-        refused, n_waiting = _launched(journals[-1][1]) if journals else ((), 0)
+        path = self.folder / name
+        watched = self._watched.setdefault(name, Watched(path))
+        progress = watched.look(run.files for run in runs if run.files)
         seen = [(run.name, run.stamp, run.status, run.problem) for run in runs]
+        # Without what changes by itself: the time left of what has not moved.
+        told = [(job.name, job.status, job.error) for job in progress.jobs]
         version = hashlib.sha256(
-            repr((seen, refused, n_waiting)).encode(errors="replace")
+            repr((seen, told, progress.counts)).encode(errors="replace")
         ).hexdigest()
-        times = [modified for run in runs for modified, _ in run.stamp]
-        moved = max([*times, *(time for time, _ in journals)], default=0) / 1e9
-        return SeenSweep(
-            name, path, is_launched, tuple(runs), refused, n_waiting, moved, version[:20]
-        )
+        times = [modified / 1e9 for run in runs for modified, _ in run.stamp]
+        moved = max([*times, *(job.time for job in progress.jobs)], default=0.0)
+        return SeenSweep(name, path, is_launched, tuple(runs), progress, moved, version[:20])
 
 
 def _as_it_stands(run: SeenRun) -> SeenRun:
@@ -198,20 +219,3 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return about.st_mtime_ns, about.st_size
-
-
-def _journals(sweep: Path) -> Iterator[tuple[int, Path]]:
-    """The journals of a sweep's launches, each with the time of its last line."""
-    if not leads_out(sweep / FOLDER, sweep):
-        yield from ((_stamp(path)[0], path) for path in (sweep / FOLDER).glob("*.jsonl"))
-
-
-def _launched(path: Path) -> tuple[tuple[Event, ...], int]:
-    """Of a launch, as far as its lines are whole: the jobs that ended badly before there was a run,
-    and how many have not begun."""
-    journal = Journal(path)
-    with suppress(LabError, TypeError):  # a list as a job's number
-        journal.news()
-    last = journal.last.values()
-    refused = tuple(e for e in last if e.status in ("failed", "killed") and not e.run)
-    return refused, max(0, (journal.n_planned() or 0) - len(journal.last))

@@ -207,9 +207,9 @@ def _is_finished(run: RunDirectory, config: schema.Train) -> bool:
 
     check_same_code(record, plain, f"{run.path} is {record['status']}")
     if record.get("corpus_sha256") not in (None, text_of(config).sha256):
-        ended = record["status"]
         raise LabError(
-            f"{run.path} is {ended}, but its corpus has changed since: name another sweep"
+            f"{run.path} is {record['status']}, but its corpus has changed since: "
+            "name another sweep"
         )
     return True
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from lmlab.files import path_name
@@ -26,7 +27,7 @@ from lmlab.sweeps.table.settings import (
     Table,
     count_by_status,
 )
-from lmlab.sweeps.table.values import canonical, heading
+from lmlab.sweeps.table.values import canonical, heading, is_missing
 from lmlab.sweeps.table.words import count, duration, figure
 
 if TYPE_CHECKING:
@@ -46,15 +47,16 @@ def leaderboard(
 
     columns = key_columns(table, settings)
     if table.varies("parameters"):
-        columns.append(Column("parameters", True, list(map(count, settings["parameters"]))))
+        columns.append(_column("parameters", count, settings["parameters"]))
     for metric in dict.fromkeys((table.metric, LOSS, BEST)):
-        columns.append(Column(metric, True, _figures(settings, metric)))
+        spread = zip(settings[metric], settings[f"{metric} sd"], strict=True)
+        columns.append(Column(metric, True, _figures(settings, metric), list(spread)))
         if metric == table.metric and signs:
             columns.append(Column("", False, [signs.get(place, "") for place in chosen]))
     if table.settings["seconds"].notna().any():
-        columns.append(Column("time", True, list(map(duration, settings["seconds"]))))
+        columns.append(_column("time", duration, settings["seconds"]))
     if table.varies("step"):
-        columns.append(Column("steps", True, list(map(count, settings["step"]))))
+        columns.append(_column("steps", count, settings["step"]))
     columns.append(Column("status", False, list(settings["status"])))
     title = "directory of the best" if len(table.runs) > len(table.settings) else "directory"
     columns.append(Column(title, False, [below(path, folder) for path in settings["directory"]]))
@@ -81,6 +83,10 @@ def leaderboard(
         files=files,
         draw=partial(_figures_of, table),
     )
+
+
+def _column(title: str, text: Callable[[float], str], values: pd.Series) -> Column:
+    return Column(title, True, list(map(text, values)), list(values))
 
 
 def best_of_each(table: Table, by: Sequence[str]) -> list[int]:
@@ -156,14 +162,16 @@ def _figures_of(table: Table) -> Iterator[tuple[str, Chart]]:
         panels, sizes = widths.panels_of(table), widths.activation_sizes(table)
         if panels and len(sizes):
             yield "activations-by-width", width_charts.by_width(table, panels, sizes)
+    has_loss = np.isfinite(table.loss)
     for key in table.keys:
-        yield f"loss-by-{path_name(heading(key))}", losses.by_key(table, key)
+        if (has_loss & ~table.settings[key].map(is_missing)).any():
+            yield f"loss-by-{path_name(heading(key))}", losses.by_key(table, key)
     if not table.keys and (table.runs["counted"] | table.runs["diverged"]).sum() > 2:
         yield "loss-by-seed", losses.by_seed(table)
     if losses.is_grid(table):
         yield "heat-map", losses.heat_map(table)
     parameters = table.settings["parameters"]
-    if parameters.nunique() > 1 and (parameters > 0).any():
+    if parameters.nunique() > 1 and (has_loss & (parameters > 0)).any():
         yield "loss-by-parameters", losses.by_parameters(table)
     curves = learning_curves.curves_to_draw(table)
     if len(curves):

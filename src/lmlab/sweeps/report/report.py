@@ -11,9 +11,9 @@ from rich.text import Text
 
 from lmlab.console import console
 from lmlab.errors import LabError
+from lmlab.sweeps.board.page import page
 from lmlab.sweeps.kept import FIT, LEADERBOARD, PAGE, PICTURES, PLOTS, SEED_MEAN, Kept, left_alone
 from lmlab.sweeps.report.leaderboard import leaderboard
-from lmlab.sweeps.report.page import page
 from lmlab.sweeps.report.questions import Asked
 from lmlab.sweeps.report.sections import Section
 from lmlab.sweeps.report.terminal import print_sections

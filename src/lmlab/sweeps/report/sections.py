@@ -5,7 +5,7 @@ A terminal, Markdown, files of figures and a page each render them: see the modu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,9 @@ class Column:
     heading: str
     is_number: bool
     cells: list[str]
+    # What the cells say, in full: a figure, or several (mean and deviation, both ends of an
+    # interval). A page sorts by it.
+    values: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def key_columns(table: Table, settings: pd.DataFrame) -> list[Column]:
             heading(key),
             all(map(is_number, settings[key])),
             [label(key, value) for value in settings[key]],
+            list(settings[key]),
         )
         for key in table.keys
     ]

@@ -134,17 +134,22 @@ def _columns(compared: Differences) -> list[Column]:
     if compared.baseline is not None:
         why = rows["why"][compared.baseline]
         verdict[compared.baseline] = "the baseline" + (f": {why}" if why else "")
+    correlations = ["" if math.isnan(r) else f"{r:.2f}" for r in rows["r"]]
     return [
         *key_columns(compared.table, compared.table.settings.loc[rows.index]),
-        Column(compared.quantity, True, list(texts["value"])),
-        Column("difference", True, list(texts["difference"])),
+        Column(compared.quantity, True, list(texts["value"]), _tuples(rows, "value", "value sd")),
+        Column("difference", True, list(texts["difference"]), list(rows["difference"])),
         Column("", False, list(verdict)),
-        Column("95 %", True, list(texts["95 %"])),
-        Column("p", True, list(texts["p"])),
+        Column("95 %", True, list(texts["95 %"]), _tuples(rows, "low", "high")),
+        Column("p", True, list(texts["p"]), list(rows["p holm"])),
         Column("seeds", True, [str(n) if n else "" for n in rows["pairs"]]),
-        Column("r", True, ["" if math.isnan(r) else f"{r:.2f}" for r in rows["r"]]),
+        Column("r", True, correlations, list(rows["r"])),
         Column("more seeds", True, _more_seeds(compared)),
     ]
+
+
+def _tuples(rows: pd.DataFrame, *columns: str) -> list[tuple[float, ...]]:
+    return list(rows[list(columns)].itertuples(index=False, name=None))
 
 
 def figures(compared: Differences) -> pd.DataFrame:

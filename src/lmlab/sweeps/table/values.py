@@ -50,8 +50,8 @@ def shown(value: Any, width: int | None = None) -> str:
 
 
 def heading(key: str) -> str:
-    """The heading of a key's column: `model` for model._target_."""
-    return key.removesuffix("._target_")
+    """The heading of a key's column, on one line: `model` for model._target_."""
+    return " ".join(key.removesuffix("._target_").split())
 
 
 def label(key: str, value: Any, width: int | None = WIDEST) -> str:

@@ -18,28 +18,6 @@ CROWDED = 0.5  # processors that others keep busy
 SHORTEST = 0.5  # seconds; a shorter look tells little, since times are counted in hundredths
 
 
-class Neighbours:
-    """What other processes do on this machine, counted from when this is made.
-
-    Children that have ended are ours; the others are not.
-    """
-
-    def __init__(self) -> None:
-        self._begin = time.monotonic(), _used_by_all(), _used_by_us()
-
-    @property
-    def seconds(self) -> float:
-        """How long that is ago."""
-        return time.monotonic() - self._begin[0]
-
-    def busy(self) -> float:
-        """How many processors they kept busy; 0 where that cannot be known (not on Linux)."""
-        _, all_before, ours_before = self._begin
-        elapsed = self.seconds
-        others = (_used_by_all() - all_before) - (_used_by_us() - ours_before)
-        return max(0.0, others / elapsed) if elapsed else 0.0
-
-
 class SecondPool:
     """Makes waiting threads sleep soon, while it lives.
 
@@ -72,11 +50,25 @@ class Waiting:
 
     def __init__(self) -> None:
         self.pool: SecondPool | None = None
-        self._neighbours, self._lock = Neighbours(), threading.Lock()
+        self._lock = threading.Lock()
+        self.look()
 
     def look(self) -> None:
         """Count from now on what others do."""
-        self._neighbours = Neighbours()
+        self._since = time.monotonic(), _used_by_all(), _used_by_us()
+
+    @property
+    def seconds(self) -> float:
+        """How long they have been counted."""
+        return time.monotonic() - self._since[0]
+
+    def neighbours(self) -> float:
+        """How many processors other processes kept busy; 0 where that cannot be known (not on
+        Linux). Children that have ended are ours, the others are not."""
+        _, all_before, ours_before = self._since
+        elapsed = self.seconds
+        others = (_used_by_all() - all_before) - (_used_by_us() - ours_before)
+        return max(0.0, others / elapsed) if elapsed else 0.0
 
     def settle(self) -> None:
         """Let waiting threads sleep soon if others needed the processors since the last time; else
@@ -87,9 +79,9 @@ class Waiting:
         if os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
             return
         with self._lock:
-            if self._neighbours.seconds < SHORTEST:
+            if self.seconds < SHORTEST:
                 return
-            is_crowded = self._neighbours.busy() > CROWDED
+            is_crowded = self.neighbours() > CROWDED
             self.look()
             if is_crowded and self.pool is None and _has_threads():
                 self.pool = SecondPool()

@@ -1,11 +1,13 @@
 // What is shown stands in the address of the whole page, so that a link shows what its sender saw:
 // #lmlab&p.lmlab.sweep=…, the form that TensorBoard has for what a plugin keeps there.
 
+import { inside } from './answers.js';
+
 const PREFIX = 'p.lmlab.';
 const moved = new Set();
 const frame = (() => {
   try {
-    return parent.document ? parent : window;
+    return parent.document && !inside ? parent : window;
   } catch {
     return window;
   }

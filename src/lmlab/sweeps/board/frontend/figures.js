@@ -6,6 +6,7 @@ let drawing = null; // the script, once it was asked for
 
 function vega() {
   drawing ??= new Promise((done, failed) => {
+    if (window.vegaEmbed) return void done(window.vegaEmbed); // a report has it inside
     document.head.append(el('script', { src: './vega.js', onload: () => done(window.vegaEmbed), onerror: failed }));
   });
   return drawing;

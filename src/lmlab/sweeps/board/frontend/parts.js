@@ -1,6 +1,7 @@
 // What several pages have: figures as they are written, status, tables, commands to copy.
 
-import { change, place } from './address.js';
+import { change, curvesOf, place } from './address.js';
+import { inside } from './answers.js';
 import { el, table } from './dom.js';
 
 const FEW = 30; // rows that are shown before somebody asks for more
@@ -35,6 +36,34 @@ export function more(name, columns, rows) {
     isAll ? null : el('p', {}, `the first ${FEW} of ${rows.length}; `,
       el('button', { 'data-key': `more/${name}`, class: 'plain', onclick: () => change({ all: name }) }, 'show all'))].filter(Boolean);
 }
+
+/** Columns whose headings sort the rows, and the order that is chosen; `key` has it in the address. */
+export function ordered(key, columns) {
+  const [by, direction] = (place()[key] ?? '').split(':');
+  const order = (columns[0]?.cells ?? []).map((_, i) => i);
+  const sorted = columns.findIndex((column, i) => `${i}` === by && column.values);
+  if (sorted >= 0) {
+    const values = columns[sorted].values.map((value) => (Array.isArray(value) ? value[0] : value));
+    const sign = direction === 'down' ? -1 : 1;
+    order.sort((a, b) => {
+      const [x, y] = [values[a], values[b]];
+      if (x === y || (x === null && y === null)) return a - b;
+      if (x === null || y === null) return x === null ? 1 : -1; // nothing comes last, either way
+      return sign * (typeof x === 'number' && typeof y === 'number' ? x - y : String(x).localeCompare(String(y)));
+    });
+  }
+  const next = (i) => (i === sorted && direction === 'up' ? `${i}:down` : i === sorted ? undefined : `${i}:up`);
+  return { order, columns: columns.map((column, i) => ({
+    ...column,
+    sorted: i === sorted ? (direction === 'down' ? 'descending' : 'ascending') : null,
+    sort: column.values && (() => change({ [key]: next(i) })),
+  })) };
+}
+
+export const notes = (lines) => el('ul', { class: 'notes' }, lines.map((line) => el('li', { dir: 'auto' }, line)));
+
+/** A link to TensorBoard's own curves of some runs; none in a report, which has no TensorBoard. */
+export const curvesLink = (runs, words) => (inside || !runs.length ? null : el('a', curvesOf(runs), words));
 
 export function steps({ step, max_steps: most, status }) {
   if (step === null || step === undefined) return '';

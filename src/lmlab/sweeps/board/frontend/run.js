@@ -1,8 +1,7 @@
 // One run.
 
-import { curvesOf } from './address.js';
 import { el, fold, table } from './dom.js';
-import { chip, commands, count, steps, text, time } from './parts.js';
+import { chip, commands, count, curvesLink, steps, text, time } from './parts.js';
 
 export function oneRun(about) {
   const parts = [el('header', {}, el('h1', { dir: 'auto' }, about.run), chip(about.status), about.diverged ? 'diverged' : null,
@@ -12,7 +11,8 @@ export function oneRun(about) {
   const facts = [['step', steps(about)], ['val loss', about.loss === null ? '' : `${text(about.loss)}${about.is_final ? ', of all of val' : ', the lowest so far'}`],
     ['time', time(about.seconds)], ['parameters', count(about.parameters)]];
   parts.push(el('dl', { class: 'facts' }, facts.filter(([, value]) => value !== '').map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)))));
-  parts.push(el('p', {}, el('a', curvesOf([about.run]), 'curves in Time Series')));
+  const curves = curvesLink([about.run], 'curves in Time Series');
+  if (curves) parts.push(el('p', {}, curves));
   const { rows, of } = about.changed;
   parts.push(el('h2', {}, 'what differs'), el('p', { class: 'quiet', dir: 'auto' }, `from ${of}`));
   if (rows.length) {
