@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from comparing import checkpoint, curves, weights
+from forked import TRAIN, Forked
 from lightning.fabric.utilities.distributed import _suggested_max_num_threads
-from small import ROOT, SMALL
+from small import SMALL
 
 import lmlab
 from lmlab.config.check import check_plain
@@ -26,13 +27,12 @@ from lmlab.core.evaluate import evaluate
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
 
-SCRIPT = ROOT / "scripts/train.py"
 GPT = ["name=test", "model=gpt", "model.n_embd=16", "model.n_layer=1", "trainer.accelerator=cpu"]
 GPT += ["data.block_size=8", "data.val_fraction=0.01", "data.steps_per_batch=5", "eval.iters=2"]
 GPT += ["eval.every=12", "trainer.log_every_n_steps=4", "trainer.gradient_clip_val=1.0"]
 GPT += ["trainer.max_steps=24", "callbacks.sample.max_new_tokens=8"]
 
-Child = subprocess.Popen[str]
+Child = subprocess.Popen[str] | Forked
 
 
 @contextmanager
@@ -40,16 +40,19 @@ def started(
     words: Sequence[str],
     *environments: dict[str, str],
     by: Sequence[str] = (),
-    script: Path = SCRIPT,
+    script: Path = TRAIN,
 ) -> Iterator[list[Child]]:
-    """The command once in each environment, with everything that it starts; all end here."""
-    command = [sys.executable, *by, str(script), *words]
+    """The command once in each environment, or a script, with everything that it starts; all end
+    here."""
     children: list[Child] = []
     try:
         for more in environments or ({},):
+            if not by:
+                children.append(Forked(words, env=more, script=script))
+                continue
             children.append(
                 subprocess.Popen(
-                    command,
+                    [sys.executable, *by, str(script), *words],
                     env={**os.environ, **more},
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
