@@ -16,12 +16,11 @@ import itertools
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import filelock
 import yaml
@@ -35,9 +34,9 @@ from lmlab.errors import LabError
 from lmlab.files import (
     check_place,
     check_stays_in,
+    is_locked,
     leads_out,
     lock_at,
-    open_to_read,
     path_typed,
     remove,
     remove_unfinished,
@@ -109,6 +108,7 @@ class RunDirectory:
         """
         self.store(config)
         origin = {"swept": swept, "choices": choices, "parent": config["from"]}
+        origin["pause_at"] = config.get("pause_at")
         self._write(
             status="running",
             **{name: value for name, value in origin.items() if value is not None},
@@ -127,7 +127,7 @@ class RunDirectory:
             self.begin(config.plain(), **asked)
         else:
             self.store(config.plain())
-            self.update(status="running", error=None)
+            self.update(status="running", error=None, pause_at=config.pause_at)
 
     @classmethod
     def open(cls, path: str, key: str = "run") -> RunDirectory:
@@ -346,12 +346,7 @@ class RunDirectory:
 
     def is_locked(self) -> bool:
         """Whether a process is training in this directory now. Leaves no trace."""
-        try:
-            with open_to_read(self.path / LOCK, self.path) as file:
-                # Closing the file lets go of it. Another process that looks has it for a moment.
-                return not any(_try_to_lock(file) for _ in range(3))
-        except (OSError, ValueError):  # none is there, or what is no lock of ours
-            return False
+        return is_locked(self.path / LOCK, self.path)
 
     @property
     def status(self) -> str:
@@ -376,10 +371,3 @@ def _make(path: Path, exist_ok: bool) -> bool:
     except OSError as error:
         raise LabError(f"cannot keep a run at {path}: {error.strerror}") from error
     return True
-
-
-def _try_to_lock(file: BinaryIO) -> bool:
-    taken = filelock.lock_descriptor(file.fileno(), blocking=False)
-    if not taken:
-        time.sleep(0.001)
-    return taken

@@ -18,6 +18,7 @@ from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.board import scan
 from lmlab.sweeps.board.plugin import Board, BoardLoader
 from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
+from lmlab.sweeps.launch.planned import LaunchPlan
 from lmlab.sweeps.table.settings import runs_frame
 from lmlab_tensorboard import SweepsPlugin
 
@@ -28,7 +29,7 @@ class Asked:
     """A board on a folder, and somebody who asks it."""
 
     def __init__(self, folder: Path, flags: Any = None):
-        self.board = Board(folder, flags)
+        self.board = Board(scan.Scan(folder), flags)
         self.client = Client(self.board)
 
     def get(
@@ -216,14 +217,18 @@ def test_a_run_that_vanishes_is_missed(folder):
 
 
 def test_a_job_that_was_refused_says_why(folder):
-    journal = Journal.create(folder / "sweeps" / "rates", 12)
+    journal = Journal.create(folder / "sweeps" / "rates", LaunchPlan.of(12, "basic"))
     journal.add(Event(0, "failed", 1.0, error=HOSTILE))
     journal.add(Event(1, "done", 1.0, run="somewhere"))
     with journal.path.open("a") as file:
         file.write('{"job": [], "status"')  # half a line
     about = Asked(folder).json("sweep", name="sweeps/rates")
-    assert about["counts"] == [["done", 6], ["failed", 1], ["not begun", 10]]
-    assert about["jobs"][-1]["error"].startswith("<script>")
+    assert about["counts"] == [["done", 7], ["failed", 1], ["waiting", 10]]
+    errors = [job["error"] for job in about["jobs"] if job["status"] == "failed"]
+    assert errors[0].startswith("<script>")
+    journal.close()  # who launched is gone
+    about = Asked(folder).json("sweep", name="sweeps/rates")
+    assert about["counts"][-1] == ["not begun", 10]
 
 
 def test_what_has_not_changed_is_not_sent_again(folder):
@@ -291,7 +296,8 @@ def test_a_page_of_another_name_reads_nothing(folder, host, status):
 
 def test_tensorboard_serves_it_with_a_prefix(folder, caplog):
     context = TBContext(logdir=str(folder), flags=SimpleNamespace(bind_all=False, host=None))
-    for plugin in (SweepsPlugin(context), BoardLoader(folder).load(TBContext(logdir="/none"))):
+    given = BoardLoader(scan.Scan(folder)).load(TBContext(logdir="/none"))
+    for plugin in (SweepsPlugin(context), given):
         client = Client(TensorBoardWSGI([plugin], path_prefix="/lab"))
         listing = client.get("/lab/data/plugins_listing").json["lmlab"]
         assert listing["enabled"]
@@ -306,10 +312,10 @@ def test_tensorboard_serves_it_with_a_prefix(folder, caplog):
 
 def test_a_single_run_needs_no_tab(tmp_path):
     made(tmp_path, None)
-    assert not Board(tmp_path).is_active()
+    assert not Asked(tmp_path).board.is_active()
     assert not SweepsPlugin(TBContext(logdir=None)).is_active()
     made(tmp_path, None)
-    assert Board(tmp_path).is_active()
+    assert Asked(tmp_path).board.is_active()
 
 
 def _runs(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@ long; figures are those of the report."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +15,7 @@ from lmlab.sweeps.board.rows import cut, finite, job_row
 from lmlab.sweeps.board.scan import SeenSweep
 from lmlab.sweeps.figures.scales import styles_of_settings
 from lmlab.sweeps.kept import FIT, Kept
+from lmlab.sweeps.launch.journal import FAILED
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.questions import Asked
 from lmlab.sweeps.report.sections import Column, Section
@@ -24,10 +26,11 @@ from lmlab.sweeps.table.settings import (
     METRICS,
     STATUSES,
     Table,
-    tabulate,
 )
 from lmlab.sweeps.table.values import heading, short_keys, shown
 from lmlab.sweeps.table.words import name_of
+
+NO_REASON = "no reason is recorded"
 
 
 def listed(sweeps: Iterable[SeenSweep], is_cut: bool) -> dict[str, Any]:
@@ -40,8 +43,9 @@ def listed(sweeps: Iterable[SeenSweep], is_cut: bool) -> dict[str, Any]:
                 "sweep": sweep.name,
                 "title": cut(sweep.title, 300),
                 "is_launched": sweep.is_launched,
-                "jobs": len(sweep.runs) + len(sweep.refused) + sweep.n_waiting,
+                "jobs": sum(n for _, n in _counts(sweep)),
                 "counts": _counts(sweep),
+                "left": _left(sweep),
                 "best": best and best[0],
                 "metric": best and best[1],
                 "moved": sweep.moved or None,
@@ -52,18 +56,17 @@ def listed(sweeps: Iterable[SeenSweep], is_cut: bool) -> dict[str, Any]:
 
 def about_sweep(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
     """Jobs, leaderboard, differences to a setting, by its name, or to the best."""
-    files = sweep.files
-    if not files:
+    if sweep.table is None:
         return _known(sweep)
-    asked, remark = _asked(tabulate(files), sweep, baseline)
+    asked, remark = _asked(sweep.table, sweep, baseline)
     return {**describe(sweep, asked.table, _sections(asked, sweep)), "remark": remark}
 
 
 def figures_of(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
     """Vega-Lite by the name of the figure."""
-    if not (files := sweep.files):
+    if sweep.table is None:
         return {}
-    asked, _ = _asked(tabulate(files), sweep, baseline)
+    asked, _ = _asked(sweep.table, sweep, baseline)
     return drawn(_sections(asked, sweep))
 
 
@@ -97,7 +100,9 @@ def drawn(sections: Sequence[Section]) -> dict[str, Any]:
     if not charts:
         return {}
     from lmlab.sweeps.figures.charts import spec_of
+    from lmlab.sweeps.figures.learning_curves import BY_COMPUTE
 
+    charts.pop(BY_COMPUTE, None)  # the curves can be shown by compute
     return {name: spec_of(chart) for name, chart in charts.items()}
 
 
@@ -105,9 +110,10 @@ def _known(sweep: SeenSweep) -> dict[str, Any]:
     """What is known before any run is compared with another."""
     jobs = [job_row(run, sweep) for run in sweep.runs]
     jobs += [
-        {"name": f"job {shown(e.job, 20)}", "run": None, "status": cut(e.status, 40)}
-        | {"error": cut(e.error or "no reason is recorded")}
-        for e in sweep.refused
+        {"name": cut(job.name, 300), "run": None, "status": cut(job.status, 40)}
+        | {"error": cut(job.error or NO_REASON * (job.status in FAILED))}
+        for job in sweep.progress.jobs
+        if job.path is None
     ]
     return {
         "sweep": sweep.name,
@@ -115,6 +121,7 @@ def _known(sweep: SeenSweep) -> dict[str, Any]:
         "question": cut(question_of(sweep.path)),
         "is_launched": sweep.is_launched,
         "counts": _counts(sweep),
+        "left": _left(sweep),
         "moved": sweep.moved or None,
         "jobs": jobs,
         "remark": "",
@@ -203,12 +210,18 @@ def _value(value: Any, is_number: bool) -> Any:
 
 def _counts(sweep: SeenSweep) -> list[list[Any]]:
     """How many jobs have each status."""
-    statuses = [run.status for run in sweep.runs] + [str(e.status) for e in sweep.refused]
-    different = dict.fromkeys([*STATUSES, *sorted(set(statuses))])
-    counts: list[list[Any]] = [
-        [cut(status, 40), statuses.count(status)] for status in different if status in statuses
-    ]
-    return counts + [["not begun", sweep.n_waiting]] * (sweep.n_waiting > 0)
+    counts = Counter(sweep.progress.counts)
+    counts.update({"unreadable": sum(run.files is None for run in sweep.runs)})
+    known = [*STATUSES, "waiting", "not begun"]
+    last = len(known)
+    order = sorted(counts, key=lambda one: (known.index(one) if one in known else last, one))
+    return [[cut(status, 40), counts[status]] for status in order if counts[status]]
+
+
+def _left(sweep: SeenSweep) -> list[Any] | None:
+    """Seconds until all have ended, and whether that is only the least."""
+    left = sweep.progress.left
+    return None if left is None else [finite(left.seconds), left.is_least]
 
 
 def _losses(files: Sequence[RunFiles]) -> Iterable[tuple[float, str]]:

@@ -14,6 +14,7 @@ from lmlab.sweeps.board.answers import describe, drawn
 from lmlab.sweeps.board.one_run import about_run
 from lmlab.sweeps.board.scan import SeenRun, SeenSweep
 from lmlab.sweeps.figures.vega_script import vega_script
+from lmlab.sweeps.live.watched import told_by_runs
 from lmlab.sweeps.report.sections import Section
 from lmlab.sweeps.table.settings import Table
 
@@ -76,7 +77,8 @@ def _sweep(table: Table, folder: Path, title: str) -> SeenSweep:
     unreadable = [
         SeenRun("", folder / "(a record)", title, None, reason, ()) for reason in table.unreadable
     ]
-    return SeenSweep(title, folder, True, (*runs, *unreadable), (), 0, 0.0, "")
+    progress = told_by_runs(table.files)
+    return SeenSweep(title, folder, True, (*runs, *unreadable), progress, 0.0, "")
 
 
 def _pages_of_runs(sweep: SeenSweep, jobs: list[dict[str, Any]]) -> dict[str, Any]:

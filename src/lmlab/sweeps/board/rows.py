@@ -24,6 +24,9 @@ def job_row(run: SeenRun, sweep: SeenSweep | None) -> dict[str, Any]:
     figures = run.files.figures()
     most = (run.files.config or {}).get("trainer.max_steps")
     loss = finite(figures[LOSS])
+    if sweep and (progress := sweep.progress.by_path.get(run.path)):
+        job |= {"status": cut(progress.status, 40), "rate": finite(progress.rate)}
+        job |= {"left": finite(progress.left)}
     return job | {
         "error": cut(run.files.error),
         "diverged": run.files.diverged,

@@ -10,16 +10,19 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmlab.errors import LabError
-from lmlab.files import leads_out
 from lmlab.runs.directory import CONFIG, METRICS, RECORD, RunDirectory
-from lmlab.sweeps.launch.journal import FOLDER, MULTIRUN, Event, Journal
-from lmlab.sweeps.table.reading import RunFiles, read_run
+from lmlab.sweeps.launch.journal import FOLDER, MULTIRUN
+from lmlab.sweeps.live.watched import SweepProgress, Watched
+from lmlab.sweeps.table.reading import RunFiles, read_run, started
+
+if TYPE_CHECKING:
+    from lmlab.sweeps.table.settings import Table
 
 SECONDS = 2.0  # between two looks
 IDLE = 30.0  # seconds without a question, after which nobody looks
@@ -52,10 +55,10 @@ class SeenSweep:
     path: Path
     is_launched: bool  # by a multirun
     runs: tuple[SeenRun, ...]
-    refused: tuple[Event, ...]  # jobs of the last launch that ended badly before there was a run
-    n_waiting: int  # jobs of the last launch that have not begun, as far as is known
+    progress: SweepProgress  # as of the last look
     moved: float  # when a file of it was last written, seconds since the epoch
     version: str  # changes with whatever was seen of it
+    _made: dict[str, Table] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -65,8 +68,16 @@ class SeenSweep:
     @property
     def files(self) -> list[RunFiles]:
         """Its readable runs in the order they were started."""
-        readable = [run.files for run in self.runs if run.files]
-        return sorted(readable, key=lambda files: (str(files.record.get("started")), files.path))
+        return sorted((run.files for run in self.runs if run.files), key=started)
+
+    @property
+    def table(self) -> Table | None:
+        """Its readable runs, if there is one: made once for all who ask for this version."""
+        from lmlab.sweeps.table.settings import tabulate  # here, for it imports pandas
+
+        if "table" not in self._made and (files := self.files):
+            self._made["table"] = tabulate(files)
+        return self._made.get("table")
 
 
 class Scan:
@@ -75,6 +86,7 @@ class Scan:
     def __init__(self, folder: Path):
         self.folder = Path(os.path.realpath(folder))
         self._runs: dict[str, SeenRun] = {}
+        self._watched: dict[str, Watched] = {}  # by the name of the sweep
         self._sweeps: dict[str, SeenSweep] = {}
         self.is_cut = self._has_runs = False  # is_cut: not every folder was looked through
         self._walked, self._first = threading.Event(), threading.Event()  # once each
@@ -82,7 +94,8 @@ class Scan:
         self._thread: threading.Thread | None = None
 
     def sweeps(self, wait: float = 20.0) -> Mapping[str, SeenSweep]:
-        """By name, as last seen; the first look is waited for, so many seconds."""
+        """By name, as last seen; a first look, or one after a while, is waited for, so many
+        seconds."""
         with self._starting:
             self._start()
         self._first.wait(wait)
@@ -123,13 +136,19 @@ class Scan:
             by_sweep.setdefault(run.sweep, []).append(run)
         sweeps = {}
         for name, of_sweep in sorted(by_sweep.items()):
-            sweeps[name] = self._sweep(name, name in launched, of_sweep)
+            seen = self._sweep(name, name in launched, of_sweep)
+            known = self._sweeps.get(name)
+            if known and known.version == seen.version:
+                seen = replace(seen, _made=known._made)
+            sweeps[name] = seen
         self._runs, self._sweeps = runs, sweeps
+        self._watched = {name: self._watched[name] for name in sweeps}
         self._first.set()
 
     def _start(self) -> None:
         self._asked = time.monotonic()
         if self._thread is None or not self._thread.is_alive():
+            self._first.clear()  # what was seen long ago is no answer
             self._thread = threading.Thread(target=self._follow, name="sweeps", daemon=True)
             self._thread.start()
 
@@ -192,17 +211,17 @@ class Scan:
 
     def _sweep(self, name: str, is_launched: bool, runs: list[SeenRun]) -> SeenSweep:
         path = self.folder / name
-        journals = sorted(_journals(path)) if is_launched else []
-        refused, n_waiting = _launched(journals[-1][1]) if journals else ((), 0)
+        watched = self._watched.setdefault(name, Watched(path))
+        progress = watched.look(run.files for run in runs if run.files)
         seen = [(run.name, run.stamp, run.status, run.problem) for run in runs]
+        # Without what changes by itself: the time left of what has not moved.
+        told = [(job.name, job.status, job.error) for job in progress.jobs]
         version = hashlib.sha256(
-            repr((seen, refused, n_waiting)).encode(errors="replace")
+            repr((seen, told, progress.counts)).encode(errors="replace")
         ).hexdigest()
-        times = [modified for run in runs for modified, _ in run.stamp]
-        moved = max([*times, *(time for time, _ in journals)], default=0) / 1e9
-        return SeenSweep(
-            name, path, is_launched, tuple(runs), refused, n_waiting, moved, version[:20]
-        )
+        times = [modified / 1e9 for run in runs for modified, _ in run.stamp]
+        moved = max([*times, *(job.time for job in progress.jobs)], default=0.0)
+        return SeenSweep(name, path, is_launched, tuple(runs), progress, moved, version[:20])
 
 
 def _as_it_stands(run: SeenRun) -> SeenRun:
@@ -219,20 +238,3 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return about.st_mtime_ns, about.st_size
-
-
-def _journals(sweep: Path) -> Iterator[tuple[int, Path]]:
-    """The journals of a sweep's launches, each with the time of its last line."""
-    if not leads_out(sweep / FOLDER, sweep):
-        yield from ((_stamp(path)[0], path) for path in (sweep / FOLDER).glob("*.jsonl"))
-
-
-def _launched(path: Path) -> tuple[tuple[Event, ...], int]:
-    """Of a launch, as far as its lines are whole: the jobs that ended badly before there was a run,
-    and how many have not begun."""
-    journal = Journal(path)
-    with suppress(LabError, TypeError):  # a list as a job's number
-        journal.news()
-    last = journal.last.values()
-    refused = tuple(e for e in last if e.status in ("failed", "killed") and not e.run)
-    return refused, max(0, (journal.n_planned() or 0) - len(journal.last))

@@ -12,10 +12,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from lmlab.errors import LabError
-from lmlab.files import make_folder, open_to_read, read_small, write_atomically
+from lmlab.files import is_locked, lock_at, make_folder, open_to_read, write_atomically
+from lmlab.sweeps.launch.planned import LaunchPlan
 
 FOLDER = ".launches"
+PLAN, LOCK = ".json", ".lock"  # beside a journal
+MOST_NEWS = 1 << 24  # bytes read at once; the rest is there next time
 MULTIRUN = "multirun.yaml"  # what Hydra composed for the sweep
 
 # What shows the news of a launch, by its journal, in the process that launched: a job that ends
@@ -79,11 +84,12 @@ class Journal:
     path: Path
     _read: int = 0  # bytes
     last: dict[int, Event] = field(default_factory=dict)  # by job
+    _lock: filelock.BaseFileLock | None = None  # held while this process launches
 
     @classmethod
-    def create(cls, sweep_dir: Path, n_jobs: int, is_followed: bool = True) -> Journal:
-        """A new one, for the process that launches; or for jobs that none waits for. How many jobs
-        there will be is kept beside it.
+    def create(cls, sweep_dir: Path, plan: LaunchPlan) -> Journal:
+        """A new one, with the plan of the launch beside it. A process that gives out jobs holds a
+        lock, too: it is free once that process is gone.
 
         Raises:
             LabError: if it cannot be written.
@@ -91,28 +97,59 @@ class Journal:
         folder = sweep_dir / FOLDER
         make_folder(folder, within=sweep_dir)
         # The name says which process prints; a job in another one keeps quiet.
-        process = os.getpid() if is_followed else 0
-        journal = cls(folder / f"{process}-{secrets.token_hex(4)}.jsonl")
-        write_atomically(journal._plan, json.dumps({"jobs": n_jobs}).encode(), within=sweep_dir)
+        journal = cls(folder / f"{plan.pid or 0}-{secrets.token_hex(4)}.jsonl")
+        if plan.pid is not None:
+            journal._lock = lock_at(journal.path.with_suffix(LOCK), within=sweep_dir)
+            journal._lock.acquire()
+        journal.note(plan)
         write_atomically(journal.path, b"", within=sweep_dir)
         return journal
 
-    @property
-    def _plan(self) -> Path:
-        return self.path.with_suffix(".json")
+    def note(self, plan: LaunchPlan) -> None:
+        """Keep what is planned, in the place of what was.
 
-    def n_planned(self) -> int | None:
-        """How many jobs were to be launched; None where nobody wrote it down."""
-        try:
-            plan = json.loads(read_small(self._plan, 1 << 16, within=self.path.parent))
-            return int(plan["jobs"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return None
+        Raises:
+            LabError: if it cannot be written.
+        """
+        plan.write(self.path.with_suffix(PLAN), within=self.path.parent.parent)
+
+    @property
+    def plan(self) -> LaunchPlan | None:
+        """What the launch is going to do; None where nobody wrote it down."""
+        return LaunchPlan.read(self.path.with_suffix(PLAN))
+
+    @property
+    def is_launching(self) -> bool:
+        """Whether a process gives out the jobs of this launch, now."""
+        return is_locked(self.path.with_suffix(LOCK), self.path.parent)
+
+    @property
+    def is_left_to_a_queue(self) -> bool:
+        """Whether its jobs begin without a process that gives them out."""
+        return self.path.name.startswith("0-")
 
     def remove(self) -> None:
-        """Leave nothing behind of a launch whose end was said."""
-        self.path.unlink()
-        self._plan.unlink(missing_ok=True)
+        """Leave nothing behind of a launch whose end was said, nor of those before it that were
+        killed, where this one had all of their jobs."""
+        plan = self.plan
+        for path in self.path.parent.glob("*.jsonl"):
+            other = Journal(path)
+            if other.is_left_to_a_queue or other.is_launching:
+                continue
+            if plan is not None and plan.covers(other.plan):
+                other.discard()
+        self.discard()
+
+    def close(self) -> None:
+        """This process gives out no more of its jobs."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def discard(self) -> None:
+        """Delete all of it."""
+        self.close()
+        for suffix in (".jsonl", PLAN, LOCK):
+            self.path.with_suffix(suffix).unlink(missing_ok=True)
 
     def key(self, job: int) -> str:
         """The value of sweep.job for one of its jobs; `Entry.of` reads it."""
@@ -144,7 +181,7 @@ class Journal:
         try:
             with open_to_read(self.path, within=self.path.parent) as file:
                 file.seek(self._read)
-                lines = file.read().splitlines(keepends=True)
+                lines = file.read(MOST_NEWS).splitlines(keepends=True)
             whole = [line for line in lines if line.endswith(b"\n")]
             events = [Event(**json.loads(line)) for line in whole]
         except (OSError, ValueError, TypeError) as error:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import filelock
 
@@ -23,6 +23,7 @@ from lmlab.files import lock_at
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.job import JOB_LOCK
 from lmlab.sweeps.launch.journal import FAILED, Event, Journal, Result
+from lmlab.sweeps.launch.planned import LaunchPlan, Work
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.progress import Progress, progress_shown
 
@@ -34,8 +35,14 @@ if TYPE_CHECKING:
 KILLED = "its process was killed (SIGKILL; out of memory?)"
 
 
-def launch(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -> list[Result]:
-    """Run jobs, each given as overrides, and return their results in the same order.
+def launch(
+    launcher: Launcher,
+    sweep_dir: Path,
+    jobs: Sequence[Sequence[str]],
+    work: Sequence[Work] | None = None,
+) -> list[Result]:
+    """Run jobs, each given as overrides, and return their results in the same order. `work` is what
+    each takes; None: all of them the same.
 
     Raises:
         LabError: if the launcher does not begin.
@@ -43,7 +50,8 @@ def launch(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -
     left = iter(jobs)
     progress = Progress(len(jobs), _have_one_unit(jobs))
     with pool_of(launcher, len(jobs)) as pool:
-        return run_jobs(pool, sweep_dir, partial(next, left, None), progress)
+        plan = LaunchPlan.of(len(jobs), launcher_name(launcher), jobs, work, pool.at_once)
+        return run_jobs(pool, sweep_dir, partial(next, left, None), progress, plan=plan)
 
 
 def run_jobs(
@@ -52,11 +60,13 @@ def run_jobs(
     ask: Callable[[], Sequence[str] | None],
     progress: Progress,
     tell: Callable[[int, Result], None] = lambda number, result: None,
+    plan: LaunchPlan | None = None,
 ) -> list[Result]:
     """Run jobs, each asked for when the pool has room for it; the results in the order of asking.
 
     `ask` gives the overrides of the next job, or None for now; `tell` is told the number of each
-    that has ended, counted from 0, before anything more is asked for.
+    that has ended, counted from 0, before anything more is asked for. `plan` says what will be
+    asked for, where that is known: of a search it is how many, at most.
 
     A failure ends only its own job. A job whose process was killed is run again by itself, once the
     others have ended; if it is killed again, it is recorded as killed.
@@ -64,17 +74,22 @@ def run_jobs(
     Raises:
         LabError: if the launcher does not begin, or leaves out a job.
     """
-    journal = Journal.create(sweep_dir, progress.total)
+    planned = plan or _searched(pool, progress.total)
+    journal = Journal.create(sweep_dir, planned)
     given: list[list[str]] = []
     results: dict[int, Result] = {}
     killed: list[int] = []
     put_back: list[int] = []  # given to a launcher that died before it came to them
 
     def next_job() -> Job | None:
+        nonlocal planned
         if killed:
             return None
         if not put_back:
             words = ask()
+            if progress.total != planned.n_jobs:  # another process has taken trials of the study
+                planned = _searched(pool, progress.total, planned.began)
+                journal.note(planned)
             if words is None:
                 return None
             put_back.append(len(given))
@@ -102,7 +117,7 @@ def run_jobs(
                 end(number, journal.last[number].result)
         return [number for number in ended.numbers if journal.is_running(number)]
 
-    with progress_shown(journal, progress):
+    with closing(journal), progress_shown(journal, progress):
         while True:
             for ended in pool.run(next_job):
                 killed += take(ended)
@@ -159,11 +174,20 @@ def _refuse(pool: Pool, ended: Ended, n_left: int) -> NoReturn:
     error = ended.died or next(iter(raised), None)
     if ended.died is not None and is_explained(ended.died):
         raise ended.died
-    # As it is chosen by, of a launcher of Hydra's: JoblibLauncher, joblib.
-    name = f"hydra/launcher={type(pool.launcher).__name__.removesuffix('Launcher').lower()}"
+    name = f"hydra/launcher={launcher_name(pool.launcher)}"
     if ended.died is None:
         name += f" left out {n_left} of {len(ended.numbers)} jobs"
     raise LabError(f"{name}: {_in_short(error)}") from error
+
+
+def launcher_name(launcher: Any) -> str:
+    """As it is chosen by, of a launcher of Hydra's: JoblibLauncher, joblib."""
+    return type(launcher).__name__.removesuffix("Launcher").lower()
+
+
+def _searched(pool: Pool, n_jobs: int, began: float | None = None) -> LaunchPlan:
+    plan = LaunchPlan.of(n_jobs, launcher_name(pool.launcher), at_once=pool.at_once)
+    return plan if began is None else plan.model_copy(update={"began": began})
 
 
 def _in_short(error: BaseException | None) -> str:

@@ -20,6 +20,7 @@ from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import lock_at, make_folder, read_small, write_atomically
 from lmlab.sweeps.launch.journal import FAILED, FOLDER, Event, Journal, Result
+from lmlab.sweeps.launch.planned import LaunchPlan
 from lmlab.sweeps.launch.pool import check_settings
 
 if TYPE_CHECKING:
@@ -68,9 +69,16 @@ def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -
         )
         new = [key for key in dict.fromkeys(keys) if results.get(key) is None]
         if new:
-            journal = Journal.create(sweep_dir, len(new), is_followed=False)
-            words = [[*json.loads(key), f"sweep.job={journal.key(i)}"] for i, key in enumerate(new)]
-            for number, (key, name) in enumerate(zip(new, _queue(launcher, words), strict=True)):
+            waiting = [json.loads(key) for key in new]
+            plan = LaunchPlan.of(len(new), "slurm", waiting, at_once=len(new), is_followed=False)
+            journal = Journal.create(sweep_dir, plan)
+            words = [[*job, f"sweep.job={journal.key(i)}"] for i, job in enumerate(waiting)]
+            try:
+                names = _queue(launcher, words)
+            except LabError:
+                journal.discard()
+                raise
+            for number, (key, name) in enumerate(zip(new, names, strict=True)):
                 places[key] = Place(journal.path.name, number, name)
                 results[key] = Result(None, None, "submitted")
         for key, result in results.items():
@@ -142,7 +150,8 @@ def _read(path: Path) -> dict[str, Place]:
 
 def _say_how_they_are(results: Sequence[Result], n_new: int) -> None:
     counts = Counter(result.status for result in results)
-    order = ("done", "pruned", "failed", "killed", "running", "submitted", "skipped", "planned")
+    ended = ("done", "paused", "pruned", "failed", "killed")
+    order = (*ended, "running", "submitted", "skipped", "planned")
     parts = [f"{counts[status]} {status}" for status in order if counts[status]]
     say(f"{len(results)} jobs: {', '.join(parts)}" + (f" ({n_new} of them now)" if n_new else ""))
     for result in results:
