@@ -13,7 +13,7 @@ const frame = (() => {
   }
 })();
 
-/** The choices, as they stand in the address: {sweep, run, setting, sort}. */
+/** The choices, as they stand in the address: {sweep, run, setting, sort, x, …}. */
 export function place() {
   const choices = {};
   for (const part of frame.location.hash.slice(1).split('&')) {
@@ -48,9 +48,14 @@ export function go(choices) {
   };
 }
 
+/** Write some choices of the page that is shown into the address. */
+export function note(choices) {
+  frame.history.replaceState(frame.history.state, '', address({ ...place(), ...choices }));
+}
+
 /** Change some choices of the page that is shown. */
 export function change(choices) {
-  frame.history.replaceState(frame.history.state, '', address({ ...place(), ...choices }));
+  note(choices);
   moved.forEach((then) => then());
 }
 
