@@ -39,6 +39,7 @@ class SweepsPlugin(base_plugin.TBPlugin):
         with self._making:
             if self._board is None:
                 from lmlab.sweeps.board.plugin import Board
+                from lmlab.sweeps.board.scan import Scan
 
-                self._board = Board(Path(self._folder), self._flags)
+                self._board = Board(Scan(Path(self._folder).expanduser()), self._flags)
             return self._board

@@ -25,7 +25,8 @@ from lmlab.display import board
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps import command
-from lmlab.sweeps.board_command import Selection
+from lmlab.sweeps.board.scan import Scan
+from lmlab.sweeps.tabs.means import Choice
 from lmlab.training.restored import restore
 
 # A package that says so when one of its modules is imported.
@@ -226,8 +227,8 @@ def test_a_table_of_runs_imports_nothing_that_they_name(here, run, capfd):
         change(RunDirectory(folder / str(n)), edit)
     command.main([str(folder), "--no-plots"])
     assert "done" in capfd.readouterr().out
-    with Selection(folder, 3):
-        assert board.count(folder) == len(HOSTILE)
+    assert len(Choice(Scan(folder), 3).now().best or ()) == 3
+    assert board.count(folder) == len(HOSTILE)
     assert not Path("exploded").exists()
     assert not {"loud", "unittest.__main__"} & sys.modules.keys()
 

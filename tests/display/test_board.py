@@ -1,9 +1,8 @@
 """`make board` as a command: what it does about ports that are taken."""
 
-import os
+import json
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from boards import Board, Sweep, get
 
 from lmlab.display.event_files import next_number, numbered
 from lmlab.display.loggers import CurveWriter
-from lmlab.sweeps.report.report import report
 
 BOARD = [sys.executable, str(Path(__file__).parents[2] / "scripts" / "board.py")]
 
@@ -57,52 +55,39 @@ def test_the_port_that_is_asked_for_is_taken(taken, tmp_path):
 
 @pytest.fixture
 def several(sweep, tmp_path) -> Path:
-    """Runs below a folder, two of one setting, with their means; one of the runs is still going."""
+    """Runs below a folder, two of one setting."""
     folder = shutil.copytree(sweep.folder / "sweeps" / "mixed", tmp_path / "mixed")
     again = shutil.copytree(folder / "head", folder / "head-2")
     for name in ("config.yaml", "run.json"):
         path = again / name
         path.write_text(re.sub(r"(\"?seed\"?): 1337", r"\1: 2", path.read_text()))
-    report(folder, plots=False)
     return folder
 
 
-def test_a_board_of_the_best_runs_is_live_and_leaves_nothing(several, sweep, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "links"))
-    (tmp_path / "links").mkdir()
+@pytest.mark.parametrize("load_fast", ["true", "false"])
+def test_a_board_of_the_best_runs_is_live_and_writes_nothing(several, load_fast):
+    before = sorted(several.rglob("*"))
     losses = {
-        n: r.record["metrics"]["val/loss_full"] for n, r in sweep.runs.items() if "mixed" in n
+        path.parent.name: json.loads(path.read_text())["metrics"]["val/loss_full"]
+        for path in several.glob("*/run.json")
     }
-    best = [name.rpartition("/")[2] for name in sorted(losses, key=losses.__getitem__)]
-    (mean,) = (path.name for path in (several / "_seed-mean").iterdir())
-    twice = {"head", "head-2"} if best[0] == "head" else set()
-    shown = [*sorted(twice or best[:2]), f"_seed-mean/{mean}"]
-    board = Board(Sweep(several, dict.fromkeys(shown)), "--top", "2", "--reload_interval=1")
-    with board as link:
-        assert sorted(get(link, "runs")) == sorted(shown)
-        live = several / shown[0]
+    best = sorted(losses, key=lambda name: (losses[name], name))[:2]
+    flags = ["--top", "2", "--reload_interval=1", f"--load_fast={load_fast}"]
+    with Board(Sweep(several, dict.fromkeys([*best, "a mean"])), *flags) as link:
+        mean = next(name for name in get(link, "runs") if name.startswith("mean/"))
+        assert sorted(get(link, "runs")) == sorted([*best, mean])
+        losses_of_mean = get(link, "plugin/scalars/scalars", run=mean, tag="val/loss_full")
+        assert losses_of_mean[0][2] == pytest.approx(losses["head"], abs=1e-12)
+        live = several / best[0]
         writer = CurveWriter(numbered(live, next_number(live)), purge_step=10**6)
         writer.add_scalar("new/tag", 1.0, 10**6)
         writer.close()
         deadline = time.monotonic() + 30
-        while "new/tag" not in get(link, "plugin/scalars/tags")[shown[0]]:
+        while "new/tag" not in get(link, "plugin/scalars/tags")[best[0]]:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    assert list((tmp_path / "links").iterdir()) == []
-    assert (several / shown[0] / "run.json").is_file()
-
-
-def test_links_are_removed_where_a_board_is_terminated(several, tmp_path):
-    (tmp_path / "links").mkdir()
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "links")}
-    command = [*BOARD, str(several), "--top", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as board:
-        said = [board.stdout.readline(), board.stdout.readline()]
-        assert said[0].startswith("the best 1 of 6 runs by val/loss_full, and the mean over seeds")
-        assert len(list((tmp_path / "links").iterdir())) >= 1
-        board.send_signal(signal.SIGTERM)
-        assert board.wait(20) == 143
-    assert list((tmp_path / "links").iterdir()) == []
+    new = set(several.rglob("*")) - set(before)
+    assert {path.parent for path in new} == {live}
 
 
 @pytest.mark.parametrize("n", ["0", "-3", "many", ""])

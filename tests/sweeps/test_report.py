@@ -27,7 +27,7 @@ from lmlab.sweeps.report.notes import listed
 from lmlab.sweeps.report.report import report
 from lmlab.sweeps.report.terminal import print_sections
 from lmlab.sweeps.report.written import exact_files, markdown
-from lmlab.sweeps.table.curves import read_curves, shared_steps
+from lmlab.sweeps.table.curves import averaged, mean_curves, read_curves, shared_steps
 from lmlab.sweeps.table.reading import RunFiles, read
 from lmlab.sweeps.table.settings import load, tabulate
 from lmlab.sweeps.table.words import duration
@@ -192,8 +192,10 @@ def test_two_models_with_two_seeds_from_training_to_the_report(lab, text):
         )
         assert (sweep / line["directory"] / "run.json").is_file()
         assert f"{statistics.mean(of_model):.4f} ± {statistics.stdev(of_model):.4f}" in said
+    kept = table(sweep)
+    curves = mean_curves(averaged(kept.runs))
     for model in losses:
-        mean = tensorboard(sweep / f"_seed-mean/model={model}")
+        mean = curves[kept.settings.index[kept.settings["model"] == model][0]]
         assert [step for step, _ in mean["val/loss"]] == [0, 2, 4]
         runs = [
             tensorboard(path.parent)
@@ -341,18 +343,11 @@ def test_markdown_is_a_table_whatever_the_values_hold(tmp_path):
 def test_files_are_replaced_when_asked_again(sweep, capsys):
     report(sweep)
     assert (sweep / "plots/loss-by-model.png").is_file()
-    first = tensorboard(sweep / "_seed-mean/model=head")
-    assert first["val/loss"] == [(step, pytest.approx(2 + 1.5 / step)) for step in (10, 20, 30)]
-    deviation = statistics.stdev([0.1, 0.2])
-    assert first["± sd/val/loss above"][0] == (10, pytest.approx(2.15 + deviation))
-    assert first["± sd/val/loss below"][0] == (10, pytest.approx(2.15 - deviation))
     report(sweep)
-    assert tensorboard(sweep / "_seed-mean/model=head") == first
     for path in sweep.glob("*/run.json"):
         if json.loads(path.read_text())["swept"] != {"model": "head", "seed": 1}:
             path.unlink()
     report(sweep)
-    assert not (sweep / "_seed-mean").exists()
     assert not (sweep / "plots/loss-by-model.png").exists()
     assert (sweep / "plots/curves.png").is_file()
     assert {path.name for path in sweep.glob(".*")} == {".report.json", ".report.lock"}

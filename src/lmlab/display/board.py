@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from lmlab.display.tensorboard_inside import plugins, server
+from lmlab.display.tensorboard_inside import plugins, program
 from lmlab.errors import LabError
 from lmlab.runs.directory import EVENTS
 
@@ -26,19 +27,22 @@ MOST_TICKED = 40  # above that it opens with no run ticked
 LOSSES = "?smoothing=0&tagFilter=loss#timeseries"
 
 
-def start(folder: Path, *flags: str, first: Any = None) -> str:
+def start(
+    folder: Path, *flags: str, first: Any = None, shown: Callable[[Any], Any] | None = None
+) -> str:
     """Start TensorBoard in this process, on the first free port from 6006 on, and give the link.
 
-    `first` is a plugin, or what loads one, whose tab stands before all others.
+    `first` is a plugin, or what loads one, whose tab stands before all others; `shown` makes of
+    TensorBoard's data provider the one that its tabs read.
 
     Raises:
         LabError: if the folder is not there, or TensorBoard refuses a flag or the port.
     """
-    from tensorboard.program import TensorBoard, TensorBoardServerException, with_port_scanning
+    from tensorboard.program import TensorBoardServerException
 
     if not folder.is_dir():
         raise LabError(f"{folder}: no such folder of runs; train one first")
-    board = TensorBoard(plugins(first), server_class=with_port_scanning(server()))
+    board = program(plugins(first), shown)
     board.configure(["tensorboard", f"--logdir={folder}", *FLAGS, *flags])
     try:
         # It would tell of its fast reader, and of each port that is taken.
@@ -49,5 +53,5 @@ def start(folder: Path, *flags: str, first: Any = None) -> str:
 
 
 def count(folder: Path) -> int:
-    """How many runs TensorBoard finds below a folder; mean curves are runs to it."""
+    """How many runs TensorBoard finds below a folder."""
     return sum(any(name.startswith(EVENTS) for name in files) for _, _, files in os.walk(folder))

@@ -119,10 +119,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=(
             "Kept in the folder of a sweep, or in any with --write: report.html, leaderboard.md, "
             "leaderboard.csv (a row per setting), runs.csv (a row per run), differences.csv (a row "
-            "per comparison), scaling.csv and scaling.json (of --fit), plots/, and _seed-mean/, "
-            "the mean curves as runs for TensorBoard. A report that has more than is asked for now "
-            "stays as it is, and so does every file that no report wrote. With several folders one "
-            "table over all is printed, and nothing is kept."
+            "per comparison), scaling.csv and scaling.json (of --fit), and plots/. A report that "
+            "has more than is asked for now stays as it is, and so does every file that no report "
+            "wrote. With several folders one table over all is printed, and nothing is kept."
         ),
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="outputs/sweeps/…")

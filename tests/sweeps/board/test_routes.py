@@ -29,7 +29,7 @@ class Asked:
     """A board on a folder, and somebody who asks it."""
 
     def __init__(self, folder: Path, flags: Any = None):
-        self.board = Board(folder, flags)
+        self.board = Board(scan.Scan(folder), flags)
         self.client = Client(self.board)
 
     def get(
@@ -296,7 +296,8 @@ def test_a_page_of_another_name_reads_nothing(folder, host, status):
 
 def test_tensorboard_serves_it_with_a_prefix(folder, caplog):
     context = TBContext(logdir=str(folder), flags=SimpleNamespace(bind_all=False, host=None))
-    for plugin in (SweepsPlugin(context), BoardLoader(folder).load(TBContext(logdir="/none"))):
+    given = BoardLoader(scan.Scan(folder)).load(TBContext(logdir="/none"))
+    for plugin in (SweepsPlugin(context), given):
         client = Client(TensorBoardWSGI([plugin], path_prefix="/lab"))
         listing = client.get("/lab/data/plugins_listing").json["lmlab"]
         assert listing["enabled"]
@@ -311,10 +312,10 @@ def test_tensorboard_serves_it_with_a_prefix(folder, caplog):
 
 def test_a_single_run_needs_no_tab(tmp_path):
     made(tmp_path, None)
-    assert not Board(tmp_path).is_active()
+    assert not Asked(tmp_path).board.is_active()
     assert not SweepsPlugin(TBContext(logdir=None)).is_active()
     made(tmp_path, None)
-    assert Board(tmp_path).is_active()
+    assert Asked(tmp_path).board.is_active()
 
 
 def _runs(folder: Path) -> list[Path]:

@@ -36,7 +36,7 @@ def run(folder: Path, lr: float, seed: int, loss: float) -> Path:
 def link(tmp_path: Path, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(scan, "SECONDS", 0.2)
     flags = "--load_fast=false", "--path_prefix=/lab"
-    return start(tmp_path, *flags, first=BoardLoader(tmp_path)).partition("?")[0]
+    return start(tmp_path, *flags, first=BoardLoader(scan.Scan(tmp_path))).partition("?")[0]
 
 
 def row(tab: FrameLocator, name: str, of: str) -> list[str]:

@@ -26,7 +26,6 @@ from lmlab.sweeps.table.settings import (
     METRICS,
     STATUSES,
     Table,
-    tabulate,
 )
 from lmlab.sweeps.table.values import heading, short_keys, shown
 from lmlab.sweeps.table.words import name_of
@@ -57,18 +56,17 @@ def listed(sweeps: Iterable[SeenSweep], is_cut: bool) -> dict[str, Any]:
 
 def about_sweep(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
     """Jobs, leaderboard, differences to a setting, by its name, or to the best."""
-    files = sweep.files
-    if not files:
+    if sweep.table is None:
         return _known(sweep)
-    asked, remark = _asked(tabulate(files), sweep, baseline)
+    asked, remark = _asked(sweep.table, sweep, baseline)
     return {**describe(sweep, asked.table, _sections(asked, sweep)), "remark": remark}
 
 
 def figures_of(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
     """Vega-Lite by the name of the figure."""
-    if not (files := sweep.files):
+    if sweep.table is None:
         return {}
-    asked, _ = _asked(tabulate(files), sweep, baseline)
+    asked, _ = _asked(sweep.table, sweep, baseline)
     return drawn(_sections(asked, sweep))
 
 
@@ -102,7 +100,9 @@ def drawn(sections: Sequence[Section]) -> dict[str, Any]:
     if not charts:
         return {}
     from lmlab.sweeps.figures.charts import spec_of
+    from lmlab.sweeps.figures.learning_curves import BY_COMPUTE
 
+    charts.pop(BY_COMPUTE, None)  # the curves can be shown by compute
     return {name: spec_of(chart) for name, chart in charts.items()}
 
 

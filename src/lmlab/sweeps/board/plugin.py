@@ -29,11 +29,11 @@ class Board(base_plugin.TBPlugin):
 
     plugin_name = "lmlab"
 
-    def __init__(self, folder: Path, flags: Any = None):
+    def __init__(self, scan: Scan, flags: Any = None):
         """`flags` are TensorBoard's: its host, and whether it is open to others."""
-        self._scan = Scan(folder)
+        self._scan = scan
         self._answers = Answers()
-        self._of_runs = OfRuns(self._scan)
+        self._of_runs = OfRuns(scan)
         self._is_open = bool(getattr(flags, "bind_all", False))
         host = getattr(flags, "host", None)
         self._hosts = {"localhost", socket.gethostname().lower(), str(host or "").lower()} - {""}
@@ -89,7 +89,9 @@ class Board(base_plugin.TBPlugin):
             "kept": self._of_runs.kept,
         }
         if name == "picture":
-            return self._respond(request, self._of_runs.picture(request.args), "image/png")
+            picture = self._of_runs.picture(request.args)
+            seconds_kept = 3600 if "version" in request.args else 0
+            return self._respond(request, picture, "image/png", seconds_kept)
         if name not in routes:
             raise RefusedError(404, "there is no such page")
         return self._respond(request, routes[name](request.args))
@@ -153,12 +155,12 @@ class Board(base_plugin.TBPlugin):
 
 
 class BoardLoader(base_plugin.TBLoader):
-    """Gives the tab another folder than TensorBoard's: that one may hold links to the best runs."""
+    """Gives the tab a scan that others read, too."""
 
     plugin_name = Board.plugin_name
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, scan: Scan):
+        self._scan = scan
 
     def load(self, context: base_plugin.TBContext) -> Board:
-        return Board(self._folder, context.flags)
+        return Board(self._scan, context.flags)

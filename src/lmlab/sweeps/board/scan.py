@@ -11,14 +11,18 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmlab.errors import LabError
 from lmlab.runs.directory import CONFIG, METRICS, RECORD, RunDirectory
 from lmlab.sweeps.launch.journal import FOLDER, MULTIRUN
 from lmlab.sweeps.live.watched import SweepProgress, Watched
-from lmlab.sweeps.table.reading import RunFiles, read_run
+from lmlab.sweeps.table.reading import RunFiles, read_run, started
+
+if TYPE_CHECKING:
+    from lmlab.sweeps.table.settings import Table
 
 SECONDS = 2.0  # between two looks
 IDLE = 30.0  # seconds without a question, after which nobody looks
@@ -54,6 +58,7 @@ class SeenSweep:
     progress: SweepProgress  # as of the last look
     moved: float  # when a file of it was last written, seconds since the epoch
     version: str  # changes with whatever was seen of it
+    _made: dict[str, Table] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -63,8 +68,16 @@ class SeenSweep:
     @property
     def files(self) -> list[RunFiles]:
         """Its readable runs in the order they were started."""
-        readable = [run.files for run in self.runs if run.files]
-        return sorted(readable, key=lambda files: (str(files.record.get("started")), files.path))
+        return sorted((run.files for run in self.runs if run.files), key=started)
+
+    @property
+    def table(self) -> Table | None:
+        """Its readable runs, if there is one: made once for all who ask for this version."""
+        from lmlab.sweeps.table.settings import tabulate  # here, for it imports pandas
+
+        if "table" not in self._made and (files := self.files):
+            self._made["table"] = tabulate(files)
+        return self._made.get("table")
 
 
 class Scan:
@@ -81,7 +94,8 @@ class Scan:
         self._thread: threading.Thread | None = None
 
     def sweeps(self, wait: float = 20.0) -> Mapping[str, SeenSweep]:
-        """By name, as last seen; the first look is waited for, so many seconds."""
+        """By name, as last seen; a first look, or one after a while, is waited for, so many
+        seconds."""
         with self._starting:
             self._start()
         self._first.wait(wait)
@@ -122,7 +136,11 @@ class Scan:
             by_sweep.setdefault(run.sweep, []).append(run)
         sweeps = {}
         for name, of_sweep in sorted(by_sweep.items()):
-            sweeps[name] = self._sweep(name, name in launched, of_sweep)
+            seen = self._sweep(name, name in launched, of_sweep)
+            known = self._sweeps.get(name)
+            if known and known.version == seen.version:
+                seen = replace(seen, _made=known._made)
+            sweeps[name] = seen
         self._runs, self._sweeps = runs, sweeps
         self._watched = {name: self._watched[name] for name in sweeps}
         self._first.set()
@@ -130,6 +148,7 @@ class Scan:
     def _start(self) -> None:
         self._asked = time.monotonic()
         if self._thread is None or not self._thread.is_alive():
+            self._first.clear()  # what was seen long ago is no answer
             self._thread = threading.Thread(target=self._follow, name="sweeps", daemon=True)
             self._thread.start()
 

@@ -16,7 +16,7 @@ from lmlab.sweeps.board.scan import SeenRun, SeenSweep
 from lmlab.sweeps.table.curves import read_curves
 from lmlab.sweeps.table.keys import key_values
 from lmlab.sweeps.table.reading import RECORDED_KEYS, SEED, RunFiles
-from lmlab.sweeps.table.settings import BEST, BPC, LOSS, METRICS, Table, folded, tabulate
+from lmlab.sweeps.table.settings import BEST, BPC, LOSS, METRICS, Table, folded
 from lmlab.sweeps.table.values import canonical, label
 from lmlab.sweeps.table.words import amount, count, duration, figure, name_of
 
@@ -82,9 +82,10 @@ def choose(
     firsts = [run_of(word.removeprefix(SETTING)) for word in words]
     names = {run.sweep for run in firsts if run}
     tables = {
-        name: tabulate(sweeps[name].files)
+        name: table
         for word, run in zip(words, firsts, strict=True)
         if word.startswith(SETTING) and run and run.files and (name := run.sweep) in sweeps
+        if (table := sweeps[name].table) is not None
     }
     chosen = []
     for word, run in zip(words, firsts, strict=True):

@@ -1,4 +1,4 @@
-"""What a sweep found: printed, and kept beside its runs as tables, figures and mean curves."""
+"""What a sweep found: printed, and kept beside its runs as tables and figures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from rich.text import Text
 from lmlab.console import console
 from lmlab.errors import LabError
 from lmlab.sweeps.board.page import page
-from lmlab.sweeps.kept import FIT, LEADERBOARD, PAGE, PICTURES, PLOTS, SEED_MEAN, Kept, left_alone
+from lmlab.sweeps.kept import FIT, LEADERBOARD, PAGE, PICTURES, PLOTS, Kept, left_alone
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.questions import Asked
 from lmlab.sweeps.report.sections import Section
 from lmlab.sweeps.report.terminal import print_sections
 from lmlab.sweeps.report.written import exact_files, markdown, pictures
-from lmlab.sweeps.table.curves import seed_means
 from lmlab.sweeps.table.settings import Table, load
 
 
@@ -58,8 +57,8 @@ def _answered_again(table: Table, before: frozenset[str]) -> tuple[frozenset[str
 
 
 def keep(table: Table, folder: Path, asked: frozenset[str], answers: Iterable[Section]) -> None:
-    """Write report.html, leaderboard.md, the sections' CSV and JSON files, plots/ and _seed-mean/
-    into a folder. `asked` says what the report has, as `Kept.asked`.
+    """Write report.html, leaderboard.md, the sections' CSV and JSON files and plots/ into a
+    folder. `asked` says what the report has, as `Kept.asked`.
 
     What is there and was written by no report stays.
 
@@ -76,15 +75,12 @@ def keep(table: Table, folder: Path, asked: frozenset[str], answers: Iterable[Se
         **exact_files(sections),
     }
     drawn = pictures(sections)
-    means = {f"{SEED_MEAN}/{name}": events for name, events in seed_means(table).items()}
     with Kept.opened(folder) as kept:
-        own = kept.replace({**files, **drawn, **means}, asked)
+        own = kept.replace({**files, **drawn}, asked)
     names = [name for name in files if name not in own]
     if drawn:
         n = sum(name.endswith(".png") for name in drawn)
         names.append(f"{PLOTS}/ ({n} pictures)")
-    if means:
-        names.append(f"{SEED_MEAN}/ (curves for TensorBoard)")
     console.print(Text(f"\nkept in {folder}: {', '.join(names)}"))
     if own:
         console.print(Text(left_alone(own)))

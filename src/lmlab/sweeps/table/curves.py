@@ -1,10 +1,8 @@
-"""The curves of runs, from their metrics.csv: averaged over seeds, and given to TensorBoard."""
+"""The curves of runs, from their metrics.csv, and their means over seeds."""
 
 from __future__ import annotations
 
 import io
-import math
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from lmlab.files import open_to_read, path_name
-from lmlab.runs.directory import EVENTS, METRICS
-from lmlab.sweeps.table.settings import Table, folded
+from lmlab.runs.directory import METRICS
+from lmlab.sweeps.table.settings import Table, seeds
 from lmlab.sweeps.table.values import heading, is_missing, label, short_keys
 
-AVERAGED = ("train/loss", "train/loss_eval", "val/bpc", "val/loss", "val/loss_full")
+AVERAGED = ("train/loss", "train/loss_eval", "val/bpc", "val/loss")
 BANDS = ("val/loss", "val/bpc")  # charts of their own under Custom Scalars
 BAND = "± sd/"  # the tags of a band's edges; sorted behind all others
+Curves = dict[str, list[tuple[int, float]]]  # by tag: step and value
 MOST_POINTS = 100  # of a mean curve: train/loss may have thousands, and nobody sees them
 
 
@@ -96,45 +95,42 @@ def has_curves(run_dir: str) -> bool:
     return Path(run_dir, METRICS).is_file()
 
 
-def seed_means(table: Table) -> dict[str, bytes]:
-    """For TensorBoard: the mean over seeds of each setting that has two or more, as a run of its
-    own, by `<name of the setting>/<event file>`.
+def averaged(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that the mean curves are of: those that are done or diverged and, where these are
+    fewer than two of a setting, those at work, too; none of a setting with fewer than two at all.
 
-    A run's tags hold the means; under Custom Scalars a chart shows them with a band of one standard
-    deviation. The mean over a seed that diverged ends where its curve does. The files' names tell
-    the time: an open board reads on in the newest.
+    The mean over a seed that diverged ends where its curve does.
     """
-    several = of_several_seeds(table)
-    runs = folded(table.runs)
-    means = _means(read_curves(runs[runs["setting"].isin(several)], AVERAGED))
-    events = {}
-    for setting, name in names_of_settings(table, several).items():
-        of_setting = means[means.index.get_level_values("setting") == setting]
-        events[f"{name}/{EVENTS}{time.time_ns()}"] = _events(of_setting.droplevel("setting"))
-    return events
+    ended = runs["counted"] | runs["diverged"]
+    few = ended.groupby(runs["setting"]).transform("sum") < 2
+    chosen = runs[ended | (few & (runs["status"] == "running"))].assign(ended=ended)
+    chosen = chosen.sort_values("ended", kind="stable", ascending=False)
+    repeated = pd.DataFrame({"setting": chosen["setting"], "seed": seeds(chosen)}).duplicated()
+    chosen = chosen[~repeated].sort_index()
+    return chosen[chosen.groupby("setting")["setting"].transform("size") > 1]
 
 
-def of_several_seeds(table: Table) -> pd.Index:
-    """The settings of which two seeds or more are done, or diverged."""
-    ended = table.runs["counted"] | table.runs["diverged"]
-    n = ended.groupby(table.runs["setting"]).sum()
-    return table.settings.index[n[table.settings.index] > 1]
-
-
-def _means(curves: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds, and the edges of the bands: index (setting, step), a column per tag."""
-    columns = {}
+def mean_curves(runs: pd.DataFrame) -> dict[int, Curves]:
+    """By setting: of each of AVERAGED the mean over `runs`, at the steps that all of them have;
+    of BANDS also one standard deviation above and below it."""
+    if not len(runs):
+        return {}
+    curves: dict[int, Curves] = {int(setting): {} for setting in runs["setting"].unique()}
+    logged = read_curves(runs, AVERAGED)
     for tag in AVERAGED:
-        by_step = shared_steps(curves, tag).groupby(["setting", "step"])[tag]
-        columns[tag] = mean = by_step.mean()
+        by_step = shared_steps(logged, tag).groupby(["setting", "step"])[tag]
+        mean, sd = by_step.mean(), by_step.std()
+        drawn = {tag: mean}
         if tag in BANDS:
-            columns[f"{BAND}{tag} above"] = mean + by_step.std()
-            columns[f"{BAND}{tag} below"] = mean - by_step.std()
-    return pd.DataFrame(columns)
+            drawn |= {f"{BAND}{tag} above": mean + sd, f"{BAND}{tag} below": mean - sd}
+        for name, values in drawn.items():
+            for (setting, step), value in values.items():
+                curves[setting].setdefault(name, []).append((int(step), float(value)))
+    return curves
 
 
 def names_of_settings(table: Table, settings: Iterable[int]) -> dict[int, str]:
-    """A folder's name for each setting, all different: `model=head,lr=0.1`."""
+    """A name for each setting, all different: `model=head,lr=0.1`."""
     names: dict[int, str] = {}
     keys = sorted(table.keys)  # as in the names of runs
     short = short_keys(map(heading, keys))
@@ -150,40 +146,3 @@ def names_of_settings(table: Table, settings: Iterable[int]) -> dict[int, str]:
             name = f"{stem}-{n}"
         names[setting] = name
     return names
-
-
-def _events(means: pd.DataFrame) -> bytes:
-    """An event file, without TensorFlow or torch: half a second, not three."""
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    from lmlab.display.event_files import first_event, record
-
-    now = time.time()
-    # A board that has shown an earlier version of this run forgets it here.
-    start = Event(wall_time=now, step=0, session_log=SessionLog(status=SessionLog.START))
-    events = [first_event(), start, Event(wall_time=now, step=0, summary=_layout())]
-    for step, values in means.to_dict("index").items():
-        logged = {tag: value for tag, value in values.items() if not math.isnan(value)}
-        at_step = [Summary.Value(tag=tag, simple_value=value) for tag, value in logged.items()]
-        events.append(Event(wall_time=now, step=step, summary=Summary(value=at_step)))
-    return b"".join(map(record, events))
-
-
-def _layout():  # type: ignore[no-untyped-def]
-    """Custom Scalars: the mean of each of BANDS, with its band."""
-    from google.protobuf.json_format import ParseDict
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.compat.proto.tensor_pb2 import TensorProto
-    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
-
-    def chart(tag: str) -> dict[str, object]:
-        series = {"value": tag, "lower": f"{BAND}{tag} below", "upper": f"{BAND}{tag} above"}
-        return {"title": tag, "margin": {"series": [series]}}
-
-    category = {"title": "mean over seeds ± standard deviation", "chart": list(map(chart, BANDS))}
-    layout = ParseDict({"category": [category]}, layout_pb2.Layout()).SerializeToString()
-    tensor = TensorProto(dtype="DT_STRING", string_val=[layout], tensor_shape={})
-    of_layout = metadata.create_summary_metadata()
-    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=of_layout)
-    return Summary(value=[value])

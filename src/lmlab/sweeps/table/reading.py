@@ -130,8 +130,12 @@ def read(folders: Iterable[Path]) -> tuple[list[RunFiles], list[str]]:
                 runs[path.resolve()] = read_run(path)
             except LabError as error:
                 unreadable.append(" ".join(str(error).split()))
-    by_start = sorted(runs.values(), key=lambda run: (str(run.record.get("started")), run.path))
-    return by_start, sorted(unreadable)
+    return sorted(runs.values(), key=started), sorted(unreadable)
+
+
+def started(run: RunFiles) -> tuple[str, Path]:
+    """To sort runs by: when they were."""
+    return str(run.record.get("started")), run.path
 
 
 def read_run(path: Path) -> RunFiles:

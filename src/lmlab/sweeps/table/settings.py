@@ -17,7 +17,7 @@ import pandas as pd
 from lmlab.errors import LabError
 from lmlab.sweeps.table.keys import Folding, differing_keys, key_values
 from lmlab.sweeps.table.reading import RunFiles, read
-from lmlab.sweeps.table.values import canonical
+from lmlab.sweeps.table.values import canonical, is_missing
 
 STATUSES = ("done", "running", "interrupted", "paused", "pruned", "failed", "killed")
 
@@ -113,8 +113,8 @@ class Table:
         return self.settings[f"{self.metric} sd"]
 
     def varies(self, quantity: str) -> bool:
-        """Whether runs differ in it; those that are done, if any is."""
-        done = self.runs[self.runs["status"] == "done"]
+        """Whether runs differ in it; those that are done or paused, if any is."""
+        done = self.runs[self.runs["status"].isin(("done", "paused"))]
         return (done if len(done) else self.runs)[quantity].nunique(dropna=False) > 1
 
 
@@ -149,7 +149,7 @@ def tabulate(
     runs["diverged"] &= newest
     runs["counted"] = newest & (runs["status"] == "done")
 
-    metric = metric or _fitting_metric(folding.texts)
+    metric = metric or fitting_metric(files)
     settings = _settings(runs, list(columns.values()), metric)
     place = pd.Series(range(1, len(settings) + 1), settings.index)
     runs["setting"] = runs["setting"].map(place)
@@ -160,9 +160,13 @@ def tabulate(
 
 def _repeated(runs: pd.DataFrame, ended: pd.Series) -> pd.Series:
     """The runs whose seed has a newer one that ended likewise: a repetition adds nothing."""
-    seed = runs["seed"].map(canonical).where(runs["seed"].notna(), runs["directory"])
-    repeated = pd.DataFrame({"setting": runs["setting"], "seed": seed, "ended": ended})
+    repeated = pd.DataFrame({"setting": runs["setting"], "seed": seeds(runs), "ended": ended})
     return repeated.duplicated(keep="last")
+
+
+def seeds(runs: pd.DataFrame) -> pd.Series:
+    """The seed of each run as a text; a run of which none is known has one of its own."""
+    return runs["seed"].map(canonical).where(runs["seed"].notna(), runs["directory"])
 
 
 def _settings(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFrame:
@@ -179,9 +183,10 @@ def _settings(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFrame:
     for name in METRICS:
         settings[name] = counted[name].mean(skipna=False)
         settings[f"{name} sd"] = counted[name].std(skipna=False)
-    # A run alone that is not done shows its best so far.
+    # A run alone that is not done shows its best so far; so do several that have all paused.
     alone = (everything.size() == 1) & (settings["n"] == 0)
-    settings[BEST] = settings[BEST].where(~alone, everything[BEST].max())
+    have_paused = (runs["status"] == "paused").groupby(runs["setting"]).all()
+    settings[BEST] = settings[BEST].where(~(alone | have_paused), everything[BEST].mean())
     diverged = settings["diverged"] > 0
     for name in METRICS:
         flattered = diverged & (everything.size() > 1) & np.isfinite(settings[name])
@@ -215,12 +220,16 @@ def folded(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[ended | ~ended.groupby(runs["setting"]).transform("any")]
 
 
-def _fitting_metric(texts: pd.DataFrame) -> str:
+def fitting_metric(files: Iterable[RunFiles]) -> str:
     """Nats per token cannot be compared across tokenizers or texts; bits per character can."""
-    tokenizers = texts[[key for key in texts if key.startswith("tokenizer.")]]
-    corpora = texts["corpus_sha256"]
-    known = corpora[corpora != canonical(float("nan"))]
-    return BPC if known.nunique() > 1 or len(tokenizers.drop_duplicates()) > 1 else LOSS
+    tokenizers, corpora = set(), set()
+    for run in files:
+        config = {**(run.config or {}), **run.swept}
+        of_tokenizer = {key: config[key] for key in config if key.startswith("tokenizer.")}
+        tokenizers.add(canonical(of_tokenizer))
+        corpora.add(run.recorded_keys["corpus_sha256"])
+    known = [corpus for corpus in corpora if not is_missing(corpus)]
+    return BPC if len(known) > 1 or len(tokenizers) > 1 else LOSS
 
 
 def _status(runs: pd.DataFrame) -> str:
