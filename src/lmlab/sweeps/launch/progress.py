@@ -14,8 +14,8 @@ from pathlib import Path
 from lmlab.console import say
 from lmlab.runs.directory import LOG
 from lmlab.sweeps.launch.journal import FAILED, Event, Journal, followers, in_tables
-from lmlab.sweeps.live.table import said, table
-from lmlab.sweeps.live.terminal import LiveTable, live_table, shows_tables
+from lmlab.sweeps.live.foot import LiveTable, live_table, shows_tables
+from lmlab.sweeps.live.table import printable, said, table
 from lmlab.sweeps.live.time_left import TimeLeft
 from lmlab.sweeps.live.watched import Watched
 
@@ -141,7 +141,7 @@ class _Table(_Lines):
         for event in events:
             self.progress.update(event)
             if event.status in FAILED:
-                self.table.say(_ending(event))
+                self.table.say(printable(_ending(event)))
         now = watched.look()
         self.progress.left = now.left
         self.table.draw(partial(table, now))

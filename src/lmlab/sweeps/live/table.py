@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from lmlab.runs.directory import LOG
-from lmlab.sweeps.launch.journal import FAILED
 from lmlab.sweeps.live.time_left import TimeLeft
 from lmlab.sweeps.live.watched import JobProgress, SweepProgress
 
@@ -125,11 +124,11 @@ def _pace(job: JobProgress, width: int) -> Iterator[RenderableType]:
         yield Text("" if job.rate is None else f"{rounded(job.rate)} steps/s")
 
 
-def failures(before: Iterable[JobProgress], now: SweepProgress) -> list[JobProgress]:
-    """The jobs that have failed since an earlier look."""
-    known = {(job.name, job.status, job.error) for job in before}
-    failed = [job for job in now.jobs if job.status in FAILED]
-    return [job for job in failed if (job.name, job.status, job.error) not in known]
+def news(before: SweepProgress, now: SweepProgress) -> list[JobProgress]:
+    """The jobs that have ended since an earlier look."""
+    known = {(job.name, job.status, job.error) for job in before.jobs}
+    ended = [job for job in now.jobs if job.status not in ("running", "waiting")]
+    return [job for job in ended if (job.name, job.status, job.error) not in known]
 
 
 def printable(text: str) -> str:
