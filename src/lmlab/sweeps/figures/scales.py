@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from lmlab.sweeps.table.settings import Table
-from lmlab.sweeps.table.values import canonical, is_number, ordered
+from lmlab.sweeps.table.values import canonical, is_number, ordered, wants_log
 
 FARTHEST = 1e100
 MOST_TICKS = 40  # that are tried at the values themselves; those without room have no label
@@ -36,20 +35,6 @@ def places(values: pd.Series) -> pd.Series:
     """The place of each value among the different ones, from 0."""
     place = {canonical(value): i for i, value in enumerate(ordered(values))}
     return values.map(canonical).map(place)
-
-
-def wants_log(values: Sequence[float]) -> bool:
-    """Whether numbers are spread more evenly by ratio than by difference, over a factor of 4."""
-    points = sorted(set(values))
-    if len(points) < 2 or points[0] <= 0 or points[-1] / points[0] < 4:
-        return False
-    if len(points) == 2:
-        return points[1] / points[0] >= 10
-
-    def widest(at: list[float]) -> float:
-        return max(b - a for a, b in pairwise(at)) / (at[-1] - at[0])
-
-    return widest([math.log(x) for x in points]) < widest(points)
 
 
 class Style(NamedTuple):
