@@ -16,7 +16,7 @@ from sweeps.made import made
 from lmlab.handles import Sweep
 from lmlab.sweeps.compare.widths import best_rates, panels_of
 from lmlab.sweeps.figures.charts import png_of, svg_of
-from lmlab.sweeps.figures.learning_curves import curves_to_draw, loss_curves
+from lmlab.sweeps.figures.learning_curves import curves_of, loss_curves
 from lmlab.sweeps.figures.losses import by_key, by_parameters, heat_map
 from lmlab.sweeps.figures.scales import styles_of_settings, wants_log
 from lmlab.sweeps.report.leaderboard import leaderboard
@@ -127,9 +127,9 @@ def test_heat_map_has_a_number_in_each_cell_and_masks_what_is_not_there(optimize
 
 
 def test_curves_are_means_over_seeds_of_what_was_logged(optimizers):
-    chart = loss_curves(optimizers, curves_to_draw(optimizers))
+    chart = loss_curves(curves_of(optimizers))
     assert labels(chart, "color")[0] == "adam, 0.01"
-    best = {p["x"]: p for p in rows(chart, "x", "mean", "sd") if p["line"] == 0}
+    best = {p["steps"]: p for p in rows(chart, "steps", "mean", "sd") if p["line"] == 0}
     steps = range(10, 101, 10)
     at = {step: best[step]["mean"] for step in steps if best[step]["mean"] is not None}
     assert at == {step: pytest.approx(2.015 + 1 / step) for step in steps}
@@ -146,7 +146,7 @@ def test_a_setting_has_one_colour_in_every_figure(tmp_path):
             made(tmp_path, {"model": model, "seed": seed}, 2.0 + i, curve=curve, parameters=9 - i)
     found = table(tmp_path)
     colours = [style.colour for style in styles_of_settings(found).values()]
-    curves = loss_curves(found, curves_to_draw(found))
+    curves = loss_curves(curves_of(found))
     assert encoding(curves, "color")["scale"]["range"] == colours
     sizes = by_parameters(found)  # smallest first
     points = rows(sizes, "at", "loss", "fill")
@@ -205,8 +205,9 @@ def test_settings_whose_steps_cost_differently_have_curves_by_compute(tmp_path, 
     assert (chart is not None) == drawn
     if chart is not None:
         assert encoding(chart, "x")["scale"]["type"] == "log"
-        at = [(row["line"], row["x"]) for row in rows(chart, "x", "mean") if row["size"]]
-        assert sorted(at) == [(0, 5e8), (0, 1e9), (1, 2e9), (1, 4e9)]  # not before training
+        assert chart.to_dict()["transform"][-1]["filter"] == "datum['flops'] > 0"
+        at = [(row["line"], row["flops"]) for row in rows(chart, "flops", "mean") if row["size"]]
+        assert sorted(at) == [(0, 0), (0, 5e8), (0, 1e9), (1, 0), (1, 2e9), (1, 4e9)]
 
 
 def test_a_setting_that_diverged_covers_no_curve(tmp_path):
@@ -215,7 +216,7 @@ def test_a_setting_that_diverged_covers_no_curve(tmp_path):
             curve = {step: height * (1 + seed / step) for step in (10, 20, 30)}
             made(tmp_path, {"optimizer.lr": rate, "seed": seed}, height, curve=curve)
     chart = leaderboard(table(tmp_path)).figures["curves"]
-    assert labels(chart, "color") == ["0.01", "0.1"]
+    assert {row["line"] for row in rows(chart, "steps", "mean")} == {0, 1}
     assert encoding(chart, "y")["scale"]["domain"][1] < 3
     assert "1 off the scale" in words(chart)
 
@@ -225,11 +226,11 @@ def test_a_curve_is_cut_where_it_leaves_the_axis(tmp_path):
         range(30, 101, 10), 2.0), 25: 2.2})  # fmt: skip
     chart = leaderboard(table(tmp_path)).figures["curves"]
     low, high = encoding(chart, "y")["scale"]["domain"]
-    points = [row for row in rows(chart, "x", "mean") if row["mean"] is not None]
+    points = [row for row in rows(chart, "steps", "mean") if row["mean"] is not None]
     assert all(low <= row["mean"] <= high for row in points)
     (crossing,) = [row for row in points if row["size"] == 0]
     assert crossing["mean"] == pytest.approx(high)
-    assert crossing["x"] == pytest.approx(10 + (4.0 - high) / 0.2)
+    assert crossing["steps"] == pytest.approx(10 + (4.0 - high) / 0.2)
 
 
 def test_a_seed_that_diverged_leaves_the_others_in_sight(tmp_path):

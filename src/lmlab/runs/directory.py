@@ -108,6 +108,7 @@ class RunDirectory:
         """
         self.store(config)
         origin = {"swept": swept, "choices": choices, "parent": config["from"]}
+        origin["pause_at"] = config.get("pause_at")
         self._write(
             status="running",
             **{name: value for name, value in origin.items() if value is not None},
@@ -126,7 +127,7 @@ class RunDirectory:
             self.begin(config.plain(), **asked)
         else:
             self.store(config.plain())
-            self.update(status="running", error=None)
+            self.update(status="running", error=None, pause_at=config.pause_at)
 
     @classmethod
     def open(cls, path: str, key: str = "run") -> RunDirectory:

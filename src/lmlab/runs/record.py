@@ -59,6 +59,7 @@ class Record(Loose):
     fingerprint: str = Field("", description="a text")
     parent: Any = None
     swept: dict[str, Any] | None = Field(None, description="values by key")
+    pause_at: CountOrZero | None = Field(None, description="a step")  # that it was last told
     choices: dict[Word, Word] | None = Field(None, description="options by group")
     code: dict[str, str] | None = Field(None, description="hashes by module")
     versions: dict[str, str] | None = Field(None, description="versions by package")

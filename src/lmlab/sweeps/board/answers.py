@@ -100,7 +100,9 @@ def drawn(sections: Sequence[Section]) -> dict[str, Any]:
     if not charts:
         return {}
     from lmlab.sweeps.figures.charts import spec_of
+    from lmlab.sweeps.figures.learning_curves import BY_COMPUTE
 
+    charts.pop(BY_COMPUTE, None)  # the curves can be shown by compute
     return {name: spec_of(chart) for name, chart in charts.items()}
 
 

@@ -89,7 +89,9 @@ class Board(base_plugin.TBPlugin):
             "kept": self._of_runs.kept,
         }
         if name == "picture":
-            return self._respond(request, self._of_runs.picture(request.args), "image/png")
+            picture = self._of_runs.picture(request.args)
+            seconds_kept = 3600 if "version" in request.args else 0
+            return self._respond(request, picture, "image/png", seconds_kept)
         if name not in routes:
             raise RefusedError(404, "there is no such page")
         return self._respond(request, routes[name](request.args))

@@ -135,7 +135,7 @@ class Shown:
             if value.kind == "text" and not value.tag.startswith(SETUP)
         }
         pictures = [
-            [cut(value.tag, 300), f"{place.file}:{place.start}"]
+            [value.tag, f"{self._files[place.file].inode}:{place.start}"]
             for value, place in sorted(values)
             if value.kind == "picture"
         ]

@@ -61,6 +61,10 @@ class Lines(NamedTuple):
         shapes = [style.shape for style in self.styles]
         return alt.Shape("line:N", **self._about(shapes))
 
+    def dash(self) -> alt.StrokeDash:
+        dashes = [list(style.dash) or [1, 0] for style in self.styles]
+        return alt.StrokeDash("line:N", **self._about(dashes))
+
     def _about(self, values: Sequence[Any]) -> dict[str, Any]:
         legend = {"title": self.title, "labelExpr": by_place(self.names)}
         scale = {"domain": list(range(len(values))), "range": values}

@@ -13,14 +13,13 @@ from lmlab.sweeps.compare.differences import Differences
 from lmlab.sweeps.compare.paired import LEVEL
 from lmlab.sweeps.figures import charts, scales
 from lmlab.sweeps.figures.charts import INK, Chart
-from lmlab.sweeps.figures.scales import COLOURS, GREY
+from lmlab.sweeps.figures.scales import GREY
 from lmlab.sweeps.table.values import heading
 from lmlab.sweeps.table.words import name_of, setting_names
 
 MOST_SETTINGS = 30
 WIDEST = 10  # differences beyond so many times the usual one are off the scale
-WIDTH, ROW = 420, 34
-BESIDE = 270  # pixels for the figures at the right of the axes
+WIDTH, ROW = 340, 34
 
 
 def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
@@ -35,11 +34,12 @@ def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
     others = rows["difference"].drop(base, errors="ignore")  # the worst has no place any more
     usual = statistics.median_low(np.abs(others))
     is_off = np.abs(rows["difference"]) > WIDEST * (usual or np.inf)
-    told = compared.told[rows.index].map({True: COLOURS[0], False: GREY})
+    styles = scales.styles_of_settings(table)
+    colours = pd.Series([styles[i].colour if i in styles else GREY for i in rows.index], rows.index)
     drawn = rows[["difference", "low", "high"]].assign(
         place=range(len(rows)),
-        colour=told,
-        fill=told.mask(~compared.told, "white"),
+        colour=colours,
+        fill=colours.mask(~compared.told, "white"),
         kind=np.where(rows.index == base, "base", np.where(is_off, "off", "shown")),
         side=np.where(rows["difference"] > 0, WIDTH - 8, 8),
         arrow=np.where(rows["difference"] > 0, "triangle-right", "triangle-left"),
@@ -75,15 +75,15 @@ def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
         ),
     ]
     columns: list[tuple[str, str, int, Any]] = [
-        ("text", "difference", 95, "right"),
-        ("interval", "95 %", 105, "left"),
-        ("chance", "p (Holm)", BESIDE, "right"),
+        ("text", "difference", 90, "right"),
+        ("interval", "95 %", 104, "left"),
+        ("chance", "p (Holm)", 288, "right"),
     ]
     for column, head, at, side in columns:
         place = alt.value(WIDTH + at)
-        text = every.mark_text(align=side, color=INK)
+        text = every.mark_text(align=side, color=INK, fontSize=12)
         above = alt.Chart(charts.data(pd.DataFrame({"head": [head]})))
-        above = above.mark_text(align=side, color=charts.PALE)
+        above = above.mark_text(align=side, color=charts.PALE, fontSize=12)
         layers.append(text.encode(x=place, text=f"{column}:N"))
         layers.append(above.encode(x=place, y=alt.value(-8), text="head:N"))
     below = charts.joined(
@@ -92,7 +92,6 @@ def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
         f"the {len(rows)} best of {n_all}" if len(rows) < n_all else "",
     )
     chart = charts.sized(layers, WIDTH, ROW * max(3, len(rows)))
-    chart.padding = {"left": 14, "top": 14, "bottom": 14, "right": BESIDE + 24}
     name = "nothing" if base is None else name_of(table, base)
     return charts.titled(chart, f"{compared.quantity}, compared with {name}", below)
 
@@ -101,5 +100,5 @@ def _what_is_drawn(compared: Differences) -> str:
     n = sorted(set(compared.settings["pairs"][compared.tested]))
     seeds = f"{n[0]} to {n[-1]}" if len(n) > 1 else str(n[0])
     return (
-        f"mean of {seeds} seeds (dots), 95 % interval; hollow and grey: not told apart, p ≥ {LEVEL}"
+        f"mean of {seeds} seeds (dots), 95 % interval; hollow: not told apart, p ≥ {LEVEL}"
     )

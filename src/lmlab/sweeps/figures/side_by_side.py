@@ -33,7 +33,8 @@ def losses_side_by_side(curves: pd.DataFrame, names: Sequence[str]) -> Chart:
         _below, top + margin
     )
     few = points.groupby(["setting", "tag"])["step"].transform("size") <= 25
-    lines = Lines(names, scales.distinct(len(names)))
+    legend = names if len(names) > 1 else [""]
+    lines = Lines(legend, scales.distinct(len(names)))
     points = lines.marked(points.assign(line=points["setting"])).assign(
         size=np.where(few & (points["tag"] == VAL) & ~points["is_edge"], 24, 1),
         dash=points["tag"].map(STYLES),

@@ -41,21 +41,28 @@ JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; its own,
 def train_job(cfg: DictConfig, swept: set[str]) -> Result:
     """Train one job of a multirun: what Hydra has composed, which varies the keys `swept`."""
     from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    values = varied_values(overrides, swept, hydra.sweeper)
+    return run_job(cfg, Path(hydra.sweep.dir), values, overrides, chosen())
+
+
+def varied_values(overrides: list[str], swept: set[str], sweeper: Any) -> dict[str, Any]:
+    """What a job's overrides give to the keys that its sweep varies: those `swept` on the command
+    line, and those of `sweeper`, which is hydra.sweeper."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from lmlab.config.words.axes import swept_keys
     from lmlab.config.words.grammar import key_of, settings
 
-    hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
-    varied = swept | {key.lstrip("+~") for key in swept_keys(hydra.sweeper)}
-    values = {
+    varied = swept | {key.lstrip("+~") for key in swept_keys(sweeper)}
+    return {
         key: _plain_value(value)
         for override in OverridesParser.create().parse_overrides(overrides)
         for key, value in settings(key_of(override), override.value()).items()
         if key in varied
     }
-    return run_job(cfg, Path(hydra.sweep.dir), values, overrides, chosen())
 
 
 def _plain_value(value: Any) -> Any:
@@ -106,9 +113,7 @@ def run_job(
         try:
             if cfg["from"] is not None:
                 whole = config_of(cfg, overrides)
-            config = resolve(check_plain(plain_of(whole), schema.Train, parts=()))
-            if not _is_kept(_run_of(config.plain(), sweep_dir, swept), config):
-                config = check_plain(config.plain(), schema.Train)
+            config = _checked(whole, sweep_dir, swept)
         except LabError as error:
             problem = error
         plain = _plain(whole) if config is None else config.plain()
@@ -144,6 +149,27 @@ def run_job(
         record = run.record
         loss = record["metrics"].get("val/loss_full")
         return _ended(entry, Result(loss, str(run.path), record["status"]), setting, trained)
+
+
+def planned(
+    cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any], overrides: list[str]
+) -> tuple[RunDirectory, schema.Train]:
+    """Where a job is kept, or is going to be, and its checked config; see `run_job`.
+
+    Raises:
+        LabError: if the config is refused.
+    """
+    whole = cfg if cfg["from"] is None else config_of(cfg, overrides)
+    config = _checked(whole, sweep_dir, swept)
+    return _run_of(config.plain(), sweep_dir, swept), config
+
+
+def _checked(cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any]) -> schema.Train:
+    """A job's config, checked; its parts too, unless it has a run, which they were accepted for."""
+    config = resolve(check_plain(plain_of(cfg), schema.Train, parts=()))
+    if _is_kept(_run_of(config.plain(), sweep_dir, swept), config):
+        return config
+    return check_plain(config.plain(), schema.Train)
 
 
 def _ended(

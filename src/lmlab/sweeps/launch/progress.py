@@ -14,6 +14,8 @@ from lmlab.console import say
 from lmlab.runs.directory import LOG
 from lmlab.sweeps.launch.journal import FAILED, Event, Journal, followers
 
+KEPT = ("done", "paused", "pruned")  # what is not trained again
+
 
 @dataclass
 class Progress:
@@ -56,10 +58,10 @@ class Progress:
 
     def line(self) -> str:
         counts = Counter(e.status for e in self.ended.values())
-        kept = sum(not e.trained for e in self.ended.values() if e.status in ("done", "pruned"))
+        kept = sum(not e.trained for e in self.ended.values() if e.status in KEPT)
         aim = "planned" if counts["planned"] else "done"  # in a dry run nothing is done
         parts = [f"{counts[aim]}/{self.total} {aim}" + (f" ({kept} before)" if kept else "")]
-        others = ("pruned", "failed", "killed", "skipped")
+        others = ("paused", "pruned", "failed", "killed", "skipped")
         parts += [f"{counts[status]} {status}" for status in others if counts[status]]
         if self.running:
             parts.append(f"{len(self.running)} running")

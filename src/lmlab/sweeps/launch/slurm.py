@@ -150,7 +150,8 @@ def _read(path: Path) -> dict[str, Place]:
 
 def _say_how_they_are(results: Sequence[Result], n_new: int) -> None:
     counts = Counter(result.status for result in results)
-    order = ("done", "pruned", "failed", "killed", "running", "submitted", "skipped", "planned")
+    ended = ("done", "paused", "pruned", "failed", "killed")
+    order = (*ended, "running", "submitted", "skipped", "planned")
     parts = [f"{counts[status]} {status}" for status in order if counts[status]]
     say(f"{len(results)} jobs: {', '.join(parts)}" + (f" ({n_new} of them now)" if n_new else ""))
     for result in results:

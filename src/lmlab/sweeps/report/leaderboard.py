@@ -173,9 +173,9 @@ def _figures_of(table: Table) -> Iterator[tuple[str, Chart]]:
     parameters = table.settings["parameters"]
     if parameters.nunique() > 1 and (has_loss & (parameters > 0)).any():
         yield "loss-by-parameters", losses.by_parameters(table)
-    curves = learning_curves.curves_to_draw(table)
-    if len(curves):
-        yield "curves", learning_curves.loss_curves(table, curves)
-        by_compute = learning_curves.with_flops(table, curves)
-        if by_compute is not None:
-            yield "curves-by-flops", learning_curves.loss_curves(table, by_compute, x="flops")
+    curves = learning_curves.curves_of(table)
+    if curves is not None:
+        yield learning_curves.CURVES, learning_curves.loss_curves(curves)
+        if curves.differ_in_cost:
+            by_compute = learning_curves.loss_curves(curves, "flops", on_log=True)
+            yield learning_curves.BY_COMPUTE, by_compute

@@ -32,7 +32,7 @@ def notes(table: Table) -> list[str]:
         are_same = len({canonical(sorted(map(shown, of_setting))) for of_setting in seeds}) == 1
         which = f"seeds {listed(seeds.iloc[0])}" if are_same else "seeds"
         lines.append(f"±: mean and standard deviation (n - 1) over the {which} that are done")
-    lines += _flattering(table)
+    lines += [*_flattering(table), *_saved(table)]
     done = table.runs[table.runs["status"] == "done"]
     if repeated := len(done) - len(counted):
         lines.append(f"{repeated} done before with the same seed: only the newest of each counts")
@@ -67,6 +67,24 @@ def _flattering(table: Table) -> list[str]:
                 f"the mean of {which} is without seeds that were {status}, which flatters it"
             )
     return lines
+
+
+def _saved(table: Table) -> list[str]:
+    """What was spent of the steps that all would take to their ends, where runs have paused."""
+    told = [i for i in table.runs.index if "pause_at" in table.files[i].record]
+    ends = [(table.files[i].config or {}).get("trainer.max_steps") for i in told]
+    whole = sum(end for end in ends if isinstance(end, int))
+    if not whole:
+        return []
+    spent = int(table.runs["step"][told].sum())
+    runs = table.runs.loc[told]
+    stood = runs.loc[runs["status"] == "paused", "step"].value_counts().sort_index()
+    where = [f"{n} paused at step {step:,}" for step, n in stood.items()]
+    where.append(f"{(runs['status'] == 'done').sum()} came to their end")
+    return [
+        f"halving: {', '.join(where)}; {spent:,} of the {whole:,} steps of all runs to their ends "
+        f"({spent / whole:.0%})"
+    ]
 
 
 def listed(values: Sequence[Any]) -> str:

@@ -132,6 +132,11 @@ def distribution(branch: Branch) -> BaseDistribution:
         raise LabError(f"{text}: {' '.join(str(error).split())}") from error
 
 
+def values_of(d: BaseDistribution) -> Iterable[Any]:
+    """The values of an axis, in order; of an interval its bounds."""
+    return _values(d)[1]
+
+
 def _values(d: BaseDistribution) -> tuple[int, Iterable[Any]]:
     """How many values an axis has, and they in order; of an interval its bounds."""
     if isinstance(d, CategoricalDistribution):

@@ -160,7 +160,7 @@ class SharedStudy:
                 self.study.sampler = make_sampler(len(self.study.get_trials(deepcopy=False)))
                 try:
                     asked = self.study.ask()
-                    self.space.suggest(partial(_suggested, asked))
+                    self.space.suggest(partial(suggested, asked))
                 except ValueError as error:
                     raise LabError(f"hydra.sweeper.sampler: {error}") from error
                 asked.set_user_attr(SWEEPER, self.me)
@@ -190,7 +190,7 @@ class SharedStudy:
         """Its values stay, and what its process had not asked for is added."""
         self.study.sampler = make_sampler(frozen.number)
         trial = trial_again(self.study, frozen)
-        self.space.suggest(partial(_suggested, trial))
+        self.space.suggest(partial(suggested, trial))
         trial.set_user_attr(SWEEPER, self.me)
         return trial
 
@@ -237,7 +237,7 @@ class SharedStudy:
         return front if len(signs) > 1 else front[:1]
 
 
-def _suggested(trial: optuna.Trial, name: str, d: BaseDistribution) -> Any:
+def suggested(trial: optuna.Trial, name: str, d: BaseDistribution) -> Any:
     """What the study's sampler proposes of a distribution, or has proposed before."""
     if name in trial.params:
         return trial.params[name]

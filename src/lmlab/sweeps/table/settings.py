@@ -113,8 +113,8 @@ class Table:
         return self.settings[f"{self.metric} sd"]
 
     def varies(self, quantity: str) -> bool:
-        """Whether runs differ in it; those that are done, if any is."""
-        done = self.runs[self.runs["status"] == "done"]
+        """Whether runs differ in it; those that are done or paused, if any is."""
+        done = self.runs[self.runs["status"].isin(("done", "paused"))]
         return (done if len(done) else self.runs)[quantity].nunique(dropna=False) > 1
 
 
@@ -183,9 +183,10 @@ def _settings(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFrame:
     for name in METRICS:
         settings[name] = counted[name].mean(skipna=False)
         settings[f"{name} sd"] = counted[name].std(skipna=False)
-    # A run alone that is not done shows its best so far.
+    # A run alone that is not done shows its best so far; so do several that have all paused.
     alone = (everything.size() == 1) & (settings["n"] == 0)
-    settings[BEST] = settings[BEST].where(~alone, everything[BEST].max())
+    have_paused = (runs["status"] == "paused").groupby(runs["setting"]).all()
+    settings[BEST] = settings[BEST].where(~(alone | have_paused), everything[BEST].mean())
     diverged = settings["diverged"] > 0
     for name in METRICS:
         flattered = diverged & (everything.size() > 1) & np.isfinite(settings[name])

@@ -13,7 +13,7 @@ const frame = (() => {
   }
 })();
 
-/** The choices, as they stand in the address: {sweep, run, setting, sort}. */
+/** The choices, as they stand in the address: {sweep, run, setting, sort, x, …}. */
 export function place() {
   const choices = {};
   for (const part of frame.location.hash.slice(1).split('&')) {
@@ -34,22 +34,28 @@ function address(choices) {
 
 /** What makes a link go to other choices: another page is a step back in the browser's history. */
 export function go(choices) {
+  const to = address({ chosen: place().chosen, ...choices }); // what is ticked stays so on every page
   return {
-    href: `${frame.location.pathname}${frame.location.search}${address(choices)}`,
+    href: `${frame.location.pathname}${frame.location.search}${to}`,
     target: '_top',
     onclick: (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
       event.preventDefault();
-      frame.history.pushState(frame.history.state, '', address(choices));
+      frame.history.pushState(frame.history.state, '', to);
       scrollTo(0, 0);
       moved.forEach((then) => then());
     },
   };
 }
 
+/** Write some choices of the page that is shown into the address. */
+export function note(choices) {
+  frame.history.replaceState(frame.history.state, '', address({ ...place(), ...choices }));
+}
+
 /** Change some choices of the page that is shown. */
 export function change(choices) {
-  frame.history.replaceState(frame.history.state, '', address({ ...place(), ...choices }));
+  note(choices);
   moved.forEach((then) => then());
 }
 

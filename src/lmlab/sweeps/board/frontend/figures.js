@@ -1,5 +1,6 @@
 // Figures: Vega-Lite's, drawn by what the board sends with them, in the colours of the page.
 
+import { chosen, chosenKey, follow, hasChoices, switches } from './curves.js';
 import { el } from './dom.js';
 
 let drawing = null; // the script, once it was asked for
@@ -36,14 +37,14 @@ export class Figures {
       }
     }
     return Object.entries(specs).map(([name, spec]) => {
-      const text = JSON.stringify(spec);
+      const text = JSON.stringify(spec), choices = hasChoices(spec) ? chosenKey(spec) : '';
       let one = this.drawn.get(name);
       if (!one) this.drawn.set(name, one = { box: el('div', { class: 'figure', 'data-scroll': `figure/${name}` }, el('div')) });
-      if (one.text !== text) {
-        one.text = text;
+      if (one.text !== text || one.choices !== choices) {
+        Object.assign(one, { text, choices });
         this.draw(one);
       }
-      return one.box;
+      return choices ? el('div', {}, switches(spec), one.box) : one.box;
     });
   }
 
@@ -57,10 +58,13 @@ export class Figures {
       const embed = await vega(); // ast: what a key is called is never run as code
       if (turn !== one.turn) return;
       const target = el('div');
-      const result = await embed(target, coloured(JSON.parse(one.text)), { actions: false, renderer: 'svg', ast: true });
+      const spec = JSON.parse(one.text);
+      const shown = coloured(one.choices ? chosen(spec) : spec);
+      const result = await embed(target, shown, { actions: false, renderer: 'svg', ast: true });
       if (turn !== one.turn) return void result.view.finalize();
       one.view?.finalize();
       one.view = result.view;
+      if (one.choices) follow(one.view);
       one.box.replaceChildren(target);
     } catch (error) {
       one.box.replaceChildren(el('p', { class: 'problem' }, `this figure cannot be drawn: ${error?.message ?? 'no script'}`));
@@ -73,7 +77,7 @@ function coloured(spec) {
   const isDark = document.body.classList.contains('dark');
   spec.config = { ...spec.config, background: null };
   if (!isDark) return spec;
-  const light = { '#222222': '#eeeeee', '#666666': '#b5b5b5', '#e4e4e4': '#4a4a4a', black: '#eeeeee', '#000000': '#eeeeee' };
+  const light = { '#222222': '#eeeeee', '#666666': '#b5b5b5', '#e4e4e4': '#4a4a4a', black: '#eeeeee', '#000000': '#eeeeee', white: '#303030' };
   const walk = (node) => {
     for (const [key, value] of Object.entries(node)) {
       if (key === 'ink') continue; // of a text on something coloured, which stays as it is

@@ -5,6 +5,7 @@ import { Answers, inside } from './answers.js';
 import { el, fill } from './dom.js';
 import { Figures } from './figures.js';
 import { oneRun } from './run.js';
+import { sideBySide, tickedBar } from './side.js';
 import { oneSweep } from './sweep.js';
 import { allSweeps } from './sweeps.js';
 
@@ -42,12 +43,16 @@ function followTheme() {
   apply(wanted.matches);
 }
 
-/** What the page shows: {kind, name, sweep, choices}; a report is about one sweep. */
+/** What the page shows: {kind, sweep}, and what is to be asked for it, as [kind, name, choices]: for
+ *  the `page` itself, its `figures`, and what runs `kept` by step. A report is about one sweep. */
 function shown() {
-  const { sweep = inside && Object.keys(inside.sweep)[0], run, baseline } = place();
-  if (run !== undefined) return { kind: 'run', name: run, sweep, choices: {} };
-  return sweep === null ? { kind: 'sweeps', name: '', sweep, choices: {} }
-    : { kind: 'sweep', name: sweep, sweep, choices: { baseline } };
+  const { sweep = inside && Object.keys(inside.sweep)[0], run, side, step, baseline } = place();
+  const ofRuns = (kind, name, list) => ({ kind, sweep, page: [kind, name, {}],
+    ...(inside ? {} : { figures: ['curves', list, {}], kept: ['kept', list, { step }] }) });
+  if (run !== undefined) return ofRuns('run', run, JSON.stringify([run]));
+  if (side !== undefined) return ofRuns('side', side, side);
+  if (sweep === null) return { kind: 'sweeps', sweep, page: ['sweeps', '', {}] };
+  return { kind: 'sweep', sweep, page: ['sweep', sweep, { baseline }], figures: ['figures', sweep, { baseline }] };
 }
 
 class Board {
@@ -57,6 +62,9 @@ class Board {
     this.figures = new Figures();
     this.turn = 0; // of the loop that counts
     this.lastFigures = 0;
+    for (const kind of ['pointerdown', 'pointerup', 'pointercancel']) {
+      document.addEventListener(kind, () => { this.isPressed = kind === 'pointerdown'; });
+    }
     new MutationObserver(() => this.figures.redraw())
       .observe(document.body, { attributes: true, attributeFilter: ['class'] });
   }
@@ -70,47 +78,64 @@ class Board {
   }
 
   async follow(turn) {
+    let isDue = false;
     while (turn === this.turn && !inside) {
-      const isNew = isSeen() && await this.ask();
+      const isNew = isSeen() && await this.ask(turn);
       const isOld = Date.now() - this.lastDraw > CLOCK_SECONDS * 1000; // it says how long ago
-      if ((isNew || isOld) && turn === this.turn) this.draw();
+      isDue ||= isNew || isOld;
+      if (isDue && turn === this.turn && !this.isHeld()) {
+        this.draw();
+        isDue = false;
+      }
       await new Promise((done) => setTimeout(done, SECONDS * 1000));
     }
   }
 
+  /** Whether somebody drags something, or has selected a text a moment ago: that would be lost. */
+  isHeld() {
+    return this.isPressed || (!getSelection().isCollapsed && Date.now() - this.lastDraw < CLOCK_SECONDS * 1000);
+  }
+
   /** Whether there is news of what is shown. */
-  async ask() {
-    const { kind, name, choices } = shown();
-    const isNew = await this.answers.ask(kind, name, choices);
-    if (kind !== 'sweep' || Date.now() - this.lastFigures < FIGURE_SECONDS * 1000) return isNew;
-    if (isNew) this.draw(); // figures take longer than rows
-    const isDrawn = await this.answers.ask('figures', name, choices);
-    this.lastFigures = Date.now();
+  async ask(turn) {
+    const { page, figures, kept } = shown();
+    let isNew = await this.answers.ask(...page);
+    if (kept && await this.answers.ask(...kept)) isNew = true;
+    if (!figures || Date.now() - this.lastFigures < FIGURE_SECONDS * 1000) return isNew;
+    if (isNew && turn === this.turn && !this.isHeld()) this.draw(); // figures take longer than rows
+    const isDrawn = await this.answers.ask(...figures);
+    if (turn === this.turn) this.lastFigures = Date.now();
     return isDrawn || isNew;
   }
 
   draw() {
     this.lastDraw = Date.now();
-    const { kind, name, sweep, choices } = shown();
-    const answer = this.answers.get(kind, name, choices);
+    const { kind, sweep, page, figures, kept } = shown();
+    const answer = this.answers.get(...page);
     const content = answer?.content, problem = answer?.problem || content?.problem;
     const parts = [];
     if (problem) parts.push(el('p', { class: 'problem', role: 'alert' }, problem));
     if (!answer) parts.push(el('p', { class: 'quiet' }, 'reading the runs…'));
     else if (content && !content.problem) {
-      if (kind === 'run') parts.push(...oneRun(content));
+      const drawn = figures ? this.figures.of(figures[1], this.answers.get(...figures)?.content) : [];
+      if (kind === 'run') parts.push(...oneRun(content, drawn, this.kept(kept)));
+      else if (kind === 'side') parts.push(...sideBySide(content, drawn, this.kept(kept)));
       else if (kind === 'sweeps') parts.push(...allSweeps(content));
-      else {
-        const drawn = this.answers.get('figures', name, choices);
-        parts.push(...oneSweep(content, this.figures.of(name, drawn?.content)));
-      }
+      else parts.push(...oneSweep(content, drawn));
     }
     const above = [];
     if (kind !== 'sweeps' && !inside) above.push(el('a', go({}), '← all sweeps'));
     const of = sweep ?? content?.sweep;
     if (kind === 'run' && of !== undefined) above.push(el('a', go({ sweep: of }), inside ? '← the sweep' : 'its sweep'));
     if (above.length) parts.unshift(el('nav', {}, above.flatMap((link) => [' · ', link]).slice(1)));
-    fill(this.page, parts);
-    if (kind !== 'sweep') this.figures.forget();
+    fill(this.page, [...parts, tickedBar()].filter(Boolean));
+    if (kind === 'sweeps') this.figures.forget();
+  }
+
+  /** What runs kept at the step that is chosen; until it is there, what is known of another. */
+  kept(asked) {
+    const content = asked && this.answers.get(...asked)?.content;
+    if (content) this.lastKept = { name: asked[1], content };
+    return content ?? (asked?.[1] === this.lastKept?.name ? this.lastKept?.content : null) ?? null;
   }
 }

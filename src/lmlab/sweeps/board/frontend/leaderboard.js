@@ -5,13 +5,14 @@ import { inside } from './answers.js';
 import { el } from './dom.js';
 import { jobTable } from './jobs.js';
 import { curvesLink, more, notes, ordered } from './parts.js';
+import { TICKS, ticks } from './side.js';
 
 const MOST_CURVES = 30; // that a link to TensorBoard's own curves names
 
 export function board(about, jobs, { sweep }) {
   const { setting: opened } = place();
   const { columns: sortable, order } = ordered('sort', about.columns);
-  const columns = [{ heading: '#', is_number: true, title: 'rank' }, ...sortable, { heading: 'runs' }];
+  const columns = [{ heading: '#', is_number: true, title: 'rank' }, ...sortable, { heading: 'runs' }, ...TICKS];
   const rows = order.map((i) => {
     const setting = about.settings[i], isOpen = String(setting) === opened;
     const runs = jobs.filter((job) => job.setting === setting);
@@ -20,7 +21,8 @@ export function board(about, jobs, { sweep }) {
       onclick: () => change({ setting: isOpen ? undefined : setting }) }, `${isOpen ? '▾' : '▸'} ${runs.length}`);
     return { class: i === about.best ? 'best' : '', below: isOpen && runsOf(about.names[i], runs, sweep),
       cells: [el('span', { class: 'rank' }, swatch(about.styles[i]), String(setting)),
-        ...about.columns.map((column) => column.cells[i]), button] };
+        ...about.columns.map((column) => column.cells[i]), button,
+        ...ticks(runs[0]?.run ? `~${runs[0].run}` : null, about.names[i])] };
   });
   return [el('p', { class: 'quiet' }, about.title), ...more('leaderboard', columns, rows), notes(about.notes)];
 }

@@ -80,9 +80,9 @@ async function copy(button, line) {
   try {
     await navigator.clipboard.writeText(line);
     button.textContent = 'copied';
-  } catch { // a page that is not at localhost may not: it is selected, to be copied by hand
+  } catch { // a page that is not at localhost may not, nor one in a frame: then as one does by hand
     getSelection().selectAllChildren(button.previousSibling);
-    button.textContent = 'selected';
+    button.textContent = document.execCommand('copy') ? 'copied' : 'selected';
   }
   setTimeout(() => { button.textContent = 'copy'; }, 1500);
 }

@@ -1,0 +1,304 @@
+"""What the halving sweeper does: train settings to rungs, and the best of each rung further.
+
+A run pauses at its rung and goes on from its own checkpoint, so one that comes to the end is the
+run that never paused. Which goes on is decided by what the runs' directories say, in `rungs`: a
+sweep that was killed looks there first, and goes on with what it had decided.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
+
+from lmlab.config.check import check_plain
+from lmlab.config.schema import Count, Node, Seed
+from lmlab.config.words.axes import Axes, every_row
+from lmlab.config.words.command_line import CommandLine
+from lmlab.config.words.hydra_inside import hydra_config_lent
+from lmlab.console import command, say
+from lmlab.errors import LabError
+from lmlab.files import open_to_read
+from lmlab.runs.directory import METRICS, RunDirectory
+from lmlab.sweeps.launch.job import planned, varied_values
+from lmlab.sweeps.launch.journal import FAILED, Result
+from lmlab.sweeps.launch.launching import finish, run_jobs
+from lmlab.sweeps.launch.pool import pool_of
+from lmlab.sweeps.launch.preparing import check_multirun, prepare
+from lmlab.sweeps.launch.progress import Progress
+from lmlab.sweeps.search.rungs import Standing, next_move, rungs
+from lmlab.sweeps.table.reading import SEED
+from lmlab.sweeps.table.values import canonical
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.plugins.launcher import Launcher
+
+
+class Settings(Node):
+    """conf/hydra/sweeper/halving.yaml."""
+
+    target: str = Field(alias="_target_")
+    params: dict[str, Any]
+    when: dict[str, dict[str, Any]]
+    min_steps: Count
+    factor: Annotated[int, Field(ge=2)]
+    synchronous: bool
+    n_drawn: Count | None
+    seed: Seed
+
+
+class Sweeper(Node):
+    sweeper: Settings
+
+
+class Hydra(Node):
+    """So that errors name the whole key."""
+
+    hydra: Sweeper
+
+
+def halve(
+    config: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str]
+) -> list[Result]:
+    """Train settings by successive halving; the results of what this process trained.
+
+    `arguments` are the overrides of the command line, those that sweep and those that do not.
+
+    Raises:
+        LabError: for what the user can put right; if a run failed, once all is done.
+    """
+    if not config.sweep.wait:
+        raise LabError(
+            "sweep.wait=false: halving learns from its results; hydra/sweeper=grid can leave"
+        )
+    if any(word.lstrip("+").startswith("pause_at=") for word in arguments):
+        raise LabError("pause_at: hydra/sweeper=halving says where each run pauses; leave it out")
+    plain: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    asked = check_plain({"hydra": {"sweeper": plain}}, Hydra).hydra.sweeper
+    axes = Axes.parse(plain["params"], plain["when"], arguments, loader, config)
+    jobs, searched = _jobs(axes, asked, check_multirun(config).sweep.max_jobs)
+    folder = prepare(config, loader, len(jobs), jobs, searched)
+    runs, steps = _looked_at(config, loader, folder, jobs, arguments, asked)
+    settings: dict[str, list[Candidate]] = {}
+    for run in runs:
+        settings.setdefault(run.setting, []).append(run)
+    # In the order of an axis each may be better than all before it, and then each would go on.
+    order = sorted(settings, key=lambda setting: _shuffled(setting, asked.seed))
+    in_order, fail_fast = [settings[setting] for setting in order], config.sweep.fail_fast
+    halving = Halving(in_order, steps, asked.factor, asked.synchronous, fail_fast)
+    say(
+        f"{len(settings)} settings, {len(runs)} runs: the best 1/{asked.factor} of each rung go on "
+        f"from step {', '.join(map(str, steps[:-1]))}, and the last to step {steps[-1]}"
+    )
+    # A launcher that comes back when all have ended is given all that can begin.
+    batch = 1 if type(launcher).__name__ == "BasicLauncher" else len(runs)
+    with pool_of(launcher, len(runs), batch) as pool:
+        results = run_jobs(pool, folder, halving.ask, halving.progress, halving.tell)
+    if not results:
+        say(f"nothing is left to train; the table: {command('sweep')} {folder}")
+    finish(folder, results)
+    return results
+
+
+def _jobs(axes: Axes, asked: Settings, most: int) -> tuple[list[list[str]], Collection[str]]:
+    """The overrides of each run: every combination of the values, or settings drawn at random, each
+    with every seed; and the keys that are drawn."""
+    endless = [b.label for b in axes.branches if b.is_swept and b.rows is None]
+    if asked.n_drawn is None and endless:
+        raise LabError(
+            f"{endless[0]}: an interval has no end of values; hydra.sweeper.n_drawn=… draws as many"
+        )
+    if asked.n_drawn is None:
+        axes.check_size(most)
+        return list(axes.jobs(every_row)), ()
+    try:
+        from lmlab.sweeps.search.draws import drawn
+        from lmlab.sweeps.search.space import Space
+    except ModuleNotFoundError as error:
+        raise LabError('hydra.sweeper.n_drawn: pip install "lmlab[sweep]" brings it') from error
+    space = Space.of(axes)
+    return list(drawn(space, asked.n_drawn, asked.seed)), space.keys
+
+
+@dataclass
+class Candidate:
+    """A run as the sweep sees it."""
+
+    words: list[str]
+    setting: str  # shared by runs that differ in nothing but the seed
+    run: RunDirectory | None  # None: its config is refused, as it will say itself
+    goal: int | None = None  # the rung that it was told to come to
+    losses: list[float] = field(default_factory=list)  # val/loss at each rung that it has come to
+
+    @property
+    def is_there(self) -> bool:
+        return self.goal is not None and len(self.losses) > self.goal
+
+    def look(self, steps: Sequence[int]) -> None:
+        """See how far it has come.
+
+        Raises:
+            LabError: if it has no val/loss where it ought to have one.
+        """
+        record = self.run.record if self.run is not None else {}
+        if self.run is None or not record:
+            return
+        told, status, last = record.get("pause_at"), record["status"], len(steps) - 1
+        goal = next((i for i, step in enumerate(steps) if told and step >= told), last)
+        is_there = status == "done" or (status == "paused" and record["step"] >= steps[goal])
+        passed = steps[: goal + is_there]
+        losses = _val_losses(self.run)
+        if lacking := [step for step in passed[:last] if step not in losses]:
+            raise LabError(
+                f"{self.run.path} has no val/loss at step {lacking[0]} in its {METRICS}: halving "
+                "ranks by it, so give each run logger.csv, and an evaluation there"
+            )
+        self.goal, self.losses = goal, [losses[step] for step in passed[:last]]
+        if len(passed) > last:
+            self.losses.append(record["metrics"]["val/loss_full"])
+
+    def fail(self) -> None:
+        """It comes to its rung no more."""
+        assert self.goal is not None
+        self.losses += [math.inf] * (self.goal + 1 - len(self.losses))
+
+
+def _shuffled(setting: str, seed: int) -> bytes:
+    """What sorts settings as if at random, the same at each start."""
+    return hashlib.sha256(f"{seed}/{setting}".encode()).digest()
+
+
+def _val_losses(run: RunDirectory) -> dict[int, float]:
+    """val/loss by step, as far as it can be read."""
+    try:
+        with io.TextIOWrapper(open_to_read(run.path / METRICS, run.path), "utf-8") as file:
+            rows = [(row["step"], row.get("val/loss")) for row in csv.DictReader(file)]
+        return {int(step): float(loss) for step, loss in rows if loss}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return {}
+
+
+@dataclass
+class Halving:
+    """The runs of a sweep, by their settings, as jobs: each goes on when it is decided that it
+    does, and a free place is given the next."""
+
+    settings: list[list[Candidate]]
+    steps: list[int]  # of the rungs; the last is the end
+    factor: int
+    synchronous: bool
+    fail_fast: bool
+    progress: Progress = field(default_factory=lambda: Progress(0))
+    asked: list[Candidate] = field(default_factory=list)  # by their jobs' numbers
+    waiting: list[Candidate] = field(default_factory=list)
+    is_over: bool = False  # the next start takes up what was not begun
+
+    def __post_init__(self) -> None:
+        for runs in self.settings:  # what an earlier start had decided comes first
+            goals = [one.goal for one in runs if one.goal is not None]
+            if goals:
+                self._send(runs, max(goals))
+
+    def ask(self) -> list[str] | None:
+        """The overrides of the next job."""
+        standings = [_standing(runs) for runs in self.settings]
+        while not self.waiting and not self.is_over:
+            move = next_move(standings, len(self.steps), self.factor, self.synchronous)
+            if move is None:
+                break
+            self._send(self.settings[move.setting], move.goal)
+            standings[move.setting] = _standing(self.settings[move.setting])
+        n_new = sum(len(runs) for runs in self.settings if runs[0].goal is None)
+        self.progress.total = len(self.asked) + len(self.waiting) + n_new
+        if not self.waiting or self.is_over:
+            return None
+        self.asked.append(run := self.waiting.pop(0))
+        step = self.steps[run.goal or 0]
+        return [*run.words, *([] if step == self.steps[-1] else [f"pause_at={step}"])]
+
+    def _send(self, runs: Sequence[Candidate], goal: int) -> None:
+        for run in runs:
+            run.goal = goal
+            if not run.is_there:
+                self.waiting.append(run)
+
+    def tell(self, number: int, result: Result) -> None:
+        """How a job has ended, by its number among those that were asked for."""
+        run = self.asked[number]
+        if result.run is not None:
+            run.run = RunDirectory(Path(result.run))
+        if result.status in FAILED:
+            run.fail()
+        elif result.status in ("done", "paused"):
+            run.look(self.steps)
+        last = ("skipped", "planned", *(FAILED if self.fail_fast else ()))
+        self.is_over = self.is_over or result.status in last
+
+
+def _standing(runs: Sequence[Candidate]) -> Standing:
+    """A setting comes to a rung with the last of its seeds, and its loss there is their mean."""
+    together = zip(*(run.losses for run in runs), strict=False)
+    losses = tuple(sum(of_seeds) / len(of_seeds) for of_seeds in together)
+    return Standing(losses, min((run.goal for run in runs if run.goal is not None), default=None))
+
+
+def _looked_at(
+    config: DictConfig,
+    loader: ConfigLoader,
+    folder: Path,
+    jobs: Sequence[list[str]],
+    arguments: list[str],
+    asked: Settings,
+) -> tuple[list[Candidate], list[int]]:
+    """Each run as it stands, and the steps of the rungs.
+
+    Raises:
+        LabError: if rungs are not the same for all, or no evaluations.
+    """
+    swept = CommandLine.parse(list(arguments), ()).swept
+    candidates: list[Candidate] = []
+    problem = LabError("hydra/sweeper=halving: there is nothing to train")
+    lengths: dict[tuple[int, int], list[str]] = {}
+    with hydra_config_lent() as read_from:
+        for words in jobs:
+            cfg = loader.load_sweep_config(config, words)
+            read_from(cfg)
+            varied = varied_values(list(cfg.hydra.overrides.task), swept, cfg.hydra.sweeper)
+            setting = canonical({key: value for key, value in varied.items() if key != SEED})
+            own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+            candidates.append(Candidate(words, setting, None))
+            try:
+                run, checked = planned(own, folder, varied, list(cfg.hydra.overrides.task))
+            except LabError as error:  # its job says so, too
+                problem = error
+                continue
+            lengths[checked.trainer.max_steps, checked.eval.every] = words
+            candidates[-1].run = run
+    if not lengths:
+        raise problem
+    if len(lengths) > 1:
+        (first, a), (second, b) = list(lengths.items())[:2]
+        raise LabError(
+            f"hydra/sweeper=halving: rungs are at the same steps for all, and {' '.join(a)} has "
+            f"trainer.max_steps={first[0]} eval.every={first[1]}, {' '.join(b)} "
+            f"trainer.max_steps={second[0]} eval.every={second[1]}"
+        )
+    ((max_steps, every),) = lengths
+    steps = rungs(asked.min_steps, asked.factor, max_steps)
+    if any(step % every for step in steps[:-1]):
+        raise LabError(
+            f"hydra.sweeper.min_steps={asked.min_steps}: rungs are at evaluations, so give a "
+            f"multiple of eval.every={every}"
+        )
+    for candidate in candidates:
+        candidate.look(steps)
+    return candidates, steps
