@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -61,17 +62,19 @@ def only_run(folder: Path) -> RunDirectory:
     return RunDirectory(directory)
 
 
-def test_a_training_whose_reader_had_enough_is_done(words, tmp_path):
-    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    with subprocess.Popen(
-        [*TRAIN, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ, text=True
-    ) as training:
-        assert training.stdout is not None
-        assert training.stderr is not None
-        training.stdout.readline()
-        training.stdout.close()
-        said = training.stderr.read()
-    assert (training.returncode, said) == (0, "")
+def test_a_training_whose_reader_had_enough_is_done(words, lab, tmp_path):
+    reader, writer = os.pipe()
+
+    def read_a_line() -> None:
+        with os.fdopen(reader) as lines:
+            lines.readline()
+
+    thread = threading.Thread(target=read_a_line)
+    thread.start()
+    with os.fdopen(writer, "w", encoding="ascii") as stream, redirect_stdout(stream):
+        status, _, err = lab("train", *words)
+        thread.join()
+    assert (status, err) == (0, "")
     assert only_run(tmp_path).status == "done"
 
 

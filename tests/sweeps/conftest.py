@@ -1,13 +1,11 @@
 """What the tests of sweeps share: the command in a process of its own, and what it left."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,23 +20,12 @@ def small_sweep(text: Path) -> list[str]:
 
 
 @pytest.fixture
-def sweep(tmp_path, text) -> Callable[..., subprocess.Popen]:
+def sweep(tmp_path, text) -> Callable[..., Forked]:
     """sweep("model=bigram,head"): starts a multirun of small runs, as the head of a group."""
 
-    def start(*words: str, first_on_path: Path = ROOT / "src") -> subprocess.Popen:
-        command = [
-            *(sys.executable, str(ROOT / "scripts/train.py"), *small_sweep(text), *words),
-        ]
-        python_path = f"{first_on_path}:{ROOT / 'src'}:{ROOT / 'tests'}"
-        return subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def start(*words: str) -> Forked:
+        env = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+        return Forked([*small_sweep(text), *words], tmp_path, env)
 
     return start
 
@@ -55,9 +42,9 @@ def sweep_here(lab, text) -> Callable[..., str]:
     return run
 
 
-def ended(process: subprocess.Popen, status: int | None = 0) -> str:
+def ended(process: Forked, status: int | None = 0) -> str:
     """What a process printed, once it has ended with `status`."""
-    said, _ = process.communicate(timeout=240)
+    said = "".join(process.communicate(timeout=240))
     assert status is None or process.returncode == status, said
     return said
 

@@ -4,13 +4,15 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sweeps.conftest import ended, records
+from sweeps.conftest import ROOT, ended, records, small_sweep
 
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.job import job_name
@@ -139,12 +141,14 @@ def test_more_values_are_more_jobs_in_the_same_sweep(lab, text, tmp_path):
     assert [r["swept"] for r in second.values()] == [{"seed": n} for n in (1, 2, 3)]
 
 
-def test_a_finished_sweep_is_answered_without_torch(sweep, sweep_here, tmp_path):
+def test_a_finished_sweep_is_answered_without_torch(sweep_here, text, tmp_path):
     words = ["model=bigram", "seed=1,2"]
     sweep_here(*words)
     (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')")
-    said = ended(sweep(*words, first_on_path=tmp_path))
-    assert "2/2 done (2 before)" in said
+    command = [sys.executable, str(ROOT / "scripts/train.py"), *small_sweep(text), *words]
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT / 'src'}"}
+    said = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert "2/2 done (2 before)" in said.stdout, said.stderr
 
 
 def test_a_job_whose_numbers_become_floats_finds_itself_done(lab, text, tmp_path):

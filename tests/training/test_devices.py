@@ -3,15 +3,13 @@
 `make test-gpu` does as much on a GPU.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from comparing import curves, weights
+from forked import Forked
 from small import ROOT, cut
 
 import lmlab
@@ -66,15 +64,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str
         trained("model=bigram", "seed=2", "run_dir=teacher")
         cut(trained(*GPT, "run_dir=cut"), 6)
         lines = ["\n".join([command, *words]) for (command, _), words in commands.items()]
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "tests/absent_device.py"), *lines],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**os.environ, "HYDRA_FULL_ERROR": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        yield dict(zip(commands, done.stdout.split("\f"), strict=False))
+        script = ROOT / "tests/absent_device.py"
+        done = Forked(lines, env={"HYDRA_FULL_ERROR": "1"}, script=script)
+        out, err = done.communicate(timeout=300)
+        assert done.returncode == 0, err
+        yield dict(zip(commands, out.split("\f"), strict=False))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,7 +1,6 @@
 """Runs that are killed, stopped, damaged or refused a place to write, and go on."""
 
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import assert_same_run, checkpoint, same, weights
+from forked import Forked, processes
 from small import SMALL, train
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import api_pb2, metadata
@@ -39,12 +39,9 @@ GPT = [
     "trainer.accumulate_grad_batches=2",
 ]
 
-# Children begin with everything imported, so that a kill hits training and not the imports.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["lmlab.core.train"])
-
 
 def start(config: dict[str, Any]) -> Any:
+    # With everything imported, so that a kill hits training and not the imports.
     child = processes.Process(target=train, args=(config,), daemon=True)
     child.start()
     return child
@@ -172,13 +169,12 @@ def test_killed_compiled_run_ends_as_if_it_never_was(experiment, tmp_path):
 
 
 @pytest.fixture
-def launch() -> Iterator[Callable[..., subprocess.Popen]]:
+def launch() -> Iterator[Callable[..., Forked]]:
     """launch("model=head", …): the command, in a process that does not outlive the test."""
     children = []
 
-    def start(*words: str) -> subprocess.Popen:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        children.append(subprocess.Popen(command(*words), **pipes))
+    def start(*words: str) -> Forked:
+        children.append(Forked(words))
         return children[-1]
 
     yield start

@@ -1,9 +1,8 @@
 """The lab, called from a program that is itself one of Hydra's."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+from forked import Forked
 from small import TINY
 
 PROGRAM = """
@@ -76,8 +75,7 @@ def test_from_a_hydra_app_and_beside_one(tmp_path, tinyshakespeare_path):
     ]
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(small=small, here=str(Path(__file__).parent)))
-    ended = subprocess.run(
-        [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=200
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stderr == ""
+    ended = Forked([], tmp_path, script=program)
+    out, err = ended.communicate(timeout=200)
+    assert ended.returncode == 0, out + err
+    assert err == ""

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,9 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from comparing import checkpoint, curves, weights
+from forked import TRAIN, Forked
 from lightning.fabric.utilities.distributed import _suggested_max_num_threads
-from small import ROOT, SMALL
+from small import SMALL
 
+import lmlab
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.schema import Evaluate
@@ -24,13 +27,12 @@ from lmlab.core.evaluate import evaluate
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
 
-SCRIPT = ROOT / "scripts/train.py"
 GPT = ["name=test", "model=gpt", "model.n_embd=16", "model.n_layer=1", "trainer.accelerator=cpu"]
 GPT += ["data.block_size=8", "data.val_fraction=0.01", "data.steps_per_batch=5", "eval.iters=2"]
 GPT += ["eval.every=12", "trainer.log_every_n_steps=4", "trainer.gradient_clip_val=1.0"]
 GPT += ["trainer.max_steps=24", "callbacks.sample.max_new_tokens=8"]
 
-Child = subprocess.Popen[str]
+Child = subprocess.Popen[str] | Forked
 
 
 @contextmanager
@@ -38,16 +40,19 @@ def started(
     words: Sequence[str],
     *environments: dict[str, str],
     by: Sequence[str] = (),
-    script: Path = SCRIPT,
+    script: Path = TRAIN,
 ) -> Iterator[list[Child]]:
-    """The command once in each environment, with everything that it starts; all end here."""
-    command = [sys.executable, *by, str(script), *words]
+    """The command once in each environment, or a script, with everything that it starts; all end
+    here."""
     children: list[Child] = []
     try:
         for more in environments or ({},):
+            if not by:
+                children.append(Forked(words, env=more, script=script))
+                continue
             children.append(
                 subprocess.Popen(
-                    command,
+                    [sys.executable, *by, str(script), *words],
                     env={**os.environ, **more},
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -71,9 +76,10 @@ def ended(children: Sequence[Child], seconds: float = 120) -> list[tuple[int, st
 
 
 def run(folder: Path, *words: str) -> RunDirectory:
-    with started([*words, f"run_dir={folder}"]) as children:
-        assert [status for status, _ in ended(children)] == [0]
-    return RunDirectory(folder)
+    """One that this process starts, and has trained by as many as it says."""
+    trained = lmlab.train(*words, run_dir=str(folder))
+    assert trained is not None
+    return RunDirectory(trained.path)
 
 
 def a_port() -> str:
@@ -138,10 +144,8 @@ def test_two_processes_have_a_teacher_and_a_last_look_at_val(alone, tinyshakespe
     assert "val/loss_dynamic" in two.record["metrics"]
 
 
-@pytest.mark.parametrize(
-    "way",
-    ["srun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("nodes", "torchrun"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["srun", "nodes", "torchrun"])
 def test_processes_that_others_start_learn_it_too_in_one_directory(
     way, alone, tinyshakespeare_path, tmp_path
 ):
@@ -256,15 +260,20 @@ def test_a_signal_stops_all_at_the_same_step(send, signum, tinyshakespeare_path,
     ids=["before they meet", "in training"],
 )
 def test_a_helper_that_is_killed_takes_the_others_along(early, tinyshakespeare_path, tmp_path):
-    words = [f"corpus.path={tinyshakespeare_path}", *ENDLESS, f"run_dir={tmp_path}"]
-    with started(words) as children:
+    this = os.getpid()
+
+    def kill() -> None:
         if not early:
             until(lambda: list(tmp_path.glob("checkpoints/step-*")))
-        until(lambda: trainers(children[0].pid, rank=1))
-        (helper,) = trainers(children[0].pid, rank=1)
+        until(lambda: trainers(this, rank=1))
+        (helper,) = trainers(this, rank=1)
         os.kill(helper, signal.SIGKILL)
-        ((status, said),) = ended(children, 60)
-    assert (status, said) == (2, "error: process 1 of 2 was killed by SIGKILL\n")
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(LabError, match=r"^process 1 of 2 was killed by SIGKILL$"):
+        run(tmp_path, f"corpus.path={tinyshakespeare_path}", *ENDLESS)
+    killer.join()
     record = RunDirectory(tmp_path).record
     assert record == {} if early else record["status"] == "failed"
     assert early or "process 1 of 2" in record["error"]
