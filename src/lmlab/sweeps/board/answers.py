@@ -58,16 +58,16 @@ def about_sweep(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
     """Jobs, leaderboard, differences to a setting, by its name, or to the best."""
     if sweep.table is None:
         return _known(sweep)
-    asked, remark = _asked(sweep.table, sweep, baseline)
-    return {**describe(sweep, asked.table, _sections(asked, sweep)), "remark": remark}
+    sections, remark = _answered(sweep, sweep.table, baseline)
+    return {**describe(sweep, sweep.table, sections), "remark": remark}
 
 
 def figures_of(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
     """Vega-Lite by the name of the figure."""
     if sweep.table is None:
         return {}
-    asked, _ = _asked(sweep.table, sweep, baseline)
-    return drawn(_sections(asked, sweep))
+    sections, _ = _answered(sweep, sweep.table, baseline)
+    return drawn(sections)
 
 
 def describe(sweep: SeenSweep, table: Table, sections: Sequence[Section]) -> dict[str, Any]:
@@ -146,6 +146,16 @@ def _asked(table: Table, sweep: SeenSweep, baseline: str) -> tuple[Asked, str]:
         else:
             remark = f"no setting is called {cut(baseline, 200)}: the best is the baseline"
     return asked, remark
+
+
+def _answered(sweep: SeenSweep, table: Table, baseline: str) -> tuple[list[Section], str]:
+    """The sections of a sweep's report, and what is wrong with the baseline; those of the baseline
+    that was asked for last are kept, for its figures are asked for as well."""
+    before = sweep.made.get("sections")
+    if before is None or before[0] != baseline:
+        asked, remark = _asked(table, sweep, baseline)
+        before = sweep.made["sections"] = (baseline, _sections(asked, sweep), remark)
+    return before[1], before[2]
 
 
 def _sections(asked: Asked, sweep: SeenSweep) -> list[Section]:

@@ -64,12 +64,17 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected by Holm's method for how many there are, so that all hold together."""
-    if len(p) < 2:
-        return list(p)
-    from statsmodels.stats.multitest import multipletests  # takes half a second to import
+    """p-values corrected by Holm's method for how many there are, so that all hold together.
 
-    return multipletests(p, method="holm")[1].tolist()
+    The smallest of n counts n times, the next n - 1 times, and none less than the one before it.
+
+    """
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values)
+    times = np.arange(len(values), 0, -1)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * times), 1)
+    return list(map(float, corrected))
 
 
 def pairs_needed(deviation: float, size: float, level: float = LEVEL) -> int | None:
