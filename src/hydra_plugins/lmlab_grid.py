@@ -31,6 +31,10 @@ class GridSweeper(LabSweeper):
         axes.check_size(check_multirun(self.config).sweep.max_jobs)
         jobs = list(axes.jobs(every_row))
         sweep_dir = prepare(self.config, self.loader, len(jobs), jobs)
+        if self.config.sweep.race.first is not None:
+            from lmlab.sweeps.search.racing import hold_race
+
+            return hold_race(self.config, self.loader, self.launcher, arguments, sweep_dir, jobs)
         run = launch if self.config.sweep.wait or self.config.dry_run else submit
         results = run(self.launcher, sweep_dir, jobs)
         finish(sweep_dir, results)
