@@ -15,7 +15,7 @@ from lmlab.sweeps.board.page import page
 from lmlab.sweeps.kept import FIT, LEADERBOARD, PAGE, PICTURES, PLOTS, Kept, left_alone
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.questions import Asked
-from lmlab.sweeps.report.race import race_sections
+from lmlab.sweeps.report.race_sections import race_sections
 from lmlab.sweeps.report.sections import Section
 from lmlab.sweeps.report.terminal import print_sections
 from lmlab.sweeps.report.written import exact_files, markdown, pictures
