@@ -99,6 +99,4 @@ def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
 def _what_is_drawn(compared: Differences) -> str:
     n = sorted(set(compared.settings["pairs"][compared.tested]))
     seeds = f"{n[0]} to {n[-1]}" if len(n) > 1 else str(n[0])
-    return (
-        f"mean of {seeds} seeds (dots), 95 % interval; hollow: not told apart, p ≥ {LEVEL}"
-    )
+    return f"mean of {seeds} seeds (dots), 95 % interval; hollow: not told apart, p ≥ {LEVEL}"
