@@ -26,12 +26,16 @@ class GridSweeper(LabSweeper):
         from lmlab.sweeps.launch.launching import finish, launch
         from lmlab.sweeps.launch.preparing import check_multirun, prepare
         from lmlab.sweeps.launch.slurm import submit
+        from lmlab.sweeps.launch.work import work_of
 
         axes = Axes.parse(self.params, self.when, arguments, self.loader, self.config)
         axes.check_size(check_multirun(self.config).sweep.max_jobs)
         jobs = list(axes.jobs(every_row))
         sweep_dir = prepare(self.config, self.loader, len(jobs), jobs)
-        run = launch if self.config.sweep.wait or self.config.dry_run else submit
-        results = run(self.launcher, sweep_dir, jobs)
+        if self.config.sweep.wait or self.config.dry_run:
+            work = work_of(self.config, self.loader, jobs)
+            results = launch(self.launcher, sweep_dir, jobs, work)
+        else:
+            results = submit(self.launcher, sweep_dir, jobs)
         finish(sweep_dir, results)
         return results

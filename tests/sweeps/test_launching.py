@@ -10,16 +10,6 @@ from small import SMALL
 from sweeps.conftest import ended
 
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.launch.journal import Event
-from lmlab.sweeps.launch.progress import Progress
-
-
-def test_a_failure_does_not_shorten_the_time_that_is_left():
-    progress = Progress(total=6)
-    for job, (status, seconds) in enumerate([("done", 100.0), ("failed", 1.0), ("failed", 1.0)]):
-        progress.update(Event(job, "running", 0.0))
-        progress.update(Event(job, status, seconds, trained=True))
-    assert progress.seconds_left() == pytest.approx(300.0)
 
 
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])

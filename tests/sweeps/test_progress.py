@@ -159,6 +159,14 @@ def test_time_left_never_takes_a_bigram_for_a_gpt(tmp_path):
     assert time_left([], [Running(HEAD, 1.0, 1.0), Running(GPT, 1.0, 9.0)], [], 2) == TimeLeft(9.0)
 
 
+def test_a_failure_does_not_shorten_the_time_that_is_left(tmp_path):
+    journal = Journal.create(tmp_path, LaunchPlan.of(6, "basic"))
+    for job, (status, seconds) in enumerate([("done", 100.0), ("failed", 1.0), ("failed", 1.0)]):
+        journal.add(Event(job, "running", 1000.0, f"job-{job}"))
+        journal.add(Event(job, status, 1000.0 + seconds, f"job-{job}", trained=True))
+    assert look(tmp_path).left == TimeLeft(300.0)
+
+
 def test_time_left_of_a_sweep_of_two_sizes(tmp_path):
     journal = launched(tmp_path, [BIGRAM, BIGRAM, GPT])
     for number in (0, 1):

@@ -63,6 +63,12 @@ def _show(options: argparse.Namespace) -> None:
 
     by = options.by.split(",") if options.by else []
     folders: list[Path] = options.folders
+    if options.watch:
+        from lmlab.sweeps.live.watch import watch
+
+        if len(folders) > 1:
+            raise LabError(f"--watch: one folder at a time, not {len(folders)}")
+        watch(folders[0])
     table = load(folders, METRICS.get(options.metric))
     for key in by:
         if key not in table.keys:
@@ -166,6 +172,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="fit the law L(N, D) = E + A / N^alpha + B / D^beta to runs of several sizes and "
         "numbers of tokens",
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="show how far a sweep is, whatever trains its jobs, until it is over",
     )
     parser.add_argument(
         "--write",

@@ -27,15 +27,13 @@ from lmlab.errors import DivergedError, LabError
 from lmlab.files import check_stays_in, lock_at, make_folder, path_name
 from lmlab.runs.directory import CONFIG, LOG, RunDirectory
 from lmlab.runs.parents import config_of, resolve
-from lmlab.sweeps.launch.journal import Entry, Result
+from lmlab.sweeps.launch.journal import JOB_LOCK, Entry, Result, in_tables
 from lmlab.sweeps.table.reading import SEED
 from lmlab.sweeps.table.values import canonical, short_keys
 from lmlab.training.processes.started import check_started_once
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; its own, while it trains
 
 
 def train_job(cfg: DictConfig, swept: set[str]) -> Result:
@@ -104,8 +102,9 @@ def run_job(
     """
     check_started_once(cfg.get("trainer") or {})
     entry = Entry.of(sweep_dir, cfg.sweep.job) if cfg.sweep.job else None
-    elsewhere = entry is not None and not entry.journal.is_ours  # who launched prints for all
-    with shown_on(Console(quiet=True) if elsewhere else None):
+    # Who launched prints for all.
+    is_quiet = entry is not None and (not entry.journal.is_ours or entry.journal.path in in_tables)
+    with shown_on(Console(quiet=True) if is_quiet else None):
         if entry is not None and cfg.sweep.fail_fast and entry.journal.has_failed():
             return _ended(entry, Result(None, None, "skipped"))
         whole, config = cfg, None

@@ -20,12 +20,15 @@ from lmlab.sweeps.launch.planned import LaunchPlan
 
 FOLDER = ".launches"
 PLAN, LOCK = ".json", ".lock"  # beside a journal
+JOB_LOCK = ".job.lock"  # held from the first look at a run to its end; its own, while it trains
 MOST_NEWS = 1 << 24  # bytes read at once; the rest is there next time
 MULTIRUN = "multirun.yaml"  # what Hydra composed for the sweep
 
 # What shows the news of a launch, by its journal, in the process that launched: a job that ends
 # there has its end said before the next begins.
 followers: dict[Path, Callable[[], None]] = {}
+# Journals of launches that are shown in a table: then their jobs print nothing beside it.
+in_tables: set[Path] = set()
 
 
 class Result(float):

@@ -21,8 +21,7 @@ from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import lock_at
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.launch.job import JOB_LOCK
-from lmlab.sweeps.launch.journal import FAILED, Event, Journal, Result
+from lmlab.sweeps.launch.journal import FAILED, JOB_LOCK, Event, Journal, Result
 from lmlab.sweeps.launch.planned import LaunchPlan, Work
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.progress import Progress, progress_shown

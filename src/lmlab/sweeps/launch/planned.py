@@ -18,6 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lmlab.bounds import Count, CountOrZero, NotNegative
 from lmlab.files import read_small, write_atomically
 
+# Keys that do not change how many operations a job takes.
+SAME_WORK = ("seed", "optimizer", "schedule", "parametrisation", "streams", "logger", "sweep.")
+Overrides = tuple[str, ...]  # of a job
+
 MOST = 1 << 24  # bytes: the overrides of a hundred thousand jobs
 
 
@@ -28,6 +32,11 @@ class Work(BaseModel):
 
     steps: CountOrZero | None = None
     flops: NotNegative | None = None  # of all its steps
+
+
+def size(overrides: Sequence[str]) -> Overrides:
+    """The overrides that make a job large or small."""
+    return tuple(word for word in overrides if not word.lstrip("+~").startswith(SAME_WORK))
 
 
 class LaunchPlan(BaseModel):

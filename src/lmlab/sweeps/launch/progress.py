@@ -6,13 +6,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from lmlab.console import say
 from lmlab.runs.directory import LOG
-from lmlab.sweeps.launch.journal import FAILED, Event, Journal, followers
+from lmlab.sweeps.launch.journal import FAILED, Event, Journal, followers, in_tables
+from lmlab.sweeps.live.foot import LiveTable, live_table, shows_tables
+from lmlab.sweeps.live.table import printable, said, table
+from lmlab.sweeps.live.time_left import TimeLeft
+from lmlab.sweeps.live.watched import Watched
 
 KEPT = ("done", "paused", "pruned")  # what is not trained again
 
@@ -23,20 +28,16 @@ class Progress:
 
     total: int
     has_best: bool = True  # losses of different tokens cannot be compared
-    running: dict[int, float] = field(default_factory=dict)  # since when
+    running: set[int] = field(default_factory=set)
     ended: dict[int, Event] = field(default_factory=dict)
-    durations: list[float] = field(default_factory=list)  # of jobs trained to their end, seconds
-    most_running: int = 1
+    left: TimeLeft | None = None  # as it was last told
 
     def update(self, event: Event) -> None:
         if event.status == "running":
-            self.running[event.job] = event.time
-            self.most_running = max(self.most_running, len(self.running))
-            return
-        began = self.running.pop(event.job, event.time)
-        if event.trained and event.status not in FAILED:  # a failure takes as long as it takes
-            self.durations.append(event.time - began)
-        self.ended[event.job] = event
+            self.running.add(event.job)
+        else:
+            self.running.discard(event.job)
+            self.ended[event.job] = event
 
     @property
     def best(self) -> Event | None:
@@ -45,16 +46,6 @@ class Progress:
         losses = [(e.loss, e) for e in self.ended.values() if e.setting not in diverged]
         known = [(loss, event) for loss, event in losses if loss is not None]
         return min(known, key=lambda pair: pair[0], default=(None, None))[1]
-
-    def seconds_left(self) -> float | None:
-        """By the mean duration so far, with as many at once as there have been."""
-        if not self.durations:
-            return None
-        mean = sum(self.durations) / len(self.durations)
-        now = time.time()
-        begun = sum(max(0.0, mean - (now - since)) for since in self.running.values())
-        waiting = self.total - len(self.ended) - len(self.running)
-        return (begun + mean * waiting) / self.most_running
 
     def line(self) -> str:
         counts = Counter(e.status for e in self.ended.values())
@@ -67,64 +58,101 @@ class Progress:
             parts.append(f"{len(self.running)} running")
         if self.best is not None and self.has_best:
             parts.append(f"best {self.best.loss:.4f} ({Path(str(self.best.run)).name})")
-        left = self.seconds_left()
-        if left is not None and len(self.ended) < self.total:
-            parts.append(f"about {_duration(left)} left")
+        if self.left is not None and len(self.ended) < self.total:
+            parts.append(said(self.left))
         return " · ".join(parts)
 
 
 @contextmanager
 def progress_shown(journal: Journal, progress: Progress) -> Iterator[None]:
-    """Read the journal from a thread while jobs run, and say what it says."""
-    over = threading.Event()
+    """Read the journal from a thread while jobs run, and show what it says: in a terminal as a
+    table, else line by line."""
+    try:
+        with ExitStack() as stack:
+            shown = _Lines(progress)
+            if shows_tables():
+                in_tables.add(journal.path)
+                stack.callback(in_tables.discard, journal.path)
+                shown = _Table(progress, stack.enter_context(live_table(captures=True)))
+            with _followed(journal, progress, shown):
+                try:
+                    yield
+                except (KeyboardInterrupt, SystemExit):
+                    say("the sweep is interrupted; the same command goes on with it")
+                    raise
+    finally:
+        if progress.ended and (len(progress.ended) >= progress.total or progress.running):
+            say(progress.line())
+
+
+@contextmanager
+def _followed(journal: Journal, progress: Progress, shown: _Lines) -> Iterator[None]:
+    reader, watched = Journal(journal.path), Watched(journal.path.parent.parent)
+    over, showing = threading.Event(), threading.Lock()
 
     def show_news() -> None:
         with showing:
-            _show(reader.news(), progress)
+            shown.show(reader.news(), watched)
 
     def follow() -> None:
         while True:
-            last = over.is_set()
+            last, began = over.is_set(), time.monotonic()
             show_news()
             if last:
                 return
-            over.wait(0.5)
+            over.wait(max(0.5, 10 * (time.monotonic() - began)))  # training comes first
 
-    reader, showing = Journal(journal.path), threading.Lock()
     followers[journal.path] = show_news
     thread = threading.Thread(target=follow, name="progress", daemon=True)
     thread.start()
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        say("the sweep is interrupted; the same command goes on with it")
-        raise
     finally:
         del followers[journal.path]
         over.set()
         thread.join()
-        if progress.ended and (len(progress.ended) >= progress.total or progress.running):
-            say(progress.line())
 
 
-def _show(events: Sequence[Event], progress: Progress) -> None:
-    for event in events:
-        progress.update(event)
-        if event.status == "running" or not event.trained:
-            continue
-        name = Path(str(event.run)).name
-        if event.status == "done":
-            loss = "no loss" if event.loss is None else f"val/loss_full {event.loss:.4f}"
-            say(f"done    {name}  {loss}")
-        elif event.error is not None:
-            say(f"{event.status:7} {name}  {event.error}  (log: {event.run}/{LOG})")
-        else:
-            say(f"{event.status:7} {name}")
-        if len(progress.ended) < progress.total:
-            say(f"        {progress.line()}")
+class _Lines:
+    """What has ended, and how far the sweep is by then."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+
+    def show(self, events: Sequence[Event], watched: Watched) -> None:
+        for event in events:
+            self.progress.update(event)
+            if event.status == "running" or not event.trained:
+                continue
+            say(_ending(event))
+            if len(self.progress.ended) < self.progress.total:
+                self.progress.left = watched.look().left
+                say(f"        {self.progress.line()}")
 
 
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds} s"
+class _Table(_Lines):
+    """All of it in one place. A failure is said above it, so that its reason stays."""
+
+    def __init__(self, progress: Progress, table: LiveTable):
+        super().__init__(progress)
+        self.table = table
+
+    def show(self, events: Sequence[Event], watched: Watched) -> None:
+        for event in events:
+            self.progress.update(event)
+            if event.status in FAILED:
+                self.table.say(printable(_ending(event)))
+        now = watched.look()
+        self.progress.left = now.left
+        self.table.draw(partial(table, now))
+
+
+def _ending(event: Event) -> str:
+    """A line about a job that has ended."""
+    name = Path(str(event.run)).name
+    if event.status == "done":
+        loss = "no loss" if event.loss is None else f"val/loss_full {event.loss:.4f}"
+        return f"done    {name}  {loss}"
+    if event.error is not None:
+        return f"{event.status:7} {name}  {event.error}  (log: {event.run}/{LOG})"
+    return f"{event.status:7} {name}"

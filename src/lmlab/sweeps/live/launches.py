@@ -8,11 +8,7 @@ from pathlib import Path
 from lmlab.errors import LabError
 from lmlab.files import leads_out
 from lmlab.sweeps.launch.journal import FAILED, FOLDER, Event, Journal
-from lmlab.sweeps.launch.planned import LaunchPlan, Work
-
-# Keys that change neither how many operations a job takes nor what one takes, nearly.
-SAME_WORK = ("seed", "optimizer.", "schedule", "parametrisation", "streams", "logger", "sweep.")
-Overrides = tuple[str, ...]
+from lmlab.sweeps.launch.planned import LaunchPlan, Overrides, Work, size
 
 
 class Launch:
@@ -93,11 +89,6 @@ class Launch:
             planned if planned.flops is not None else of_sizes.get(size(words), planned)
             for words, planned in zip(self.overrides, self.plan.work, strict=True)
         ]
-
-
-def size(overrides: Overrides) -> Overrides:
-    """Those that make a job large or small."""
-    return tuple(word for word in overrides if not word.lstrip("+~").startswith(SAME_WORK))
 
 
 class Launches:

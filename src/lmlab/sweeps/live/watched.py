@@ -16,10 +16,10 @@ from pathlib import Path
 
 from lmlab.files import is_locked
 from lmlab.runs.directory import RECORD
-from lmlab.sweeps.launch.job import JOB_LOCK
-from lmlab.sweeps.launch.journal import Event
-from lmlab.sweeps.launch.planned import Work
-from lmlab.sweeps.live.launches import Launch, Launches, Overrides
+from lmlab.sweeps.launch.journal import JOB_LOCK, Event
+from lmlab.sweeps.launch.planned import Overrides, Work
+from lmlab.sweeps.live.jobs_runs import Runs
+from lmlab.sweeps.live.launches import Launch, Launches
 from lmlab.sweeps.live.time_left import Running, TimeLeft, time_left
 from lmlab.sweeps.table.reading import SEED, RunFiles
 from lmlab.sweeps.table.values import canonical
@@ -94,12 +94,13 @@ class Watched:
 
     def __init__(self, sweep: Path):
         self.sweep = sweep
-        self._launches = Launches(sweep)
+        self._launches, self._runs = Launches(sweep), Runs(sweep)
 
-    def look(self, runs: Iterable[RunFiles]) -> SweepProgress:
-        """How far it is, given the runs in its folder as they have just been read."""
+    def look(self, runs: Iterable[RunFiles] | None = None) -> SweepProgress:
+        """How far it is, given the runs in its folder as they have just been read; None: they are
+        read here, as much of them as it takes."""
         now = time.time()
-        every = list(runs)
+        every = list(self._runs.look() if runs is None else runs)
         by_name = {run.path.name: run for run in every if run.path.parent == self.sweep}
         launches = self._launches.look()
         going_on = [launch for launch in launches if launch.goes_on]
@@ -277,8 +278,8 @@ def _time_left(
 def _work(run: RunFiles) -> Work | None:
     """What a run takes from its first step to its last, once it has taken some."""
     figures, before = run.figures(), run.before
-    most, step = (run.config or {}).get("trainer.max_steps"), figures["step"]
-    flops = figures["flops"]
+    step, flops = figures["step"], figures["flops"]
+    most = step if run.status == "done" else (run.config or {}).get("trainer.max_steps")
     if not isinstance(most, int) or flops is None or not step or step <= before["step"]:
         return None
     a_step = (flops - before["flops"]) / (step - before["step"])
@@ -303,5 +304,6 @@ def _setting(run: RunFiles) -> str:
 
 
 def _tokens(run: RunFiles) -> str:
-    of_tokenizer = {k: v for k, v in (run.config or {}).items() if k.startswith("tokenizer.")}
-    return canonical([of_tokenizer, run.recorded_keys["corpus_sha256"]])
+    """What its losses are of, as far as its record tells."""
+    keys = {key: value for key, value in run.swept.items() if key.startswith("tokenizer")}
+    return canonical([keys, run.choices.get("tokenizer"), run.recorded_keys["corpus_sha256"]])

@@ -114,6 +114,7 @@ def search(
         say(f"{ended} of {n_trials} trials have ended so far in {study.path}")
         if settings["retry_failed"]:
             study.try_failed_again()
+        settings["sampler"] = study.as_it_began(settings["sampler"])
         progress, fail_fast = Progress(n_trials), config.sweep.fail_fast
         trials = _Trials(
             study, space, settings, n_trials, make_sampler, prunes, fail_fast, progress
@@ -186,9 +187,9 @@ def _plan(settings: dict[str, Any], space: Space, most: int) -> tuple[int, MakeS
 
     from lmlab.sweeps.search.study import Grid, seed_for
 
-    node, n_trials = settings["sampler"], settings["n_trials"]
-    seed, more = node.get("seed"), {}
-    is_grid = node["_target_"] == Grid.TARGET
+    n_trials, more = settings["n_trials"], {}
+    seed = settings["sampler"].get("seed")
+    is_grid = settings["sampler"]["_target_"] == Grid.TARGET
     if is_grid:
         if space.n_points > most:
             raise LabError(
@@ -203,6 +204,7 @@ def _plan(settings: dict[str, Any], space: Space, most: int) -> tuple[int, MakeS
 
     def make_sampler(number: int) -> BaseSampler:
         # A grid's seed settles which point belongs to which number, so all trials have the same.
+        node = settings["sampler"]
         own = node if is_grid or seed is None else {**node, "seed": seed_for(seed, number)}
         return build.part(own, "hydra.sweeper.sampler", BaseSampler, **more)
 
