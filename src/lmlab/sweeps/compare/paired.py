@@ -64,17 +64,12 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected by Holm's method for how many there are, so that all hold together.
-
-    The smallest of n counts n times, the next n - 1 times, and none less than the one before it.
-
-    """
-    values = np.asarray(p, dtype=float)
-    order = np.argsort(values)
-    times = np.arange(len(values), 0, -1)
-    corrected = np.empty_like(values)
-    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * times), 1)
-    return list(map(float, corrected))
+    """p-values corrected by Holm's method for how many there are, so that all hold together."""
+    values, n = np.asarray(p, dtype=float), len(p)
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty(n)
+    corrected[order] = np.maximum.accumulate((n - np.arange(n)) * values[order])
+    return np.minimum(corrected, 1).tolist()
 
 
 def pairs_needed(deviation: float, size: float, level: float = LEVEL) -> int | None:
