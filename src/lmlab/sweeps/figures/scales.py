@@ -18,6 +18,8 @@ MOST_TICKS = 40  # that are tried at the values themselves; those without room h
 MOST_DRAWN = 12  # settings with a colour of their own
 # Okabe and Ito's palette for colour-blind readers, without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Tol's muted ones: for lines that join several settings, whose own colours they must not have.
+OF_VALUES = ("#6699CC", "#CC6677", "#44AA99", "#AA4499", "#999933", "#88CCEE", "#EE99AA", "#DDCC77")
 VIRIDIS = (
     *("#440154", "#482777", "#3e4989", "#31688e", "#26828e"),
     *("#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725"),
@@ -46,16 +48,16 @@ class Style(NamedTuple):
     size: int = 55  # of a point, square pixels
 
 
-def distinct(n: int) -> list[Style]:
+def distinct(n: int, colours: Sequence[str] = COLOURS) -> list[Style]:
     """A style for each of n things."""
-    styles = [Style(c) for c in COLOURS] + [Style(c, "square", (6, 3)) for c in COLOURS]
+    styles = [Style(c) for c in colours] + [Style(c, "square", (6, 3)) for c in colours]
     return [styles[i % len(styles)] for i in range(n)]
 
 
-def styles_of(values: Sequence[Any]) -> list[Style]:
+def styles_of(values: Sequence[Any], colours: Sequence[str] = OF_VALUES) -> list[Style]:
     """Colours for values in order: for numbers they go from dark to light."""
     if len(values) < 3 or not all(map(is_number, values)):
-        return distinct(len(values))
+        return distinct(len(values), colours)
     at = np.linspace(0, len(VIRIDIS) - 1, len(values) + 2)[1:-1]
     channels = [[int(colour[i : i + 2], 16) for colour in VIRIDIS] for i in (1, 3, 5)]
     mixed = np.stack([np.interp(at, range(len(VIRIDIS)), channel) for channel in channels], axis=1)
@@ -67,7 +69,7 @@ def styles_of_settings(table: Table) -> dict[int, Style]:
     best = table.settings.head(MOST_DRAWN)
     if len(table.keys) == 1 and all(map(is_number, best[table.keys[0]])):
         best = best.loc[places(best[table.keys[0]]).sort_values(kind="stable").index]
-        styles = styles_of(list(best[table.keys[0]]))
+        styles = styles_of(list(best[table.keys[0]]), COLOURS)
     else:
         styles = distinct(len(best))
     return dict(zip(best.index, styles, strict=True))
