@@ -16,12 +16,12 @@ from omegaconf import OmegaConf
 from small import SMALL
 
 from lmlab import cli
-from lmlab import core as training
 from lmlab.config import schema
 from lmlab.config.check import check, check_plain
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.trust import nodes
 from lmlab.config.words.hydra_inside import version_base
+from lmlab.core.train import train
 from lmlab.errors import LabError
 
 
@@ -33,7 +33,7 @@ def trained(tmp_path_factory) -> Path:
     corpus = ["corpus=file", f"corpus.path={folder}/text.txt"]
     with initialize_config_dir(str(cli.conf_dir()), **version_base()):
         cfg = compose("train", [*SMALL, *corpus, "name=fox", f"run_dir={folder}/run"])
-    return training.train(check(cfg, schema.Train)).path
+    return train(check(cfg, schema.Train)).path
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from lmlab.config.stored import conf_dir
 from lmlab.config.words.command_line import CommandLine
 from lmlab.config.words.compose import chosen, help_text
 from lmlab.config.words.explain import config_dirs, explain, is_explained
-from lmlab.config.words.hydra_inside import ours_alone, version_base
+from lmlab.config.words.hydra_inside import ours_alone, run_command, version_base
 from lmlab.config.words.own_configs import check_own_configs
 from lmlab.errors import LabError, one_line, shows_tracebacks
 from lmlab.output import whole_output
@@ -224,7 +224,11 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
             print(_help(entry, line.overrides))
         else:
             with ours_alone(), _package_shown():
-                main(guarded)()
+                if line.asks_hydra:
+                    main(guarded)()
+                else:
+                    overrides = [word for word in for_hydra if word not in line.flags]
+                    run_command(conf_dir(), name, overrides, line.is_multirun, guarded)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

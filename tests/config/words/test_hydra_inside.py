@@ -2,9 +2,11 @@
 it."""
 
 import ast
+import sys
 import warnings
 from pathlib import Path
 
+import hydra
 import pytest
 from config.words.hydra_state import hydra_state
 from hydra import compose, initialize_config_dir
@@ -12,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
 from small import ROOT
 
 from lmlab.config.words import hydra_inside
@@ -83,6 +86,30 @@ def test_hydra_is_given_back(mine):
             assert hydra_state() != before
         assert hydra_state() == before
         assert compose("mine", ["seed=4"]).seed == 4
+
+
+@pytest.mark.parametrize(("is_multirun", "word"), [(False, "seed=3"), (True, "seed=3,5")])
+def test_a_command_is_what_hydras_own_way_makes_of_it(mine, monkeypatch, is_multirun, word):
+    """hydra.main reads the command line, and clears what Hydra holds."""
+    given = []
+
+    def task(config):
+        given.append((config, OmegaConf.to_container(HydraConfig.get(), resolve=False)))
+
+    words = ["-m", word] if is_multirun else [word]
+    monkeypatch.setattr(sys, "argv", ["mine", *words])
+    with hydra_inside.ours_alone():
+        hydra.main(config_path=str(mine), config_name="mine", **version_base())(task)()
+    n = len(given)
+    with hydra_inside.ours_alone():
+        hydra_inside.run_command(mine, "mine", [word], is_multirun, task)
+    assert n == 1 + is_multirun
+    for (theirs, by_theirs), (ours, by_ours) in zip(given[:n], given[n:], strict=True):
+        assert ours == theirs
+        for about in (by_ours, by_theirs):
+            del about["job"]["name"]  # Hydra's own way calls it like this file
+            del about["overrides"]["hydra"]  # where 1.3 says a mode, and 1.4 none
+        assert by_ours == by_theirs
 
 
 def test_a_sweep_that_the_command_line_has_not_begun(mine):

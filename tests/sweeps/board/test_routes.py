@@ -1,21 +1,24 @@
 """What the tab is answered, in process: what lies below the log folder, and nothing else."""
 
 import json
+import math
 import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 from sweeps.made import made
 from tensorboard.backend.application import TensorBoardWSGI
 from tensorboard.plugins.base_plugin import TBContext
 from werkzeug.test import Client, TestResponse
 
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.board import scan
+from lmlab.sweeps.board import answers, scan
 from lmlab.sweeps.board.plugin import Board, BoardLoader
 from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
 from lmlab.sweeps.launch.planned import LaunchPlan
@@ -59,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
         for seed in (1, 2, 3):
             swept = {"optimizer.lr": lr, "seed": seed}
             curve = {10: 3.0, 20: loss}
-            made(logs / "sweeps" / "rates", swept, loss + 0.01 * seed, curve=curve)
+            made(logs / "sweeps" / "rates", swept, loss + 0.01 * seed ** (1 + lr), curve=curve)
     made(tmp_path / "private", {"seed": 1}, 1.0)
     return logs
 
@@ -103,13 +106,103 @@ def test_a_baseline_is_chosen_by_its_name(folder):
     for name in first["leaderboard"]["names"][1:]:
         about = asked.json("sweep", name="sweeps/rates", baseline=name)
         assert about["sections"][0]["title"].endswith(f"compared with {name}")
-        assert about["remark"] == ""
+        assert about["remarks"] == []
         figures.add(json.dumps(asked.json("figures", name="sweeps/rates", baseline=name)))
     assert len(figures) == 3
     for nonsense in ("optimizer.lr=7", "<b>=1", "=", "x" * 9000):
         about = asked.json("sweep", name="sweeps/rates", baseline=nonsense)
-        assert about["remark"].startswith("no setting is called")
+        assert about["remarks"][0].startswith("no setting is called")
         assert about["sections"] == first["sections"]
+
+
+def test_differences_are_those_of_runs_csv(folder):
+    """Recomputed by pandas and scipy alone."""
+    asked = {"name": "sweeps/rates", "at": "15steps", "to": "2.6"}
+    about = Asked(folder).json("sweep", **asked)
+    runs = runs_frame(folder / "sweeps" / "rates")
+    by_seed = runs.pivot(index="seed", columns="setting", values="val/loss_full")
+    difference = by_seed[2] - by_seed[1]
+    n, half = len(difference), scipy.stats.t.ppf(0.975, len(difference) - 1)
+    spread = half * difference.std() / math.sqrt(n)
+    columns = {column["heading"]: column for column in about["sections"][0]["columns"]}
+    shown = {name: column["values"][1] for name, column in columns.items() if "values" in column}
+    near = {"rtol": 0, "atol": 1e-12}
+    np.testing.assert_allclose(shown["difference"], difference.mean(), **near)
+    interval = [difference.mean() - spread, difference.mean() + spread]
+    np.testing.assert_allclose(shown["95 %"], interval, **near)
+    np.testing.assert_allclose(
+        shown["val/loss_full"], [by_seed[2].mean(), by_seed[2].std()], **near
+    )
+    p = scipy.stats.ttest_rel(by_seed[2], by_seed[1]).pvalue
+    np.testing.assert_allclose(shown["p"], p, **near)
+    titles = [section["title"].partition(",")[0] for section in about["sections"]]
+    assert titles[1:] == [
+        "val/loss at 15 steps",
+        "steps to val/loss 2.6",
+        "seconds to val/loss 2.6",
+    ]
+    at_15 = about["sections"][1]["columns"][1]["values"]
+    np.testing.assert_allclose(np.array(at_15)[:, 0], [(3.0 + 2.4) / 2, (3.0 + 2.5) / 2], **near)
+    figures = Asked(folder).json("figures", **asked)
+    assert [name for name in figures if "15" in name] == ["difference-val-loss-at-15-steps"]
+
+
+def test_what_cannot_be_asked_is_a_line_that_says_what_can(folder):
+    asked = Asked(folder)
+    first = asked.json("sweep", name="sweeps/rates")
+    about = asked.json("sweep", name="sweeps/rates", at="soon, 10steps,,<b>", to="low,nan,2.6,1_0")
+    assert about["remarks"] == [
+        "at soon: a number and its unit, 30s, 1000steps, 2e6tokens or 1e12flops",
+        "at <b>: a number and its unit, 30s, 1000steps, 2e6tokens or 1e12flops",
+        *(f"to {text}: a loss, such as 1.88" for text in ("low", "nan", "1_0")),
+    ]
+    assert len(about["sections"]) > len(first["sections"])
+    assert asked.json("sweep", name="sweeps/rates", fit="law")["remarks"] == [
+        "no run is done that has parameters and a finite loss"
+    ]
+
+
+def test_a_law_is_fitted_beside_the_answers(tmp_path):
+    for width in (16, 32, 64, 128):
+        for steps in (100, 300, 900):
+            n, tokens = 48 * width**2, 768 * steps
+            swept = {"model.n_embd": width, "trainer.max_steps": steps}
+            facts = {"parameters": n, "parameters_inside": n, "tokens": tokens, "step": steps}
+            loss = 1.3 + 30 / n**0.4 + 60 / tokens**0.38
+            made(tmp_path / "scaling", swept, loss, **facts)
+    asked = Asked(tmp_path)
+    assert asked.json("sweep", name="scaling")["law"] == "possible"
+    assert asked.json("sweep", name="scaling", fit="law")["law"] == "fitting"
+    deadline = time.monotonic() + 60
+    while (about := asked.json("sweep", name="scaling", fit="law"))["law"] == "fitting":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "L(N, D) = E + A / N^alpha + B / D^beta" in [s["title"] for s in about["sections"]]
+    figures = asked.json("figures", name="scaling", fit="law")
+    assert {"scaling-by-compute", "scaling-by-size"} <= figures.keys()
+
+
+def test_of_many_jobs_a_page_is_sent(folder, monkeypatch):
+    monkeypatch.setattr(answers, "MOST_JOBS", 4)
+    monkeypatch.setattr(answers, "PAGE", 2)
+    made(folder / "sweeps" / "rates", {"optimizer.lr": 9.0, "seed": 1}, None, "failed", error="no")
+    asked = Asked(folder)
+    about = asked.json("sweep", name="sweeps/rates")
+    assert (len(about["jobs"]), about["n_jobs"], about["is_partial"]) == (4, 7, True)
+    assert about["jobs"][0]["status"] == "failed"
+    assert about["leaderboard"]["n_runs"] == [3, 3, 1]
+    seen: list[str] = []
+    for page in ("1", "2", "3", "4"):
+        some = asked.json("jobs", name="sweeps/rates", page=page)
+        seen += [job["name"] for job in some["jobs"]]
+        assert (some["pages"], some["n_jobs"]) == (4, 7)
+    assert sorted(seen) == sorted(path.name for path in _runs(folder))
+    assert asked.json("jobs", name="sweeps/rates", page="9")["jobs"] == some["jobs"]
+    for nonsense in ("-1", "0", "x", "²", "1e9"):
+        assert asked.json("jobs", name="sweeps/rates", page=nonsense)["page"] == 1
+    of_best = asked.json("jobs", name="sweeps/rates", setting="1")
+    assert {job["setting"] for job in of_best["jobs"]} == {1}
+    assert of_best["n_jobs"] == 3
 
 
 def test_one_run_says_what_differs_and_how_to_go_on(folder):

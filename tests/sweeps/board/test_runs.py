@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 import threading
 import zlib
 from pathlib import Path
@@ -307,3 +308,16 @@ def test_a_run_is_told_as_it_is_at_the_moment(asked, sweep):
     assert "go on" in dict(about["commands"])
     shutil.rmtree(path)
     assert asked.json("run", name=name)["error"] == "it was moved or deleted"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_a_name_that_is_no_text_has_one_that_an_address_can_hold(asked, sweep):
+    folder = sweep.parent / "odd"
+    for name in (b"\xff", b"\xfe"):
+        made(folder, None, 2.4).rename(os.fsdecode(os.fsencode(folder / "x") + name))
+    asked.look()
+    jobs = asked.json("sweep", name="sweeps/odd")["jobs"]
+    assert [job["run"] for job in jobs] == ["sweeps/odd/x\\udcfe", "sweeps/odd/x\\udcff"]
+    for job in jobs:
+        assert asked.json("run", name=job["run"])["status"] == "done"
+        assert asked.json("side", name=json.dumps([job["run"], f"~{job['run']}"]))["figures"]

@@ -117,6 +117,12 @@ class CommandLine:
         self._check_zips()
 
     @property
+    def asks_hydra(self) -> bool:
+        """Whether there is something of Hydra's own in it: a flag, or where else configs are."""
+        others = set(self.flags) - {"-m", "--multirun"}
+        return bool(others) or any("hydra.searchpath" in word for word in self.overrides)
+
+    @property
     def for_hydra(self) -> list[str]:
         """What Hydra is to read: a multirun is given a name for its sweep."""
         arguments = [*self.flags, *self.overrides]

@@ -65,6 +65,26 @@ def ours_alone() -> Iterator[None]:
         VersionBase.instance().version_base = base
 
 
+def run_command(
+    folder: Path, name: str, words: list[str], is_multirun: bool, task: Callable[[DictConfig], Any]
+) -> None:
+    """Run the command `name` as hydra.main does.
+
+    That composes the config once more, to learn from it whether it is many runs: a tenth of a
+    second, where it is known already.
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    mode = "hydra.mode=MULTIRUN"
+    words = [*words, mode] if is_multirun and mode not in words else words
+    with initialize_config_dir(str(folder), job_name=name, **version_base()):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        begin = hydra.multirun if is_multirun else hydra.run
+        begin(name, task, words)
+
+
 @contextmanager
 def multirun(
     folder: Path, name: str, words: list[str]

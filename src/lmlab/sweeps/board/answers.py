@@ -3,21 +3,19 @@ long; figures are those of the report."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from lmlab.errors import LabError
+from lmlab.sweeps.board.asking import Question, answered
 from lmlab.sweeps.board.beginnings import commands_of, made_with, question_of
+from lmlab.sweeps.board.laws import Laws
 from lmlab.sweeps.board.rows import cut, finite, job_row
 from lmlab.sweeps.board.scan import SeenSweep
 from lmlab.sweeps.figures.scales import styles_of_settings
-from lmlab.sweeps.kept import FIT, Kept
 from lmlab.sweeps.launch.journal import FAILED
-from lmlab.sweeps.report.leaderboard import leaderboard
-from lmlab.sweeps.report.questions import Asked
 from lmlab.sweeps.report.sections import Column, Section
 from lmlab.sweeps.table.reading import RunFiles
 from lmlab.sweeps.table.settings import (
@@ -31,6 +29,9 @@ from lmlab.sweeps.table.values import heading, short_keys, shown
 from lmlab.sweeps.table.words import name_of
 
 NO_REASON = "no reason is recorded"
+MOST_JOBS = 500  # in an answer about a sweep; where there are more they are asked for by the page
+PAGE = 200
+MOST_ROWS = 500  # of a table of settings
 
 
 def listed(sweeps: Iterable[SeenSweep], is_cut: bool) -> dict[str, Any]:
@@ -54,44 +55,43 @@ def listed(sweeps: Iterable[SeenSweep], is_cut: bool) -> dict[str, Any]:
     return {"sweeps": rows, "is_cut": is_cut}
 
 
-def about_sweep(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
-    """Jobs, leaderboard, differences to a setting, by its name, or to the best."""
+def about_sweep(sweep: SeenSweep, question: Question, laws: Laws) -> dict[str, Any]:
+    """Jobs, leaderboard, differences, and whatever else is asked."""
     if sweep.table is None:
-        return _known(sweep)
-    asked, remark = _asked(sweep.table, sweep, baseline)
-    return {**describe(sweep, asked.table, _sections(asked, sweep)), "remark": remark}
+        return _known(sweep, None, MOST_JOBS)
+    replies = answered(sweep, sweep.table, question, laws)
+    about = describe(sweep, sweep.table, replies.sections, MOST_JOBS)
+    return {**about, "remarks": replies.remarks, "law": replies.law}
 
 
-def figures_of(sweep: SeenSweep, baseline: str = "") -> dict[str, Any]:
+def figures_of(sweep: SeenSweep, question: Question, laws: Laws) -> dict[str, Any]:
     """Vega-Lite by the name of the figure."""
     if sweep.table is None:
         return {}
-    asked, _ = _asked(sweep.table, sweep, baseline)
-    return drawn(_sections(asked, sweep))
+    return drawn(answered(sweep, sweep.table, question, laws).sections)
 
 
-def describe(sweep: SeenSweep, table: Table, sections: Sequence[Section]) -> dict[str, Any]:
+def describe(
+    sweep: SeenSweep, table: Table, sections: Sequence[Section], most_jobs: int
+) -> dict[str, Any]:
     """What is known of a sweep, and what the sections of its report say, the leaderboard first."""
-    about = _known(sweep)
-    settings = {
-        str(path): int(setting)
-        for path, setting in table.runs[["directory", "setting"]].itertuples(index=False)
-    }
-    for run, job in zip(sweep.runs, about["jobs"], strict=False):
-        job["setting"] = settings.get(str(run.path))
     board, *answers = sections
-    about["leaderboard"] = _leaderboard(table, board)
-    about["sections"] = [
-        {
-            "title": cut(section.title),
-            "columns": [_column(column) for column in section.columns],
-            "notes": list(map(cut, section.notes)),
-            "lines": list(map(cut, section.lines)),
-            "best": section.best,
-        }
-        for section in answers
-    ]
-    return about
+    return _known(sweep, table, most_jobs) | {
+        "leaderboard": _leaderboard(table, board),
+        "sections": list(map(_section, answers)),
+    }
+
+
+def jobs_of(sweep: SeenSweep, setting: str, page: str) -> dict[str, Any]:
+    """The jobs of a setting, or of all: PAGE of them, the pages counted from 1."""
+    jobs = _jobs(sweep, sweep.table)
+    if setting:
+        jobs = [job for job in jobs if str(job.get("setting")) == setting]
+    n_pages = max(1, math.ceil(len(jobs) / PAGE))
+    number = min(int(page), n_pages) if page.isdecimal() and 0 < len(page) < 9 else 1
+    first = max(0, number - 1) * PAGE
+    shown = jobs[first : first + PAGE]
+    return {"jobs": shown, "page": max(1, number), "pages": n_pages, "n_jobs": len(jobs)}
 
 
 def drawn(sections: Sequence[Section]) -> dict[str, Any]:
@@ -106,15 +106,11 @@ def drawn(sections: Sequence[Section]) -> dict[str, Any]:
     return {name: spec_of(chart) for name, chart in charts.items()}
 
 
-def _known(sweep: SeenSweep) -> dict[str, Any]:
+def _known(sweep: SeenSweep, table: Table | None, most_jobs: int) -> dict[str, Any]:
     """What is known before any run is compared with another."""
-    jobs = [job_row(run, sweep) for run in sweep.runs]
-    jobs += [
-        {"name": cut(job.name, 300), "run": None, "status": cut(job.status, 40)}
-        | {"error": cut(job.error or NO_REASON * (job.status in FAILED))}
-        for job in sweep.progress.jobs
-        if job.path is None
-    ]
+    jobs = _jobs(sweep, table)
+    is_partial = len(jobs) > most_jobs
+    first = sorted(jobs, key=_urgency)[:most_jobs] if is_partial else jobs
     return {
         "sweep": sweep.name,
         "title": cut(sweep.title, 300),
@@ -123,8 +119,11 @@ def _known(sweep: SeenSweep) -> dict[str, Any]:
         "counts": _counts(sweep),
         "left": _left(sweep),
         "moved": sweep.moved or None,
-        "jobs": jobs,
-        "remark": "",
+        "jobs": first,
+        "n_jobs": len(jobs),
+        "is_partial": is_partial,
+        "remarks": [],
+        "law": "",
         "leaderboard": None,
         "sections": [],
         "commands": commands_of(sweep.path),
@@ -132,33 +131,47 @@ def _known(sweep: SeenSweep) -> dict[str, Any]:
     }
 
 
-def _asked(table: Table, sweep: SeenSweep, baseline: str) -> tuple[Asked, str]:
-    """What the report of the sweep was asked, but for a law, which takes its time; and what is
-    wrong with the baseline."""
-    asked, remark = Asked(table), ""
-    with suppress(LabError, ValueError):  # what it was asked before may have no answer any more
-        asked = Asked.from_words(table, Kept.read(sweep.path).asked - {FIT})
-    if baseline:
-        # Of two that read alike it is the better one.
-        named = {cut(name_of(table, i)): int(i) for i in reversed(table.settings.index)}
-        if baseline in named:
-            asked = replace(asked, baseline=named[baseline])
-        else:
-            remark = f"no setting is called {cut(baseline, 200)}: the best is the baseline"
-    return asked, remark
+def _jobs(sweep: SeenSweep, table: Table | None) -> list[dict[str, Any]]:
+    """A row for each, with the setting that it is of."""
+    jobs = [job_row(run, sweep) for run in sweep.runs]
+    if table is not None:
+        runs = table.runs[["directory", "setting"]].itertuples(index=False)
+        settings = {str(path): int(setting) for path, setting in runs}
+        for run, job in zip(sweep.runs, jobs, strict=True):
+            job["setting"] = settings.get(str(run.path))
+    return jobs + [
+        {"name": cut(job.name, 300), "run": None, "status": cut(job.status, 40)}
+        | {"error": cut(job.error or NO_REASON * (job.status in FAILED))}
+        for job in sweep.progress.jobs
+        if job.path is None
+    ]
 
 
-def _sections(asked: Asked, sweep: SeenSweep) -> list[Section]:
-    try:
-        answers = list(asked.answers())
-    except LabError:
-        answers = list(Asked(asked.table, asked.baseline).answers())
-    return [leaderboard(asked.table, folder=sweep.path), *answers]
+def _urgency(job: dict[str, Any]) -> int:
+    """Where all cannot be shown: those at work first, then what went wrong."""
+    return 0 if job["status"] == "running" else 1 if job.get("error") else 2
+
+
+def _section(section: Section) -> dict[str, Any]:
+    n, lines = len(section.columns[0].cells) if section.columns else 0, section.lines
+    best = section.best if section.best is not None and section.best < MOST_ROWS else None
+    return {
+        "title": cut(section.title),
+        "columns": [_column(column) for column in section.columns],
+        "notes": [*_how_many(n), *map(cut, section.notes)],
+        "lines": list(map(cut, lines[:MOST_ROWS])),
+        "best": best,
+    }
+
+
+def _how_many(n: int) -> list[str]:
+    """Of so many rows, if not all are shown."""
+    return [f"the first {MOST_ROWS:,} of {n:,} are shown"] if n > MOST_ROWS else []
 
 
 def _leaderboard(table: Table, board: Section) -> dict[str, Any]:
     """The section with rank and score first, then keys by their short names."""
-    n_keys, settings = len(table.keys), table.settings
+    n_keys, settings = len(table.keys), table.settings.head(MOST_ROWS)
     keys, others = board.columns[:n_keys], board.columns[n_keys:]
     short = short_keys(map(heading, table.keys))
     of_keys = [
@@ -176,17 +189,18 @@ def _leaderboard(table: Table, board: Section) -> dict[str, Any]:
         (first if is_score else rest).append(_column(column) | {"title": unit})
     seeds = Column("seeds", True, [str(n) for n in settings["n"]], list(settings["n"]))
     first.append(_column(seeds) | {"title": "that are done"})
-    styles = styles_of_settings(table)
+    styles, n_runs = styles_of_settings(table), table.runs["setting"].value_counts()
     return {
         "title": cut(board.title),
         "columns": [*first, *of_keys, *rest],
         "settings": [int(setting) for setting in settings.index],
         "names": [cut(name_of(table, setting)) for setting in settings.index],
+        "n_runs": [int(n_runs[setting]) for setting in settings.index],
         "styles": [
             [styles[i].colour, styles[i].shape] if i in styles else None for i in settings.index
         ],
         "best": board.best,
-        "notes": list(map(cut, board.notes)),
+        "notes": [*_how_many(len(table.settings)), *map(cut, board.notes)],
     }
 
 
@@ -194,10 +208,11 @@ def _column(column: Column) -> dict[str, Any]:
     about: dict[str, Any] = {
         "heading": cut(column.heading),
         "is_number": column.is_number,
-        "cells": list(map(cut, column.cells)),
+        "cells": list(map(cut, column.cells[:MOST_ROWS])),
     }
     if column.values is not None:
-        about["values"] = [_value(value, column.is_number) for value in column.values]
+        values = column.values[:MOST_ROWS]
+        about["values"] = [_value(value, column.is_number) for value in values]
     return about
 
 

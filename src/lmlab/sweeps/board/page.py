@@ -21,6 +21,7 @@ from lmlab.sweeps.table.settings import Table
 FRONTEND = Path(__file__).parent / "frontend"
 IMPORT = re.compile(r"^import (\{[^}]*\}) from '\./([\w.]+)';\n", re.M)
 EXPORT = re.compile(r"^export ((?:async )?(?:function|class|const) (\w+))", re.M)
+MOST_JOBS = 2_000
 MOST_OF_RUNS = 1_500_000  # characters of runs' own pages; those of the best settings come first
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 WITHOUT = "This page is drawn by JavaScript; leaderboard.md, beside it, has its tables."
@@ -29,7 +30,7 @@ WITHOUT = "This page is drawn by JavaScript; leaderboard.md, beside it, has its 
 def page(table: Table, folder: Path, title: str, sections: Sequence[Section]) -> str:
     """The page as HTML, of what the sections say."""
     sweep = _sweep(table, folder, title)
-    about, figures = describe(sweep, table, sections), drawn(sections)
+    about, figures = describe(sweep, table, sections, MOST_JOBS), drawn(sections)
     runs = _pages_of_runs(sweep, about["jobs"])
     answers = {"sweep": {sweep.name: about}, "figures": {sweep.name: figures}, "run": runs}
     inside = json.dumps(answers, allow_nan=False).replace("<", "\\u003c")  # none ends the script
@@ -85,16 +86,13 @@ def _pages_of_runs(sweep: SeenSweep, jobs: list[dict[str, Any]]) -> dict[str, An
     """By name what the tab shows of a run, as many as there is room for. The jobs of the others
     lead nowhere."""
     pages: dict[str, Any] = {}
-    room = MOST_OF_RUNS
-    last = len(jobs)
-    by_place = sorted(
-        zip(jobs, sweep.runs, strict=True), key=lambda pair: pair[0].get("setting") or last
-    )
-    for job, run in by_place:
-        about = about_run(run) if room > 0 and run.files is not None else None
+    room, by_name = MOST_OF_RUNS, {run.name: run for run in sweep.runs}
+    for job in sorted(jobs, key=lambda job: job.get("setting") or len(jobs)):
+        run = by_name.get(job["run"])
+        about = about_run(run) if room > 0 and run is not None and run.files is not None else None
         room -= len(json.dumps(about))
         if about is not None and room > 0:
-            pages[run.name] = about
+            pages[job["run"]] = about
         else:
             job["run"] = None
     return pages

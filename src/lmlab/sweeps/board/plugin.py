@@ -14,8 +14,9 @@ from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from lmlab.sweeps.board.answering import Answers, RefusedError
+from lmlab.sweeps.board.laws import Laws
 from lmlab.sweeps.board.of_runs import OfRuns
-from lmlab.sweeps.board.scan import Scan
+from lmlab.sweeps.board.scan import Scan, SeenSweep
 
 PREFIX = "/data/plugin/lmlab/"  # where TensorBoard has the routes of a plugin of this name
 FRONTEND = Path(__file__).parent / "frontend"
@@ -33,6 +34,7 @@ class Board(base_plugin.TBPlugin):
         """`flags` are TensorBoard's: its host, and whether it is open to others."""
         self._scan = scan
         self._answers = Answers()
+        self._laws = Laws()
         self._of_runs = OfRuns(scan)
         self._is_open = bool(getattr(flags, "bind_all", False))
         host = getattr(flags, "host", None)
@@ -83,6 +85,7 @@ class Board(base_plugin.TBPlugin):
             "sweeps": self._sweeps,
             "sweep": self._sweep,
             "figures": self._figures,
+            "jobs": self._jobs,
             "run": self._of_runs.run,
             "side": self._of_runs.side,
             "curves": self._of_runs.curves,
@@ -139,19 +142,31 @@ class Board(base_plugin.TBPlugin):
     def _figures(self, asked: Mapping[str, str]) -> bytes:
         return self._of_sweep("figures", asked)
 
-    def _of_sweep(self, kind: str, asked: Mapping[str, str]) -> bytes:
-        name, baseline = asked.get("name", ""), asked.get("baseline", "")
+    def _jobs(self, asked: Mapping[str, str]) -> bytes:
+        from lmlab.sweeps.board.answers import jobs_of
+
+        sweep = self._seen(asked.get("name", ""))
+        about = asked.get("setting", ""), asked.get("page", "")
+        key = ("jobs", sweep.name, *about)
+        return self._answers.made(key, sweep.version, lambda: jobs_of(sweep, *about))
+
+    def _seen(self, name: str) -> SeenSweep:
         sweep = self._scan.sweeps().get(name)
         if sweep is None:
             raise RefusedError(404, "there is no such sweep any more")
+        return sweep
 
-        def make() -> dict[str, Any]:
-            from lmlab.sweeps.board.answers import about_sweep, figures_of
+    def _of_sweep(self, kind: str, asked: Mapping[str, str]) -> bytes:
+        from lmlab.sweeps.board.answers import about_sweep, figures_of
+        from lmlab.sweeps.board.asking import Question
 
-            about = about_sweep if kind == "sweep" else figures_of
-            return about(sweep, baseline)
-
-        return self._answers.made((kind, name, baseline), sweep.version, make)
+        sweep, question = self._seen(asked.get("name", "")), Question.of(asked)
+        about = about_sweep if kind == "sweep" else figures_of
+        return self._answers.made(
+            (kind, sweep.name, *question),
+            sweep.version + self._laws.version_of(sweep),
+            lambda: about(sweep, question, self._laws),
+        )
 
 
 class BoardLoader(base_plugin.TBLoader):

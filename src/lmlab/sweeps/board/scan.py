@@ -122,12 +122,12 @@ class Scan:
 
     def look(self) -> None:
         """See what is there now."""
-        launched, sweep_of = self._walk()
-        self._has_runs = bool(launched) or len(sweep_of) > 1
+        launched, places = self._walk()
+        self._has_runs = bool(launched) or len(places) > 1
         self._walked.set()
-        runs = {name: self._seen(name, sweep) for name, sweep in sweep_of.items()}
+        runs = {name: self._seen(name, path, sweep) for name, (path, sweep) in places.items()}
         # One that was here a moment ago is not left out without a word.
-        there = launched | {run.sweep for run in runs.values()}
+        there = launched.keys() | {run.sweep for run in runs.values()}
         for name, before in self._runs.items():
             if name not in runs and before.sweep in there:
                 runs[name] = self._again(before)
@@ -136,7 +136,8 @@ class Scan:
             by_sweep.setdefault(run.sweep, []).append(run)
         sweeps = {}
         for name, of_sweep in sorted(by_sweep.items()):
-            seen = self._sweep(name, name in launched, of_sweep)
+            path = launched.get(name) or self._above(of_sweep[0].path)
+            seen = self._sweep(name, path, name in launched, of_sweep)
             known = self._sweeps.get(name)
             if known and known.version == seen.version:
                 seen = replace(seen, _made=known._made)
@@ -159,36 +160,44 @@ class Scan:
             # Thousands of runs on a slow disk are not all that it does.
             time.sleep(max(SECONDS, 4 * (time.monotonic() - began)))
 
-    def _walk(self) -> tuple[set[str], dict[str, str]]:
-        """The names of launched sweeps; by each run's name that of its sweep, or its folder's."""
-        launched: set[str] = set()
-        runs: dict[str, str] = {}
-        above: dict[str, str] = {}  # by folder: the launched sweep that it lies in
+    def _walk(self) -> tuple[dict[str, Path], dict[str, tuple[Path, str]]]:
+        """Launched sweeps by name; by each run's name its directory, and the name of its sweep, or
+        its folder's."""
+        launched: dict[str, Path] = {}
+        runs: dict[str, tuple[Path, str]] = {}
+        sweep_of: dict[Path, str] = {}  # the launched sweep that a folder lies in
         for n, (path, folders, files) in enumerate(os.walk(self.folder)):
-            name = Path(path).relative_to(self.folder).as_posix()
+            here = Path(path)
             if FOLDER in folders or MULTIRUN in files:
-                launched.add(name)
-                above[name] = name
+                sweep_of[here] = name = self._name(here)
+                launched[name] = here
+            sweep = sweep_of.pop(here, None)
             if RECORD in files:
-                parent = Path(name).parent.as_posix()
-                runs[name] = above.get(name, parent)
+                runs[self._name(here)] = here, sweep or self._name(self._above(here))
                 folders.clear()  # a run holds no runs
             folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-            if name in above:
-                above |= {Path(name, folder).as_posix(): above[name] for folder in folders}
+            if sweep is not None:
+                sweep_of |= {here / folder: sweep for folder in folders}
             self.is_cut = n >= MOST_FOLDERS
             if self.is_cut:
                 break
         return launched, runs
 
+    def _name(self, path: Path) -> str:
+        """A folder as seen from the log folder; an address cannot hold bytes that are no text."""
+        name = path.relative_to(self.folder).as_posix()
+        return name.encode(errors="backslashreplace").decode()
+
+    def _above(self, path: Path) -> Path:
+        return path if path == self.folder else path.parent
+
     def _again(self, run: SeenRun) -> SeenRun:
         """A run that was seen, and may be gone by now."""
         if self._is_elsewhere(run.path):
             return replace(run, files=None, problem=LINK, stamp=())
-        return self._seen(run.name, run.sweep)
+        return self._seen(run.name, run.path, run.sweep)
 
-    def _seen(self, name: str, sweep: str) -> SeenRun:
-        path = self.folder / name
+    def _seen(self, name: str, path: Path, sweep: str) -> SeenRun:
         stamp = tuple(_stamp(path / file) for file in (RECORD, CONFIG, METRICS))
         before = self._runs.get(name)
         if before is not None and before.stamp == stamp and before.sweep == sweep:
@@ -209,8 +218,7 @@ class Scan:
         """Whether a link leads out of the folder, or to another place in it."""
         return Path(os.path.realpath(path)) != path
 
-    def _sweep(self, name: str, is_launched: bool, runs: list[SeenRun]) -> SeenSweep:
-        path = self.folder / name
+    def _sweep(self, name: str, path: Path, is_launched: bool, runs: list[SeenRun]) -> SeenSweep:
         watched = self._watched.setdefault(name, Watched(path))
         progress = watched.look(run.files for run in runs if run.files)
         seen = [(run.name, run.stamp, run.status, run.problem) for run in runs]

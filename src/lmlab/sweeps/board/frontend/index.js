@@ -46,13 +46,14 @@ function followTheme() {
 /** What the page shows: {kind, sweep}, and what is to be asked for it, as [kind, name, choices]: for
  *  the `page` itself, its `figures`, and what runs `kept` by step. A report is about one sweep. */
 function shown() {
-  const { sweep = inside && Object.keys(inside.sweep)[0], run, side, step, baseline } = place();
+  const { sweep = inside && Object.keys(inside.sweep)[0], run, side, step, baseline, at, to, fit } = place();
   const ofRuns = (kind, name, list) => ({ kind, sweep, page: [kind, name, {}],
     ...(inside ? {} : { figures: ['curves', list, {}], kept: ['kept', list, { step }] }) });
   if (run !== undefined) return ofRuns('run', run, JSON.stringify([run]));
   if (side !== undefined) return ofRuns('side', side, side);
   if (sweep === null) return { kind: 'sweeps', sweep, page: ['sweeps', '', {}] };
-  return { kind: 'sweep', sweep, page: ['sweep', sweep, { baseline }], figures: ['figures', sweep, { baseline }] };
+  const asked = { baseline, at, to, fit };
+  return { kind: 'sweep', sweep, page: ['sweep', sweep, asked], figures: ['figures', sweep, asked] };
 }
 
 class Board {
@@ -100,6 +101,11 @@ class Board {
   async ask(turn) {
     const { page, figures, kept } = shown();
     let isNew = await this.answers.ask(...page);
+    if (page[0] === 'sweep') {
+      for (const asked of Object.values(this.asksOfJobs(this.answers.get(...page)?.content))) {
+        if (await this.answers.ask(...asked)) isNew = true;
+      }
+    }
     if (kept && await this.answers.ask(...kept)) isNew = true;
     if (!figures || Date.now() - this.lastFigures < FIGURE_SECONDS * 1000) return isNew;
     if (isNew && turn === this.turn && !this.isHeld()) this.draw(); // figures take longer than rows
@@ -111,17 +117,22 @@ class Board {
   draw() {
     this.lastDraw = Date.now();
     const { kind, sweep, page, figures, kept } = shown();
-    const answer = this.answers.get(...page);
+    const answer = this.answers.get(...page) ?? this.before(page);
     const content = answer?.content, problem = answer?.problem || content?.problem;
+    for (const asked of [page, figures]) {
+      const known = asked && this.answers.get(...asked);
+      if (known?.content) this.last = { ...this.last, [asked[0]]: { name: asked[1], answer: known } };
+    }
     const parts = [];
     if (problem) parts.push(el('p', { class: 'problem', role: 'alert' }, problem));
     if (!answer) parts.push(el('p', { class: 'quiet' }, 'reading the runs…'));
     else if (content && !content.problem) {
-      const drawn = figures ? this.figures.of(figures[1], this.answers.get(...figures)?.content) : [];
+      const specs = figures && (this.answers.get(...figures) ?? this.before(figures))?.content;
+      const drawn = figures ? this.figures.of(figures[1], specs) : [];
       if (kind === 'run') parts.push(...oneRun(content, drawn, this.kept(kept)));
       else if (kind === 'side') parts.push(...sideBySide(content, drawn, this.kept(kept)));
       else if (kind === 'sweeps') parts.push(...allSweeps(content));
-      else parts.push(...oneSweep(content, drawn));
+      else parts.push(...oneSweep(content, drawn, this.others(content)));
     }
     const above = [];
     if (kind !== 'sweeps' && !inside) above.push(el('a', go({}), '← all sweeps'));
@@ -130,6 +141,24 @@ class Board {
     if (above.length) parts.unshift(el('nav', {}, above.flatMap((link) => [' · ', link]).slice(1)));
     fill(this.page, [...parts, tickedBar()].filter(Boolean));
     if (kind === 'sweeps') this.figures.forget();
+  }
+
+  /** What was answered before something else was chosen of the same: it stays until there is news. */
+  before([kind, name]) {
+    return this.last?.[kind]?.name === name ? this.last[kind].answer : undefined;
+  }
+
+  /** Jobs that are asked for by themselves: [kind, name, choices] of a page, and of a setting. */
+  asksOfJobs(about) {
+    if (!about?.is_partial || inside) return {};
+    const { page, setting } = place();
+    return { page: ['jobs', about.sweep, { page: page ?? '1' }],
+      ...(setting === undefined ? {} : { setting: ['jobs', about.sweep, { setting }] }) };
+  }
+
+  others(about) {
+    const asks = Object.entries(this.asksOfJobs(about));
+    return Object.fromEntries(asks.map(([what, asked]) => [what, this.answers.get(...asked)?.content]));
   }
 
   /** What runs kept at the step that is chosen; until it is there, what is known of another. */

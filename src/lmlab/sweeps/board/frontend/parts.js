@@ -25,6 +25,9 @@ export function time(seconds) {
     : `${Math.floor(whole / 3600)} h ${Math.floor(whole / 60) % 60} min`;
 }
 
+/** `about 12 min left`, of [seconds, whether it is only the least]. */
+export const timeLeft = (left) => (left?.[0] ? `${left[1] ? 'at least' : 'about'} ${time(left[0])} left` : '');
+
 export const chip = (status, n) => el('span', { class: `chip ${/^[a-z]+$/.test(status) ? status : ''}`, dir: 'auto' },
   n === undefined ? status : `${n} ${status}`);
 export const chips = (counts) => el('span', { class: 'chips' }, counts.map(([status, n]) => chip(status, n)));
@@ -65,10 +68,11 @@ export const notes = (lines) => el('ul', { class: 'notes' }, lines.map((line) =>
 /** A link to TensorBoard's own curves of some runs; none in a report, which has no TensorBoard. */
 export const curvesLink = (runs, words) => (inside || !runs.length ? null : el('a', curvesOf(runs), words));
 
-export function steps({ step, max_steps: most, status }) {
+export function steps({ step, max_steps: most, status, rate }) {
   if (step === null || step === undefined) return '';
   if (status !== 'running' || !most) return count(step);
-  return el('span', {}, `${count(step)} / ${count(most)} `, el('progress', { value: step, max: most, 'aria-label': 'steps' }));
+  return el('span', {}, `${count(step)} / ${count(most)} `, el('progress', { value: step, max: most, 'aria-label': 'steps' }),
+    rate ? ` ${rate.toFixed(rate < 10 ? 1 : 0)}/s` : '');
 }
 
 export function commands(lines) {
