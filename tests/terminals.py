@@ -20,6 +20,7 @@ class Screen:
 
     def __init__(self, width: int):
         self.width, self.lines, self.row, self.column = width, [""], 0, 0
+        self.seen: list[str] = []  # whole screens, as they stood before they were drawn over
 
     def feed(self, data: bytes) -> None:
         for match in ORDER.finditer(data):
@@ -35,6 +36,7 @@ class Screen:
             elif order is not None:
                 raise AssertionError(f"an order that nobody needs: {match[0]!r}")
             elif match[0] == b"\r":
+                self.seen.append(self.text)
                 self.column = 0
             elif match[0] == b"\n":
                 self._down()
@@ -82,13 +84,16 @@ class InTerminal:
         self._half = b""
 
     def until(self, *texts: str, timeout: float = 120) -> str:
-        """Wait until all of these stand on the screen at once; the screen."""
+        """Wait until all of these have stood on the screen at once; that screen."""
         end = time.monotonic() + timeout
-        while not all(text in self.screen.text for text in texts):
+        while True:
+            for screen in (*self.screen.seen, self.screen.text):
+                if all(text in screen for text in texts):
+                    return screen
+            self.screen.seen.clear()
             assert time.monotonic() < end, self.screen.text
             assert self.process.is_alive(), self.screen.text
             self._read(0.1)
-        return self.screen.text
 
     def end(self, status: int, timeout: float = 120) -> str:
         """What is left on the screen once the command has ended."""
