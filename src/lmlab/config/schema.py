@@ -194,11 +194,17 @@ def stays_inside(path: str) -> str:
 Inside = Annotated[Text, AfterValidator(stays_inside)]
 
 
+class Race(Node):
+    first: Annotated[int, Field(ge=2)] | None
+    least: Positive | None
+
+
 class Sweep(Node):
     name: Inside
     fail_fast: bool
     max_jobs: Count = 10_000  # older runs do not say
     wait: bool
+    race: Race = Race(first=None, least=None)
     job: str | None
     trial: Custom | None  # a callback that reports to the sweeper
 

@@ -65,11 +65,11 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def holm(p: Sequence[float]) -> list[float]:
     """p-values corrected by Holm's method for how many there are, so that all hold together."""
-    if len(p) < 2:
-        return list(p)
-    from statsmodels.stats.multitest import multipletests  # takes half a second to import
-
-    return multipletests(p, method="holm")[1].tolist()
+    values, n = np.asarray(p, dtype=float), len(p)
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty(n)
+    corrected[order] = np.maximum.accumulate((n - np.arange(n)) * values[order])
+    return np.minimum(corrected, 1).tolist()
 
 
 def pairs_needed(deviation: float, size: float, level: float = LEVEL) -> int | None:

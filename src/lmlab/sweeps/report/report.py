@@ -15,6 +15,7 @@ from lmlab.sweeps.board.page import page
 from lmlab.sweeps.kept import FIT, LEADERBOARD, PAGE, PICTURES, PLOTS, Kept, left_alone
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.questions import Asked
+from lmlab.sweeps.report.race_sections import race_sections
 from lmlab.sweeps.report.sections import Section
 from lmlab.sweeps.report.terminal import print_sections
 from lmlab.sweeps.report.written import exact_files, markdown, pictures
@@ -32,7 +33,7 @@ def report(folder: Path, metric: str | None = None, plots: bool = True) -> Table
             written.
     """
     table = load([folder], metric)
-    print_sections(str(folder), [leaderboard(table)], console)
+    print_sections(str(folder), [leaderboard(table), *race_sections(folder)], console)
     keep_all(table, folder, plots)
     return table
 
@@ -65,7 +66,7 @@ def keep(table: Table, folder: Path, asked: frozenset[str], answers: Iterable[Se
     Raises:
         LabError: if it cannot be written.
     """
-    sections = [leaderboard(table, folder=folder), *answers]
+    sections = [leaderboard(table, folder=folder), *race_sections(folder), *answers]
     if PICTURES not in asked:
         sections = [replace(section, draw=tuple) for section in sections]
     title = folder.resolve().name

@@ -22,21 +22,17 @@ from pydantic import Field
 from lmlab.config.check import check_plain
 from lmlab.config.schema import Count, Node, Seed
 from lmlab.config.words.axes import Axes, every_row
-from lmlab.config.words.command_line import CommandLine
-from lmlab.config.words.hydra_inside import hydra_config_lent
 from lmlab.console import command, say
 from lmlab.errors import LabError
 from lmlab.files import open_to_read
 from lmlab.runs.directory import METRICS, RunDirectory
-from lmlab.sweeps.launch.job import planned, varied_values
 from lmlab.sweeps.launch.journal import FAILED, Result
 from lmlab.sweeps.launch.launching import finish, run_jobs
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.preparing import check_multirun, prepare
 from lmlab.sweeps.launch.progress import Progress
+from lmlab.sweeps.search.candidates import Placed, by_setting, placed
 from lmlab.sweeps.search.rungs import Standing, next_move, rungs
-from lmlab.sweeps.table.reading import SEED
-from lmlab.sweeps.table.values import canonical
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -87,21 +83,26 @@ def halve(
     axes = Axes.parse(plain["params"], plain["when"], arguments, loader, config)
     jobs, searched = _jobs(axes, asked, check_multirun(config).sweep.max_jobs)
     folder = prepare(config, loader, len(jobs), jobs, searched)
-    runs, steps = _looked_at(config, loader, folder, jobs, arguments, asked)
-    settings: dict[str, list[Candidate]] = {}
-    for run in runs:
-        settings.setdefault(run.setting, []).append(run)
+    candidates = placed(config, loader, folder, jobs, arguments)
+    steps = _rungs(candidates, asked)
+    settings = {
+        setting: [Candidate(one.words, one.run) for one in runs]
+        for setting, runs in by_setting(candidates).items()
+    }
+    for runs in settings.values():
+        for run in runs:
+            run.look(steps)
     # In the order of an axis each may be better than all before it, and then each would go on.
     order = sorted(settings, key=lambda setting: _shuffled(setting, asked.seed))
     in_order, fail_fast = [settings[setting] for setting in order], config.sweep.fail_fast
     halving = Halving(in_order, steps, asked.factor, asked.synchronous, fail_fast)
     say(
-        f"{len(settings)} settings, {len(runs)} runs: the best 1/{asked.factor} of each rung go on "
+        f"{len(settings)} settings, {len(jobs)} runs: the best 1/{asked.factor} of each rung go on "
         f"from step {', '.join(map(str, steps[:-1]))}, and the last to step {steps[-1]}"
     )
     # A launcher that comes back when all have ended is given all that can begin.
-    batch = 1 if type(launcher).__name__ == "BasicLauncher" else len(runs)
-    with pool_of(launcher, len(runs), batch) as pool:
+    batch = 1 if type(launcher).__name__ == "BasicLauncher" else len(jobs)
+    with pool_of(launcher, len(jobs), batch) as pool:
         results = run_jobs(pool, folder, halving.ask, halving.progress, halving.tell)
     if not results:
         say(f"nothing is left to train; the table: {command('sweep')} {folder}")
@@ -134,7 +135,6 @@ class Candidate:
     """A run as the sweep sees it."""
 
     words: list[str]
-    setting: str  # shared by runs that differ in nothing but the seed
     run: RunDirectory | None  # None: its config is refused, as it will say itself
     goal: int | None = None  # the rung that it was told to come to
     losses: list[float] = field(default_factory=list)  # val/loss at each rung that it has come to
@@ -251,40 +251,16 @@ def _standing(runs: Sequence[Candidate]) -> Standing:
     return Standing(losses, min((run.goal for run in runs if run.goal is not None), default=None))
 
 
-def _looked_at(
-    config: DictConfig,
-    loader: ConfigLoader,
-    folder: Path,
-    jobs: Sequence[list[str]],
-    arguments: list[str],
-    asked: Settings,
-) -> tuple[list[Candidate], list[int]]:
-    """Each run as it stands, and the steps of the rungs.
+def _rungs(candidates: Sequence[Placed], asked: Settings) -> list[int]:
+    """The steps of the rungs.
 
     Raises:
-        LabError: if rungs are not the same for all, or no evaluations.
+        LabError: if they are not the same for all, or not at evaluations.
     """
-    swept = CommandLine.parse(list(arguments), ()).swept
-    candidates: list[Candidate] = []
-    problem = LabError("hydra/sweeper=halving: there is nothing to train")
     lengths: dict[tuple[int, int], list[str]] = {}
-    with hydra_config_lent() as read_from:
-        for words in jobs:
-            cfg = loader.load_sweep_config(config, words)
-            read_from(cfg)
-            varied = varied_values(list(cfg.hydra.overrides.task), swept, cfg.hydra.sweeper)
-            setting = canonical({key: value for key, value in varied.items() if key != SEED})
-            own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-            candidates.append(Candidate(words, setting, None))
-            try:
-                run, checked = planned(own, folder, varied, list(cfg.hydra.overrides.task))
-            except LabError as error:  # its job says so, too
-                problem = error
-                continue
-            lengths[checked.trainer.max_steps, checked.eval.every] = words
-            candidates[-1].run = run
-    if not lengths:
-        raise problem
+    for one in candidates:
+        if one.config is not None:
+            lengths[one.config.trainer.max_steps, one.config.eval.every] = one.words
     if len(lengths) > 1:
         (first, a), (second, b) = list(lengths.items())[:2]
         raise LabError(
@@ -293,12 +269,15 @@ def _looked_at(
             f"trainer.max_steps={second[0]} eval.every={second[1]}"
         )
     ((max_steps, every),) = lengths
+    if asked.min_steps >= max_steps:
+        raise LabError(
+            f"hydra.sweeper.min_steps={asked.min_steps}: give a step before the end, "
+            f"trainer.max_steps={max_steps}"
+        )
     steps = rungs(asked.min_steps, asked.factor, max_steps)
     if any(step % every for step in steps[:-1]):
         raise LabError(
             f"hydra.sweeper.min_steps={asked.min_steps}: rungs are at evaluations, so give a "
             f"multiple of eval.every={every}"
         )
-    for candidate in candidates:
-        candidate.look(steps)
-    return candidates, steps
+    return steps

@@ -1,0 +1,76 @@
+"""The runs that a sweep chooses among: where each is kept, before any is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from lmlab.config.schema import Train
+from lmlab.config.words.command_line import CommandLine
+from lmlab.config.words.hydra_inside import hydra_config_lent
+from lmlab.errors import LabError
+from lmlab.runs.directory import RunDirectory
+from lmlab.sweeps.launch.job import planned, varied_values
+from lmlab.sweeps.table.reading import SEED
+from lmlab.sweeps.table.values import canonical
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+
+
+class Placed(NamedTuple):
+    """A run: the overrides of its job, and where it is kept."""
+
+    words: list[str]
+    varied: dict[str, Any]  # the keys that the sweep varies, with its values
+    run: RunDirectory | None = None  # None: its config is refused, as its job will say
+    config: Train | None = None
+
+    @property
+    def setting(self) -> str:
+        """Shared by runs that differ in nothing but the seed."""
+        return canonical({key: value for key, value in self.varied.items() if key != SEED})
+
+
+def placed(
+    config: DictConfig,
+    loader: ConfigLoader,
+    folder: Path,
+    jobs: Sequence[list[str]],
+    arguments: Sequence[str],
+) -> list[Placed]:
+    """Each of a sweep's jobs, as it is kept in the sweep's folder; `config` and `arguments` are the
+    sweep's.
+
+    Raises:
+        LabError: if all are refused, with what is said of the last.
+    """
+    swept = CommandLine.parse(list(arguments), ()).swept
+    candidates: list[Placed] = []
+    problem = LabError("there is nothing to train")
+    with hydra_config_lent() as read_from:
+        for words in jobs:
+            cfg = loader.load_sweep_config(config, words)
+            read_from(cfg)
+            overrides = list(cfg.hydra.overrides.task)
+            varied = varied_values(overrides, swept, cfg.hydra.sweeper)
+            own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+            try:
+                candidates.append(Placed(words, varied, *planned(own, folder, varied, overrides)))
+            except LabError as error:
+                problem = error
+                candidates.append(Placed(words, varied))
+    if all(one.run is None for one in candidates):
+        raise problem
+    return candidates
+
+
+def by_setting(candidates: Sequence[Placed]) -> dict[str, list[Placed]]:
+    """The runs of each setting, in their order."""
+    settings: dict[str, list[Placed]] = {}
+    for one in candidates:
+        settings.setdefault(one.setting, []).append(one)
+    return settings
