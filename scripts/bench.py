@@ -5,7 +5,18 @@ import importlib
 import sys
 from pathlib import Path
 
-PARTS = ("steps", "recipe", "batches", "sampling", "corpus", "startup", "sweeps", "records", "race")
+PARTS = (
+    "steps",
+    "recipe",
+    "batches",
+    "sampling",
+    "corpus",
+    "startup",
+    "sweeps",
+    "records",
+    "board",
+    "race",
+)
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="What the lab costs beside loops written by hand.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -98,4 +99,9 @@ def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def under(key: str, roots: tuple[str, ...]) -> bool:
     """Whether a dotted key is one of `roots`, or below one."""
-    return any(key == root or key.startswith(f"{root}.") for root in roots)
+    return key in roots or key.startswith(_prefixes(roots))
+
+
+@functools.cache  # a table of a sweep asks for every key of every run
+def _prefixes(roots: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{root}." for root in roots)

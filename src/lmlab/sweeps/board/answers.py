@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lmlab.sweeps.board.asking import Question, answered
+from lmlab.sweeps.board.asking import Question, Replies, answered
 from lmlab.sweeps.board.beginnings import commands_of, made_with, question_of
 from lmlab.sweeps.board.laws import Laws
 from lmlab.sweeps.board.rows import cut, finite, job_row
@@ -59,7 +59,7 @@ def about_sweep(sweep: SeenSweep, question: Question, laws: Laws) -> dict[str, A
     """Jobs, leaderboard, differences, and whatever else is asked."""
     if sweep.table is None:
         return _known(sweep, None, MOST_JOBS)
-    replies = answered(sweep, sweep.table, question, laws)
+    replies = _replies(sweep, sweep.table, question, laws)
     about = describe(sweep, sweep.table, replies.sections, MOST_JOBS)
     return {**about, "remarks": replies.remarks, "law": replies.law}
 
@@ -68,7 +68,16 @@ def figures_of(sweep: SeenSweep, question: Question, laws: Laws) -> dict[str, An
     """Vega-Lite by the name of the figure."""
     if sweep.table is None:
         return {}
-    return drawn(answered(sweep, sweep.table, question, laws).sections)
+    return drawn(_replies(sweep, sweep.table, question, laws).sections)
+
+
+def _replies(sweep: SeenSweep, table: Table, question: Question, laws: Laws) -> Replies:
+    """Those to the question of last time are kept: the figures are of the same."""
+    asked = question, laws.version_of(sweep)
+    if sweep.made.get("asked") != asked:
+        sweep.made.update(replies=answered(sweep, table, question, laws), asked=asked)
+    replies: Replies = sweep.made["replies"]
+    return replies
 
 
 def describe(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmlab.errors import LabError
 from lmlab.runs.directory import CONFIG, METRICS, RECORD, RunDirectory
@@ -58,7 +58,8 @@ class SeenSweep:
     progress: SweepProgress  # as of the last look
     moved: float  # when a file of it was last written, seconds since the epoch
     version: str  # changes with whatever was seen of it
-    _made: dict[str, Table] = field(default_factory=dict, repr=False, compare=False)
+    # What was made of this version, by whoever it was.
+    made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -75,9 +76,9 @@ class SeenSweep:
         """Its readable runs, if there is one: made once for all who ask for this version."""
         from lmlab.sweeps.table.settings import tabulate  # here, for it imports pandas
 
-        if "table" not in self._made and (files := self.files):
-            self._made["table"] = tabulate(files)
-        return self._made.get("table")
+        if "table" not in self.made and (files := self.files):
+            self.made["table"] = tabulate(files)
+        return self.made.get("table")
 
 
 class Scan:
@@ -140,7 +141,7 @@ class Scan:
             seen = self._sweep(name, path, name in launched, of_sweep)
             known = self._sweeps.get(name)
             if known and known.version == seen.version:
-                seen = replace(seen, _made=known._made)
+                seen = replace(seen, made=known.made)
             sweeps[name] = seen
         self._runs, self._sweeps = runs, sweeps
         self._watched = {name: self._watched[name] for name in sweeps}

@@ -129,7 +129,12 @@ def compare(
     if baseline is None and rows["value"].notna().any():
         baseline = int(rows.index[0])
 
-    tests = {i: _test(by_seed, i, baseline, words.get(i, lacking)) for i in rows.index}
+    of_settings = {int(i): by_seed[i].to_numpy() for i in rows.index}
+    of_baseline = None if baseline is None else of_settings[baseline]
+    tests = {
+        i: _test(own, None if i == baseline else of_baseline, words.get(i, lacking))
+        for i, own in of_settings.items()
+    }
     for name in ("n", "mean", "low", "high", "p", "r"):
         column = {"n": "pairs", "mean": "difference"}.get(name, name)
         rows[column] = [getattr(test, name) for test, _ in tests.values()]
@@ -150,21 +155,17 @@ def compare(
     )
 
 
-def _test(
-    by_seed: pd.DataFrame, setting: int, baseline: int | None, lacking: str
-) -> tuple[Paired, str]:
-    """The test of a setting against the baseline, and why there is none, or no more."""
-    own = by_seed[setting].dropna()
+def _test(own: np.ndarray, other: np.ndarray | None, lacking: str) -> tuple[Paired, str]:
+    """The test of a setting's values by seed against those of the baseline, and why there is none,
+    or no more; `other` is None for the baseline itself, and where there is none."""
+    there = ~np.isnan(own)
     if bad := int(np.isinf(own).sum()):
-        return Paired(0), f"{bad} of {len(own)} {lacking}"
-    if own.empty:
+        return Paired(0), f"{bad} of {there.sum()} {lacking}"
+    if not there.any():
         return Paired(0), "no run is done"
-    if setting == baseline:
+    if other is None or np.isinf(other).any():
         return Paired(0), ""
-    other = by_seed[baseline].dropna() if baseline is not None else own[:0]
-    if baseline is None or np.isinf(other).any():
-        return Paired(0), ""
-    shared = own.index.intersection(other.index)
+    shared = there & ~np.isnan(other)
     test = paired(own[shared], other[shared])
     return test, {0: "no seed in common", 1: "one seed in common"}.get(test.n, "")
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import altair as alt
 import pandas as pd
+from altair.utils.schemapi import debug_mode
 
 from lmlab.sweeps.figures.scales import Axis, Style, by_place
 from lmlab.sweeps.table.settings import METRICS
@@ -77,6 +79,12 @@ class Lines(NamedTuple):
         return points.assign(
             **{c: [getattr(s, name) for s in styles] for c, name in columns.items()}
         )
+
+
+def unchecked() -> AbstractContextManager[None]:
+    """While it lasts altair takes what it is given, and does not check each part against
+    Vega-Lite's schema, which takes half the time of a figure. (The tests check whole figures.)"""
+    return debug_mode(False)
 
 
 def data(frame: pd.DataFrame) -> alt.InlineData:

@@ -62,7 +62,7 @@ def _law(scaling: Scaling) -> Section:
         yield "scaling-by-size", law_charts.by_size(scaling)
 
     files = {SCALING_CSV: points.assign(fitted=fitted), SCALING_JSON: _as_json(scaling)}
-    return Section(FORMULA, columns, [*notes, *scaling.remarks], files=files, draw=draw)
+    return Section(FORMULA, columns, [*notes, *scaling.remarks], files=lambda: files, draw=draw)
 
 
 def _budgets(scaling: Scaling) -> Section:

@@ -61,18 +61,6 @@ def leaderboard(
     title = "directory of the best" if len(table.runs) > len(table.settings) else "directory"
     columns.append(Column(title, False, [below(path, folder) for path in settings["directory"]]))
 
-    is_done = table.runs["status"] == "done"
-    files = {
-        LEADERBOARD_CSV: _rows(
-            table.settings[[*table.keys, *SETTING_COLUMNS]],
-            table.keys,
-            _has_ended(table.settings),
-            folder,
-        ),
-        RUNS_CSV: _rows(
-            table.runs[[*table.keys, *RUN_COLUMNS]], [*table.keys, "seed"], is_done, folder
-        ),
-    }
     return Section(
         summary(table),
         columns,
@@ -80,7 +68,7 @@ def leaderboard(
         best=chosen.index(table.best) if table.best in chosen else None,
         is_wide=True,
         lines=failures(table, folder),
-        files=files,
+        files=partial(_files, table, folder),
         draw=partial(_figures_of, table),
     )
 
@@ -136,6 +124,16 @@ def _has_ended(settings: pd.DataFrame) -> pd.Series:
 def _diverged(values: pd.Series, metric: str, has_ended: pd.Series) -> pd.Series:
     """Where NaN is the result: a run that is done has a final loss, though perhaps no best one."""
     return values.isna() & has_ended & (metric != BEST)
+
+
+def _files(table: Table, folder: Path | None) -> dict[str, pd.DataFrame]:
+    of_settings = table.settings[[*table.keys, *SETTING_COLUMNS]]
+    of_runs = table.runs[[*table.keys, *RUN_COLUMNS]]
+    is_done = table.runs["status"] == "done"
+    return {
+        LEADERBOARD_CSV: _rows(of_settings, table.keys, _has_ended(table.settings), folder),
+        RUNS_CSV: _rows(of_runs, [*table.keys, "seed"], is_done, folder),
+    }
 
 
 def _rows(

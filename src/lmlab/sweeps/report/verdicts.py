@@ -34,7 +34,7 @@ def verdicts(compared: Differences, legend: bool = True) -> Section:
         _columns(compared),
         notes_on(compared, legend),
         best=None if baseline is None else int(compared.settings.index.get_loc(baseline)),
-        files={DIFFERENCES_CSV: _rows(compared)},
+        files=lambda: {DIFFERENCES_CSV: _rows(compared)},
         draw=partial(_figures_of, compared),
     )
 

@@ -41,7 +41,7 @@ def exact_files(sections: Sequence[Section]) -> dict[str, bytes]:
     """CSV and JSON by name: what each section holds, in full precision."""
     frames: dict[str, list[pd.DataFrame]] = {}
     others: dict[str, str] = {}
-    for name, content in (file for section in sections for file in section.files.items()):
+    for name, content in (file for section in sections for file in section.files().items()):
         if isinstance(content, pd.DataFrame):
             frames.setdefault(name, []).append(content)
         else:

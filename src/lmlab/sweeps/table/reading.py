@@ -144,7 +144,11 @@ def read_run(path: Path) -> RunFiles:
         LabError: if its record cannot be read.
     """
     run = RunDirectory(path)
-    return RunFiles(path, run.status, run.unchecked_record, _config(run))
+    record = run.unchecked_record
+    status = str(record.get("status"))
+    if status == "running":  # or else it has ended by now
+        status, record = run.status, run.unchecked_record
+    return RunFiles(path, status, record, _config(run))
 
 
 def _run_dirs(folder: Path) -> Iterator[Path]:
