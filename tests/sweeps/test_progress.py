@@ -41,7 +41,11 @@ def test_a_launch_tells_what_it_plans_and_what_is_at_work(tmp_path):
         assert (progress.launcher, progress.is_over) == ("joblib", False)
         assert progress.best is not None
         assert progress.best.name == done.name
-    journal.close()
+        journal.close()  # who launched is gone, and the workers are not
+        progress = look(tmp_path)
+        assert progress.counts == {"done": 1, "running": 2}
+        assert progress.left is not None
+        assert progress.left.seconds == pytest.approx(1.5, abs=0.2)  # as long as it took so far
     assert look(tmp_path).counts == {"done": 1, "killed": 2}
 
 

@@ -124,6 +124,8 @@ class Watched:
                 waiting.discard(overrides)
             else:
                 del jobs[places[overrides]]
+        launched = {_name(event) for one in going_on for event in one.events.values()}
+        alone = [job.left for job in (*jobs.values(), *others) if job.name not in launched]
         searched = [launch for launch in going_on if launch.overrides is None]
         n_searched = [max(0, one.n_planned - len(one.events)) for one in searched]
         return SweepProgress(
@@ -131,7 +133,7 @@ class Watched:
             n_waiting=len(waiting) + max(n_searched, default=0),
             n_not_begun=len(not_begun - places.keys()) + _n_not_asked(launches),
             is_launching=bool(going_on),
-            left=_time_left(going_on, jobs, by_name, set(waiting)),
+            left=_longest(_time_left(going_on, jobs, by_name, set(waiting)), alone),
             began=min((launch.began for launch in going_on), default=None),
             launcher=next((one.plan.launcher for one in reversed(going_on) if one.plan), ""),
             best=_best([*jobs.values(), *others], every),
@@ -323,6 +325,14 @@ def _time_left(
                     to_come.append(works[number] if works is not None else Work())
                     waiting.discard(overrides)  # of two launches that have it, it is trained by one
     return time_left(ended, running, to_come, sum(launch.most_running for launch in launches))
+
+
+def _longest(left: TimeLeft | None, alone: Iterable[float | None]) -> TimeLeft | None:
+    """The time left of launches, and of runs that nobody waits for."""
+    known = [seconds for seconds in alone if seconds is not None]
+    if not known:
+        return left
+    return replace(left or TimeLeft(0.0), seconds=max(left.seconds if left else 0.0, *known))
 
 
 def _best(jobs: Iterable[JobProgress], runs: Iterable[_Run]) -> JobProgress | None:
