@@ -17,8 +17,9 @@ from playwright.sync_api import FrameLocator, Page, TimeoutError, ViewportSize, 
 
 from lmlab.display.board import start
 from lmlab.sweeps.board.plugin import BoardLoader
+from lmlab.sweeps.board.scan import Scan
 
-SIZE = ViewportSize(width=1720, height=1000)
+SIZE, TALL = ViewportSize(width=1720, height=1000), ViewportSize(width=1720, height=1750)
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 
 
@@ -36,6 +37,24 @@ def first_sweep(page: Page) -> None:
     inside.get_by_role("link").first.click()
     inside.get_by_role("button", name="runs of").first.click()
     inside.locator(".figure svg").first.wait_for()
+
+
+def one_run(page: Page) -> None:
+    first_sweep(page)
+    inside = page.frame_locator("iframe")
+    inside.get_by_role("region", name="runs of the setting").get_by_role("link").first.click()
+    inside.locator("figure img").first.wait_for()
+    page.set_viewport_size(TALL)
+
+
+def side_by_side(page: Page) -> None:
+    first_sweep(page)
+    inside = page.frame_locator("iframe")
+    for model in ("gpt", "residual", "head"):
+        inside.get_by_role("checkbox", name=f"side by side: model={model}", exact=True).check()
+    inside.get_by_role("link", name="side by side").click()
+    inside.locator("figure img").first.wait_for()
+    page.set_viewport_size(TALL)
 
 
 def labels(page: Page) -> None:
@@ -57,6 +76,8 @@ def full_size(page: Page) -> None:
 # Name of the picture, the page's address after the port, what to wait for, what to do then.
 SHOTS: list[tuple[str, str, str, Callable[[Page], None]]] = [
     ("sweeps", "#lmlab", "iframe", first_sweep),
+    ("one_run", "#lmlab", "iframe", one_run),
+    ("side_by_side", "#lmlab", "iframe", side_by_side),
     (
         "losses",
         "?smoothing=0&tagFilter=loss&runFilter={runs}#timeseries",
@@ -113,7 +134,7 @@ def main() -> None:
     if chromium is None:
         sys.exit("error: no browser: apt-get install chromium, or name one in LMLAB_CHROMIUM")
     asked.pictures.mkdir(parents=True, exist_ok=True)
-    link = start(asked.runs, first=BoardLoader(asked.runs)).partition("?")[0]
+    link = start(asked.runs, first=BoardLoader(Scan(asked.runs))).partition("?")[0]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         context = browser.new_context(viewport=SIZE)

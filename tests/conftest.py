@@ -1,5 +1,7 @@
 """What the tests share: texts that are there or fail loudly, and a cache that is not the user's."""
 
+import functools
+import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from lmlab.runs.directory import RunDirectory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest-xdist is the parallelism
+# Each of Lightning's Trainers looks through all that is installed, which stays as it is.
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
 pytest.register_assert_rewrite("comparing", "browsers")  # so that a difference is shown
 
@@ -36,17 +40,27 @@ settings.register_profile("lmlab", deadline=None)
 settings.load_profile("lmlab")
 
 
+# Files of long tests without a fixture that they share.
+EACH_ALONE = (
+    *("test_documents.py", "test_processes.py", "test_resume.py", "test_submitting.py"),
+    *("test_sweep.py", "test_optuna.py"),
+)
 BESIDE_THE_CHECKOUT = Path(__file__).parents[1] / "../shared/data/tinyshakespeare.txt"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests share a worker, and what they train; those of display/ share TensorBoard."""
+    """A file's tests share a worker, and what they train; those of display/ share TensorBoard.
+
+    What has many tests begins first, so long ones that share nothing are left for the end.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class LoadFixtures(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
+            if file.endswith(EACH_ALONE):
+                return nodeid
             return "display" if file.startswith("tests/display/") else file
 
     return LoadFixtures(config, log)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ class Misbehaving(Bigram):
     def _go_wrong(self):
         if self.how == "raise":
             raise ValueError("this model always raises")
+        if self.how == "loud":
+            warnings.warn("a warning of a model", stacklevel=1)
+            print("printed by a model")
         if self.how == "exit":
             sys.exit(3)
         if self.how == "kill":

@@ -211,7 +211,7 @@ DAMAGED_RUNS = [
     ("run.json", record(best={"val/loss": 1.0, "step": 1.5}), "not numbers by name"),
     ("run.json", record(choices={"model": "gpt hydra.run.dir=x"}), "not options by group"),
     ("run.json", record(code=["x"]), "its code is ['x'], not hashes by module"),
-    ("run.json", record(zz=[[[[]]]] * 2**20), "or without end"),
+    ("run.json", record(zz=[[[[]]]] * 2**19), "or without end"),
     ("config.yaml", b"model: {_target_: [1]}", "holds what is no name of a class"),
     ("config.yaml", b"1: 2", "it holds a key that is no text"),
     ("config.yaml", b"]:[", "config.yaml cannot be read"),

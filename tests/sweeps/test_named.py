@@ -37,8 +37,8 @@ def test_every_job_of_a_named_sweep_is_a_valid_experiment(composed, name):
     jobs = jobs_of(name)
     assert len(jobs) == len({tuple(job) for job in jobs})
     assert all(any(word.startswith("seed=") for word in job) for job in jobs)
-    # Another seed or rate of the same sign makes no difference to what is checked.
-    numbers = ("seed=", "optimizer.lr=")
+    # Another seed, rate or number of steps makes no difference to what is checked.
+    numbers = ("seed=", "optimizer.lr=", "trainer.max_steps=")
     different = {
         tuple(w.partition("=")[0] if w.startswith(numbers) else w for w in job): job for job in jobs
     }

@@ -41,7 +41,11 @@ def test_a_launch_tells_what_it_plans_and_what_is_at_work(tmp_path):
         assert (progress.launcher, progress.is_over) == ("joblib", False)
         assert progress.best is not None
         assert progress.best.name == done.name
-    journal.close()
+        journal.close()  # who launched is gone, and the workers are not
+        progress = look(tmp_path)
+        assert progress.counts == {"done": 1, "running": 2}
+        assert progress.left is not None
+        assert progress.left.seconds == pytest.approx(1.5, abs=0.2)  # as long as it took so far
     assert look(tmp_path).counts == {"done": 1, "killed": 2}
 
 
@@ -175,13 +179,13 @@ def test_time_left_of_a_sweep_of_two_sizes(tmp_path):
         journal.add(Event(number, "done", 10.0 * number + 3, str(run), trained=True))
     assert look(tmp_path).left == TimeLeft(3.0, is_least=True)
     config = {"trainer.max_steps": 1000, "eval.every": 100}
-    half = {"step": 500, "seconds": 50.0, "tokens": 16_000, "tokens_per_second": 480.0}
+    half = {"step": 500, "seconds": 50.0}
     gpt = RunDirectory(made(tmp_path, {"model": "gpt"}, 2.0, "running", config=config, **half))
     journal.add(Event(2, "running", time.time() - 60, str(gpt.path)))
     with gpt.locked():
         progress = look(tmp_path)
     (job,) = (job for job in progress.jobs if job.status == "running")
-    assert (job.step, job.max_steps, job.rate) == (500, 1000, 15.0)
+    assert (job.step, job.max_steps, job.rate) == (500, 1000, 10.0)
     assert progress.left is not None
     assert progress.left.seconds == pytest.approx(50.0, abs=2)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from sweeps.conftest import records
 
+from lmlab.sweeps.live.watched import Watched
+
 COMMANDS = Path(__file__).parent / "cluster"
 
 
@@ -68,12 +70,15 @@ def test_a_sweep_is_left_to_a_cluster_and_collected(sweep_here, cluster, tmp_pat
     assert cluster.submitted == ["0_0", "0_1"]
     for job in cluster.submitted:
         cluster.note(job, "PENDING")
+    (folder,) = (tmp_path / "outputs/sweeps").iterdir()
+    watched = Watched(folder)
+    assert (watched.look().counts, watched.look().launcher) == ({"waiting": 2}, "slurm")
 
     cluster.run("0_1")
+    assert (watched.look().counts, watched.look().is_over) == ({"done": 1, "waiting": 1}, False)
     said = sweep_here(*words)
     assert "2 jobs: 1 done, 1 submitted\n" in said
     assert cluster.submitted == ["0_0", "0_1"]
-    (folder,) = (tmp_path / "outputs/sweeps").iterdir()
     (done,) = records(folder).values()
     assert (done["status"], done["swept"]["seed"]) == ("done", 2)
     assert "1 run: 1 done" in said
@@ -83,6 +88,9 @@ def test_a_sweep_is_left_to_a_cluster_and_collected(sweep_here, cluster, tmp_pat
     assert "2 jobs: 1 done, 1 submitted (1 of them now)" in said
     assert cluster.submitted == ["0_0", "0_1", "1"]
     assert "--partition=short" in (cluster.folder / "1.script").read_text()
+    assert watched.look().counts == {"done": 1, "waiting": 1}
+    cluster.run("1")
+    assert (watched.look().counts, watched.look().is_over) == ({"done": 2}, True)
 
 
 def test_a_failure_is_said_once_and_then_tried_again(sweep_here, cluster, monkeypatch):

@@ -23,8 +23,7 @@ GPT = ["model=gpt", "model.n_embd=8", "model.n_head=2", "model.n_layer=1", "mode
 MODELS = {
     "bigram": ["model=bigram", "experiment=notebook", "trainer.max_steps=12", "name=x"],
     "gpt": [*GPT, "trainer.gradient_clip_val=0.5", "trainer.accumulate_grad_batches=2"],
-    "layer_norm": ["model=layer_norm", "eval.stride=3", "eval.protocol=full"],
-    "multi_head": ["model=multi_head", "optimizer=sgd"],
+    "layer_norm": ["model=layer_norm", "optimizer=sgd", "eval.stride=7", "eval.protocol=full"],
     "bag_of_words": ["model=bag_of_words", "schedule=cosine"],
     "ngram": ["model=ngram", "model.order=2"],
     # Without RoPE: the device that is not there forgets to conjugate complex gradients.

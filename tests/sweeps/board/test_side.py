@@ -83,11 +83,12 @@ def test_what_is_ticked_is_seen_side_by_side(page: Page, link: str, sweep: Path)
 def test_samples_and_pictures_are_of_the_same_step(page: Page, link: str, sweep: Path):
     runs = sorted(sweep.glob("job-*"))
     (runs[0] / "sample.txt").write_text(HOSTILE)
-    page.goto(at(link, side=json.dumps([name_of(runs[0]), name_of(runs[2])])))
+    words = [name_of(runs[0]), name_of(runs[2]), f"~{name_of(runs[0])}"]
+    page.goto(at(link, side=json.dumps(words)))
     tab = tab_of(page)
     expect(tab.locator("output")).to_have_text("step 20")
     pictures = tab.locator("figure img")
-    expect(pictures).to_have_count(2)
+    expect(pictures).to_have_count(3)
     height = "images => images.every(image => image.complete && image.naturalHeight === {})"
     page.wait_for_timeout(300)
     assert pictures.evaluate_all(height.format(21))

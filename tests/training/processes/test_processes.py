@@ -144,8 +144,10 @@ def test_two_processes_have_a_teacher_and_a_last_look_at_val(alone, tinyshakespe
     assert "val/loss_dynamic" in two.record["metrics"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["srun", "nodes", "torchrun"])
+@pytest.mark.parametrize(
+    "way",
+    ["srun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("nodes", "torchrun"))],
+)
 def test_processes_that_others_start_learn_it_too_in_one_directory(
     way, alone, tinyshakespeare_path, tmp_path
 ):

@@ -164,8 +164,8 @@ def _keys(chosen: Sequence[Chosen]) -> list[tuple[str, list[str]]]:
     is_of_several = any(len(one.files) > 1 for one in chosen)
     rows = []
     for key in values:
-        if key == SEED and is_of_several:
-            continue  # a setting is over all of its seeds
+        if (key == SEED and is_of_several) or key.endswith("._partial_"):
+            continue  # a setting is over all of its seeds; how a part is made says nothing of it
         by_column = {i: list(of_column) for i, of_column in values[key].groupby(column)}
         different = {tuple(sorted(set(map(canonical, v)))) for v in by_column.values()}
         if len(different) > 1:

@@ -100,7 +100,7 @@ def _followed(journal: Journal, progress: Progress, shown: _Lines) -> Iterator[N
             show_news()
             if last:
                 return
-            over.wait(max(0.5, 10 * (time.monotonic() - began)))  # training comes first
+            over.wait(max(0.5, 30 * (time.monotonic() - began)))  # training comes first
 
     followers[journal.path] = show_news
     thread = threading.Thread(target=follow, name="progress", daemon=True)
@@ -136,15 +136,20 @@ class _Table(_Lines):
     def __init__(self, progress: Progress, table: LiveTable):
         super().__init__(progress)
         self.table = table
+        self._due = 0.0  # when it may be drawn again
 
     def show(self, events: Sequence[Event], watched: Watched) -> None:
         for event in events:
             self.progress.update(event)
             if event.status in FAILED:
                 self.table.say(printable(_ending(event)))
+        began = time.monotonic()
+        if began < self._due:
+            return  # thousands of jobs that are done already end at once
         now = watched.look()
         self.progress.left = now.left
         self.table.draw(partial(table, now))
+        self._due = time.monotonic() + 0.2 + 10 * (time.monotonic() - began)
 
 
 def _ending(event: Event) -> str:

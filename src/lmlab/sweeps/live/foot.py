@@ -25,7 +25,8 @@ def shows_tables() -> bool:
         is_ours = sys.stdout.fileno() == OUT and os.isatty(OUT)
     except (AttributeError, OSError, ValueError):  # there is none
         return False
-    return is_ours and console.is_interactive and hasattr(os, "pread")
+    draws = console.is_terminal and not console.is_dumb_terminal
+    return is_ours and draws and hasattr(os, "pread")
 
 
 class _Terminal(Console):

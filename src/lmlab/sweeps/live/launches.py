@@ -39,9 +39,18 @@ class Launch:
         with suppress(LabError, TypeError):  # half a line; a list as a job's number
             for event in self.journal.news():
                 self._take(event)
-        ended = len(self.events) >= self.n_planned and not self._running
-        is_queued = self.journal.is_left_to_a_queue and not ended
-        self.goes_on = is_queued or self.journal.is_launching
+        self.goes_on = self.journal.is_launching
+
+    def is_queued(self, submitted_again: set[Overrides]) -> bool:
+        """Whether some of its jobs wait or run without a process that gives them out. Those that
+        were submitted again are not its any more."""
+        if not self.journal.is_left_to_a_queue:
+            return False
+        ended = self.events.keys() - self._running
+        if self.overrides is None:
+            return len(ended) < self.n_planned
+        left = [job for number, job in enumerate(self.overrides) if number not in ended]
+        return any(job not in submitted_again for job in left)
 
     def _take(self, event: Event) -> None:
         if not (isinstance(event.job, int) and _is_number(event.time)):
@@ -109,7 +118,12 @@ class Launches:
         }
         for launch in self._launches.values():
             launch.look()
-        return sorted(self._launches.values(), key=lambda launch: launch.began)
+        launches = sorted(self._launches.values(), key=lambda launch: launch.began)
+        submitted_again = set[Overrides]()
+        for launch in reversed(launches):
+            launch.goes_on = launch.goes_on or launch.is_queued(submitted_again)
+            submitted_again.update(launch.overrides or ())
+        return launches
 
 
 def _is_number(value: object) -> bool:

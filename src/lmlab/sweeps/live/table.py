@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -14,7 +14,9 @@ from lmlab.sweeps.live.time_left import TimeLeft
 from lmlab.sweeps.live.watched import JobProgress, SweepProgress
 
 FEW = 5  # jobs that have ended
-WIDE, NARROW = 90, 60  # columns: below these a bar and a rate have no room
+BAR = 40  # columns of the longest
+DOT = " · "
+MOST = 2_000  # characters of somebody's text
 ORDER = ("pruned", "paused", "failed", "killed", "interrupted", "skipped", "running", "waiting")
 COLOURS = {"done": "green", "failed": "red", "killed": "red", "pruned": "yellow"}
 
@@ -30,7 +32,7 @@ def summary(progress: SweepProgress) -> str:
         parts.append(f"best {best.loss:.4f} ({printable(best.name)})")
     if progress.left is not None and not (progress.left.is_least and progress.left.seconds < 1):
         parts.append(said(progress.left))
-    return " · ".join(parts)
+    return DOT.join(parts)
 
 
 def rounded(rate: float) -> str:
@@ -62,66 +64,76 @@ def ending(job: JobProgress) -> str:
 
 def table(progress: SweepProgress, width: int, height: int) -> RenderableType:
     """What has ended last, what is running, and the whole: within `width` columns and `height`
-    lines."""
+    lines, if they are enough for a line or two."""
+    whole = _packed(summary(progress), width)
     running = [job for job in progress.jobs if job.status == "running"]
-    room = max(1, height - 4)  # of the whole, of what has no room, and of where the cursor stands
-    shown = running[:room]
     ended = [job for job in progress.jobs if job.status != "running"]
+    room = max(0, height - len(whole) - 2)  # but for what has no room, and where the cursor stands
+    shown = running[:room]
     last = ended[len(ended) - min(FEW, len(ended), room - len(shown)) :]
     longest = max((len(printable(job.name)) for job in (*last, *shown)), default=0)
-    of_names = min(longest, width - 9 - _beside(width))
-    lines = [_ended(job, of_names) for job in last]
-    if len(running) > len(shown):
+    of_names = min(longest, max(8, width // 2))
+    lines: list[RenderableType] = [_ended(job, of_names) for job in last]
+    lines.append(_running(shown, of_names, width))
+    if len(running) > len(shown) and height > len(whole) + 1:
         lines.append(Text(f"and {len(running) - len(shown):,} more running", style="dim"))
-    whole = Text(summary(progress), style="bold", no_wrap=True, overflow="ellipsis")
-    return Group(
-        *lines[: len(last)], _running(shown, width, of_names), *lines[len(last) :], whole, ""
-    )
+    return Group(*lines, *(Text(line, style="bold", no_wrap=True) for line in whole), "")
 
 
-def _beside(width: int) -> int:
-    """Columns that what stands beside the name of a running job takes."""
-    return (16 if width < NARROW else 40) + _of_bar(width)
-
-
-def _of_bar(width: int) -> int:
-    return 0 if width < WIDE else min(40, (width - 60) // 3)
+def _packed(text: str, width: int) -> list[str]:
+    """A text that is divided by dots on as many lines as it takes."""
+    lines: list[str] = []
+    for part in text.split(DOT):
+        if lines and len(lines[-1] + DOT + part) <= width:
+            lines[-1] += DOT + part
+        else:
+            lines.append(part if len(part) <= width else f"{part[: width - 1]}…")
+    return lines
 
 
 def _ended(job: JobProgress, of_names: int) -> Text:
     loss = "" if job.loss is None else f"{job.loss:.4f}"
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{printable(job.status):7.7}  ", style=COLOURS.get(job.status, ""))
+    return line + _name(job, of_names) + Text(f"  {printable(job.error) or loss}")
+
+
+def _name(job: JobProgress, of_names: int) -> Text:
     name = Text(printable(job.name))
-    name.truncate(max(1, of_names), overflow="ellipsis", pad=True)
-    return line + name + Text(f"  {printable(job.error) or loss}")
+    name.truncate(of_names, overflow="ellipsis", pad=True)
+    return name
 
 
-def _running(jobs: Sequence[JobProgress], width: int, of_names: int) -> Table:
+def _running(jobs: Sequence[JobProgress], of_names: int, width: int) -> Table:
+    """Where each job is, and as much else as there is room for."""
+    places = [_place(job) for job in jobs]
+    losses = ["" if job.loss is None else f"val {job.loss:.4f}" for job in jobs]
+    rates = ["" if job.rate is None else f"{rounded(job.rate)} steps/s" for job in jobs]
+    columns, left = [places], width - 9 - of_names - _widest(places) - 4
+    for column in (losses, rates):
+        if left >= _widest(column) + 2:
+            columns.append(column)
+            left -= _widest(column) + 2
     rows = Table.grid(padding=(0, 2, 0, 0))
-    rows.add_column(width=7)
-    rows.add_column(width=max(1, of_names), no_wrap=True, overflow="ellipsis")
-    for _ in range(1 + 2 * (width >= NARROW) + (width >= WIDE)):
-        rows.add_column(no_wrap=True)
-    for job in jobs:
-        rows.add_row("running", Text(printable(job.name)), *_pace(job, width))
+    for i in range(3 + len(columns)):
+        rows.add_column(no_wrap=True, overflow="ellipsis", justify="right" if i == 3 else "left")
+    for job, *cells in zip(jobs, *columns, strict=True):
+        total = job.max_steps or 1
+        bar = ProgressBar(total, min(job.place or job.step or 0, total), min(BAR, left - 2))
+        rows.add_row("running", _name(job, of_names), bar if left > 10 else "", *map(Text, cells))
     return rows
 
 
-def _pace(job: JobProgress, width: int) -> Iterator[RenderableType]:
+def _place(job: JobProgress) -> str:
+    """The step that it is at; after ~ if that is told by its pace."""
     place = job.step if job.place is None else round(job.place)
-    if width >= WIDE:
-        total = job.max_steps or 1
-        yield ProgressBar(total=total, completed=min(place or 0, total), width=_of_bar(width) - 2)
     if place is None or job.max_steps is None:
-        yield Text("begins")
-    else:
-        yield Text(
-            f"{'~' if place != job.step else ''}{place:,}/{job.max_steps:,}", justify="right"
-        )
-    if width >= NARROW:
-        yield Text("" if job.loss is None else f"val {job.loss:.4f}")
-        yield Text("" if job.rate is None else f"{rounded(job.rate)} steps/s")
+        return "begins"
+    return f"{'~' if place != job.step else ''}{place:,}/{job.max_steps:,}"
+
+
+def _widest(texts: Sequence[str]) -> int:
+    return max(map(len, texts), default=0)
 
 
 def news(before: SweepProgress, now: SweepProgress) -> list[JobProgress]:
@@ -133,4 +145,6 @@ def news(before: SweepProgress, now: SweepProgress) -> list[JobProgress]:
 
 def printable(text: str) -> str:
     """A text on one line, without what a terminal would take for an order."""
-    return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))[:2000]
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else "�" for c in text[:MOST].strip()
+    )

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from lmlab.bounds import LARGEST
 from lmlab.files import is_locked
 from lmlab.runs.directory import RECORD
 from lmlab.sweeps.launch.journal import JOB_LOCK, Event
@@ -40,7 +42,7 @@ class JobProgress:
     place: float | None = None  # where a running one is by now, going by its pace
     max_steps: int | None = None
     loss: float | None = None  # val/loss_full of one that is done, else the last val/loss
-    rate: float | None = None  # steps a second, of one that is running
+    rate: float | None = None  # steps a second, evaluations and all, of one that is running
     left: float | None = None  # seconds, by its own pace
     error: str = ""
     time: float = 0.0  # when it began or ended, seconds since the epoch
@@ -82,11 +84,11 @@ class SweepProgress:
         return not (self.is_launching or "running" in self.counts)
 
 
-def told_by_runs(runs: Sequence[RunFiles]) -> SweepProgress:
+def told_by_runs(runs: Iterable[RunFiles]) -> SweepProgress:
     """How far some runs are, whoever trains them."""
-    by_name = {run.path.name: run for run in runs}
-    jobs = tuple(_of_run(run, run.status, time.time()) for run in runs)
-    return SweepProgress(jobs, 0, 0, False, None, None, "", _best(jobs, by_name))
+    every = [_Run(run) for run in runs]
+    jobs = tuple(_of_run(run, run.files.status, time.time()) for run in every)
+    return SweepProgress(jobs, 0, 0, False, None, None, "", _best(jobs, every))
 
 
 class Watched:
@@ -95,12 +97,13 @@ class Watched:
     def __init__(self, sweep: Path):
         self.sweep = sweep
         self._launches, self._runs = Launches(sweep), Runs(sweep)
+        self._known: dict[Path, _Run] = {}
 
     def look(self, runs: Iterable[RunFiles] | None = None) -> SweepProgress:
         """How far it is, given the runs in its folder as they have just been read; None: they are
         read here, as much of them as it takes."""
         now = time.time()
-        every = list(self._runs.look() if runs is None else runs)
+        every = self._as_known(self._runs.look() if runs is None else runs)
         by_name = {run.path.name: run for run in every if run.path.parent == self.sweep}
         launches = self._launches.look()
         going_on = [launch for launch in launches if launch.goes_on]
@@ -115,12 +118,14 @@ class Watched:
                     places[overrides] = key
         waiting, not_begun = _not_begun(launches)
         told = {by_name[name].path for name in by_name.keys() & jobs.keys()}
-        others = [_of_run(run, run.status, now) for run in every if run.path not in told]
+        others = [_of_run(run, run.files.status, now) for run in every if run.path not in told]
         for overrides in waiting & places.keys():  # it ended before, and comes again
             if jobs[places[overrides]].status in ENDED:
                 waiting.discard(overrides)
             else:
                 del jobs[places[overrides]]
+        launched = {_name(event) for one in going_on for event in one.events.values()}
+        alone = [job.left for job in (*jobs.values(), *others) if job.name not in launched]
         searched = [launch for launch in going_on if launch.overrides is None]
         n_searched = [max(0, one.n_planned - len(one.events)) for one in searched]
         return SweepProgress(
@@ -128,22 +133,31 @@ class Watched:
             n_waiting=len(waiting) + max(n_searched, default=0),
             n_not_begun=len(not_begun - places.keys()) + _n_not_asked(launches),
             is_launching=bool(going_on),
-            left=_time_left(going_on, jobs, by_name, waiting),
+            left=_longest(_time_left(going_on, jobs, by_name, set(waiting)), alone),
             began=min((launch.began for launch in going_on), default=None),
             launcher=next((one.plan.launcher for one in reversed(going_on) if one.plan), ""),
-            best=_best([*jobs.values(), *others], by_name),
+            best=_best([*jobs.values(), *others], every),
         )
 
+    def _as_known(self, runs: Iterable[RunFiles]) -> list[_Run]:
+        """Runs with what was found out about those that are as they were."""
+        every = []
+        for files in runs:
+            before = self._known.get(files.path)
+            every.append(before if before and before.files is files else _Run(files))
+        self._known = {run.path: run for run in every}
+        return every
+
     def _job(
-        self, number: int, event: Event, launch: Launch, run: RunFiles | None, now: float
+        self, number: int, event: Event, launch: Launch, run: _Run | None, now: float
     ) -> JobProgress:
         status = str(event.status)
         if status == "running":
             status = self._at_work(event, launch, run, now)
         elif run is not None and not launch.goes_on:
-            status = run.status  # it may have gone on by itself since
+            status = run.files.status  # it may have gone on by itself since
         if run is not None:
-            error = "" if status in ENDED else str(event.error or run.error)
+            error = "" if status in ENDED else str(event.error or run.files.error)
             return _of_run(run, status, now, error, event.time)
         asked = launch.asked(number) or ()
         varied = " ".join(word for word in asked if word not in launch.common)
@@ -153,16 +167,16 @@ class Watched:
             name, status, loss=loss, error=str(event.error or ""), time=float(event.time)
         )
 
-    def _at_work(self, event: Event, launch: Launch, run: RunFiles | None, now: float) -> str:
+    def _at_work(self, event: Event, launch: Launch, run: _Run | None, now: float) -> str:
         """How a job is of which nobody has said that it ended."""
-        if run is not None and run.status == "running":
+        if run is not None and run.files.status == "running":
             return "running"
         name = _name(event)
         is_young = now - event.time < YOUNG
         if is_young or (name and is_locked(self.sweep / name / JOB_LOCK, self.sweep)):
             return "running"  # it has still to come to its run
         if run is not None:
-            return run.status
+            return run.files.status
         # Its run is kept elsewhere: who launched it would know of its end.
         return "running" if launch.journal.is_launching else "killed"
 
@@ -173,50 +187,88 @@ def _name(event: Event) -> str:
     return "" if "\0" in name or len(name) > 255 else name
 
 
+class _Run:
+    """A run, and what follows from its files, found out once."""
+
+    def __init__(self, files: RunFiles):
+        self.files, self.path = files, files.path
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        return self.files.figures()
+
+    @cached_property
+    def max_steps(self) -> int | None:
+        config = self.files.config or {}
+        most = self.figures["step"] if self.files.status == "done" else None
+        most = config.get("trainer.max_steps", most)
+        return most if isinstance(most, int) else None
+
+    @cached_property
+    def last_loss(self) -> float | None:
+        """val/loss_full of one that is done, else the last val/loss."""
+        if self.files.status == "done":
+            return self.figures["val/loss_full"]
+        metrics = self.files.record.get("metrics")
+        last = metrics.get("val/loss") if isinstance(metrics, dict) else None
+        return float(last) if isinstance(last, int | float) else self.figures["best val/loss"]
+
+    @cached_property
+    def work(self) -> Work | None:
+        """What it takes from its first step to its last, once it has taken some."""
+        before, step, flops = self.files.before, self.figures["step"], self.figures["flops"]
+        if self.max_steps is None or flops is None or not step or step <= before["step"]:
+            return None
+        n_steps = self.max_steps - before["step"]
+        a_step = (flops - before["flops"]) / (step - before["step"])
+        whole = a_step * n_steps
+        if n_steps < 0 or not 0 <= whole < LARGEST:
+            return None
+        return Work(steps=self.max_steps, flops=float(round(whole)))
+
+    @cached_property
+    def setting(self) -> str:
+        """What it shares with runs that differ in nothing but the seed, as far as is known."""
+        return canonical({key: value for key, value in self.files.swept.items() if key != SEED})
+
+    @cached_property
+    def tokens(self) -> str:
+        """What its losses are of, as far as its record tells."""
+        swept, corpus = self.files.swept, self.files.recorded_keys["corpus_sha256"]
+        keys = {key: value for key, value in swept.items() if key.startswith("tokenizer")}
+        return canonical([keys, self.files.choices.get("tokenizer"), corpus])
+
+
 def _of_run(
-    run: RunFiles, status: str, now: float, error: str | None = None, since: float = 0.0
+    run: _Run, status: str, now: float, error: str | None = None, since: float = 0.0
 ) -> JobProgress:
-    """What the files of a run say of it."""
-    figures, config, metrics = run.figures(), run.config or {}, run.record.get("metrics")
-    step, seconds, most = figures["step"], figures["seconds"], config.get("trainer.max_steps")
-    last = metrics.get("val/loss") if isinstance(metrics, dict) else None
-    last = figures["best val/loss"] if not isinstance(last, int | float) else last
+    """What a run says of its job."""
+    step, seconds, most = run.figures["step"], run.figures["seconds"], run.max_steps
     job = JobProgress(
         name=run.path.name,
         status=status,
         path=run.path,
         step=step,
-        max_steps=most if isinstance(most, int) else None,
-        loss=figures["val/loss_full"] if status == "done" else last,
-        error=run.error if error is None else error,
+        max_steps=most,
+        loss=run.last_loss,
+        error=run.files.error if error is None else error,
         time=since,
     )
-    if status != "running" or not (step and seconds and job.max_steps):
+    if status != "running" or not (step and seconds and most) or seconds < 0:
         return job
-    every = config.get("eval.every")
+    every = (run.files.config or {}).get("eval.every")
     pace = seconds / step  # evaluations and all
-    ahead = min((now - _written(run)) / pace, every if isinstance(every, int) else 0)
-    place = min(step + max(0.0, ahead), job.max_steps)
-    left = (job.max_steps - place) * pace
-    return replace(job, place=place, rate=_rate(run), left=left)
+    ahead = min((now - _written(run.path)) / pace, every if isinstance(every, int) else 0)
+    place = min(step + max(0.0, ahead), most)
+    return replace(job, place=place, rate=1 / pace, left=max(0.0, (most - place) * pace))
 
 
-def _written(run: RunFiles) -> float:
+def _written(run: Path) -> float:
     """When its record was last written, seconds since the epoch."""
     try:
-        return (run.path / RECORD).lstat().st_mtime
+        return (run / RECORD).lstat().st_mtime
     except OSError:
         return math.inf
-
-
-def _rate(run: RunFiles) -> float | None:
-    """Steps a second between two evaluations, by the tokens that each has."""
-    speed, before = run.record.get("tokens_per_second"), run.before
-    tokens, step = run.figures()["tokens"], run.figures()["step"]
-    if not isinstance(speed, int | float) or not tokens or step <= before["step"]:
-        return None
-    of_a_step = (tokens - before["tokens"]) / (step - before["step"])
-    return speed / of_a_step if of_a_step > 0 and math.isfinite(speed) else None
 
 
 def _not_begun(launches: Sequence[Launch]) -> tuple[set[Overrides], set[Overrides]]:
@@ -242,7 +294,7 @@ def _n_not_asked(launches: Sequence[Launch]) -> int:
 def _time_left(
     launches: Sequence[Launch],
     jobs: Mapping[str, JobProgress],
-    runs: Mapping[str, RunFiles],
+    runs: Mapping[str, _Run],
     waiting: set[Overrides],
 ) -> TimeLeft | None:
     """The time left of what goes on."""
@@ -252,14 +304,14 @@ def _time_left(
     to_come: list[Work] = []
     for launch in launches:
         own = {number: _name(event) for number, event in launch.events.items()}
-        known = {number: _work(runs[name]) for number, name in own.items() if name in runs}
+        known = {number: runs[name].work for number, name in own.items() if name in runs}
         works = launch.work({number: work for number, work in known.items() if work is not None})
         for number, name in own.items():
             is_planned = works is not None and 0 <= number < len(works)
             work = works[number] if works is not None and is_planned else Work()
             job, seconds = jobs.get(name), launch.seconds(number)
             if seconds is None and job is not None and job.status == "done" and name in runs:
-                seconds = runs[name].figures()["seconds"]  # it was done before
+                seconds = runs[name].figures["seconds"]  # it was done before
             if job is not None and job.status == "running":
                 taken = now - launch.begun.get(number, now)
                 running.append(Running(work, taken, job.left))
@@ -275,35 +327,22 @@ def _time_left(
     return time_left(ended, running, to_come, sum(launch.most_running for launch in launches))
 
 
-def _work(run: RunFiles) -> Work | None:
-    """What a run takes from its first step to its last, once it has taken some."""
-    figures, before = run.figures(), run.before
-    step, flops = figures["step"], figures["flops"]
-    most = step if run.status == "done" else (run.config or {}).get("trainer.max_steps")
-    if not isinstance(most, int) or flops is None or not step or step <= before["step"]:
-        return None
-    a_step = (flops - before["flops"]) / (step - before["step"])
-    return Work(steps=most, flops=max(0.0, round(a_step * (most - before["step"]))))
+def _longest(left: TimeLeft | None, alone: Iterable[float | None]) -> TimeLeft | None:
+    """The time left of launches, and of runs that nobody waits for."""
+    known = [seconds for seconds in alone if seconds is not None]
+    if not known:
+        return left
+    return replace(left or TimeLeft(0.0), seconds=max(left.seconds if left else 0.0, *known))
 
 
-def _best(jobs: Iterable[JobProgress], runs: Mapping[str, RunFiles]) -> JobProgress | None:
+def _best(jobs: Iterable[JobProgress], runs: Iterable[_Run]) -> JobProgress | None:
     """The job that is done with the lowest loss, of those whose settings have no seed that
     diverged; None where losses are of different tokens."""
-    done = [job for job in jobs if job.status == "done" and job.name in runs]
-    diverged = {_setting(run) for run in runs.values() if run.diverged}
-    of = [(job, runs[job.name]) for job in done if job.loss is not None]
-    if len({_tokens(run) for _, run in of}) > 1:
+    by_path = {run.path: run for run in runs}
+    diverged = {run.setting for run in by_path.values() if run.figures["diverged"]}
+    done = [job for job in jobs if job.status == "done" and job.loss is not None]
+    of_runs = [(job, by_path[job.path]) for job in done if job.path in by_path]
+    if len({run.tokens for _, run in of_runs}) > 1:
         return None
-    whole = [job for job, run in of if _setting(run) not in diverged]
+    whole = [job for job, run in of_runs if run.setting not in diverged]
     return min(whole, key=lambda job: job.loss or math.inf, default=None)
-
-
-def _setting(run: RunFiles) -> str:
-    """What it shares with runs that differ in nothing but the seed, as far as the sweep tells."""
-    return canonical({key: value for key, value in run.swept.items() if key != SEED})
-
-
-def _tokens(run: RunFiles) -> str:
-    """What its losses are of, as far as its record tells."""
-    keys = {key: value for key, value in run.swept.items() if key.startswith("tokenizer")}
-    return canonical([keys, run.choices.get("tokenizer"), run.recorded_keys["corpus_sha256"]])

@@ -33,8 +33,8 @@ export function fold(key, title, isOpen, ...children) {
 /** A table that scrolls sideways by itself. Cells are texts or elements; `rows` have `cells`, and
  *  may have a `class` or `below`: what stands under the row. */
 export function table(name, columns, rows) {
-  const head = el('tr', {}, columns.map((column) => el('th', {
-    class: column.is_number ? 'number' : '', title: column.title || null, scope: 'col',
+  const head = el('tr', {}, columns.map((column) => el(column.heading || column.sort ? 'th' : 'td', {
+    class: column.is_number ? 'number' : '', title: column.title || null, scope: column.heading || column.sort ? 'col' : null,
     'aria-sort': column.sorted || null,
   }, column.sort
     ? el('button', { 'data-key': `${name}/${column.heading}`, onclick: column.sort },

@@ -39,7 +39,7 @@ export class Figures {
     return Object.entries(specs).map(([name, spec]) => {
       const text = JSON.stringify(spec), choices = hasChoices(spec) ? chosenKey(spec) : '';
       let one = this.drawn.get(name);
-      if (!one) this.drawn.set(name, one = { box: el('div', { class: 'figure', 'data-scroll': `figure/${name}` }, el('div')) });
+      if (!one) this.drawn.set(name, one = { box: el('div', { class: 'figure', 'data-scroll': `figure/${name}`, tabindex: 0, role: 'group', 'aria-label': name }, el('div')) });
       if (one.text !== text || one.choices !== choices) {
         Object.assign(one, { text, choices });
         this.draw(one);

@@ -3,7 +3,7 @@
 import { change } from './address.js';
 import { el } from './dom.js';
 
-let pictures = new Map(); // those that are shown, by address: a redrawn page loads none again
+let pictures = new Map(); // those that are shown, by place: a redrawn page loads none again
 
 /** `kept` is what the board said of some runs at a step, null while it was not asked; `columns` are
  *  {run, title} of each. Nothing where nothing was kept. */
@@ -16,13 +16,13 @@ export function keptBySteps(kept, columns) {
   const texts = tags((column) => Object.keys(column.texts)), drawn = tags((column) => column.pictures.map(([tag]) => tag));
   const isMore = columns.length > 1;
   const text = (column, tag) => (tag in column.texts ? el('pre', { dir: 'auto', tabindex: 0, 'aria-label': tag }, column.texts[tag]) : null);
-  const drawing = (column, tag, { run, title }) => {
+  const drawing = (column, tag, { run, title }, i = 0) => {
     const [, version] = column.pictures.find(([other]) => other === tag) ?? [];
-    return version ? picture(before, `./picture?${new URLSearchParams({ name: run, tag, step: kept.step, version })}`, `${tag} of ${title} at step ${kept.step}`) : null;
+    return version ? picture(before, i, `./picture?${new URLSearchParams({ name: run, tag, step: kept.step, version })}`, `${tag} of ${title} at step ${kept.step}`) : null;
   };
   const beside = (tag, cell) => [el('h3', { dir: 'auto' }, tag), el('div', { class: 'beside', style: `--n: ${columns.length}` },
     kept.columns.map((column, i) => el('figure', {}, isMore ? el('figcaption', { dir: 'auto' }, columns[i].title) : null,
-      cell(column, tag, columns[i]) ?? el('p', { class: 'quiet' }, 'nothing at this step'))))];
+      cell(column, tag, columns[i], i) ?? el('p', { class: 'quiet' }, 'nothing at this step'))))];
   const gallery = () => el('div', { class: 'gallery' }, drawn.map((tag) => el('figure', {}, el('figcaption', { dir: 'auto' }, tag), drawing(kept.columns[0], tag, columns[0]))));
   return [
     el('h2', {}, isMore ? 'samples and pictures at the same step' : 'samples and pictures'),
@@ -32,10 +32,11 @@ export function keptBySteps(kept, columns) {
   ].flat();
 }
 
-function picture(before, address, words) {
-  const node = before.get(address) ?? el('a', { href: address, target: '_blank', rel: 'noopener', title: 'in its own size' },
+function picture(before, column, address, words) {
+  const place = `${column} ${address}`; // a setting and its run may show the same one
+  const node = before.get(place) ?? el('a', { href: address, target: '_blank', rel: 'noopener', title: 'in its own size' },
     el('img', { src: address, alt: words, loading: 'lazy' }));
-  pictures.set(address, node);
+  pictures.set(place, node);
   return node;
 }
 

@@ -17,7 +17,7 @@ export function board(about, jobs, { sweep }) {
     const setting = about.settings[i], isOpen = String(setting) === opened;
     const runs = jobs.filter((job) => job.setting === setting);
     const button = el('button', { class: 'plain', 'data-key': `setting/${setting}`, 'aria-expanded': String(isOpen),
-      'aria-label': `runs of ${about.names[i]}`,
+      'aria-label': `${runs.length} runs of ${about.names[i]}`,
       onclick: () => change({ setting: isOpen ? undefined : setting }) }, `${isOpen ? '▾' : '▸'} ${about.n_runs[i]}`);
     return { class: i === about.best ? 'best' : '', below: isOpen && runsOf(about.names[i], runs, sweep),
       cells: [el('span', { class: 'rank' }, swatch(about.styles[i]), String(setting)),

@@ -54,19 +54,18 @@ export function sideBySide(about, figures, kept) {
   const { columns } = about, words = columns.map((column) => column.word);
   const heads = columns.map((column) => ({ heading: column.title }));
   const wrong = columns.filter((column) => column.problem);
-  const rows = (name, list) => (list.length ? [el('h2', {}, name), table(name, [{ heading: name === 'keys in which they differ' ? 'key' : '' }, ...heads],
-    list.map(([key, cells, differs]) => ({ class: differs && name === 'versions and machine' ? 'differs' : '',
-      cells: [`${differs && name === 'versions and machine' ? '≠ ' : ''}${key}`, ...cells] })))] : []);
+  const rows = (name, first, list, isMarked = false) => (list.length ? [el('h2', {}, name), table(name, [{ heading: first }, ...heads],
+    list.map(([key, cells, differs]) => (isMarked && differs ? { class: 'differs', cells: [`≠ ${key}`, ...cells] } : { cells: [key, ...cells] })))] : []);
   return [
     el('header', {}, el('h1', {}, 'side by side'), el('span', { class: 'quiet' }, `${columns.length} of at most ${MOST}; tick others in their tables`)),
     el('ul', { class: 'sides' }, columns.map((column) => el('li', {}, head(column), words.length > 1 ? without(words, column.word) : null))),
     wrong.map((column) => el('p', { class: 'problem', dir: 'auto' }, `${column.title}: ${column.problem}`)),
     el('div', { class: 'columns' }, el('div', {},
       about.keys.length ? null : [el('h2', {}, 'keys in which they differ'), el('p', {}, columns.length > 1 ? 'none' : 'there is nothing to compare with')],
-      rows('keys in which they differ', about.keys), rows('figures', about.figures), notes(about.notes)),
+      rows('keys in which they differ', 'key', about.keys), rows('figures', 'figure', about.figures), notes(about.notes)),
     el('div', {}, el('h2', {}, 'curves'), drawn(figures))),
     keptBySteps(kept, columns),
-    rows('versions and machine', about.machine),
+    rows('versions and machine', 'name', about.machine, true),
   ].flat();
 }
 
