@@ -15,6 +15,7 @@ PARTS = (
     "sweeps",
     "records",
     "board",
+    "race",
 )
 
 if __name__ == "__main__":

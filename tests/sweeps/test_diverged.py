@@ -206,8 +206,9 @@ def test_its_mean_curve_ends_where_the_first_seed_does(tmp_path, n_diverged):
     assert set(wild) == {"val/loss", "± sd/val/loss above", "± sd/val/loss below"}
     assert all(steps == [0, 10, 20] for steps in wild.values())
     assert good["val/loss"] == [0, 10, 20, 40, 60, 100]
-    points = rows(leaderboard(load([tmp_path])).figures["curves"], "x", "mean")
-    assert [max(p["x"] for p in points if p["line"] == line) for line in (0, 1)] == [100, 20]
+    points = rows(leaderboard(load([tmp_path])).figures["curves"], "steps", "mean")
+    seen = [(p["line"], p["steps"]) for p in points if p["mean"] is not None]
+    assert [max(step for line, step in seen if line == i) for i in (0, 1)] == [100, 20]
 
 
 def test_without_a_curve_of_a_seed_that_diverged_there_is_none_of_the_others(tmp_path):

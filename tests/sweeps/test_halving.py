@@ -16,6 +16,7 @@ from sweeps.conftest import records, small_sweep
 from lmlab import cli
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.report.leaderboard import leaderboard
+from lmlab.sweeps.table.raced import Raced
 from lmlab.sweeps.table.settings import load
 
 HALVING = ["hydra/sweeper=halving", "model=bigram", "hydra.sweeper.factor=2", "eval.every=2"]
@@ -128,6 +129,19 @@ def test_a_setting_that_fails_goes_no_further_and_is_tried_again(halve, tmp_path
 )
 def test_what_is_refused(halve, words, problem):
     assert problem in halve("a", "seed=1,2", *words, status=2)[1]
+
+
+def test_what_halving_leaves_races_for_the_other_seeds(halve):
+    words = ["optimizer.lr=1e-4,1e-2,1e-1,3e-1", "seed=1,2,3", "sweep.race.first=2"]
+    folder, said = halve("a", *words, "trainer.max_steps=4", "hydra.sweeper.synchronous=true")
+    # Two seeds of four settings at step 2; of the two that go on, to the end, and what decides.
+    assert "4 settings, 8 runs" in said
+    assert steps(folder).count(2) == 4
+    raced = Raced.read(folder)
+    assert raced is not None
+    assert len(raced.rows) == 2
+    assert len(records(folder)) == 8 + raced.n_runs - 4 + 2
+    assert "on fresh seeds 4, 5" in said
 
 
 def _sweep(folder: Path, words: list[str]) -> None:

@@ -24,7 +24,7 @@ from lmlab.sweeps.table.reading import RunFiles, read_run, started
 if TYPE_CHECKING:
     from lmlab.sweeps.table.settings import Table
 
-SECONDS = 2.0  # between two looks
+SECONDS, LONGEST = 2.0, 8.0  # between two looks, the longer the more there is
 IDLE = 30.0  # seconds without a question, after which nobody looks
 MOST_FOLDERS = 200_000  # somebody's home folder is no folder of runs
 LINK = "a link stands in its place, which is not followed"
@@ -159,7 +159,7 @@ class Scan:
             began = time.monotonic()
             self.look()
             # Thousands of runs on a slow disk are not all that it does.
-            time.sleep(max(SECONDS, 4 * (time.monotonic() - began)))
+            time.sleep(min(max(SECONDS, 4 * (time.monotonic() - began)), LONGEST))
 
     def _walk(self) -> tuple[dict[str, Path], dict[str, tuple[Path, str]]]:
         """Launched sweeps by name; by each run's name its directory, and the name of its sweep, or

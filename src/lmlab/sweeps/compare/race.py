@@ -35,7 +35,7 @@ class Stopped:
     n: int  # seeds until then
     against: int  # the setting that was the best then
     difference: float = math.nan  # of its losses minus the best's, mean over the seeds
-    low: float = math.nan  # the interval that covers it with 95 % at all looks, for all settings
+    low: float = math.nan  # its interval: 95 % at all looks, for all compared with this best
     high: float = math.nan
     p: float = math.nan  # by Holm's correction
 

@@ -35,9 +35,9 @@ def race_sections(folder: Path) -> Iterator[Section]:
         f"{raced.n_runs} of {whole} runs were needed ({raced.n_runs / whole:.0%})"
         + f", and {len(raced.fresh)} on fresh seeds" * bool(raced.fresh),
         "val/loss_full: nats per token, mean over the seeds that the setting raced with",
-        "difference: from the best when it stopped, paired by seed; its interval covers at all "
-        "looks and for all settings together, p is by Holm's correction; a look may spend its "
-        f"share of {LEVEL:g}",
+        "difference: from the best when it stopped, paired by seed; its interval is of 95 % at all "
+        f"looks and for all settings together, and p, by Holm's correction, is below the share of "
+        f"{LEVEL:g} that the look had",
     ]
     title = "the race" if raced.has_winner else "the race, which no setting won"
     yield Section(title, columns, notes, best=0 if rows else None)

@@ -32,6 +32,7 @@ from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.preparing import check_multirun, prepare
 from lmlab.sweeps.launch.progress import Progress
 from lmlab.sweeps.search.candidates import Placed, by_setting, placed
+from lmlab.sweeps.search.racing import hold_race
 from lmlab.sweeps.search.rungs import Standing, next_move, rungs
 
 if TYPE_CHECKING:
@@ -85,9 +86,10 @@ def halve(
     folder = prepare(config, loader, len(jobs), jobs, searched)
     candidates = placed(config, loader, folder, jobs, arguments)
     steps = _rungs(candidates, asked)
+    entered, first = by_setting(candidates), config.sweep.race.first
     settings = {
-        setting: [Candidate(one.words, one.run) for one in runs]
-        for setting, runs in by_setting(candidates).items()
+        setting: [Candidate(one.words, one.run) for one in runs[:first]]
+        for setting, runs in entered.items()
     }
     for runs in settings.values():
         for run in runs:
@@ -96,14 +98,19 @@ def halve(
     order = sorted(settings, key=lambda setting: _shuffled(setting, asked.seed))
     in_order, fail_fast = [settings[setting] for setting in order], config.sweep.fail_fast
     halving = Halving(in_order, steps, asked.factor, asked.synchronous, fail_fast)
+    n_runs = sum(map(len, in_order))
     say(
-        f"{len(settings)} settings, {len(jobs)} runs: the best 1/{asked.factor} of each rung go on "
+        f"{len(settings)} settings, {n_runs} runs: the best 1/{asked.factor} of each rung go on "
         f"from step {', '.join(map(str, steps[:-1]))}, and the last to step {steps[-1]}"
     )
     # A launcher that comes back when all have ended is given all that can begin.
     batch = 1 if type(launcher).__name__ == "BasicLauncher" else len(jobs)
     with pool_of(launcher, len(jobs), batch) as pool:
         results = run_jobs(pool, folder, halving.ask, halving.progress, halving.tell)
+    left = [key for key, runs in settings.items() if all(r.is_at(len(steps) - 1) for r in runs)]
+    if first is not None and left and not halving.is_over:  # the other seeds decide among these
+        theirs = [one.words for key in left for one in entered[key]]
+        return hold_race(config, loader, launcher, arguments, folder, theirs, results)
     if not results:
         say(f"nothing is left to train; the table: {command('sweep')} {folder}")
     finish(folder, results)
@@ -142,6 +149,10 @@ class Candidate:
     @property
     def is_there(self) -> bool:
         return self.goal is not None and len(self.losses) > self.goal
+
+    def is_at(self, rung: int) -> bool:
+        """Whether it has come to a rung, and is not the worse for it."""
+        return len(self.losses) > rung and math.isfinite(self.losses[rung])
 
     def look(self, steps: Sequence[int]) -> None:
         """See how far it has come.

@@ -39,8 +39,10 @@ def hold_race(
     arguments: Sequence[str],
     folder: Path,
     jobs: Sequence[list[str]],
+    before: Sequence[Result] = (),
 ) -> list[Result]:
-    """Train the jobs of a grid as far as they decide something; the results of what was trained.
+    """Train the jobs of a grid as far as they decide something; the results of what was trained,
+    behind those of what was trained `before`.
 
     Raises:
         LabError: if settings differ in their seeds, or a run failed, once all is done.
@@ -64,7 +66,7 @@ def hold_race(
     say(f"{len(settings)} settings race for {len(seeds)} seeds, after the first {asked.first}")
     batch = 1 if type(launcher).__name__ == "BasicLauncher" else len(settings) * asked.first
     with pool_of(launcher, len(jobs), batch) as pool:
-        results = run_jobs(pool, folder, held.ask, held.progress, held.tell)
+        results = [*before, *run_jobs(pool, folder, held.ask, held.progress, held.tell)]
     if not held.is_over:
         held.result([_named(runs[0]) for runs in entered], fresh).write(folder)
     finish(folder, results)
@@ -179,7 +181,7 @@ class Racing:
         return Raced(
             rows,
             n_seeds=len(self.settings[0]),
-            n_runs=sum(run.loss is not None for runs in self.settings for run in runs),
+            n_runs=sum(row["seeds"] for row in rows),
             fresh=fresh if self.measured else [],
             losses=[run.loss for run in self.measured if run.loss is not None],
             has_winner=now.winner is not None,

@@ -88,6 +88,11 @@ def search(
         raise LabError(
             "sweep.wait=false: a search learns from its results; hydra/sweeper=grid can leave"
         )
+    if config.sweep.race.first is not None:
+        raise LabError(
+            "sweep.race: seeds race for the settings of hydra/sweeper=grid or halving; Optuna "
+            "searches a seed as any key"
+        )
     settings = _settings(config)
     axes = Axes.parse(settings["params"], settings["when"], arguments, loader, config)
     space = Space.of(axes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from lmlab.sweeps.table.values import heading, is_missing, label, short_keys
 AVERAGED = ("train/loss", "train/loss_eval", "val/bpc", "val/loss")
 BANDS = ("val/loss", "val/bpc")  # charts of their own under Custom Scalars
 BAND = "± sd/"  # the tags of a band's edges; sorted behind all others
+AT_ONCE = 500  # files; more would be held in memory
+MAY_GO_ON = '"\r\0\ufeff'  # what may make more than a line, or less, of a line
 Curves = dict[str, list[tuple[int, float]]]  # by tag: step and value
 MOST_POINTS = 100  # of a mean curve: train/loss may have thousands, and nobody sees them
 
@@ -28,33 +30,56 @@ def read_curves(runs: pd.DataFrame, tags: Sequence[str]) -> pd.DataFrame:
     damaged gives what can be read of it. A run that diverged has a row in any case, without values
     if it logged none, so that no mean over the others is taken for one over all.
     """
-    columns = ["setting", "run", "step", *tags]
-    frames = [pd.DataFrame(columns=columns)]
-    for run, setting, directory, diverged in runs[
-        ["setting", "directory", "diverged"]
-    ].itertuples():
-        if diverged:
-            frames.append(pd.DataFrame({"setting": [setting], "run": [run], "step": [0]}))
+    columns = ["run", "step", *tags]
+    lost = runs.index[runs["diverged"].astype(bool)]
+    frames = [pd.DataFrame(columns=columns), pd.DataFrame({"run": lost, "step": 0})]
+    for i in range(0, len(runs), AT_ONCE):
+        frames += _logged(runs["directory"].iloc[i : i + AT_ONCE], tags)
+    curves = pd.concat(frames)[columns].astype("float64")
+    curves = curves.where(np.isfinite)[curves["step"].between(0, 2**53)]
+    curves = curves.astype({"run": "int64", "step": "int64"})
+    curves.insert(0, "setting", curves["run"].map(runs["setting"]).astype("int64"))
+    # Of a step that was logged twice, the later value.
+    return curves.groupby(["setting", "run", "step"], as_index=False).last()
+
+
+def _logged(directories: pd.Series, tags: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """The files of some runs, by their index: columns run, step and what there is of `tags`.
+
+    Those with the same columns are read at once, as one table: for each by itself pandas would take
+    longer than it does for all its lines.
+    """
+    alike: dict[str, list[str]] = {}  # lines, each behind the number of its run
+    for run, directory in directories.items():
         path = Path(directory, METRICS)
         try:
             with open_to_read(path, within=path.parent) as file:
-                content = file.read()
-            logged = pd.read_csv(
-                io.BytesIO(content),
-                usecols=lambda name: name in ("step", *tags),
-                index_col=False,
-                dtype="str",  # a damaged file may hold anything
-                on_bad_lines="skip",
-                encoding_errors="replace",
-            )
-        except (OSError, ValueError):  # none yet, or no table at all
+                text = file.read().decode("utf-8", errors="replace")
+        except (OSError, ValueError):  # none yet, or no file
             continue
-        frames.append(logged.assign(setting=setting, run=run))
-    curves = pd.concat(frames)[columns].apply(pd.to_numeric, errors="coerce").astype("float64")
-    curves = curves.where(np.isfinite)[curves["step"].between(0, 2**53)]
-    curves = curves.astype({"setting": "int64", "run": "int64", "step": "int64"})
-    # Of a step that was logged twice, the later value.
-    return curves.groupby(["setting", "run", "step"], as_index=False).last()
+        header, _, body = text.partition("\n")
+        if header and not any(mark in text for mark in MAY_GO_ON):
+            lines = alike.setdefault(header, [])
+            lines += [f"{run},{line}" for line in body.split("\n") if line]
+        else:
+            yield _parsed(text, tags).assign(run=run)
+    for header, lines in alike.items():
+        yield _parsed("\n".join([f"run,{header}", *lines]), ("run", *tags))
+
+
+def _parsed(text: str, columns: Sequence[str]) -> pd.DataFrame:
+    """CSV as numbers, NaN for what is none; what is damaged may hold anything."""
+    try:
+        table = pd.read_csv(
+            io.StringIO(text),
+            usecols=lambda name: name in ("step", *columns),
+            index_col=False,
+            dtype="str",
+            on_bad_lines="skip",
+        )
+    except ValueError:  # no table at all
+        return pd.DataFrame()
+    return table.apply(pd.to_numeric, errors="coerce")
 
 
 def of_all_seeds(curves: pd.DataFrame, tag: str) -> pd.DataFrame:

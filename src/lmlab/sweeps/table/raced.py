@@ -20,7 +20,7 @@ class Raced:
     # setting, seeds, loss; of one that stopped also why, against, difference, low, high, p
     rows: list[dict[str, Any]]
     n_seeds: int  # that might have been spent on each
-    n_runs: int  # that were
+    n_runs: int  # that it was decided by
     fresh: list[int]  # seeds
     losses: list[float]  # val/loss_full with these, nats per token
     has_winner: bool  # all others are worse
