@@ -7,6 +7,7 @@ from collections.abc import Callable
 from io import StringIO
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 from sweeps.conftest import ROOT, small_sweep
 from terminals import InTerminal
@@ -85,7 +86,7 @@ def test_in_a_terminal_that_cannot_draw_it_is_told_line_by_line(in_terminal):
 
 
 def progress(n: int) -> SweepProgress:
-    hostile = "\x1b[2J\n\u202e" + "x" * 300
+    hostile = "\x1b[2J\n\u202e" + "宽" * 150
     jobs = [
         *[JobProgress(f"job-{i}", "done", loss=2.0 + i) for i in range(n)],
         JobProgress(hostile, "failed", error=hostile),
@@ -107,7 +108,7 @@ def test_the_table_fits_into_any_terminal(width, height, n):
     written = re.sub(r"\x1b\[[0-9;]*m", "", capture.get())
     assert "\x1b" not in written
     lines = written.splitlines()
-    assert max(map(len, lines)) <= width
+    assert max(map(cell_len, lines)) <= width
     whole = next(i for i, line in enumerate(lines) if line.startswith(f"{n}/"))
     assert len(lines) <= max(height, len(lines) - whole + 1)
     assert "more than 1 min left" in lines[-2]
