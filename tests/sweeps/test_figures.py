@@ -18,10 +18,10 @@ from lmlab.sweeps.compare.widths import best_rates, panels_of
 from lmlab.sweeps.figures.charts import png_of, svg_of
 from lmlab.sweeps.figures.learning_curves import curves_of, loss_curves
 from lmlab.sweeps.figures.losses import by_key, by_parameters, heat_map
-from lmlab.sweeps.figures.scales import styles_of_settings, wants_log
+from lmlab.sweeps.figures.scales import styles_of_settings
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.table.settings import load
-from lmlab.sweeps.table.values import ceiling, ordered
+from lmlab.sweeps.table.values import ceiling, ordered, wants_log
 
 
 def table(folder: Path):

@@ -10,6 +10,7 @@ from sweeps.made import made
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
 from lmlab.sweeps.launch.planned import LaunchPlan, Work
+from lmlab.sweeps.live.table import summary
 from lmlab.sweeps.live.time_left import Running, TimeLeft, time_left
 from lmlab.sweeps.live.watched import SweepProgress, Watched
 from lmlab.sweeps.table.reading import read
@@ -199,3 +200,20 @@ def test_the_size_of_what_has_begun_tells_that_of_what_has_not(tmp_path):
     (launch,) = Watched(tmp_path)._launches.look()
     same = Work(steps=100, flops=1e9)
     assert launch.work({0: same}) == [same, same, Work()]
+
+
+def test_numbers_that_nobody_measured(tmp_path):
+    journal = launched(
+        tmp_path, [Work(), Work(steps=2**62, flops=1e-300), Work(steps=1, flops=3e38)]
+    )
+    for number in (0, 1):
+        run = made(tmp_path, {"seed": number}, flops=10**300, tokens=10**300, seconds=1e308)
+        journal.add(Event(number, "done", 1.0, str(run), 1e308, trained=number == 1))
+    config = {"trainer.max_steps": 10**400, "eval.every": 10**400}
+    record = {"step": 1, "seconds": 1e-300, "flops": 1e300}
+    for more in (config, {"trainer.max_steps": 2**62}, {}):
+        run = RunDirectory(made(tmp_path, {}, 1e308, "running", config=more, **record))
+        journal.add(Event(2, "running", 1.0, str(run.path)))
+        with run.locked():
+            assert summary(look(tmp_path)).startswith("2/")
+    assert time_left([(Work(flops=0.0), 1.0), (Work(flops=1e-200), 2.0)], [], [GPT], 1)

@@ -28,7 +28,6 @@ from lmlab.runs.contents import (
 from lmlab.training.costs.spent import KEY as SPENT
 from lmlab.training.costs.spent import Spent
 from lmlab.training.module import LanguageModule
-from lmlab.training.optimizers.configure import configure
 
 # What an optimizer has gathered stays good when these change.
 TUNED = {"lr", "weight_decay", "betas", "eps", "alpha", "fused", "foreach"}
@@ -54,7 +53,7 @@ def cropped(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
     if averaged := parent.get(EMA_KEY):
         weights = {name: _crop(w, shapes.get(name)) for name, w in averaged["weights"].items()}
         cropped[EMA_KEY] = {**averaged, "weights": weights}
-    optimizer = configure(module.model, module.make_optimizer, module.rules, module.factors)
+    optimizer = module.fresh_optimizer()
     names = {p: name for name, p in module.model.named_parameters()}
     order = [names[p] for group in optimizer.param_groups for p in group["params"]]
     cropped["optimizer_states"] = [

@@ -324,6 +324,19 @@ def test_a_job_that_was_refused_says_why(folder):
     assert about["counts"][-1] == ["not begun", 10]
 
 
+def test_a_run_that_is_paused_is_a_row_like_any_other(folder):
+    swept = {"optimizer.lr": 0.1, "seed": 9}
+    path = made(folder / "sweeps" / "rates", swept, None, "paused", step=50)
+    asked = Asked(folder)
+    about = asked.json("sweep", name="sweeps/rates")
+    assert about["counts"] == [["done", 6], ["paused", 1]]
+    (job,) = [job for job in about["jobs"] if job["status"] == "paused"]
+    assert job["step"] == 50
+    assert job["error"].startswith("paused at step 50")
+    run = asked.json("run", name=f"sweeps/rates/{path.name}")
+    assert run["commands"][0][0] == "go on"
+
+
 def test_what_has_not_changed_is_not_sent_again(folder):
     asked = Asked(folder)
     for address in ("sweeps", "sweep", "figures", "index.js"):

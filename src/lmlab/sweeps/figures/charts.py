@@ -63,9 +63,9 @@ class Lines(NamedTuple):
         shapes = [style.shape for style in self.styles]
         return alt.Shape("line:N", **self._about(shapes))
 
-    def dash(self) -> alt.StrokeDash:
-        dashes = [list(style.dash) or [1, 0] for style in self.styles]
-        return alt.StrokeDash("line:N", **self._about(dashes))
+    def dashes(self) -> str:
+        """Vega's expression for the column `dash` of DASH, which no legend shows."""
+        return f"{json.dumps([list(style.dash) or [1, 0] for style in self.styles])}[datum.line]"
 
     def _about(self, values: Sequence[Any]) -> dict[str, Any]:
         legend = {"title": self.title, "labelExpr": by_place(self.names)}

@@ -172,7 +172,7 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
     point = base.mark_point(filled=True).encode(lines.shape())
     layers = [
         base.mark_area(opacity=1).encode(alt.Y("low:Q"), y2="high", fillOpacity=_seen(0.18)),
-        base.mark_line().encode(lines.dash(), strokeOpacity=_seen(1)).add_params(PICKED),
+        base.mark_line().encode(charts.DASH, strokeOpacity=_seen(1)).add_params(PICKED),
         point.transform_filter("datum.size > 0").encode(charts.SIZE, opacity=_seen(1)),
         point.transform_filter("isValid(datum.mean)")
         .encode(
@@ -186,7 +186,7 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
         charts.sized(layers)
         .properties(data=charts.data(points.round(7)))
         .transform_filter(alt.FieldEqualPredicate(field="loss", equal="val"))
-        .transform_calculate(setting=f"{json.dumps(list(names))}[datum.line]")
+        .transform_calculate(setting=f"{json.dumps(list(names))}[datum.line]", dash=lines.dashes())
     )
 
 

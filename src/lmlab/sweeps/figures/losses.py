@@ -10,7 +10,7 @@ import pandas as pd
 
 from lmlab.sweeps.figures import charts, scales
 from lmlab.sweeps.figures.charts import Chart, Lines
-from lmlab.sweeps.figures.scales import COLOURS, GREY, MOST_DRAWN, Style, places
+from lmlab.sweeps.figures.scales import COLOURS, GREY, MOST_DRAWN, OF_VALUES, Style, places
 from lmlab.sweeps.table.settings import Table
 from lmlab.sweeps.table.values import (
     canonical,
@@ -26,7 +26,7 @@ from lmlab.sweeps.table.words import figure, setting_names
 MOST_LINES = 10
 MOST_CELLS = 16  # along a side of a heat map
 ROW = 32  # pixels of a row of words
-ALONE = Lines([], [Style(COLOURS[0])])
+ALONE = Lines([], [Style(OF_VALUES[0])])
 
 
 def points_of(table: Table, settings: pd.DataFrame) -> pd.DataFrame:
@@ -76,6 +76,11 @@ def by_key(table: Table, key: str) -> Chart:
         joined if across else [],
         charts.HEIGHT if across else charts.WIDTH,
     )
+    if across and len(lines.styles) == len(points) and not joined:  # one key: a line through all
+        through = alt.Chart(charts.data(points.dropna(subset="loss")))
+        through = through.mark_line(color=GREY, strokeWidth=1.2)
+        through = through.encode(alt.X("at", **place), alt.Y("loss", **loss))
+        chart = alt.layer(through, chart)
     height = charts.HEIGHT if across else ROW * max(3, len(values))
     below = charts.joined(charts.what_a_point_is(settings), charts.lost_note(points))
     title = f"{table.metric} by {heading(key)}"
@@ -87,7 +92,7 @@ def _in_lines(
 ) -> tuple[pd.DataFrame, Lines, list[int]]:
     """The points with their lines, what these are, and which are joined."""
     others = [other for other in table.keys if other != key]
-    if not others and len(settings) <= MOST_DRAWN and not all(map(is_number, settings[key])):
+    if not others and len(settings) <= MOST_DRAWN:  # each in its own colour
         styles = scales.styles_of_settings(table)
         lines = Lines([], [styles[setting] for setting in points.index])
         return points.assign(line=range(len(points))), lines, []

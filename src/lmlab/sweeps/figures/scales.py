@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from lmlab.sweeps.table.settings import Table
-from lmlab.sweeps.table.values import canonical, is_number, ordered
+from lmlab.sweeps.table.values import canonical, is_number, ordered, wants_log
 
 FARTHEST = 1e100
 MOST_TICKS = 40  # that are tried at the values themselves; those without room have no label
 MOST_DRAWN = 12  # settings with a colour of their own
 # Okabe and Ito's palette for colour-blind readers, without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Tol's muted ones: for lines that join several settings, whose own colours they must not have.
+OF_VALUES = ("#6699CC", "#CC6677", "#44AA99", "#AA4499", "#999933", "#88CCEE", "#EE99AA", "#DDCC77")
 VIRIDIS = (
     *("#440154", "#482777", "#3e4989", "#31688e", "#26828e"),
     *("#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725"),
@@ -38,20 +39,6 @@ def places(values: pd.Series) -> pd.Series:
     return values.map(canonical).map(place)
 
 
-def wants_log(values: Sequence[float]) -> bool:
-    """Whether numbers are spread more evenly by ratio than by difference, over a factor of 4."""
-    points = sorted(set(values))
-    if len(points) < 2 or points[0] <= 0 or points[-1] / points[0] < 4:
-        return False
-    if len(points) == 2:
-        return points[1] / points[0] >= 10
-
-    def widest(at: list[float]) -> float:
-        return max(b - a for a, b in pairwise(at)) / (at[-1] - at[0])
-
-    return widest([math.log(x) for x in points]) < widest(points)
-
-
 class Style(NamedTuple):
     """How a line and its points are drawn, in Vega-Lite's words."""
 
@@ -61,16 +48,16 @@ class Style(NamedTuple):
     size: int = 55  # of a point, square pixels
 
 
-def distinct(n: int) -> list[Style]:
+def distinct(n: int, colours: Sequence[str] = COLOURS) -> list[Style]:
     """A style for each of n things."""
-    styles = [Style(c) for c in COLOURS] + [Style(c, "square", (6, 3)) for c in COLOURS]
+    styles = [Style(c) for c in colours] + [Style(c, "square", (6, 3)) for c in colours]
     return [styles[i % len(styles)] for i in range(n)]
 
 
-def styles_of(values: Sequence[Any]) -> list[Style]:
+def styles_of(values: Sequence[Any], colours: Sequence[str] = OF_VALUES) -> list[Style]:
     """Colours for values in order: for numbers they go from dark to light."""
     if len(values) < 3 or not all(map(is_number, values)):
-        return distinct(len(values))
+        return distinct(len(values), colours)
     at = np.linspace(0, len(VIRIDIS) - 1, len(values) + 2)[1:-1]
     channels = [[int(colour[i : i + 2], 16) for colour in VIRIDIS] for i in (1, 3, 5)]
     mixed = np.stack([np.interp(at, range(len(VIRIDIS)), channel) for channel in channels], axis=1)
@@ -82,7 +69,7 @@ def styles_of_settings(table: Table) -> dict[int, Style]:
     best = table.settings.head(MOST_DRAWN)
     if len(table.keys) == 1 and all(map(is_number, best[table.keys[0]])):
         best = best.loc[places(best[table.keys[0]]).sort_values(kind="stable").index]
-        styles = styles_of(list(best[table.keys[0]]))
+        styles = styles_of(list(best[table.keys[0]]), COLOURS)
     else:
         styles = distinct(len(best))
     return dict(zip(best.index, styles, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -71,8 +72,7 @@ def table(progress: SweepProgress, width: int, height: int) -> RenderableType:
     room = max(0, height - len(whole) - 2)  # but for what has no room, and where the cursor stands
     shown = running[:room]
     last = ended[len(ended) - min(FEW, len(ended), room - len(shown)) :]
-    longest = max((len(printable(job.name)) for job in (*last, *shown)), default=0)
-    of_names = min(longest, max(8, width // 2))
+    of_names = min(_widest([printable(job.name) for job in (*last, *shown)]), max(8, width // 2))
     lines: list[RenderableType] = [_ended(job, of_names) for job in last]
     lines.append(_running(shown, of_names, width))
     if len(running) > len(shown) and height > len(whole) + 1:
@@ -84,10 +84,10 @@ def _packed(text: str, width: int) -> list[str]:
     """A text that is divided by dots on as many lines as it takes."""
     lines: list[str] = []
     for part in text.split(DOT):
-        if lines and len(lines[-1] + DOT + part) <= width:
+        if lines and cell_len(lines[-1] + DOT + part) <= width:
             lines[-1] += DOT + part
         else:
-            lines.append(part if len(part) <= width else f"{part[: width - 1]}…")
+            lines.append(part if cell_len(part) <= width else f"{set_cell_size(part, width - 1)}…")
     return lines
 
 
@@ -133,7 +133,7 @@ def _place(job: JobProgress) -> str:
 
 
 def _widest(texts: Sequence[str]) -> int:
-    return max(map(len, texts), default=0)
+    return max(map(cell_len, texts), default=0)
 
 
 def news(before: SweepProgress, now: SweepProgress) -> list[JobProgress]:

@@ -71,6 +71,8 @@ def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """The slope and the start of the line through points, by least squares."""
     x, y = (fmean(values) for values in zip(*points, strict=True))
     spread = sum((one - x) ** 2 for one, _ in points)
+    if not spread:  # nearly the same
+        return 0.0, y
     slope = sum((one - x) * (other - y) for one, other in points) / spread
     return slope, y - slope * x
 

@@ -28,6 +28,7 @@ from lmlab.sweeps.table.values import canonical
 
 YOUNG = 3.0  # seconds that a job has to come to the lock of its run
 ENDED = ("done", "pruned")
+CENTURIES = 1e10  # seconds: somebody's record may hold any number
 MOST = 10_000  # jobs whose time is added up: somebody's plan may have any number
 
 
@@ -202,7 +203,13 @@ class _Run:
         config = self.files.config or {}
         most = self.figures["step"] if self.files.status == "done" else None
         most = config.get("trainer.max_steps", most)
-        return most if isinstance(most, int) else None
+        return most if isinstance(most, int) and 0 <= most < 2**63 else None
+
+    @cached_property
+    def seconds(self) -> float | None:
+        """Of training; None where its record has no such time."""
+        seconds = self.figures["seconds"]
+        return seconds if seconds is not None and 0 <= seconds < CENTURIES else None
 
     @cached_property
     def last_loss(self) -> float | None:
@@ -243,7 +250,7 @@ def _of_run(
     run: _Run, status: str, now: float, error: str | None = None, since: float = 0.0
 ) -> JobProgress:
     """What a run says of its job."""
-    step, seconds, most = run.figures["step"], run.figures["seconds"], run.max_steps
+    step, seconds, most = run.figures["step"], run.seconds, run.max_steps
     job = JobProgress(
         name=run.path.name,
         status=status,
@@ -254,13 +261,14 @@ def _of_run(
         error=run.files.error if error is None else error,
         time=since,
     )
-    if status != "running" or not (step and seconds and most) or seconds < 0:
+    if status != "running" or not (step and step > 0 and seconds and most):
         return job
     every = (run.files.config or {}).get("eval.every")
     pace = seconds / step  # evaluations and all
     ahead = min((now - _written(run.path)) / pace, every if isinstance(every, int) else 0)
     place = min(step + max(0.0, ahead), most)
-    return replace(job, place=place, rate=1 / pace, left=max(0.0, (most - place) * pace))
+    left = min(max(0.0, (most - place) * pace), CENTURIES)
+    return replace(job, place=place, rate=1 / pace, left=left)
 
 
 def _written(run: Path) -> float:
@@ -311,7 +319,7 @@ def _time_left(
             work = works[number] if works is not None and is_planned else Work()
             job, seconds = jobs.get(name), launch.seconds(number)
             if seconds is None and job is not None and job.status == "done" and name in runs:
-                seconds = runs[name].figures["seconds"]  # it was done before
+                seconds = runs[name].seconds  # it was done before
             if job is not None and job.status == "running":
                 taken = now - launch.begun.get(number, now)
                 running.append(Running(work, taken, job.left))

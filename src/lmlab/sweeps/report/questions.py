@@ -104,4 +104,14 @@ def law(asked: Asked, settings: Sequence[int] | None) -> Iterator[Section]:
         yield from law_sections(scaling)
 
 
-QUESTIONS = (differences, law)
+def search(asked: Asked, settings: Sequence[int] | None) -> Iterator[Section]:
+    """How the search went on, where the runs are of one."""
+    from lmlab.sweeps.compare.trials import trials_of
+    from lmlab.sweeps.report.search_section import search_section
+
+    trials = trials_of(asked.table)
+    if trials is not None:
+        yield search_section(trials)
+
+
+QUESTIONS = (differences, search, law)

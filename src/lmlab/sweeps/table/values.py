@@ -7,7 +7,8 @@ import math
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from lmlab.config.words.python_words import canonical as canonical
@@ -61,6 +62,20 @@ def label(key: str, value: Any, width: int | None = WIDEST) -> str:
     if key.endswith("_target_"):
         value = str(value).rpartition(".")[2]
     return shown(value, width)
+
+
+def wants_log(values: Sequence[float]) -> bool:
+    """Whether numbers are spread more evenly by ratio than by difference, over a factor of 4."""
+    points = sorted(set(values))
+    if len(points) < 2 or points[0] <= 0 or points[-1] / points[0] < 4:
+        return False
+    if len(points) == 2:
+        return points[1] / points[0] >= 10
+
+    def widest(at: list[float]) -> float:
+        return max(b - a for a, b in pairwise(at)) / (at[-1] - at[0])
+
+    return widest([math.log(x) for x in points]) < widest(points)
 
 
 def ceiling(values: Iterable[float]) -> float:
