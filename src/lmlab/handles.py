@@ -61,7 +61,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """done, failed, pruned, interrupted, running, or killed."""
+        """done, failed, paused, pruned, interrupted, running, or killed."""
         return self._run.status
 
     @property

@@ -60,7 +60,7 @@ def test_the_best_go_on_and_are_the_runs_that_never_paused(halve, tmp_path):
     assert list(table.settings["status"]) == ["2 done", *3 * ["2 paused"]]
     assert table.settings["best val/loss"].notna().all()
     saved = (
-        "halving: 4 paused at step 2, 2 paused at step 4, 2 came to their end; "
+        "halving: 4 paused at step 2, 2 paused at step 4, 2 came to the end; "
         "40 of the 96 steps of all runs to their ends (42%)"
     )
     assert saved in leaderboard(table).notes

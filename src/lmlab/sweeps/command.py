@@ -57,6 +57,7 @@ def _show(options: argparse.Namespace) -> None:
     from lmlab.sweeps.kept import Kept, is_of_a_sweep
     from lmlab.sweeps.report.leaderboard import best_of_each, leaderboard
     from lmlab.sweeps.report.questions import Asked
+    from lmlab.sweeps.report.race_sections import race_sections
     from lmlab.sweeps.report.report import keep
     from lmlab.sweeps.report.terminal import print_sections
     from lmlab.sweeps.table.settings import load
@@ -78,8 +79,10 @@ def _show(options: argparse.Namespace) -> None:
             raise LabError(f"--by {key}: the runs differ in {differing}{nearest(key, table.keys)}")
     about = options.baseline, options.least, options.at, options.to, options.fit
     asked, chosen = Asked.parse(table, *about), best_of_each(table, by)
-    sections = chain([leaderboard(table, chosen)], asked.answers(chosen))
-    _, *answers = print_sections(", ".join(map(str, folders)), sections, console)
+    raced = [section for folder in folders for section in race_sections(folder)]
+    sections = chain([leaderboard(table, chosen), *raced], asked.answers(chosen))
+    printed = print_sections(", ".join(map(str, folders)), sections, console)
+    answers = printed[1 + len(raced) :]
     if len(folders) > 1 or not (options.write or is_of_a_sweep(folders[0])):
         return
     words = _words(options)

@@ -324,6 +324,19 @@ def test_a_job_that_was_refused_says_why(folder):
     assert about["counts"][-1] == ["not begun", 10]
 
 
+def test_a_run_that_is_paused_is_a_row_like_any_other(folder):
+    swept = {"optimizer.lr": 0.1, "seed": 9}
+    path = made(folder / "sweeps" / "rates", swept, None, "paused", step=50)
+    asked = Asked(folder)
+    about = asked.json("sweep", name="sweeps/rates")
+    assert about["counts"] == [["done", 6], ["paused", 1]]
+    (job,) = [job for job in about["jobs"] if job["status"] == "paused"]
+    assert job["step"] == 50
+    assert job["error"].startswith("paused at step 50")
+    run = asked.json("run", name=f"sweeps/rates/{path.name}")
+    assert run["commands"][0][0] == "go on"
+
+
 def test_what_has_not_changed_is_not_sent_again(folder):
     asked = Asked(folder)
     for address in ("sweeps", "sweep", "figures", "index.js"):
@@ -383,9 +396,27 @@ def test_tensorboard_serves_it_with_a_prefix(folder, caplog):
 def test_a_single_run_needs_no_tab(tmp_path):
     made(tmp_path, None)
     assert not Asked(tmp_path).board.is_active()
-    assert not SweepsPlugin(TBContext(logdir=None)).is_active()
     made(tmp_path, None)
     assert Asked(tmp_path).board.is_active()
+
+
+@pytest.mark.parametrize("logdir", [None, ""])
+def test_without_one_log_folder_nothing_is_served(folder, monkeypatch, logdir):
+    monkeypatch.chdir(folder)
+    plugin = SweepsPlugin(TBContext(logdir=logdir))
+    client = Client(TensorBoardWSGI([plugin]))
+    assert not client.get("/data/plugins_listing").json["lmlab"]["enabled"]
+    answer = client.get("/data/plugin/lmlab/sweeps", headers={"Host": "localhost"})
+    assert answer.status_code == 404
+
+
+def test_a_folder_that_appears_later_has_a_tab_then(tmp_path):
+    plugin = SweepsPlugin(TBContext(logdir=str(tmp_path / "later")))
+    assert not plugin.is_active()
+    for _ in range(2):
+        made(tmp_path / "later", None)
+    plugin._made()._scan.look()  # as its thread does
+    assert plugin.is_active()
 
 
 def _runs(folder: Path) -> list[Path]:

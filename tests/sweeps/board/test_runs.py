@@ -305,7 +305,7 @@ def test_a_run_is_told_as_it_is_at_the_moment(asked, sweep):
     about = asked.json("run", name=name)
     assert (about["status"], about["error"], about["log"]) == ("failed", "now", "a new line\n")
     assert ["train.log", 11] in about["files"]
-    assert "go on" in dict(about["commands"])
+    assert "try again" in dict(about["commands"])
     shutil.rmtree(path)
     assert asked.json("run", name=name)["error"] == "it was moved or deleted"
 

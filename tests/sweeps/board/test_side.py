@@ -151,3 +151,51 @@ def test_names_may_be_anything_that_a_folder_can_be_called(page: Page, link: str
         expect(tab.locator("h1")).to_contain_text(words)
         expect(tab.locator("dl.commands")).to_be_visible()
         page.go_back()
+
+
+def test_by_keyboard_alone(page: Page, link: str, sweep: Path):
+    """From the list to a sorted leaderboard, two boxes, and the page of both."""
+    page.goto(link)
+    tab = tab_of(page)
+    expect(tab.get_by_role("link", name="sweeps/rates")).to_be_visible()
+    walk_to(page, "sweeps/rates", "Enter")
+    expect(tab.locator(".figure svg").first).to_be_visible()
+    walk_to(page, "lr", "Enter")
+    sorted_by = tab.get_by_role("region", name="leaderboard").locator("th[aria-sort]")
+    expect(sorted_by).to_contain_text("lr")
+    walk_to(page, "side by side: optimizer.lr=0.01", "Space")
+    walk_to(page, "side by side: optimizer.lr=0.1", "Space")
+    walk_to(page, "side by side", "Enter")
+    expect(tab.get_by_role("region", name="keys in which they differ")).to_be_visible()
+    expect(tab.locator("figure img")).to_have_count(2)
+    walk_to(page, "step", "ArrowLeft")
+    expect(tab.locator("output")).to_have_text("step 10")
+
+
+def walk_to(page: Page, name: str, key: str) -> None:
+    """Tab until what has the focus, in the frame, is called so; then press a key."""
+    called = "node => node.ariaLabel ?? node.textContent.trim()"
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        frame = page.frames[-1]
+        focused = frame.evaluate(f"document.hasFocus() ? ({called})(document.activeElement) : ''")
+        if focused == name:
+            page.keyboard.press(key)
+            return
+    raise AssertionError(f"{name} is not reached by Tab")
+
+
+def test_what_is_selected_is_not_taken_away_by_news(page: Page, link: str, sweep: Path):
+    run = sorted(sweep.glob("job-*"))[0]
+    page.goto(at(link, run=name_of(run)))
+    tab = tab_of(page)
+    expect(tab.locator(".figure svg")).to_be_visible()
+    frame = page.frames[-1]
+    frame.evaluate("getSelection().selectAllChildren(document.querySelector('code'))")
+    words = frame.evaluate("getSelection().toString()")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"step": 77}))
+    page.wait_for_timeout(3000)
+    assert frame.evaluate("getSelection().toString()") == words
+    frame.evaluate("getSelection().empty()")
+    expect(tab.locator("dl.facts")).to_contain_text("77", timeout=8000)

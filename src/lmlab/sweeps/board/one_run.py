@@ -194,7 +194,8 @@ def _commands(run: SeenRun) -> list[list[str]]:
         longer = f"{quoted_key('from', run.path)} trainer.max_steps={2 * step}"
         lines.append(["train longer, as another run", f"{command('train')} {longer}"])
     if run.status in UNFINISHED:
-        lines.insert(0, ["go on", f"{command('train')} {named}"])
+        name = "try again" if run.status == "failed" else "go on"
+        lines.insert(0, [name, f"{command('train')} {named}"])
     return lines
 
 

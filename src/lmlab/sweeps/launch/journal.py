@@ -38,8 +38,8 @@ class Result(float):
     """
 
     run: str | None  # the run directory
-    # done, pruned, failed, killed; skipped (after a failure), planned (dry_run); on a cluster
-    # running or submitted, too
+    # done, paused, pruned, failed, killed; skipped (after a failure), planned (dry_run); on a
+    # cluster running or submitted, too
     status: str
     error: str | None  # why it failed
     diverged: bool  # its loss became infinite or NaN

@@ -80,7 +80,7 @@ def _saved(table: Table) -> list[str]:
     runs = table.runs.loc[told]
     stood = runs.loc[runs["status"] == "paused", "step"].value_counts().sort_index()
     where = [f"{n} paused at step {step:,}" for step, n in stood.items()]
-    where.append(f"{(runs['status'] == 'done').sum()} came to their end")
+    where.append(f"{(runs['status'] == 'done').sum()} came to the end")
     return [
         f"halving: {', '.join(where)}; {spent:,} of the {whole:,} steps of all runs to their ends "
         f"({spent / whole:.0%})"

@@ -154,7 +154,7 @@ def _status(table: Table, setting: int) -> str:
     of_setting = table.runs[table.runs["setting"] == setting]
     if of_setting["status"].eq("running").any():
         return "running"
-    ended_well = of_setting["status"].isin(["done", "pruned"]) & ~of_setting["diverged"]
+    ended_well = of_setting["status"].isin(["done", "paused", "pruned"]) & ~of_setting["diverged"]
     return "done" if ended_well.all() else "failed"
 
 

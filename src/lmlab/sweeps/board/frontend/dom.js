@@ -16,12 +16,14 @@ export function fill(page, children) {
   const keyed = (attribute) => [...page.querySelectorAll(`[${attribute}]`)]
     .map((node) => [node.getAttribute(attribute), node]);
   const focused = page.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-  const scrolled = new Map(keyed('data-scroll').map(([key, node]) => [key, node.scrollLeft]));
+  const scrolled = new Map(keyed('data-scroll').map(([key, node]) => [key, [node.scrollLeft, node.scrollTop]]));
   const open = new Map(keyed('data-fold').map(([key, node]) => [key, node.open]));
   const y = scrollY;
   page.replaceChildren(...children);
   for (const [key, node] of keyed('data-fold')) if (open.has(key)) node.open = open.get(key);
-  for (const [key, node] of keyed('data-scroll')) node.scrollLeft = scrolled.get(key) ?? 0;
+  for (const [key, node] of keyed('data-scroll')) { // of a log the end is what is looked for
+    [node.scrollLeft, node.scrollTop] = scrolled.get(key) ?? [0, node.hasAttribute('data-end') ? node.scrollHeight : 0];
+  }
   if (focused) for (const [key, node] of keyed('data-key')) if (key === focused) node.focus({ preventScroll: true });
   scrollTo(scrollX, y);
 }

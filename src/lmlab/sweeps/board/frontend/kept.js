@@ -15,12 +15,13 @@ export function keptBySteps(kept, columns) {
   const tags = (of) => [...new Set(kept.columns.flatMap(of))].sort();
   const texts = tags((column) => Object.keys(column.texts)), drawn = tags((column) => column.pictures.map(([tag]) => tag));
   const isMore = columns.length > 1;
-  const text = (column, tag) => (tag in column.texts ? el('pre', { dir: 'auto', tabindex: 0, 'aria-label': tag }, column.texts[tag]) : null);
+  const text = (column, tag, _, i) => (tag in column.texts
+    ? el('pre', { dir: 'auto', tabindex: 0, 'data-scroll': `text/${i}/${tag}`, 'aria-label': tag }, column.texts[tag]) : null);
   const drawing = (column, tag, { run, title }, i = 0) => {
     const [, version] = column.pictures.find(([other]) => other === tag) ?? [];
     return version ? picture(before, i, `./picture?${new URLSearchParams({ name: run, tag, step: kept.step, version })}`, `${tag} of ${title} at step ${kept.step}`) : null;
   };
-  const beside = (tag, cell) => [el('h3', { dir: 'auto' }, tag), el('div', { class: 'beside', style: `--n: ${columns.length}` },
+  const beside = (tag, cell) => [el('h3', { dir: 'auto' }, tag), el('div', { class: 'beside', 'data-scroll': `beside/${tag}`, style: `--n: ${columns.length}` },
     kept.columns.map((column, i) => el('figure', {}, isMore ? el('figcaption', { dir: 'auto' }, columns[i].title) : null,
       cell(column, tag, columns[i], i) ?? el('p', { class: 'quiet' }, 'nothing at this step'))))];
   const gallery = () => el('div', { class: 'gallery' }, drawn.map((tag) => el('figure', {}, el('figcaption', { dir: 'auto' }, tag), drawing(kept.columns[0], tag, columns[0]))));

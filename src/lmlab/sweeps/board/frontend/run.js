@@ -15,24 +15,24 @@ export function oneRun(about, figures, kept) {
     inside ? null : el('label', {}, tick(about.run, about.run), ' compare'))];
   if (about.error) parts.push(el('p', { class: 'problem', dir: 'auto' }, about.error));
   const isUnwell = UNWELL.includes(about.status);
-  const log = about.log ? fold('log', 'the end of its log', isUnwell, el('pre', { tabindex: 0, 'aria-label': 'the end of its log' }, about.log)) : null;
+  const log = about.log ? fold('log', 'the end of its log', isUnwell, el('pre', { class: 'log', tabindex: 0, 'data-scroll': 'log', 'data-end': true, 'aria-label': 'the end of its log' }, about.log)) : null;
   if (!about.commands) return [...parts, log, files(about.files)].filter(Boolean);
   if (isUnwell) parts.push(log);
   const facts = [['step', steps(about)], ['val loss', about.loss === null ? '' : `${text(about.loss)}${about.is_final ? ', of all of val' : ', the lowest so far'}`],
     ['time', time(about.seconds)], ['parameters', count(about.parameters)], ...relatives(about)];
   parts.push(el('dl', { class: 'facts' }, facts.filter(([, value]) => value !== '').map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)))));
-  const left = [el('h2', {}, isUnwell ? 'go on' : 'commands'), commands(about.commands), ...differs(about.changed)];
+  const left = [el('h2', {}, 'commands'), commands(about.commands), ...differs(about.changed)];
   const curves = inside ? [] : [el('h2', {}, 'curves'), drawn(figures)];
   const link = curvesLink([about.run], 'curves in Time Series');
   parts.push(el('div', { class: 'columns' }, el('div', {}, left), el('div', {}, curves, link && el('p', {}, link))));
   parts.push(...keptBySteps(kept, [{ run: about.run, title: about.run }]));
   if (about.sample && !kept?.columns[0].texts.sample) {
-    parts.push(el('h2', {}, 'the last sample'), el('pre', { dir: 'auto', tabindex: 0, 'aria-label': 'the last sample' }, about.sample));
+    parts.push(el('h2', {}, 'the last sample'), el('pre', { dir: 'auto', tabindex: 0, 'data-scroll': 'sample', 'aria-label': 'the last sample' }, about.sample));
   }
   parts.push(el('h2', {}, 'what it left'));
   const pairs = (name, list) => list.length && fold(name, name, false, table(name, [{ heading: 'name' }, { heading: 'value' }], list.map((cells) => ({ cells }))));
   parts.push(pairs('last figures', about.metrics), pairs('versions and machine', about.machine), files(about.files),
-    about.config && fold('config', 'its whole config', false, el('pre', { tabindex: 0, 'aria-label': 'its whole config' }, about.config)), isUnwell ? null : log);
+    about.config && fold('config', 'its whole config', false, el('pre', { tabindex: 0, 'data-scroll': 'config', 'aria-label': 'its whole config' }, about.config)), isUnwell ? null : log);
   return parts.filter(Boolean);
 }
 
