@@ -80,7 +80,8 @@ def number_axis(values: Sequence[float], title: str) -> Axis:
     ticks: Sequence[float] | None = values
     if len(values) > MOST_TICKS:
         ticks = ratio_ticks(min(values), max(values)) if wants_log(values) else None
-    return _axis(title, wants_log(values), ticks, {"format": "~g"})
+    # As an expression: a format alone is given as few digits as set the ticks apart, 50 as 5e+1.
+    return _axis(title, wants_log(values), ticks, {"labelExpr": "format(datum.value, '.6~g')"})
 
 
 def ratio_axis(low: float, high: float, title: str, written: str = "~s") -> Axis:
