@@ -25,6 +25,8 @@ class SweepsPlugin(base_plugin.TBPlugin):
         self._board: Any = None
 
     def get_plugin_apps(self) -> dict[str, Callable[..., Iterable[bytes]]]:
+        if not self._folder:  # --logdir_spec names several folders instead, and runs otherwise
+            return {}
         return {"/*": lambda environ, start_response: self._made()(environ, start_response)}
 
     def is_active(self) -> bool:

@@ -396,9 +396,27 @@ def test_tensorboard_serves_it_with_a_prefix(folder, caplog):
 def test_a_single_run_needs_no_tab(tmp_path):
     made(tmp_path, None)
     assert not Asked(tmp_path).board.is_active()
-    assert not SweepsPlugin(TBContext(logdir=None)).is_active()
     made(tmp_path, None)
     assert Asked(tmp_path).board.is_active()
+
+
+@pytest.mark.parametrize("logdir", [None, ""])
+def test_without_one_log_folder_nothing_is_served(folder, monkeypatch, logdir):
+    monkeypatch.chdir(folder)
+    plugin = SweepsPlugin(TBContext(logdir=logdir))
+    client = Client(TensorBoardWSGI([plugin]))
+    assert not client.get("/data/plugins_listing").json["lmlab"]["enabled"]
+    answer = client.get("/data/plugin/lmlab/sweeps", headers={"Host": "localhost"})
+    assert answer.status_code == 404
+
+
+def test_a_folder_that_appears_later_has_a_tab_then(tmp_path):
+    plugin = SweepsPlugin(TBContext(logdir=str(tmp_path / "later")))
+    assert not plugin.is_active()
+    for _ in range(2):
+        made(tmp_path / "later", None)
+    plugin._made()._scan.look()  # as its thread does
+    assert plugin.is_active()
 
 
 def _runs(folder: Path) -> list[Path]:

@@ -96,11 +96,11 @@ def _followed(journal: Journal, progress: Progress, shown: _Lines) -> Iterator[N
 
     def follow() -> None:
         while True:
-            last, began = over.is_set(), time.monotonic()
+            last, began = over.is_set(), time.thread_time()
             show_news()
             if last:
                 return
-            over.wait(max(0.5, 30 * (time.monotonic() - began)))  # training comes first
+            over.wait(max(0.5, 30 * (time.thread_time() - began)))  # training comes first
 
     followers[journal.path] = show_news
     thread = threading.Thread(target=follow, name="progress", daemon=True)
@@ -143,13 +143,13 @@ class _Table(_Lines):
             self.progress.update(event)
             if event.status in FAILED:
                 self.table.say(printable(_ending(event)))
-        began = time.monotonic()
-        if began < self._due:
+        if time.monotonic() < self._due:
             return  # thousands of jobs that are done already end at once
+        began = time.thread_time()
         now = watched.look()
         self.progress.left = now.left
         self.table.draw(partial(table, now))
-        self._due = time.monotonic() + 0.2 + 10 * (time.monotonic() - began)
+        self._due = time.monotonic() + 0.2 + 10 * (time.thread_time() - began)
 
 
 def _ending(event: Event) -> str:
