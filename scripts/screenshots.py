@@ -39,6 +39,20 @@ def first_sweep(page: Page) -> None:
     inside.locator(".figure svg").first.wait_for()
 
 
+def curves(page: Page) -> None:
+    """By time, with the single seeds, at equal time and to a loss."""
+    first_sweep(page)
+    inside = page.frame_locator("iframe")
+    inside.get_by_label("at", exact=True).fill("3s")
+    inside.get_by_label("to val/loss").fill("2.8")
+    inside.get_by_role("button", name="compare", exact=True).click()
+    for name in ("by seconds", "logarithmic across", "the single seeds"):
+        inside.get_by_role("button", name=name).click()
+    inside.get_by_role("heading", name="seconds to").wait_for()
+    inside.locator(".figure svg").nth(4).wait_for()
+    inside.get_by_role("button", name="by seconds").evaluate("button => button.scrollIntoView()")
+
+
 def one_run(page: Page) -> None:
     first_sweep(page)
     inside = page.frame_locator("iframe")
@@ -76,6 +90,7 @@ def full_size(page: Page) -> None:
 # Name of the picture, the page's address after the port, what to wait for, what to do then.
 SHOTS: list[tuple[str, str, str, Callable[[Page], None]]] = [
     ("sweeps", "#lmlab", "iframe", first_sweep),
+    ("curves", "#lmlab", "iframe", curves),
     ("one_run", "#lmlab", "iframe", one_run),
     ("side_by_side", "#lmlab", "iframe", side_by_side),
     (

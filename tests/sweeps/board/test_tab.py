@@ -101,6 +101,39 @@ def test_choices_are_in_the_address(page: Page, link: str, sweep: Path):
     expect(board.locator("th[aria-sort=descending]")).to_contain_text("lr")
 
 
+def test_curves_and_differences_are_chosen_on_the_page(page: Page, link: str):
+    page.goto(f"{link}#lmlab&p.lmlab.sweep=sweeps%2Frates")
+    tab = page.frame_locator("iframe")
+    for name in ("logarithmic across", "the single seeds"):
+        tab.get_by_role("button", name=name).click()
+        expect(tab.get_by_role("button", name=name)).to_have_attribute("aria-pressed", "true")
+    at = tab.get_by_label("at", exact=True)
+    at.fill("15steps, soon")
+    at.press("Enter")
+    heading = tab.get_by_role(
+        "heading", name="val/loss at 15 steps, compared with optimizer.lr=0.01"
+    )
+    expect(heading).to_be_visible()
+    expect(tab.locator(".problem")).to_have_text(
+        "at soon: a number and its unit, 30s, 1000steps, 2e6tokens or 1e12flops"
+    )
+    tab.get_by_label("compare with").select_option("optimizer.lr=0.1")
+    tab.get_by_role("button", name="compare", exact=True).click()
+    expect(
+        tab.get_by_role("heading", name="at 15 steps, compared with optimizer.lr=0.1")
+    ).to_be_visible()
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    expect(at).to_have_value("15steps, soon")
+    expect(tab.get_by_role("button", name="the single seeds")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    lines = tab.locator(".figure svg .mark-line path")
+    expect(lines.first).to_be_attached()
+    assert lines.count() >= 2 + 6  # of settings, and of seeds
+
+
 @pytest.mark.parametrize("width", [390, 1100])
 def test_it_is_as_wide_as_the_screen_and_as_dark_as_tensorboard(page: Page, link: str, width: int):
     page.set_viewport_size({"width": width, "height": 800})

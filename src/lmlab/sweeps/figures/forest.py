@@ -19,7 +19,7 @@ from lmlab.sweeps.table.words import name_of, setting_names
 
 MOST_SETTINGS = 30
 WIDEST = 10  # differences beyond so many times the usual one are off the scale
-WIDTH, ROW = 340, 34
+WIDTH, ROW = 285, 34
 
 
 def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
