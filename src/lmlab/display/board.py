@@ -1,4 +1,4 @@
-"""TensorBoard on a folder of runs, with a link that opens on the losses as they are."""
+"""TensorBoard on a folder of runs, with a link that opens on the answer, or on the losses."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ FLAGS = (
 )
 MOST_TICKED = 40  # above that it opens with no run ticked
 # By default it smooths, which hides what an evaluation found.
-LOSSES = "?smoothing=0&tagFilter=loss#timeseries"
+LOSSES = "?smoothing=0&tagFilter=loss#"
 
 
 def start(
-    folder: Path, *flags: str, first: Any = None, shown: Callable[[Any], Any] | None = None
+    folder: Path,
+    *flags: str,
+    first: Any = None,
+    shown: Callable[[Any], Any] | None = None,
+    tab: str = "timeseries",
 ) -> str:
     """Start TensorBoard in this process, on the first free port from 6006 on, and give the link.
 
     `first` is a plugin, or what loads one, whose tab stands before all others; `shown` makes of
-    TensorBoard's data provider the one that its tabs read.
+    TensorBoard's data provider the one that its tabs read; the link opens on `tab`.
 
     Raises:
         LabError: if the folder is not there, or TensorBoard refuses a flag or the port.
@@ -47,7 +51,7 @@ def start(
     try:
         # It would tell of its fast reader, and of each port that is taken.
         with redirect_stderr(io.StringIO()):
-            return f"{board.launch()}{LOSSES}"
+            return f"{board.launch()}{LOSSES}{tab}"
     except TensorBoardServerException as error:
         raise LabError(f"TensorBoard does not start: {error}") from error
 

@@ -40,7 +40,8 @@ def _start(folder: Path, top: int | None, flags: list[str]) -> str:
     elif (n := count(folder)) > MOST_TICKED:
         print(f"{n} runs: above {MOST_TICKED} TensorBoard ticks none; --top 10 shows the best")
     shown_data = partial(ShownData, scan=scan, choice=choice)
-    return start(folder, *flags, first=BoardLoader(scan), shown=shown_data)
+    tab = BoardLoader.plugin_name if scan.has_runs() else "timeseries"
+    return start(folder, *flags, first=BoardLoader(scan), shown=shown_data, tab=tab)
 
 
 def _count(text: str) -> int:

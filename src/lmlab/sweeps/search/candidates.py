@@ -11,9 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from lmlab.config.schema import Train
 from lmlab.config.words.command_line import CommandLine
 from lmlab.config.words.hydra_inside import hydra_config_lent
+from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.job import planned, varied_values
+from lmlab.sweeps.launch.journal import Result
+from lmlab.sweeps.launch.launching import finish
 from lmlab.sweeps.table.reading import SEED
 from lmlab.sweeps.table.values import canonical
 
@@ -74,3 +77,18 @@ def by_setting(candidates: Sequence[Placed]) -> dict[str, list[Placed]]:
     for one in candidates:
         settings.setdefault(one.setting, []).append(one)
     return settings
+
+
+def end(folder: Path, results: Sequence[Result]) -> None:
+    """The end of a sweep, as `finish` has it; its report too where nothing was left to train.
+
+    Raises:
+        LabError: if any job failed.
+    """
+    if results:
+        finish(folder, results)
+        return
+    from lmlab.sweeps.report.report import report  # here, for it imports pandas
+
+    say("nothing is left to train")
+    report(folder)

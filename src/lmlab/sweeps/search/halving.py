@@ -22,16 +22,16 @@ from pydantic import Field
 from lmlab.config.check import check_plain
 from lmlab.config.schema import Count, Node, Seed
 from lmlab.config.words.axes import Axes, every_row
-from lmlab.console import command, say
+from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import open_to_read
 from lmlab.runs.directory import METRICS, RunDirectory
 from lmlab.sweeps.launch.journal import FAILED, Result
-from lmlab.sweeps.launch.launching import finish, run_jobs
+from lmlab.sweeps.launch.launching import run_jobs
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.preparing import check_multirun, prepare
 from lmlab.sweeps.launch.progress import Progress
-from lmlab.sweeps.search.candidates import Placed, by_setting, placed
+from lmlab.sweeps.search.candidates import Placed, by_setting, end, placed
 from lmlab.sweeps.search.racing import hold_race
 from lmlab.sweeps.search.rungs import Standing, next_move, rungs
 
@@ -111,9 +111,7 @@ def halve(
     if first is not None and left and not halving.is_over:  # the other seeds decide among these
         theirs = [one.words for key in left for one in entered[key]]
         return hold_race(config, loader, launcher, arguments, folder, theirs, results)
-    if not results:
-        say(f"nothing is left to train; the table: {command('sweep')} {folder}")
-    finish(folder, results)
+    end(folder, results)
     return results
 
 

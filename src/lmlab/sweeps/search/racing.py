@@ -19,10 +19,10 @@ from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.compare.race import Standings, race
 from lmlab.sweeps.launch.journal import FAILED, Result
-from lmlab.sweeps.launch.launching import finish, run_jobs
+from lmlab.sweeps.launch.launching import run_jobs
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.progress import Progress
-from lmlab.sweeps.search.candidates import Placed, by_setting, placed
+from lmlab.sweeps.search.candidates import Placed, by_setting, end, placed
 from lmlab.sweeps.table.raced import Raced
 from lmlab.sweeps.table.reading import SEED
 
@@ -69,7 +69,7 @@ def hold_race(
         results = [*before, *run_jobs(pool, folder, held.ask, held.progress, held.tell)]
     if not held.is_over:
         held.result([_named(runs[0]) for runs in entered], fresh).write(folder)
-    finish(folder, results)
+    end(folder, results)
     return results
 
 
