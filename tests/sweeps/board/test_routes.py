@@ -22,6 +22,7 @@ from lmlab.sweeps.board import answers, scan
 from lmlab.sweeps.board.plugin import Board, BoardLoader
 from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
 from lmlab.sweeps.launch.planned import LaunchPlan
+from lmlab.sweeps.table.raced import RACE, Raced
 from lmlab.sweeps.table.settings import runs_frame
 from lmlab_tensorboard import SweepsPlugin
 
@@ -160,6 +161,23 @@ def test_what_cannot_be_asked_is_a_line_that_says_what_can(folder):
     assert asked.json("sweep", name="sweeps/rates", fit="law")["remarks"] == [
         "no run is done that has parameters and a finite loss"
     ]
+
+
+def test_a_race_stands_behind_the_leaderboard_as_soon_as_it_is_there(folder):
+    asked, sweep = Asked(folder), folder / "sweeps" / "rates"
+    before = asked.json("sweep", name="sweeps/rates")["sections"]
+    rows: Any = [{"setting": HOSTILE, "seeds": 3, "loss": 2.4}]
+    raced = Raced(rows, n_seeds=5, n_runs=3, fresh=[], losses=[], has_winner=True, least=None)
+    raced.write(sweep)
+    asked.look()
+    race, *others = asked.json("sweep", name="sweeps/rates")["sections"]
+    assert others == before
+    assert race["title"] == "the race"
+    assert race["columns"][0]["cells"][0].startswith("<script>alert(1)</script> ")
+    assert "3 of 5 runs were needed (60%)" in race["notes"]
+    (sweep / RACE).write_text('{"rows": [{"setting": 1}]}')
+    asked.look()
+    assert asked.json("sweep", name="sweeps/rates")["sections"] == before
 
 
 def test_a_law_is_fitted_beside_the_answers(tmp_path):

@@ -16,6 +16,7 @@ from lmlab.sweeps.compare.equal import parse_at
 from lmlab.sweeps.kept import FIT, Kept
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.questions import Asked
+from lmlab.sweeps.report.race_sections import race_sections
 from lmlab.sweeps.report.sections import Section
 from lmlab.sweeps.table.settings import Table
 from lmlab.sweeps.table.words import name_of
@@ -62,7 +63,8 @@ def answered(sweep: SeenSweep, table: Table, question: Question, laws: Laws) -> 
     state = laws.state_of(sweep, table, is_wanted=bool(question.fit) or FIT in before)
     remarks += [state.problem] if state.problem and question.fit else []
     board = leaderboard(table, folder=sweep.path)
-    return Replies([board, *sections, *state.sections], list(map(cut, remarks)), state.what)
+    answers = [board, *race_sections(sweep.path), *sections, *state.sections]
+    return Replies(answers, list(map(cut, remarks)), state.what)
 
 
 def _more(asked: Asked, question: Question) -> tuple[Asked, list[str]]:

@@ -19,6 +19,7 @@ from lmlab.errors import LabError
 from lmlab.runs.directory import CONFIG, METRICS, RECORD, RunDirectory
 from lmlab.sweeps.launch.journal import FOLDER, MULTIRUN
 from lmlab.sweeps.live.watched import SweepProgress, Watched
+from lmlab.sweeps.table.raced import RACE
 from lmlab.sweeps.table.reading import RunFiles, read_run, started
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ class Scan:
         # Without what changes by itself: the time left of what has not moved.
         told = [(job.name, job.status, job.error) for job in progress.jobs]
         version = hashlib.sha256(
-            repr((seen, told, progress.counts)).encode(errors="replace")
+            repr((seen, told, progress.counts, _stamp(path / RACE))).encode(errors="replace")
         ).hexdigest()
         times = [modified / 1e9 for run in runs for modified, _ in run.stamp]
         moved = max([*times, *(job.time for job in progress.jobs)], default=0.0)

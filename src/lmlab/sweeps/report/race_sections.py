@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 from lmlab.sweeps.compare.paired import LEVEL
 from lmlab.sweeps.report.sections import Column, Section
 from lmlab.sweeps.table.raced import Raced
+from lmlab.sweeps.table.values import shown
 from lmlab.sweeps.table.words import figure
 
 
@@ -21,10 +22,10 @@ def race_sections(folder: Path) -> Iterator[Section]:
         return
     rows = raced.rows
     columns = [
-        Column("setting", False, [str(row["setting"]) for row in rows]),
+        Column("setting", False, [shown(row["setting"]) for row in rows]),
         Column("seeds", True, [str(row["seeds"]) for row in rows]),
         Column("val/loss_full", True, [figure(row["loss"]) for row in rows]),
-        Column("", False, [str(row.get("why", "")) for row in rows]),
+        Column("", False, [shown(row.get("why", "")) for row in rows]),
         Column("difference", True, [_signed(row.get("difference")) for row in rows]),
         Column("95 %", True, [_interval(row.get("low"), row.get("high")) for row in rows]),
         Column("p", True, [_p(row.get("p")) for row in rows]),
@@ -40,19 +41,19 @@ def race_sections(folder: Path) -> Iterator[Section]:
         f"{LEVEL:g} that the look had",
     ]
     title = "the race" if raced.has_winner else "the race, which no setting won"
-    yield Section(title, columns, notes, best=0 if rows else None)
+    yield Section(title, columns, notes, best=0)
 
 
 def _measured(raced: Raced) -> Iterator[str]:
     losses, n = raced.losses, len(raced.losses)
-    if n < 2 or not raced.rows:
+    if n < 2:
         return
     mean = sum(losses) / n
-    deviation = math.sqrt(sum((loss - mean) ** 2 for loss in losses) / (n - 1))
+    deviation = math.sqrt(sum((loss - mean) * (loss - mean) for loss in losses) / (n - 1))
     half = float(stdtrit(n - 1, 1 - LEVEL / 2)) * deviation / math.sqrt(n)
     seeds = ", ".join(map(str, raced.fresh))
     yield (
-        f"{raced.rows[0]['setting']}: {figure(mean, deviation)} on fresh seeds {seeds} "
+        f"{shown(raced.rows[0]['setting'])}: {figure(mean, deviation)} on fresh seeds {seeds} "
         f"(95 % of the mean: {figure(mean - half)} to {figure(mean + half)}); this figure is not "
         "flattered by having been picked"
     )

@@ -5,23 +5,41 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from lmlab.bounds import Count, CountOrZero, Seed
 from lmlab.files import read_small, write_atomically
 
 RACE = "race.json"
 MOST = 1 << 24  # bytes
 
 
+class Row(TypedDict):
+    """A setting; what stands behind `loss`, if it stopped."""
+
+    setting: str
+    seeds: CountOrZero
+    loss: float  # val/loss_full, nats per token, mean over the seeds that it raced with
+    why: NotRequired[str]
+    n: NotRequired[CountOrZero]  # seeds until then
+    against: NotRequired[str]  # the setting that was the best then
+    difference: NotRequired[float]  # from the best, with its interval and p
+    low: NotRequired[float]
+    high: NotRequired[float]
+    p: NotRequired[float]
+
+
 @dataclass(frozen=True)
 class Raced:
     """The settings in the order in which they came in, and the first one's fresh losses."""
 
-    # setting, seeds, loss; of one that stopped also why, against, difference, low, high, p
-    rows: list[dict[str, Any]]
-    n_seeds: int  # that might have been spent on each
-    n_runs: int  # that it was decided by
-    fresh: list[int]  # seeds
+    rows: list[Row]
+    n_seeds: Count  # that might have been spent on each
+    n_runs: CountOrZero  # that it was decided by
+    fresh: list[Seed]
     losses: list[float]  # val/loss_full with these, nats per token
     has_winner: bool  # all others are worse
     least: float | None
@@ -37,8 +55,8 @@ class Raced:
     def read(cls, folder: Path) -> Raced | None:
         """The race of a sweep; None where there was none, or the file is none of ours."""
         try:
-            raced = cls(**json.loads(read_small(folder / RACE, MOST, within=folder)))
-            [(row["setting"], int(row["seeds"]), float(row["loss"])) for row in raced.rows]
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            content = read_small(folder / RACE, MOST, within=folder)
+            raced = TypeAdapter(cls).validate_json(content, strict=True)
+        except (OSError, ValueError, ValidationError):
             return None
-        return raced
+        return raced if raced.rows else None
