@@ -31,11 +31,11 @@ class GridSweeper(LabSweeper):
         axes = Axes.parse(self.params, self.when, arguments, self.loader, self.config)
         axes.check_size(check_multirun(self.config).sweep.max_jobs)
         jobs = list(axes.jobs(every_row))
-        sweep_dir = prepare(self.config, self.loader, len(jobs), jobs)
         if self.config.sweep.race.first is not None:
-            from lmlab.sweeps.search.racing import hold_race
+            from lmlab.sweeps.search.racing import race_grid
 
-            return hold_race(self.config, self.loader, self.launcher, arguments, sweep_dir, jobs)
+            return race_grid(self.config, self.loader, self.launcher, arguments, jobs)
+        sweep_dir = prepare(self.config, self.loader, len(jobs), jobs)
         if self.config.sweep.wait or self.config.dry_run:
             work = work_of(self.config, self.loader, jobs)
             results = launch(self.launcher, sweep_dir, jobs, work)

@@ -1,12 +1,14 @@
 """Races of seeds, trained: which runs are spent, and what is measured at the end."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 from sweeps.conftest import records
 
+from lmlab.sweeps.report.race_sections import race_sections
 from lmlab.sweeps.table.raced import RACE, Raced
 from lmlab.sweeps.table.settings import load
 
@@ -81,15 +83,42 @@ def test_a_difference_that_does_not_matter_ends_it(held):
     ("words", "problem"),
     [
         (["sweep.wait=false"], "a race learns from its results"),
+        (["pause_at=4"], "pause_at: settings race by their losses at the end"),
         (["seed=1"], "settings race by the same seeds, two or more"),
         (["sweep.race.first=1"], "sweep.race.first=1: input should be greater than or equal to 2"),
     ],
 )
 def test_what_is_refused(held, words, problem):
-    assert problem in held(*words, status=2)[1]
+    folder, said = held(*words, status=2)
+    assert problem in said
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"rows": [{}]}', "nonsense"])
 def test_a_damaged_race_is_none(tmp_path, content):
     (tmp_path / RACE).write_text(content)
     assert Raced.read(tmp_path) is None
+
+
+LOST = {"setting": "b", "seeds": 3, "loss": 2.1, "why": "worse", "n": 3, "against": "a"}
+LOST |= {"difference": 0.1, "low": 0.0, "high": 0.2, "p": 0.01}
+WHOLE = {"rows": [{"setting": "a", "seeds": 3, "loss": 2.0}, LOST], "n_seeds": 5, "n_runs": 6}
+WHOLE |= {"fresh": [6, 7], "losses": [2.0, 2.1], "has_winner": True, "least": None}
+NONSENSE = [None, True, 0, -1, 1.5, math.nan, math.inf, 10**400, 1e308, "a\nb|<b>", "\ud800"]
+NONSENSE += [[], [1], [[]], {}, {"a": 1}, [1e308, -1e308], [math.inf, 1.0], ["a"]]
+
+
+@pytest.mark.parametrize("key", sorted(WHOLE | LOST))
+def test_whatever_a_race_holds_it_is_a_table_or_none(tmp_path, key):
+    n_tables = 0
+    for value in NONSENSE:
+        for i in range(3):
+            content = json.loads(json.dumps(WHOLE))
+            [content, *content["rows"]][i][key] = value
+            (tmp_path / RACE).write_text(json.dumps(content))
+            for section in race_sections(tmp_path):
+                n_tables += 1
+                cells = [cell for column in section.columns for cell in column.cells]
+                assert len(cells) == 7 * 2
+                assert not any("\n" in text for text in [*cells, *section.notes])
+    assert n_tables >= len(NONSENSE)  # a key of no meaning is no harm

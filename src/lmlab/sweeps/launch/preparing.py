@@ -45,8 +45,24 @@ def prepare(
     jobs: Sequence[Sequence[str]],
     searched: Collection[str] = (),
 ) -> Path:
-    """Make the folder of a sweep of `n_jobs` jobs, once it is known that all of `jobs`, which are
-    examples or all there are, can be composed, and that one of them can begin.
+    """Make the folder of a sweep, once `check_jobs` has no objection.
+
+    Raises:
+        LabError, HydraException: see there.
+    """
+    check_jobs(config, loader, n_jobs, jobs, searched)
+    return make_sweep(config)
+
+
+def check_jobs(
+    config: DictConfig,
+    loader: ConfigLoader,
+    n_jobs: int,
+    jobs: Sequence[Sequence[str]],
+    searched: Collection[str] = (),
+) -> None:
+    """Whether all of `jobs`, which are examples of a sweep's `n_jobs` or all there are, can be
+    composed, and one of them can begin.
 
     A job that is refused for a key that is `searched` says nothing of other values.
 
@@ -63,6 +79,14 @@ def prepare(
     for job in _representatives(jobs, loader):
         _check_composes(config, loader, job)
     _check_some(config, loader, jobs, searched)
+
+
+def make_sweep(config: DictConfig) -> Path:
+    """Make the folder of a sweep.
+
+    Raises:
+        LabError: if it cannot be written.
+    """
     folder = Path(config.hydra.sweep.dir)
     make_folder(folder)
     write_atomically(folder / MULTIRUN, OmegaConf.to_yaml(config).encode())

@@ -37,6 +37,12 @@ class Placed(NamedTuple):
         """Shared by runs that differ in nothing but the seed."""
         return canonical({key: value for key, value in self.varied.items() if key != SEED})
 
+    @property
+    def name(self) -> str:
+        """Of the setting, in a sentence."""
+        values = [f"{key}={value}" for key, value in self.varied.items() if key != SEED]
+        return ", ".join(values) or "the only setting"
+
 
 def placed(
     config: DictConfig,
@@ -72,10 +78,14 @@ def placed(
 
 
 def by_setting(candidates: Sequence[Placed]) -> dict[str, list[Placed]]:
-    """The runs of each setting, in their order."""
+    """The runs of each setting, in their order; one that was asked for twice is one."""
     settings: dict[str, list[Placed]] = {}
+    paths = set[Path]()
     for one in candidates:
-        settings.setdefault(one.setting, []).append(one)
+        if one.run is None or one.run.path not in paths:
+            settings.setdefault(one.setting, []).append(one)
+        if one.run is not None:
+            paths.add(one.run.path)
     return settings
 
 

@@ -29,10 +29,10 @@ from lmlab.runs.directory import METRICS, RunDirectory
 from lmlab.sweeps.launch.journal import FAILED, Result
 from lmlab.sweeps.launch.launching import run_jobs
 from lmlab.sweeps.launch.pool import pool_of
-from lmlab.sweeps.launch.preparing import check_multirun, prepare
+from lmlab.sweeps.launch.preparing import check_jobs, check_multirun, make_sweep
 from lmlab.sweeps.launch.progress import Progress
 from lmlab.sweeps.search.candidates import Placed, by_setting, end, placed
-from lmlab.sweeps.search.racing import hold_race
+from lmlab.sweeps.search.racing import hold_race, seeds_of_race
 from lmlab.sweeps.search.rungs import Standing, next_move, rungs
 
 if TYPE_CHECKING:
@@ -77,16 +77,20 @@ def halve(
         raise LabError(
             "sweep.wait=false: halving learns from its results; hydra/sweeper=grid can leave"
         )
-    if any(word.lstrip("+").startswith("pause_at=") for word in arguments):
-        raise LabError("pause_at: hydra/sweeper=halving says where each run pauses; leave it out")
     plain: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     asked = check_plain({"hydra": {"sweeper": plain}}, Hydra).hydra.sweeper
     axes = Axes.parse(plain["params"], plain["when"], arguments, loader, config)
     jobs, searched = _jobs(axes, asked, check_multirun(config).sweep.max_jobs)
-    folder = prepare(config, loader, len(jobs), jobs, searched)
-    candidates = placed(config, loader, folder, jobs, arguments)
+    check_jobs(config, loader, len(jobs), jobs, searched)
+    candidates = placed(config, loader, Path(config.hydra.sweep.dir), jobs, arguments)
+    if any(one.config is not None and one.config.pause_at is not None for one in candidates):
+        raise LabError("pause_at: hydra/sweeper=halving says where each run pauses; leave it out")
+    _check_steps(candidates)
     steps = _rungs(candidates, asked)
     entered, first = by_setting(candidates), config.sweep.race.first
+    if first is not None:
+        seeds_of_race(config, entered)
+    folder = make_sweep(config)
     settings = {
         setting: [Candidate(one.words, one.run) for one in runs[:first]]
         for setting, runs in entered.items()
@@ -109,7 +113,7 @@ def halve(
         results = run_jobs(pool, folder, halving.ask, halving.progress, halving.tell)
     left = [key for key, runs in settings.items() if all(r.is_at(len(steps) - 1) for r in runs)]
     if first is not None and left and not halving.is_over:  # the other seeds decide among these
-        theirs = [one.words for key in left for one in entered[key]]
+        theirs = {key: entered[key] for key in left}
         return hold_race(config, loader, launcher, arguments, folder, theirs, results)
     end(folder, results)
     return results
@@ -260,21 +264,41 @@ def _standing(runs: Sequence[Candidate]) -> Standing:
     return Standing(losses, min((run.goal for run in runs if run.goal is not None), default=None))
 
 
+def _check_steps(candidates: Sequence[Placed]) -> None:
+    """
+    Raises:
+        LabError: if a model that has no run yet takes no steps.
+    """
+    configs = [one.config for one in candidates if one.config and one.run and not one.run.record]
+    targets = {config.model["_target_"] for config in configs}
+    if not targets:
+        return
+    from lmlab.config.targets import named  # here, for they import torch
+    from lmlab.models.contract import Hooks
+
+    for target in sorted(targets):
+        if Hooks.of(named(target)).fit is not None:
+            raise LabError(
+                f"hydra/sweeper=halving: {target} counts and takes no steps, so it comes to no "
+                "rung; leave it out, or give hydra/sweeper=grid"
+            )
+
+
 def _rungs(candidates: Sequence[Placed], asked: Settings) -> list[int]:
     """The steps of the rungs.
 
     Raises:
         LabError: if they are not the same for all, or not at evaluations.
     """
-    lengths: dict[tuple[int, int], list[str]] = {}
+    lengths: dict[tuple[int, int], str] = {}
     for one in candidates:
         if one.config is not None:
-            lengths[one.config.trainer.max_steps, one.config.eval.every] = one.words
+            lengths[one.config.trainer.max_steps, one.config.eval.every] = one.name
     if len(lengths) > 1:
         (first, a), (second, b) = list(lengths.items())[:2]
         raise LabError(
-            f"hydra/sweeper=halving: rungs are at the same steps for all, and {' '.join(a)} has "
-            f"trainer.max_steps={first[0]} eval.every={first[1]}, {' '.join(b)} "
+            f"hydra/sweeper=halving: rungs are at the same steps for all, and {a} has "
+            f"trainer.max_steps={first[0]} eval.every={first[1]}, {b} "
             f"trainer.max_steps={second[0]} eval.every={second[1]}"
         )
     ((max_steps, every),) = lengths

@@ -8,7 +8,7 @@ with what it had decided.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,10 @@ from lmlab.sweeps.compare.race import Standings, race
 from lmlab.sweeps.launch.journal import FAILED, Result
 from lmlab.sweeps.launch.launching import run_jobs
 from lmlab.sweeps.launch.pool import pool_of
+from lmlab.sweeps.launch.preparing import check_jobs, make_sweep
 from lmlab.sweeps.launch.progress import Progress
 from lmlab.sweeps.search.candidates import Placed, by_setting, end, placed
-from lmlab.sweeps.table.raced import Raced
+from lmlab.sweeps.table.raced import Raced, Row
 from lmlab.sweeps.table.reading import SEED
 
 if TYPE_CHECKING:
@@ -32,26 +33,41 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+def race_grid(
+    config: DictConfig,
+    loader: ConfigLoader,
+    launcher: Launcher,
+    arguments: Sequence[str],
+    jobs: Sequence[list[str]],
+) -> list[Result]:
+    """Train the jobs of a grid as far as they decide something; the results of what was trained.
+
+    Raises:
+        LabError: if they cannot race, before anything is made; if a run failed, once all is done.
+    """
+    check_jobs(config, loader, len(jobs), jobs)
+    folder = Path(config.hydra.sweep.dir)
+    settings = by_setting(placed(config, loader, folder, jobs, arguments))
+    seeds_of_race(config, settings)
+    return hold_race(config, loader, launcher, arguments, make_sweep(config), settings)
+
+
 def hold_race(
     config: DictConfig,
     loader: ConfigLoader,
     launcher: Launcher,
     arguments: Sequence[str],
     folder: Path,
-    jobs: Sequence[list[str]],
+    settings: Mapping[str, Sequence[Placed]],
     before: Sequence[Result] = (),
 ) -> list[Result]:
-    """Train the jobs of a grid as far as they decide something; the results of what was trained,
+    """Train the runs of settings as far as they decide something; the results of what was trained,
     behind those of what was trained `before`.
 
     Raises:
-        LabError: if settings differ in their seeds, or a run failed, once all is done.
+        LabError: if they cannot race, or a run failed, once all is done.
     """
-    asked = Race.model_validate(dict(config.sweep.race))
-    if not config.sweep.wait:
-        raise LabError("sweep.wait=false: a race learns from its results; leave out sweep.race")
-    settings = by_setting(placed(config, loader, folder, jobs, arguments))
-    seeds = _seeds(settings)
+    asked, seeds = Race.model_validate(dict(config.sweep.race)), seeds_of_race(config, settings)
     assert asked.first is not None
     fresh = [max(seeds) + 1 + i for i in range(asked.first)]
     entered = list(settings.values())
@@ -65,20 +81,28 @@ def hold_race(
     held = Racing(racers, on_fresh_seeds, asked, config.sweep.fail_fast)
     say(f"{len(settings)} settings race for {len(seeds)} seeds, after the first {asked.first}")
     batch = 1 if type(launcher).__name__ == "BasicLauncher" else len(settings) * asked.first
-    with pool_of(launcher, len(jobs), batch) as pool:
+    with pool_of(launcher, sum(map(len, entered)), batch) as pool:
         results = [*before, *run_jobs(pool, folder, held.ask, held.progress, held.tell)]
     if not held.is_over:
-        held.result([_named(runs[0]) for runs in entered], fresh).write(folder)
+        held.result([runs[0].name for runs in entered], fresh).write(folder)
     end(folder, results)
     return results
 
 
-def _seeds(settings: dict[str, list[Placed]]) -> list[int]:
+def seeds_of_race(config: DictConfig, settings: Mapping[str, Sequence[Placed]]) -> list[int]:
     """The seeds of all settings.
 
     Raises:
-        LabError: if they are not the same for all, or no numbers.
+        LabError: if they are not the same for all, or no numbers; if nobody waits for the runs, or
+            they do not come to their ends.
     """
+    if not config.sweep.wait:
+        raise LabError("sweep.wait=false: a race learns from its results; leave out sweep.race")
+    configs = [one.config for runs in settings.values() for one in runs]
+    if any(one is not None and one.pause_at is not None for one in configs):
+        raise LabError(
+            "pause_at: settings race by their losses at the end; leave it out, or sweep.race"
+        )
     seeds = [[one.varied.get(SEED) for one in runs] for runs in settings.values()]
     numbers = [seed for seed in seeds[0] if isinstance(seed, int) and not isinstance(seed, bool)]
     if len(numbers) < 2 or any(other != numbers for other in seeds):
@@ -90,12 +114,8 @@ def _seeds(settings: dict[str, list[Placed]]) -> list[int]:
 
 
 def _with_seed(words: Sequence[str], seed: int) -> list[str]:
-    return [f"seed={seed}" if word.partition("=")[0] == SEED else word for word in words]
-
-
-def _named(one: Placed) -> str:
-    values = [f"{key}={value}" for key, value in one.varied.items() if key != SEED]
-    return ", ".join(values) or "the only setting"
+    keys = [word.partition("=")[0].lstrip("+") for word in words]
+    return [f"seed={seed}" if k == SEED else word for k, word in zip(keys, words, strict=True)]
 
 
 @dataclass
@@ -170,14 +190,15 @@ class Racing:
     def result(self, names: Sequence[str], fresh: list[int]) -> Raced:
         """What the race came to; `names` of the settings, and the seeds that measured the best."""
         now = self.standings
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for i in [*now.racing, *sorted(now.stopped, key=lambda i: -now.stopped[i].n)]:
             stopped = now.stopped.get(i)
             n = stopped.n if stopped else now.n
             loss = _mean(_until_unknown(self.settings[i])[:n])
-            rows.append({"setting": names[i], "seeds": n, "loss": loss})
+            row: Any = {"setting": names[i], "seeds": n, "loss": loss}
             if stopped:
-                rows[-1] |= asdict(stopped) | {"against": names[stopped.against]}
+                row |= asdict(stopped) | {"against": names[stopped.against]}
+            rows.append(row)
         return Raced(
             rows,
             n_seeds=len(self.settings[0]),
