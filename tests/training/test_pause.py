@@ -53,6 +53,22 @@ def test_the_end_is_no_place_to_pause(composed):
         composed("trainer.max_steps=24", "pause_at=24")
 
 
+@pytest.mark.parametrize("dry_run", ["false", "true"])
+def test_a_model_that_counts_does_not_pause(lab, trained, tmp_path, dry_run):
+    words = ["corpus=file", f"corpus.path={trained / 'text.txt'}", "model=ngram", "pause_at=3"]
+    status, _, err = lab("train", *words, f"dry_run={dry_run}")
+    problem = "pause_at=3: lmlab.models.ngram.NGram counts and takes no steps; leave it out"
+    assert (status, err) == (2, f"error: {problem}\n")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_child_pauses_behind_its_beginning(experiment):
+    run = experiment("model=bigram", "pause_at=5")
+    for step in (3, 5):
+        with pytest.raises(LabError, match=rf"pause_at={step}: the run begins at step 5"):
+            train({**branch(run), "pause_at": step})
+
+
 def test_from_the_command_line(lab, trained):
     words = ["corpus=file", f"corpus.path={trained / 'text.txt'}", "model=bigram", "name=fox"]
     words += ["data.block_size=8", "trainer.max_steps=6", "eval.every=2", "eval.iters=1"]

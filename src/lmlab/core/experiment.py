@@ -136,6 +136,7 @@ class Experiment:
         target, block_size = config.model["_target_"], data.block_size
         preflight.check_logits(parts.model, target, data.vocab_size, block_size)
         preflight.check_loss(parts.loss, parts.model, block_size)
+        preflight.check_pause(config, parts.model)
         return cls(parts, data, module)
 
     @property

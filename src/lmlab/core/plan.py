@@ -47,6 +47,7 @@ def plan(config: Train) -> None:
     preflight.check_memory(config, data.vocab_size)
     size = footprint(config, data.vocab_size)
     preflight.check_logits(size.model, config.model["_target_"], data.vocab_size, data.block_size)
+    preflight.check_pause(config, size.model)
     n_parameters = sum(p.numel() for p in size.model.parameters() if p.requires_grad)
     rules = _rules(config, size.model) if n_parameters else []
     tokens_per_step = shape.batch_size * shape.block_size

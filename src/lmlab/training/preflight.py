@@ -16,6 +16,7 @@ from lmlab.config import build
 from lmlab.config.schema import Train
 from lmlab.errors import LabError, first_line, typed_line
 from lmlab.memory_limit import memory_bytes
+from lmlab.models.contract import Hooks
 from lmlab.models.torch_inside import in_eval_mode
 from lmlab.runs.contents import on_shapes
 from lmlab.training.loss import Loss, both
@@ -61,6 +62,23 @@ def check_memory(config: Train, vocab_size: int) -> None:
                 f"{what} need {decimal(needs)} of memory, and this machine has {decimal(has)}"
             )
     check_fits(config, vocab_size)
+
+
+def check_pause(config: Train, model: nn.Module) -> None:
+    """Whether a run comes to the step that it is to pause at.
+
+    Raises:
+        LabError: if its model counts, or it begins at a later step.
+    """
+    step, parent = config.pause_at, config.begins_from
+    if step is None:
+        return
+    if Hooks.of(model).fit is not None:
+        raise LabError(
+            f"pause_at={step}: {config.model['_target_']} counts and takes no steps; leave it out"
+        )
+    if parent is not None and step <= parent.step:
+        raise LabError(f"pause_at={step}: the run begins at step {parent.step}; give a later one")
 
 
 def remarks(config: Train) -> list[str]:
