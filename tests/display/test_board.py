@@ -15,6 +15,7 @@ from boards import Board, Sweep, get
 
 from lmlab.display.event_files import next_number, numbered
 from lmlab.display.loggers import CurveWriter
+from lmlab.sweeps import board_command
 
 BOARD = [sys.executable, str(Path(__file__).parents[2] / "scripts" / "board.py")]
 
@@ -88,6 +89,29 @@ def test_a_board_of_the_best_runs_is_live_and_writes_nothing(several, load_fast)
             time.sleep(0.2)
     new = set(several.rglob("*")) - set(before)
     assert {path.parent for path in new} == {live}
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["a", "--logdir=b"], "--logdir=b: the folder is a; give one of them"),
+        (["--logdir", "c"], "c: no such folder of runs; train one first"),
+        (["a", "--logdir_spec=x:b"], "May not specify both --logdir and --logdir_spec"),
+        (["a", "--nonsense=1"], "unrecognized arguments: --nonsense=1"),
+    ],
+)
+def test_one_folder_is_shown_in_all_tabs(tmp_path, monkeypatch, capsys, flags, problem):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lmlab-board", *flags])
+    with pytest.raises(SystemExit) as left:
+        board_command.main()
+    out, err = capsys.readouterr()
+    assert (left.value.code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert problem in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("n", ["0", "-3", "many", ""])

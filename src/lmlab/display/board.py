@@ -42,12 +42,25 @@ def start(
     Raises:
         LabError: if the folder is not there, or TensorBoard refuses a flag or the port.
     """
+    from tensorboard.plugins.base_plugin import FlagsError
     from tensorboard.program import TensorBoardServerException
 
     if not folder.is_dir():
         raise LabError(f"{folder}: no such folder of runs; train one first")
     board = program(plugins(first), shown)
-    board.configure(["tensorboard", f"--logdir={folder}", *FLAGS, *flags])
+    refused = io.StringIO()
+    try:
+        with redirect_stderr(refused):
+            board.configure(["tensorboard", f"--logdir={folder}", *FLAGS, *flags])
+    except FlagsError as error:
+        raise LabError(f"TensorBoard does not start: {error}") from error
+    except SystemExit as left:
+        if not left.code:  # it has shown its help
+            raise
+        reason = refused.getvalue().strip().rpartition("error: ")[2]
+        raise LabError(f"TensorBoard does not start: {reason}") from left
+    if board.flags.logdir != str(folder):
+        raise LabError(f"--logdir={board.flags.logdir}: the folder is {folder}; give one of them")
     try:
         # It would tell of its fast reader, and of each port that is taken.
         with redirect_stderr(io.StringIO()):

@@ -21,7 +21,7 @@ def main() -> None:
     options, flags = _parser().parse_known_args()
     with suppress(KeyboardInterrupt):
         with errors_in_a_line():
-            link = _start(options.folder, options.top, flags)
+            link = _start(_folder(options), options.top, flags)
         print(f"open {link}   (ctrl-c ends it)", flush=True)
         threading.Event().wait()
 
@@ -44,6 +44,19 @@ def _start(folder: Path, top: int | None, flags: list[str]) -> str:
     return start(folder, *flags, first=BoardLoader(scan), shown=shown_data, tab=tab)
 
 
+def _folder(options: argparse.Namespace) -> Path:
+    """The folder, by itself or as TensorBoard is told.
+
+    Raises:
+        LabError: if both say one.
+    """
+    folder: Path | None = options.folder
+    logdir: Path | None = options.logdir
+    if folder is not None and logdir is not None:
+        raise LabError(f"--logdir={logdir}: the folder is {folder}; give one of them")
+    return folder or logdir or Path("outputs")
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"{text} is no number of runs: give 1 or more")
@@ -60,9 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         ),
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "folder", type=Path, nargs="?", default=Path("outputs"), help="(default: outputs)"
-    )
+    parser.add_argument("folder", type=Path, nargs="?", help="(default: outputs)")
+    parser.add_argument("--logdir", type=Path, metavar="folder", help="the same folder")
     parser.add_argument(
         "--top",
         type=_count,
