@@ -260,6 +260,10 @@ def test_by_shows_the_best_setting_for_each_value(tmp_path, capsys):
         ([], "required: folder"),
         (["sweep", "--by", "modle"], "did you mean model?"),
         (["sweep", "--metric", "accuracy"], "invalid choice"),
+        (["nonesuch", "--watch"], "nonesuch: no such directory"),
+        (["empty", "--watch"], "empty holds no run"),
+        (["sweep", "empty", "--watch"], "--watch: one folder at a time, not 2"),
+        (["nonesuch", "--watch", "--at", "soon"], "--at soon: a number and its unit"),
     ],
 )
 def test_errors_are_one_line(sweep, monkeypatch, capsys, words, said):

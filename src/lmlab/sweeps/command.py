@@ -56,7 +56,7 @@ def _show(options: argparse.Namespace) -> None:
     from lmlab.console import console
     from lmlab.sweeps.kept import Kept, is_of_a_sweep
     from lmlab.sweeps.report.leaderboard import best_of_each, leaderboard
-    from lmlab.sweeps.report.questions import Asked
+    from lmlab.sweeps.report.questions import Asked, points_asked
     from lmlab.sweeps.report.race_sections import race_sections
     from lmlab.sweeps.report.report import keep
     from lmlab.sweeps.report.terminal import print_sections
@@ -69,6 +69,7 @@ def _show(options: argparse.Namespace) -> None:
 
         if len(folders) > 1:
             raise LabError(f"--watch: one folder at a time, not {len(folders)}")
+        points_asked(options.least, options.at, options.to)  # rather than when it is over
         watch(folders[0])
     table = load(folders, METRICS.get(options.metric))
     for key in by:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmlab.console import console
 from lmlab.errors import LabError
+from lmlab.output import output
 from lmlab.sweeps.launch.journal import FAILED
 from lmlab.sweeps.live.foot import live_table, shows_tables
 from lmlab.sweeps.live.table import ending, news, summary, table
@@ -45,13 +46,13 @@ def watch(folder: Path) -> None:
 
 
 def _follow(folder: Path, show: Callable[[SweepProgress, SweepProgress], None]) -> SweepProgress:
-    """Look again and again until nothing more happens; what was seen last."""
+    """Look again and again until nothing more happens, or nobody reads it; what was seen last."""
     watched = Watched(folder)
     before = now = watched.look()
     while True:
         began = time.monotonic()
         show(before, now)
-        if now.is_over:
+        if now.is_over or output.is_closed:
             return now
         time.sleep(max(0.5, 10 * (time.monotonic() - began)))
         before, now = now, watched.look()
@@ -59,7 +60,8 @@ def _follow(folder: Path, show: Callable[[SweepProgress, SweepProgress], None]) 
 
 def _say(before: SweepProgress, now: SweepProgress) -> None:
     if before is now:
-        console.print(summary(now), markup=False)
+        if now.n_jobs:
+            console.print(summary(now), markup=False)
     elif told := news(before, now):
         for job in told:
             console.print(ending(job), markup=False)

@@ -47,13 +47,9 @@ class Asked:
         Raises:
             LabError: if a baseline is not there, or a number is of no use.
         """
-        if least is not None and not 0 < least < math.inf:
-            raise LabError(f"--least {least:g}: a difference of losses above zero, such as 0.01")
-        for loss in to:
-            if not math.isfinite(loss):
-                raise LabError(f"--to {loss:g}: a loss, such as 1.88")
+        points = points_asked(least, at, to)
         setting = None if baseline is None else setting_named(table, baseline)
-        return cls(table, setting, least, [parse_at(text) for text in at], to, fit)
+        return cls(table, setting, least, points, to, fit)
 
     @classmethod
     def from_words(cls, table: Table, words: Iterable[str]) -> Asked:
@@ -71,6 +67,20 @@ class Asked:
         """What says more than the leaderboard does, of some settings or all."""
         for question in QUESTIONS:
             yield from question(self, settings)
+
+
+def points_asked(least: float | None, at: Sequence[str], to: Sequence[float]) -> list[At]:
+    """The points of training, as they are typed beside other numbers.
+
+    Raises:
+        LabError: if any is of no use, whatever the runs are.
+    """
+    if least is not None and not 0 < least < math.inf:
+        raise LabError(f"--least {least:g}: a difference of losses above zero, such as 0.01")
+    for loss in to:
+        if not math.isfinite(loss):
+            raise LabError(f"--to {loss:g}: a loss, such as 1.88")
+    return [parse_at(text) for text in at]
 
 
 def differences(asked: Asked, settings: Sequence[int] | None) -> Iterator[Section]:
