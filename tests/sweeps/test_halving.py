@@ -60,7 +60,7 @@ def test_the_best_go_on_and_are_the_runs_that_never_paused(halve, tmp_path):
     assert list(table.settings["status"]) == ["2 done", *3 * ["2 paused"]]
     assert table.settings["best val/loss"].notna().all()
     saved = (
-        "halving: 4 paused at step 2, 2 paused at step 4, 2 came to the end; "
+        "4 paused at step 2, 2 paused at step 4, 2 came to the end; "
         "40 of the 96 steps of all runs to their ends (42%)"
     )
     assert saved in leaderboard(table).notes
@@ -122,13 +122,21 @@ def test_a_setting_that_fails_goes_no_further_and_is_tried_again(halve, tmp_path
         (["trainer.max_steps=8,12"], "rungs are at the same steps for all"),
         (["sweep.wait=false"], "halving learns from its results"),
         (["pause_at=3"], "pause_at: hydra/sweeper=halving says where each run pauses"),
+        (["+hydra.sweeper.params.pause_at=4"], "pause_at: hydra/sweeper=halving says"),
+        (["model=ngram"], "lmlab.models.ngram.NGram counts and takes no steps"),
+        (["seed=1", "sweep.race.first=2"], "settings race by the same seeds, two or more"),
         (["hydra.sweeper.factor=1"], "hydra.sweeper.factor=1: input should be greater than"),
         (["optimizer.lr=interval(0,1)"], "hydra.sweeper.n_drawn"),
-        (["~logger.csv"], "halving ranks by it"),
     ],
 )
 def test_what_is_refused(halve, words, problem):
-    assert problem in halve("a", "seed=1,2", *words, status=2)[1]
+    folder, said = halve("a", "seed=1,2", *words, status=2)
+    assert problem in said
+    assert not folder.exists()
+
+
+def test_a_run_that_keeps_no_losses_cannot_be_ranked(halve):
+    assert "halving ranks by it" in halve("a", "seed=1,2", "~logger.csv", status=2)[1]
 
 
 def test_what_halving_leaves_races_for_the_other_seeds(halve):

@@ -71,7 +71,10 @@ def _flattering(table: Table) -> list[str]:
 
 def _saved(table: Table) -> list[str]:
     """What was spent of the steps that all would take to their ends, where runs have paused."""
-    told = [i for i in table.runs.index if "pause_at" in table.files[i].record]
+    said = {i: f.record["pause_at"] for i, f in enumerate(table.files) if "pause_at" in f.record}
+    if not any(said.values()):  # they went on after something else
+        return []
+    told = list(said)
     ends = [(table.files[i].config or {}).get("trainer.max_steps") for i in told]
     whole = sum(end for end in ends if isinstance(end, int))
     if not whole:
@@ -82,7 +85,7 @@ def _saved(table: Table) -> list[str]:
     where = [f"{n} paused at step {step:,}" for step, n in stood.items()]
     where.append(f"{(runs['status'] == 'done').sum()} came to the end")
     return [
-        f"halving: {', '.join(where)}; {spent:,} of the {whole:,} steps of all runs to their ends "
+        f"{', '.join(where)}; {spent:,} of the {whole:,} steps of all runs to their ends "
         f"({spent / whole:.0%})"
     ]
 
