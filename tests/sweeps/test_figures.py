@@ -20,12 +20,25 @@ from lmlab.sweeps.figures.learning_curves import curves_of, loss_curves
 from lmlab.sweeps.figures.losses import by_key, by_parameters, heat_map
 from lmlab.sweeps.figures.scales import styles_of_settings
 from lmlab.sweeps.report.leaderboard import leaderboard
+from lmlab.sweeps.report.report import report
 from lmlab.sweeps.table.settings import load
 from lmlab.sweeps.table.values import ceiling, ordered, wants_log
+
+ORDER = "\x1b[2J\x00\ufffe"  # a terminal would act on it, and no SVG may hold it
 
 
 def table(folder: Path):
     return load([folder])
+
+
+def test_whatever_a_value_holds_it_is_drawn_and_no_order_to_a_terminal(tmp_path, capsys):
+    for value in (f"a{ORDER}", "b"):
+        for seed in (1, 2):
+            made(tmp_path, {f"mine{ORDER}": value, "seed": seed}, 2.0 + seed, curve={10: 3.0})
+    made(tmp_path, {f"mine{ORDER}": "c", "seed": 1}, None, "failed", error=ORDER)
+    report(tmp_path)
+    assert list(tmp_path.glob("plots/*.png"))
+    assert not set(ORDER[0] + ORDER[4]) & set(capsys.readouterr().out)
 
 
 @pytest.fixture(scope="module")

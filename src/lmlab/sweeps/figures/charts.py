@@ -15,7 +15,7 @@ import altair as alt
 import pandas as pd
 from altair.utils.schemapi import debug_mode
 
-from lmlab.sweeps.figures.scales import Axis, Style, by_place
+from lmlab.sweeps.figures.scales import Axis, Style, by_place, drawable
 from lmlab.sweeps.table.settings import METRICS
 
 Chart = alt.TopLevelMixin  # a layered chart, or several beside each other
@@ -191,10 +191,10 @@ def spec_of(chart: Chart) -> dict[str, Any]:
 def png_of(chart: Chart) -> bytes:
     import vl_convert
 
-    return vl_convert.vegalite_to_png(spec_of(chart), scale=2)
+    return vl_convert.vegalite_to_png(drawable(spec_of(chart)), scale=2)
 
 
 def svg_of(chart: Chart) -> bytes:
     import vl_convert
 
-    return vl_convert.vegalite_to_svg(spec_of(chart)).encode()
+    return vl_convert.vegalite_to_svg(drawable(spec_of(chart))).encode()

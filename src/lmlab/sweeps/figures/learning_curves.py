@@ -186,7 +186,9 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
         charts.sized(layers)
         .properties(data=charts.data(points.round(7)))
         .transform_filter(alt.FieldEqualPredicate(field="loss", equal="val"))
-        .transform_calculate(setting=f"{json.dumps(list(names))}[datum.line]", dash=lines.dashes())
+        .transform_calculate(
+            setting=f"{json.dumps(scales.drawable(list(names)))}[datum.line]", dash=lines.dashes()
+        )
     )
 
 

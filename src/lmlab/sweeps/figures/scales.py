@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ VIRIDIS = (
     *("#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725"),
 )
 GREY = "#8a8a8a"
+NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 Axis = dict[str, Any]  # the arguments of altair's X or Y
 
 
@@ -123,4 +125,13 @@ def word_axis(words: Sequence[str], title: str, padding: float = 0.3, **more: An
 
 def by_place(words: Sequence[Any]) -> str:
     """Vega's expression for the word at a place."""
-    return f"{json.dumps(list(words))}[datum.value]"
+    return f"{json.dumps(drawable(list(words)))}[datum.value]"
+
+
+def drawable(part: Any) -> Any:
+    """A part of a chart whose texts an SVG can hold: at others vl-convert ends the process."""
+    if isinstance(part, str):
+        return NOT_IN_XML.sub("�", part)
+    if isinstance(part, dict):
+        return {drawable(key): drawable(value) for key, value in part.items()}
+    return [drawable(value) for value in part] if isinstance(part, list) else part

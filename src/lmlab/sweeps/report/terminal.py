@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -17,13 +18,14 @@ from lmlab.sweeps.report.sections import Column, Section
 MOST_ROWS = 50  # in a terminal; files and pipes have all
 NARROW = 12  # characters that a text is folded at, at the least
 WIDE = 100_000
+ORDERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would do, not show
 
 
 def print_sections(title: str, sections: Iterable[Section], console: Console) -> list[Section]:
     """Print each section as it comes; the first stands beside the title. All of them."""
     printed: list[Section] = []
     for section in sections:
-        console.print(Text(f"\n{section.title}" if printed else f"{title}  {section.title}"))
+        console.print(_text(f"\n{section.title}" if printed else f"{title}  {section.title}"))
         _print(section, console)
         printed.append(section)
     return printed
@@ -45,17 +47,17 @@ def _print(section: Section, console: Console) -> None:
         width = max(console.width, _natural_width(console, folded))
     make_console(file=console.file, width=width).print(_grid(columns, n_rows, section.best))
     if n_rows < n:
-        console.print(Text(f"and {n - n_rows} more, in the files"))
+        console.print(_text(f"and {n - n_rows} more, in the files"))
     for note in section.notes:
-        console.print(Text(note, style="dim"))
+        console.print(_text(note, style="dim"))
     if is_narrow:
-        console.print(Text(f"\n{aside.heading}", style="dim"))
+        console.print(_text(f"\n{aside.heading}", style="dim"))
         for place, cell in enumerate(aside.cells[: min(n_rows, 10)], 1):
-            console.print(Text(f"{place:>2}  {cell}"))
+            console.print(_text(f"{place:>2}  {cell}"))
     for line in section.lines[: MOST_ROWS if console.is_terminal else None]:
-        console.print(Text(line))
+        console.print(_text(line))
     if console.is_terminal and len(section.lines) > MOST_ROWS:
-        console.print(Text("and more, in the files"))
+        console.print(_text("and more, in the files"))
 
 
 def _grid(
@@ -65,16 +67,21 @@ def _grid(
     grid = Grid(GridColumn("#", justify="right", style="dim"), box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         grid.add_column(
-            Text(column.heading),
+            _text(column.heading),
             justify="right" if column.is_number else "left",
             no_wrap=column.is_number,
             overflow="fold",
             max_width=None if column.is_number else text_width,
         )
     for row in range(n_rows):
-        cells = [Text(column.cells[row]) for column in columns]
+        cells = [_text(column.cells[row]) for column in columns]
         grid.add_row(str(row + 1), *cells, style="bold" if row == best else None)
     return grid
+
+
+def _text(text: str, style: str = "") -> Text:
+    """What runs say, as it can be shown."""
+    return Text(ORDERS.sub("�", text), style=style)
 
 
 def _natural_width(console: Console, grid: Grid) -> int:
