@@ -46,8 +46,11 @@ def _until_it_ends(words: list[str], status: int, **environment: str) -> float:
 def _until_the_first_step(folder: Path) -> float:
     words = ["experiment=quickstart", f"output_dir={folder}", "data.steps_per_batch=1"]
     words += [f"+callbacks.first._target_={FirstStep.__module__}.{FirstStep.__qualname__}"]
+    finds_us = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     begin = time.time()
-    done = subprocess.run([*TRAIN, *words], capture_output=True, text=True, check=True)
+    done = subprocess.run([*TRAIN, *words], env=finds_us, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{words} ended with {done.returncode}: {done.stderr[-500:]}")
     return float(done.stdout.split()[-1]) - begin
 
 

@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import BinaryIO
-
-import filelock
+from typing import TYPE_CHECKING, BinaryIO
 
 from lmlab.errors import LabError
+
+if TYPE_CHECKING:
+    import filelock  # --help and a tab completion have no lock, and do without
 
 DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file, to Windows
 
@@ -203,6 +204,8 @@ def lock_at(path: Path, within: Path) -> filelock.FileLock:
     Raises:
         LabError: if something is there that is no file of `within`, or no lock, which is empty.
     """
+    import filelock
+
     check_place(path, within)
     if path.is_file() and path.stat().st_size:
         raise LabError(f"{path} is no lock of ours, for it is not empty; move it away")
@@ -220,6 +223,8 @@ def is_locked(path: Path, within: Path) -> bool:
 
 
 def _try_to_lock(file: BinaryIO) -> bool:
+    import filelock
+
     taken = filelock.lock_descriptor(file.fileno(), blocking=False)
     if not taken:
         time.sleep(0.001)

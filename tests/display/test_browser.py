@@ -32,8 +32,11 @@ def test_each_tab_opens_and_shows_something(page: Page, link: str, tab: str, con
     page.wait_for_load_state("networkidle")
 
 
-def test_link_opens_on_losses_without_smoothing(page: Page, link: str):
+def test_link_opens_on_sweeps_and_curves_are_not_smoothed(page: Page, link: str):
     page.goto(link)
+    inside = page.frame_locator("iframe")
+    expect(inside.get_by_role("heading", name="Sweeps", exact=True)).to_be_visible()
+    page.get_by_role("tab", name="Time Series").click()
     titles = page.locator("scalar-card tb-truncated-path")
     expect(titles.first).to_be_visible()
     shown = [title.get_attribute("title") or "" for title in titles.all()]

@@ -177,7 +177,7 @@ def test_text_tells_config_model_and_samples(link: str, sweep: Sweep):
     stored = sweep.runs[GPT].config
     assert yaml.safe_load(config) == {k: stored[k] for k in yaml.safe_load(config)}
     assert stored.keys() - yaml.safe_load(config).keys() <= {
-        *("output_dir", "run", "run_dir", "resume", "dry_run", "sweep")
+        *("output_dir", "run", "run_dir", "resume", "pause_at", "dry_run", "sweep")
     }
     ((_, model),) = text(link, GPT, "setup/model")
     assert "blocks.1.attention" in model
