@@ -163,7 +163,7 @@ assert os.getcwd() == before
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", "local"])
 def test_a_sweep_may_be_the_first_call_of_a_process(here, launcher):
     words = [sys.executable, "-c", FIRST, launcher, *HEAD, *here]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=200)

@@ -67,8 +67,8 @@ def sweep(*overrides: str, launcher: str | None = None, **values: Any) -> Sweep 
 
     A key has several values by a comma, `"seed=1,2"`, or as a list or a range of Python's,
     `seed=range(1, 4)`; `sweep="ladder"` is one of conf/sweep. The `launcher` is one of Hydra's,
-    such as `"joblib"`. The same call goes on with what it began. A failed job does
-    not end the others; None is returned where no job has a directory (`dry_run=True`).
+    such as `"local"`. The same call goes on with what it began. A failed job does not
+    end the others; None is returned where no job has a directory (`dry_run=True`).
 
     Raises:
         LabError: for what can be put right, in one line; if a job failed, once all are done.
@@ -77,7 +77,7 @@ def sweep(*overrides: str, launcher: str | None = None, **values: Any) -> Sweep 
     axes = [axis_of(key, value) for key, value in values.items() if is_several(value)]
     single = {key: value for key, value in values.items() if not is_several(value)}
     if launcher is not None and (not isinstance(launcher, str) or not launcher):
-        raise LabError(f"launcher={launcher!r}: the name of one of Hydra's launchers, as 'joblib'")
+        raise LabError(f"launcher={launcher!r}: the name of one of Hydra's launchers, as 'local'")
     at = words_of({} if launcher is None else {"hydra/launcher": launcher})
     # Several parents may be an axis, so `from` is within Hydra's grammar here.
     words = ["-m", *_checked(overrides), *axes, *words_of(single, literals=("run",)), *at]

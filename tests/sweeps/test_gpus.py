@@ -45,7 +45,7 @@ def test_without_a_gpu_one_line_says_what_to_use(lab, text, monkeypatch):
     assert status == 2
     assert err == (
         "error: hydra/launcher=gpus: this machine has no GPU that PyTorch sees; "
-        "hydra/launcher=joblib trains a job on each core\n"
+        "hydra/launcher=local trains a job on each core\n"
     )
 
 

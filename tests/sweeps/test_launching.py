@@ -12,7 +12,7 @@ from sweeps.conftest import ended
 from lmlab.runs.directory import RunDirectory
 
 
-@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.slow)])
 def test_the_end_of_a_job_is_said_before_the_next_begins(sweep, sweep_here, launcher):
     words = ["model=bigram", "seed=1,2,3", f"hydra/launcher={launcher}"]
     if launcher == "basic":
@@ -34,15 +34,15 @@ def test_a_launcher_that_does_not_begin_is_one_line(lab, text, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sweep_that_goes_on_by_joblib_warns_of_nothing(sweep):
-    words = ["model=bigram", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+def test_a_sweep_that_goes_on_by_workers_warns_of_nothing(sweep):
+    words = ["model=bigram", "hydra/launcher=local", "hydra.launcher.n_jobs=2"]
     ended(sweep(*words, "seed=1,2"))
     assert "Warning" not in ended(sweep(*words, "seed=1,2,3,4,5,6"))
 
 
 @pytest.mark.slow
 def test_ctrl_c_lets_every_job_finish_its_step(sweep, tmp_path):
-    words = ["model=bigram", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2,3"]
+    words = ["model=bigram", "hydra/launcher=local", "hydra.launcher.n_jobs=2", "seed=1,2,3"]
     process = sweep(*words, "trainer.max_steps=100_000_000", "eval.every=2000")
     deadline = time.monotonic() + 120
     while len({p.parent for p in tmp_path.glob("outputs/sweeps/*/*/checkpoints/*.ckpt")}) < 2:

@@ -49,11 +49,11 @@ def test_a_table_stands_below_what_must_be_kept(in_terminal):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", "local"])
 def test_ctrl_c_leaves_the_terminal_as_it_was(in_terminal, launcher):
     at_once = [f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2"]
     words = ["model=bigram", "seed=1,2,3", "trainer.max_steps=100_000_000", "eval.every=2000"]
-    terminal = in_terminal(*words, *at_once[: 1 + (launcher == "joblib")])
+    terminal = in_terminal(*words, *at_once[: 1 + (launcher == "local")])
     terminal.until("running  seed=1-", " steps/s")
     terminal.press(b"\x03")
     screen = terminal.end(130)
@@ -63,7 +63,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(in_terminal, launcher):
 
 @pytest.mark.slow
 def test_a_killed_launch_is_told_from_another_terminal(in_terminal, tmp_path):
-    words = ["model=bigram", "seed=1,2,3,4", "sweep.name=killed", "hydra/launcher=joblib"]
+    words = ["model=bigram", "seed=1,2,3,4", "sweep.name=killed", "hydra/launcher=local"]
     words += ["hydra.launcher.n_jobs=2", "trainer.max_steps=3000", "eval.every=500"]
     terminal = in_terminal(*words)
     terminal.until("running  seed=1-", "running  seed=2-", "2 waiting")

@@ -5,9 +5,11 @@ import os
 import shutil
 import signal
 import time
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
+import joblib
 import pytest
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
@@ -18,8 +20,9 @@ from hydra.types import HydraContext, RunMode
 from lmlab.config.stored import conf_dir
 from lmlab.config.words.hydra_inside import version_base
 from lmlab.errors import LabError
-from lmlab.sweeps.launch.journal import FOLDER, Entry, Result
+from lmlab.sweeps.launch.journal import FOLDER, Entry, Journal, Result
 from lmlab.sweeps.launch.launching import launch, run_jobs
+from lmlab.sweeps.launch.planned import LaunchPlan
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.progress import Progress
 
@@ -59,7 +62,7 @@ def job(cfg):
 
 @pytest.fixture
 def launcher(tmp_path, monkeypatch):
-    """launcher("joblib", "hydra.launcher.backend=loky"): one of Hydra's, set up for `job`."""
+    """launcher("local", "hydra.launcher.n_jobs=3"): a launcher, set up for `job`."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(CONFIG % tmp_path)
     shutil.copytree(conf_dir() / "hydra/launcher", tmp_path / "hydra/launcher")
@@ -67,7 +70,7 @@ def launcher(tmp_path, monkeypatch):
 
         def make(name: str, *words: str):
             hydra = GlobalHydra.instance().hydra
-            two = ["hydra.launcher.n_jobs=2"] if name == "joblib" else []
+            two = ["hydra.launcher.n_jobs=2"] if name in ("local", "joblib") else []
             words = (f"hydra/launcher={name}", *two, *words)
             config = hydra.compose_config("small", list(words), RunMode.MULTIRUN)
             return Plugins.instance().instantiate_launcher(
@@ -91,7 +94,7 @@ def spans() -> list[tuple[str | None, float, float]]:
 
 def test_a_worker_is_given_the_next_job_as_soon_as_it_is_free(launcher):
     several = jobs("how=longest", *["how=well"] * 4)
-    results = launch(launcher("joblib"), Path(), several)
+    results = launch(launcher("local"), Path(), several)
     assert [result.run for result in results] == [f"job-{i}" for i in range(5)]
     (_, _, end_of_the_longest), *others = spans()
     assert all(end < end_of_the_longest for *_, end in others)
@@ -111,7 +114,7 @@ def test_each_gpu_has_one_job_at_a_time(launcher, capfd):
 
 
 def test_a_killed_job_is_tried_once_more_by_itself_and_then_is_killed(launcher, capfd):
-    pool = launcher("joblib")
+    pool = launcher("local")
     results = launch(pool, Path(), jobs("how='kill once'", "how=kill", "how=well", "how=well"))
     assert [result.status for result in results] == ["done", "killed", "done", "done"]
     out = capfd.readouterr().out
@@ -119,7 +122,7 @@ def test_a_killed_job_is_tried_once_more_by_itself_and_then_is_killed(launcher, 
     assert "3/4 done · 1 killed" in out
 
 
-@pytest.mark.parametrize("name", ["basic", "joblib"])
+@pytest.mark.parametrize("name", ["basic", "local", "joblib"])
 def test_what_ends_before_it_begins_is_the_launchers_fault(launcher, name):
     with pytest.raises(LabError, match=f"={name} left out 1 of . jobs: not even begun"):
         launch(launcher(name), Path(), jobs("how=well", "how=late"))
@@ -127,11 +130,11 @@ def test_what_ends_before_it_begins_is_the_launchers_fault(launcher, name):
 
 def test_a_job_that_is_told_to_stop_stops_the_others(launcher, capfd):
     with pytest.raises(SystemExit):
-        launch(launcher("joblib"), Path(), jobs("how=stop", "how=well"))
+        launch(launcher("local"), Path(), jobs("how=stop", "how=well"))
     assert "the sweep is interrupted; the same command goes on" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["basic", "joblib"])
+@pytest.mark.parametrize("name", ["basic", "local"])
 def test_a_search_is_told_of_each_end_before_it_is_asked_for_more(launcher, name):
     said: list[int | str] = []
 
@@ -158,6 +161,9 @@ def test_a_search_is_told_of_each_end_before_it_is_asked_for_more(launcher, name
 @pytest.mark.parametrize(
     ("name", "word", "refusal"),
     [
+        ("local", "n_jobs=0", "n_jobs=0: how many jobs to train at once, a whole number of at"),
+        ("local", "n_jobs=-1", "n_jobs=-1: how many"),
+        ("local", "n_jobs=many", "n_jobs=many: how many"),
         ("joblib", "n_jobs=0", "n_jobs=0: how many jobs to train at once, or -1"),
         ("joblib", "backend=nope", "backend=nope is not used: of joblib's settings the lab takes"),
         ("joblib", "batch_size=4", "batch_size=4 is not used"),
@@ -172,7 +178,25 @@ def test_settings_that_nothing_would_come_of(launcher, name, word, refusal):
         pool_of(launcher(name, f"hydra.launcher.{word}"), 3)
 
 
-def test_more_places_than_jobs_are_as_many_as_jobs(launcher, monkeypatch):
+@pytest.mark.parametrize("name", ["local", "joblib"])
+def test_more_places_than_jobs_are_as_many_as_jobs(launcher, monkeypatch, name):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    pool = pool_of(launcher("joblib", "hydra.launcher.n_jobs=1_000_000_000"), 3)
+    pool = pool_of(launcher(name, "hydra.launcher.n_jobs=1_000_000_000"), 3)
     assert [environment["OMP_NUM_THREADS"] for environment in pool.environments] == ["1"] * 3
+
+
+def test_a_job_on_each_core_by_default(launcher, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    n = joblib.cpu_count()
+    pool = pool_of(launcher("local", "hydra.launcher.n_jobs=null"), 10**6)
+    assert [environment["OMP_NUM_THREADS"] for environment in pool.environments] == ["1"] * n
+
+
+def test_a_sweeper_of_somebody_elses_has_its_returns_in_order(launcher):
+    two = jobs("seconds=0.3", "seconds=0")
+    local = launcher("local")
+    with closing(Journal.create(Path(), LaunchPlan.of(2, "local"))) as journal:
+        words = [[*job, f"sweep.job={journal.key(i)}"] for i, job in enumerate(two)]
+        returned = local.launch(words, initial_job_idx=0)
+    assert [next(iter(one.overrides)) for one in returned] == ["name=job-0", "name=job-1"]
+    assert len(spans()) == 2

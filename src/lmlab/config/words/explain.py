@@ -164,7 +164,7 @@ def _no_option(name: str, words: list[str]) -> str:
 GROUP_WANTS_A_NAME = "Config group override must be a string"
 
 # What Hydra finds only if a plugin is installed.
-GONE = {("hydra/launcher", "together"): "hydra/launcher=joblib trains one job on each core"}
+GONE = {("hydra/launcher", "together"): "hydra/launcher=local trains one job on each core"}
 EXTRAS = {
     ("hydra/launcher", "joblib"): "sweep",
     ("hydra/launcher", "submitit_local"): "slurm",

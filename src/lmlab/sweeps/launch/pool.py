@@ -152,8 +152,8 @@ def pool_of(launcher: Any, n_jobs: int, batch: int | None = None) -> Pool:
 
         wanted = int(launcher.joblib["n_jobs"])
         n = wanted if wanted > 0 else max(1, joblib.cpu_count() + 1 + wanted)
-        if n > 1:  # as many threads as joblib gives its workers
-            return Workers(launcher, [threads_for(n)] * min(n, n_jobs))
+        if n > 1:
+            return workers_on_cores(launcher, n, n_jobs)
     return Launches(launcher, batch or n_jobs)
 
 
@@ -194,6 +194,24 @@ def threads_for(n: int) -> dict[str, str]:
     return {name: os.environ.get(name, share) for name in THREADS}
 
 
+def workers_on_cores(launcher: Any, wanted: int | None, n_jobs: int) -> Workers:
+    """`wanted` workers, or one for each core, as far as there are `n_jobs`.
+
+    Raises:
+        LabError: if `wanted` is no number of workers.
+    """
+    if wanted is None:
+        import joblib
+
+        wanted = int(joblib.cpu_count())
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        raise LabError(
+            f"hydra.launcher.n_jobs={wanted}: how many jobs to train at once, a whole number of at "
+            "least 1, or null, one for each core"
+        )
+    return Workers(launcher, [threads_for(wanted)] * min(wanted, n_jobs))
+
+
 def gpus() -> list[str]:
     """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -219,7 +237,7 @@ def workers_on_gpus(
     names = gpus() if devices is None else [str(device) for device in devices]
     if not names:
         raise LabError(
-            "hydra/launcher=gpus: this machine has no GPU that PyTorch sees; hydra/launcher=joblib "
+            "hydra/launcher=gpus: this machine has no GPU that PyTorch sees; hydra/launcher=local "
             "trains a job on each core"
         )
     threads = threads_for(len(names) * per_gpu)
