@@ -127,10 +127,10 @@ def test_a_terminal_of_no_size_is_one_of_80_columns():
         shown = LiveTable(terminal, None)
         shown.start()
         shown.draw(make)
+        assert sizes == [(80, 24)]
         assert b"drawn" in os.read(ours, 1000)
         shown.stop()
     os.close(ours)
-    assert sizes == [(80, 24)]
 
 
 def test_what_the_table_says(tmp_path):
