@@ -73,7 +73,7 @@ def test_what_a_run_has(here, capfd):
     assert "data:image/png;base64" in run._repr_html_()
 
 
-def test_a_sweep_folds_its_seeds(here):
+def test_a_sweep_folds_its_seeds(here, capfd):
     sweep = lmlab.sweep(*HEAD, *here, seed=range(1, 4), optimizer={"lr": 1e-3}, launcher="basic")
     assert isinstance(sweep.table(), pd.DataFrame)
     assert sweep.table()["n"].tolist() == [3]
@@ -87,7 +87,9 @@ def test_a_sweep_folds_its_seeds(here):
     at = both.differences(at="12steps")
     assert at["value"].gt(differences["value"]).all()
     assert both.differences(to=10)["value"].tolist() == [0, 0]
+    capfd.readouterr()
     assert both.report().read_text().startswith("<!")
+    assert capfd.readouterr().out == ""
     assert both.path.name in repr(both)
     assert "<table" in both._repr_html_()
     assert lmlab.open(both.path).table().equals(both.table())

@@ -12,6 +12,7 @@ from rich.console import Console
 from sweeps.conftest import ROOT, small_sweep
 from terminals import InTerminal
 
+from lmlab.sweeps.live.foot import LiveTable
 from lmlab.sweeps.live.table import table
 from lmlab.sweeps.live.time_left import TimeLeft
 from lmlab.sweeps.live.watched import JobProgress, SweepProgress
@@ -112,6 +113,24 @@ def test_the_table_fits_into_any_terminal(width, height, n):
     whole = next(i for i, line in enumerate(lines) if line.startswith(f"{n}/"))
     assert len(lines) <= max(height, len(lines) - whole + 1)
     assert "more than 1 min left" in lines[-2]
+
+
+def test_a_terminal_of_no_size_is_one_of_80_columns():
+    ours, theirs = os.openpty()
+    sizes = []
+
+    def make(*size: int) -> str:
+        sizes.append(size)
+        return "drawn"
+
+    with os.fdopen(theirs, "w") as terminal:
+        shown = LiveTable(terminal, None)
+        shown.start()
+        shown.draw(make)
+        assert sizes == [(80, 24)]
+        assert b"drawn" in os.read(ours, 1000)
+        shown.stop()
+    os.close(ours)
 
 
 def test_what_the_table_says(tmp_path):

@@ -140,3 +140,6 @@ def test_a_reader_without_a_network_sees_it(browser, sweep, tmp_path, look):
         assert page.title() == "rates"
         assert page.locator("img").count() == 0
         assert requests == [Path(path).as_uri()]
+        for choice in ("sweep=constructor", "run=__proto__"):
+            page.goto(f"{Path(path).as_uri()}#lmlab&p.lmlab.{choice}")
+            expect(page.locator(".problem")).to_have_text("this is not in the report")

@@ -55,7 +55,8 @@ class LiveTable:
         """Draw what `make` makes of the width and the height of the terminal, and print above it
         what has been printed since the last time."""
         with suppress(OSError):  # the terminal is gone; what it shows does not end a sweep
-            width, height = os.get_terminal_size(self._console.file.fileno())
+            size = os.get_terminal_size(self._console.file.fileno())
+            width, height = size.columns or 80, size.lines or 24  # nobody has said how large it is
             self._console.size = ConsoleDimensions(width, height)
             self._print_printed()
             self._live.update(make(width, height), refresh=True)

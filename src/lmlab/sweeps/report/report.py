@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from lmlab.console import console
+from lmlab.console import console, current_console
 from lmlab.errors import LabError
 from lmlab.sweeps.board.page import page
 from lmlab.sweeps.kept import FIT, LEADERBOARD, PAGE, PICTURES, PLOTS, Kept, left_alone
@@ -82,6 +82,6 @@ def keep(table: Table, folder: Path, asked: frozenset[str], answers: Iterable[Se
     if drawn:
         n = sum(name.endswith(".png") for name in drawn)
         names.append(f"{PLOTS}/ ({n} pictures)")
-    console.print(Text(f"\nkept in {folder}: {', '.join(names)}"))
+    current_console().print(Text(f"\nkept in {folder}: {', '.join(names)}"))
     if own:
-        console.print(Text(left_alone(own)))
+        current_console().print(Text(left_alone(own)))

@@ -22,7 +22,7 @@ export class Answers {
 
   get(kind, name, choices) {
     if (!inside) return this.known.get(address(kind, name, choices));
-    const content = inside[kind]?.[name];
+    const content = Object.hasOwn(inside[kind] ?? {}, name) && inside[kind][name];
     return content ? { content } : { problem: 'this is not in the report' };
   }
 
