@@ -84,6 +84,7 @@ def test_a_difference_that_does_not_matter_ends_it(held):
     [
         (["sweep.wait=false"], "a race learns from its results"),
         (["pause_at=4"], "pause_at: settings race by their losses at the end"),
+        (["seed=1,9223372036854775805"], "no seeds are left above it"),
         (["seed=1"], "settings race by the same seeds, two or more"),
         (["sweep.race.first=1"], "sweep.race.first=1: input should be greater than or equal to 2"),
     ],

@@ -110,6 +110,11 @@ def seeds_of_race(config: DictConfig, settings: Mapping[str, Sequence[Placed]]) 
             "sweep.race: settings race by the same seeds, two or more: give seed=range(1,11), say, "
             "as an axis of its own"
         )
+    if max(numbers) + config.sweep.race.first >= 2**63:
+        raise LabError(
+            f"seed={max(numbers)}: no seeds are left above it for what is measured on fresh ones; "
+            "give smaller seeds"
+        )
     return numbers
 
 
