@@ -64,9 +64,6 @@ def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
         alt.Chart(charts.data(pd.DataFrame({"zero": [0]})))
         .mark_rule(color=INK)
         .encode(alt.X("zero", **x)),
-        dots.encode(y, alt.X("seed", **x), color=alt.value("#a0a0a0")),
-        shown.mark_rule(strokeWidth=2.6).encode(alt.X("low", **x), stroke, x2="high"),
-        shown.mark_point(size=65).encode(alt.X("difference", **x), stroke, charts.FILL),
         baseline.mark_point(shape="diamond", size=110, filled=True, color=INK).encode(
             x=alt.datum(0)
         ),
@@ -74,6 +71,16 @@ def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
             x=alt.X("side:Q", scale=None), shape=alt.Shape("arrow:N", scale=None)
         ),
     ]
+    # Vega warns of a scale for which there is no number: of one seed there is no interval.
+    if drawn.loc[drawn["kind"] == "shown", "low"].notna().any():
+        layers[1:1] = [
+            shown.mark_rule(strokeWidth=2.6).encode(alt.X("low", **x), stroke, x2="high")
+        ]
+    if len(seeds):
+        layers[1:1] = [dots.encode(y, alt.X("seed", **x), color=alt.value("#a0a0a0"))]
+    if (drawn["kind"] == "shown").any():
+        means = shown.mark_point(size=65).encode(alt.X("difference", **x), stroke, charts.FILL)
+        layers.append(means)
     columns: list[tuple[str, str, int, Any]] = [
         ("text", "difference", 90, "right"),
         ("interval", "95 %", 104, "left"),
