@@ -78,7 +78,7 @@ lock: # pin what pyproject.toml allows, for the oldest Python that is supported
 	grep '^torch==' requirements.lock > .venv-lock/torch.txt
 	.venv-lock/bin/pip install --quiet --requirement .venv-lock/torch.txt pip-tools
 	.venv-lock/bin/pip-compile --quiet --upgrade --strip-extras --no-header --no-annotate \
-		--extra bpe --extra dev --extra mlflow --extra slurm --extra sweep --extra wandb \
+		--extra bpe --extra data --extra dev --extra mlflow --extra slurm --extra sweep --extra wandb \
 		--constraint .venv-lock/torch.txt \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe \
 		--output-file requirements.lock pyproject.toml
