@@ -180,30 +180,6 @@ def test_traceback_is_shown_on_demand(tmp_path):
     assert "LabError: data.batch_size=0" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "shown"),
-    [
-        (["--help"], ["model: bag_of_words, bigram", "lecture/head", "  n_embd: 128"]),
-        (["-h", "model=bigram", "data.batch_size=7"], ["batch_size: 7", "models.bigram.Bigram"]),
-        (["--help", "run=a,{b"], ["usage: "]),
-    ],
-)
-def test_help_shows_every_choice_and_every_key_as_it_would_be(lab, words, shown):
-    status, out, err = lab("train", *words)
-    assert not status
-    assert not err
-    assert all(text in out for text in shown)
-    assert "_settings" not in out
-
-
-def test_help_knows_configs_of_ones_own(lab, tmp_path):
-    (tmp_path / "mine" / "model").mkdir(parents=True)
-    (tmp_path / "mine" / "model" / "own.yaml").write_text("_target_: mine.Own\n")
-    status, out, err = lab("train", "--help", "--config-dir", str(tmp_path / "mine"), "model=own")
-    assert (status, err) == (0, "")
-    assert "_target_: mine.Own" in out
-
-
 def test_help_and_config_errors_do_not_import_torch(tmp_path):
     code = (
         "import sys\nfrom lmlab.cli import train\n"

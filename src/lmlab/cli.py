@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import platform
 import re
 import shlex
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.config.stored import conf_dir
 from lmlab.config.words.command_line import CommandLine
-from lmlab.config.words.compose import chosen, help_text
+from lmlab.config.words.compose import chosen
 from lmlab.config.words.explain import config_dirs, explain, is_explained
 from lmlab.config.words.hydra_inside import ours_alone, run_command, version_base
 from lmlab.config.words.own_configs import check_own_configs
@@ -178,6 +179,9 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
     import hydra
 
     name = entry.__name__
+    if "--version" in sys.argv[1:]:  # Hydra's parser would say its own
+        print(_versions())
+        return
     waiting.look()  # what others do while this is set up tells how its threads should wait
     words = sys.argv[1:]
     shows_traceback = shows_tracebacks()
@@ -219,9 +223,8 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
     before = sys.argv
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *for_hydra], "1"
     try:
-        # With other flags, such as --config-dir, help is Hydra's: it knows what they mean.
-        if line.flags and set(line.flags) <= {"-h", "--help"}:
-            print(_help(entry, line.overrides))
+        if line.asks_help:
+            print(_help(entry, line, words))
         else:
             with ours_alone(), _package_shown():
                 if line.asks_hydra:
@@ -258,8 +261,23 @@ def _package_shown() -> Iterator[None]:
             sys.stderr.write(written.getvalue())
 
 
-def _help(entry: Callable[[], None], overrides: list[str]) -> str:
+def _versions() -> str:
+    """The lab's version, and those of what its results rest on."""
+    from importlib.metadata import version
+
+    from lmlab import __version__
+
+    below = ("torch", "lightning", "hydra-core", "tensorboard", "numpy")
+    others = ", ".join(f"{name} {version(name)}" for name in below)
+    return f"lmlab {__version__} ({others}; Python {platform.python_version()})"
+
+
+def _help(entry: Callable[[], None], line: CommandLine, words: list[str]) -> str:
+    from lmlab.config.words.help import help_text
     from lmlab.console import command
 
     name = entry.__name__
-    return help_text(name, overrides, command(name), entry.__doc__ or "")
+    topics = [word for word in line.overrides if "=" not in word and word[0] not in "~+"]
+    overrides = [word for word in line.overrides if word not in topics]
+    about = entry.__doc__ or ""
+    return help_text(name, about, command(name), topics, overrides, config_dirs(words))

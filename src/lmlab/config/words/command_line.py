@@ -117,6 +117,12 @@ class CommandLine:
         self._check_zips()
 
     @property
+    def asks_help(self) -> bool:
+        """Whether it asks for help, and for nothing of Hydra's beside it."""
+        args = args_parser().parse_args(self.flags)
+        return args.help and not (args.cfg or args.info or args.shell_completion or args.multirun)
+
+    @property
     def asks_hydra(self) -> bool:
         """Whether there is something of Hydra's own in it: a flag, or where else configs are."""
         others = set(self.flags) - {"-m", "--multirun"}

@@ -71,7 +71,9 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
     elif not text:
         text = f"Hydra cannot compose the config ({type(error).__name__})"
     match = re.search(r"Could not override '([^']+)'", text)
-    if GROUP_WANTS_A_NAME in text or (match and name == "train" and options(conf_dir(), match[1])):
+    if GROUP_WANTS_A_NAME in text or (
+        match and name == "train" and options([conf_dir()], match[1])
+    ):
         return _no_option(name, words)
     if unread := re.search(r"LexerNoViableAltException: *(.*)", text):
         word = unread[1].strip()
@@ -98,7 +100,7 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
     )
     if match := re.search(no_option, text):
         group, wrong, offered = match[1], match[2], match[3].partition("Config search path")[0]
-        offers = offered.split() if group.startswith("hydra/") else options(conf_dir(), group)
+        offers = offered.split() if group.startswith("hydra/") else options([conf_dir()], group)
         if instead := GONE.get((group, wrong)):
             return f"{group}={wrong} is gone; {instead}"
         if extra := EXTRAS.get((group, wrong)):
@@ -126,7 +128,7 @@ def _not_in_every_option(key: str, words: list[str]) -> str | None:
                 f"sweep={sweep} varies {key} ({shown(path)}), which {choice} does not have: "
                 f"leave {choice} out, or give the axes that you want by -m, without sweep="
             )
-    offers = options(conf_dir(), group)
+    offers = options([conf_dir()], group)
     for option in chosen if len(chosen) > 1 else []:
         if option in offers and key not in keys(
             _plain(_composed_with([f"{group}={option}"], words))
@@ -153,7 +155,7 @@ def _no_option(name: str, words: list[str]) -> str:
 
     for argument in words:
         key, _, value = argument.partition("=")
-        offers = options(conf_dir(), key) if key and value else []
+        offers = options([conf_dir()], key) if key and value else []
         if offers and name != "train":  # the others have no groups
             return f"unknown key {key}{nearest(key, _known_keys(name, words))}"
         if offers and value not in offers:
@@ -182,7 +184,7 @@ def _known_keys(name: str, words: list[str]) -> list[str]:
     choices = [
         f"{group}={option}"
         for group, _, option in typed
-        if any(option in options(folder, group) for folder in config_dirs(words))
+        if option in options(config_dirs(words), group)
     ]
     return list(keys(_plain(_composed_with(choices, words, name))))
 
