@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from bad_input import BAD
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
-from small import SMALL
+from small import FOX, SMALL
 
 from lmlab import cli
 from lmlab.config import schema
@@ -340,3 +341,43 @@ def test_an_application_of_hydras_may_call_a_command(lab, text):
         assert lab("train", *SWEEP, "dry_run=true")[::2] == (0, "")
         assert lab("train", "--help")[::2] == (0, "")
         assert GlobalHydra.instance().hydra is before
+
+
+def test_one_command_has_them_all(lab, text):
+    status, out, err = lab("main", "train", *FOX)
+    assert (status, err) == (0, "")
+    (run,) = Path("outputs/fox").iterdir()
+    shown = lab("main", "show", "last")
+    assert shown[0] == 0
+    assert shown[2] == ""
+    assert out.endswith(shown[1])  # what the run said at its end
+    short = lab("main", "generate", "last", "max_new_tokens=5")
+    assert short[:2] == lab("main", "generate", f"run={run}", "max_new_tokens=5")[:2]
+    assert short[2] == f"run=last is {run}\n"
+    assert lab("main", "evaluate", "outputs/fox")[0] == 0
+
+
+def test_one_command_says_what_it_knows(lab):
+    status, out, err = lab("main")
+    assert (status, err) == (0, "")
+    assert all(f"\n  {name} " in out for name in cli.COMMANDS)
+    assert lab("main", "trian") == (
+        2,
+        "",
+        "error: lmlab trian: no such command; did you mean train?\n",
+    )
+    assert lab("main", "show") == (
+        2,
+        "",
+        "error: lmlab show takes a run: its directory, a folder of runs, or last\n",
+    )
+
+
+def test_a_whole_number_may_be_written_as_a_float(lab, text):
+    assert lab("train", *FOX, "trainer.max_steps=2e0", "model=ngram", "model.order=3.0")[0] == 0
+    (run,) = Path("outputs/fox").iterdir()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    steps, order = config["trainer"]["max_steps"], config["model"]["order"]
+    assert (steps, order) == (2, 3)
+    assert isinstance(steps, int)
+    assert isinstance(order, int)

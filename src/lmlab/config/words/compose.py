@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+MOST_OPTIONS = 20  # of a group, listed by name; of more, its folders
+
+
 def composed(name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
     """The config of a command, without running it; `with_hydra` keeps Hydra's own node."""
     from hydra import compose, initialize_config_dir
@@ -40,3 +43,15 @@ def options(folders: Sequence[Path], group: str) -> list[str]:
         for path in (folder / group).rglob("*.yaml")
     }
     return [name.as_posix() for name in sorted(names) if not name.name.startswith("_")]
+
+
+def shown_few(names: list[str]) -> str:
+    """The names of options, those in folders by their folder where there are many."""
+    if len(names) <= MOST_OPTIONS:
+        return ", ".join(names)
+    folders: dict[str, int] = {}
+    for name in names:
+        folder = name.partition("/")[0] if "/" in name else ""
+        folders[folder] = folders.get(folder, 0) + 1
+    alone = [name for name in names if "/" not in name]
+    return ", ".join([*alone, *(f"{folder}/… ({n})" for folder, n in folders.items() if folder)])

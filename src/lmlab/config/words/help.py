@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from lmlab.config.check import nearest
-from lmlab.config.words.compose import composed, options
+from lmlab.config.slips import nearest
+from lmlab.config.words.compose import composed, options, shown_few
 from lmlab.config.words.python_words import in_grammar
 from lmlab.errors import LabError
 
@@ -31,7 +31,6 @@ FLAGS = {
     "--hydra-help": "Hydra's own flags and groups, tab completion among them",
 }
 HOW_MADE = ("_target_", "_partial_")  # of a part: shown where somebody asks for the part
-MOST_OPTIONS = 20  # of a group, listed by name; of more, its folders
 SHORT_COLUMN, OPTION_COLUMN, KEY_COLUMN = 20, 28, 36  # where the right-hand side begins
 
 
@@ -67,7 +66,7 @@ def help_text(
     if page.groups:
         lines += ["", "Choices (group=option):", ""]
         for group in page.groups:
-            lines += _beside(group, _few(options(folders, group)), SHORT_COLUMN)
+            lines += _beside(group, shown_few(options(folders, group)), SHORT_COLUMN)
     lines += ["", "Every key, with the value it has now (key=value):"]
     return "\n".join([*lines, *page.everything()])
 
@@ -89,8 +88,8 @@ class _Page:
             if not group.startswith("hydra") and "@" not in group
         }
         self.groups = sorted(self.chosen)
-        self.values: Any = OmegaConf.to_container(cfg)
-        del self.values["hydra"]
+        values: Any = OmegaConf.to_container(cfg)
+        self.values = {key: value for key, value in values.items() if key != "hydra"}
         self.meanings: dict[str, str] = {}
         self.sections: dict[str, str] = {}
         self._read(name, "")
@@ -260,18 +259,6 @@ def _under(package: str, key: str) -> str:
 
 def _first_sentence(text: str) -> str:
     return re.split(r"(?<=[.;])\s(?=[A-Z])", text, maxsplit=1)[0].rstrip(".;")
-
-
-def _few(names: list[str]) -> str:
-    """The names of options, those in folders by their folder where there are many."""
-    if len(names) <= MOST_OPTIONS:
-        return ", ".join(names)
-    folders: dict[str, int] = {}
-    for name in names:
-        folder = name.partition("/")[0] if "/" in name else ""
-        folders[folder] = folders.get(folder, 0) + 1
-    alone = [name for name in names if "/" not in name]
-    return ", ".join([*alone, *(f"{folder}/… ({n})" for folder, n in folders.items() if folder)])
 
 
 def _beside(left: str, right: str, column: int, indent: str = "  ") -> list[str]:
