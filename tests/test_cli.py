@@ -374,10 +374,10 @@ def test_one_command_says_what_it_knows(lab):
 
 
 def test_a_whole_number_may_be_written_as_a_float(lab, text):
-    assert lab("train", *FOX, "trainer.max_steps=2e0", "model=ngram", "model.order=3.0")[0] == 0
+    assert lab("train", *FOX, "trainer.max_steps=2e0", "model=head", "model.n_embd=8.0")[0] == 0
     (run,) = Path("outputs/fox").iterdir()
     config = yaml.safe_load((run / "config.yaml").read_text())
-    steps, order = config["trainer"]["max_steps"], config["model"]["order"]
-    assert (steps, order) == (2, 3)
+    steps, n_embd = config["trainer"]["max_steps"], config["model"]["n_embd"]
+    assert (steps, n_embd) == (2, 8)
     assert isinstance(steps, int)
-    assert isinstance(order, int)
+    assert isinstance(n_embd, int)

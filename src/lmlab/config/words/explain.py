@@ -72,8 +72,8 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
         text = f"Hydra cannot compose the config ({type(error).__name__})"
     if match := re.search(r"Error parsing override '([^=]*)'\s+missing EQUAL", text):
         together = apart_from_value(match[1], words)
-        instead = f"write it without spaces, {together}" if together else "a word is key=value"
-        return f"{match[1]}: {instead}"
+        advice = f"write it without spaces, {together}" if together else "a word is key=value"
+        return f"{match[1]}: {advice}"
     if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
         key, _, values = match[1].partition("=")
         return f"{match[1]}: several values are a sweep, so give -m too; a list is {key}=[{values}]"
