@@ -198,6 +198,19 @@ def test_help_and_config_errors_do_not_import_torch(tmp_path):
         assert done.stderr.endswith("False False\n")
 
 
+def test_generate_imports_neither_lightning_nor_torchs_compiler(trained):
+    code = (
+        "import sys\nfrom lmlab.cli import generate\ngenerate()\n"
+        "assert not {'lightning', 'torch._dynamo', 'pandas'} & set(sys.modules)"
+    )
+    words = [f"run={trained}", "max_new_tokens=5", "prompt=the"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("the")
+
+
 SWEEP = [*SMALL, "corpus=file", "corpus.path=text.txt"]
 
 
