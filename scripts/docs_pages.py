@@ -76,7 +76,7 @@ def _notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     """A notebook as Markdown, and its pictures by name."""
     lines: list[str] = []
     pictures: dict[str, bytes] = {}
-    for cell in nbformat.read(path, as_version=4).cells:  # type: ignore[no-untyped-call]
+    for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
             lines += [cell.source, ""]
             continue
@@ -96,7 +96,11 @@ def _notebook(path: Path) -> tuple[str, dict[str, bytes]]:
 
 def reference() -> str:
     """Every key of every command, with its default and what it means."""
-    lines = ["# Every key", "", "Made of the comments in `conf/`, as `--help` is. A key of a group has"]
+    lines = [
+        "# Every key",
+        "",
+        "Made of the comments in `conf/`, as `--help` is. A key of a group has",
+    ]
     lines += ["the option before it: `model=gpt model.n_layer=6`.", ""]
     lines += ["## The command `train`", "", *_table(CONF / "train.yaml")]
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
