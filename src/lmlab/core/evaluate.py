@@ -27,10 +27,10 @@ from lmlab.tasks.asked import (
     lines_of_differences,
     metrics_of,
 )
-from lmlab.training import preflight
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.schedules import constant
+from lmlab.training.processes.processes import checked_trainer
 from lmlab.training.processes.waiting import waiting
 from lmlab.training.restored import Trained, config_beside, precision_of, restore
 
@@ -68,14 +68,14 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
         **dict(trained.config.data),
         "stride": config.stride or trained.config.eval.stride,
     }
-    data = TextDataModule(text.ids, text.tokenizer.vocab_size, n_train=text.n_train, **settings)
+    data = TextDataModule(text.train, text.val, text.tokenizer.vocab_size, **settings)
     questions = Questions.of(config, trained, data) if config.tasks else None
     model = _with_others(trained, config)
     module = LanguageModule(
         model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
     )
     dynamic = [] if config.dynamic_lr is None else [Dynamic(config.dynamic_lr)]
-    trainer = preflight.checked_trainer(
+    trainer = checked_trainer(
         "",
         callbacks=dynamic,
         accelerator=config.accelerator,
@@ -122,7 +122,7 @@ class Questions:
         Raises:
             LabError: if a task cannot be made of its file, or there is no such other run.
         """
-        items = items_of(make_tasks(config.tasks), data.val_tokens.numpy(), trained.tokenizer)
+        items = items_of(make_tasks(config.tasks), data.val_tokens, trained.tokenizer)
         if config.against is None:
             return cls(items, trained.tokenizer, None, None)
         other = restore(RunDirectory.open(config.against, "against"), "last")

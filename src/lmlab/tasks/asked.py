@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from torch import nn
 
+from lmlab.data.ids import Ids
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.tasks.item_by_item import Difference, compare
@@ -25,13 +26,13 @@ SHOWN = {  # by score: the heading of its column, and how it is written
 Items = Mapping[str, Sequence[Item]]  # by task
 
 
-def items_of(tasks: Mapping[str, Task], ids: np.ndarray, tokenizer: Tokenizer) -> Items:
+def items_of(tasks: Mapping[str, Task], ids: Ids, tokenizer: Tokenizer) -> Items:
     """The items of each task; `ids` are the val split's.
 
     Raises:
         LabError: naming the task whose file is broken, or which makes no items.
     """
-    val = [tokenizer.decode(ids[:MOST_TOKENS])] if tasks else []
+    val = [tokenizer.decode(ids[:MOST_TOKENS].whole().tolist())] if tasks else []
     items = {}
     for name, task in tasks.items():
         try:
