@@ -15,7 +15,7 @@ from forked import Forked
 from submitit.core import _submit
 from sweeps.conftest import records
 
-from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
+from lmlab.sweeps.journal.journal import FOLDER, Event, Journal
 from lmlab.sweeps.launch.slurm import Place, how_they_are
 from lmlab.sweeps.live.watched import Watched
 
