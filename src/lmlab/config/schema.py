@@ -151,6 +151,7 @@ class Data(Node):
     batch_size: Count
     block_size: Count
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    order: Literal["random", "epochs"] = "random"  # older runs do not say
     steps_per_batch: Count
 
 

@@ -49,6 +49,7 @@ ADDED_LATER = {
     "teacher.share": 0.5,
     "model.temperature": 1.0,
     "trainer.num_nodes": 1,
+    "data.order": "random",
     "loss._target_": "lmlab.training.loss.CrossEntropy",
     "parametrisation._target_": "lmlab.training.parametrisation.Standard",
 }

@@ -13,7 +13,14 @@ from typing import Annotated, Any
 import lightning as L
 import torch
 from packaging.version import Version
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -46,11 +53,19 @@ GeneratorState = Annotated[Tensor, AfterValidator(_is_generators_state)]
 
 
 class Stream(Part):
-    """Where training is in its data."""
+    """Where training is in its data: a generator, or a count of windows, as data.order has it."""
 
     step: CountOrZero
-    generator: GeneratorState
-    world_size: Count | None
+    generator: GeneratorState | None = None
+    world_size: Count | None = None
+    windows: CountOrZero | None = None
+    windows_per_batch: Count | None = None
+
+    @model_validator(mode="after")
+    def says_where(self) -> Stream:
+        if (self.generator is None) == (self.windows is None):
+            raise ValueError("a generator or a count of windows is expected")
+        return self
 
 
 # A run that took no steps has none.
