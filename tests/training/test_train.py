@@ -152,7 +152,7 @@ def test_every_val_token_but_the_first_counts_once(experiment, stride):
     run = experiment("model=gpt", "model.n_embd=16", "data.val_fraction=0.001", "eval.every=24")
     found = opened.Run(run.path).evaluate(stride=stride)
     text, model = text_of(checked(run.config)), restore(run, "last").model.eval()
-    val = torch.from_numpy(text.ids).long()[int((1 - 0.001) * len(text.ids)) :]
+    val = text.ids.whole().long()[int((1 - 0.001) * len(text.ids)) :]
     length = torch.from_numpy(text.tokenizer.characters_per_token())
     total, done, n_characters = 0.0, 0, 0.0
     while done < len(val) - 1:
