@@ -147,11 +147,14 @@ Logger = Annotated[
 # --- the three commands ----------------------------------------------------------------------
 
 
+WindowOrder = Literal["random", "epochs"]
+
+
 class Data(Node):
     batch_size: Count
     block_size: Count
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
-    order: Literal["random", "epochs"] = "random"  # older runs do not say
+    order: WindowOrder = "random"  # older runs do not say
     steps_per_batch: Count
 
 

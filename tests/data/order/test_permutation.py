@@ -54,4 +54,4 @@ def test_places_beyond_any_list_are_as_quick() -> None:
     places = np.array([0, 1, n // 2, n - 1])
     moved = Permutation(n, keys_of("a")[0])(places)
     assert len(set(moved.tolist())) == 4
-    assert ((0 <= moved) & (moved < n)).all()
+    assert ((moved >= 0) & (moved < n)).all()

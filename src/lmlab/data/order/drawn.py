@@ -24,9 +24,7 @@ class Drawn(Order):
     def take(self, n_batches: int) -> Tensor:
         self._before = self.generator.get_state(), n_batches
         drawn, mine = self.share.drawn, self.share.mine
-        return draw_windows(
-            self.tokens, n_batches, drawn, self.block_size, self.generator, mine
-        )
+        return draw_windows(self.tokens, n_batches, drawn, self.block_size, self.generator, mine)
 
     def state(self, n_taken: int) -> dict[str, Any]:
         before, n_batches = self._before
