@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lmlab.bounds import Count, CountOrZero, Positive
+from lmlab.config.fingerprint import leaves
 from lmlab.errors import LabError, typed_line
 from lmlab.runs.record import DEEPEST, Loose, check_plain_data, first_problem, shortened
 
@@ -172,6 +173,9 @@ def check_continuable(checkpoint: Mapping[str, Any]) -> None:
             f"its data are at step {stream['step']}, and its global_step is "
             f"{checkpoint['global_step']}"
         )
+    order = dict(leaves(checkpoint["config"])).get("data.order", "random")
+    if stream and (stream.get("windows") is None) != (order == "random"):
+        raise LabError(f"its data are not in the order of its config, {order}")
 
 
 def _validate(checkpoint: Any, kind: type[Part]) -> None:
