@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from lmlab.config import build
+from lmlab.data.ids import Ids
 from lmlab.data.streams import derive, generator
 from lmlab.data.windows import draw_windows, full_pass, shift
 
@@ -38,7 +39,7 @@ def train(config: dict[str, Any], tokens: Tensor, vocab_size: int, seed: int) ->
     data, evals = config["data"], config["eval"]
     batch_size, block_size = data["batch_size"], data["block_size"]
     n_train = int((1 - data["val_fraction"]) * len(tokens))
-    splits = tokens[n_train:], tokens[:n_train]
+    splits = Ids(tokens[n_train:]), Ids(tokens[:n_train])
     at_a_time = AT_A_TIME // block_size
     torch.manual_seed(derive(seed, "init"))
     model = build.model(config["model"], vocab_size, block_size)

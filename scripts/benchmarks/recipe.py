@@ -16,6 +16,7 @@ from benchmarks.tasks import Task, as_a_user_has_it
 from lmlab.config import build
 from lmlab.console import quiet_libraries
 from lmlab.core.train import train
+from lmlab.data.ids import Ids
 from lmlab.data.windows import full_pass, shift
 
 NANOGPT, OURS, FAST = "nanoGPT-style, float32", "lmlab, float32", "lmlab, trainer=fast"
@@ -34,7 +35,7 @@ def nanogpt_style(task: Task) -> tuple[float, float]:
     every, iters = config.eval.every, config.eval.iters
     max_steps = config.trainer.max_steps
     n_train = len(task.tokens)
-    ids: np.ndarray = task.text.ids
+    ids: np.ndarray = task.text.ids.whole().numpy()
     splits = {"train": ids[:n_train], "val": ids[n_train:]}
     schedule, source = build.schedule(config.schedule), task.batches()
 
@@ -90,7 +91,7 @@ def _estimate_loss(model: nn.Module, get_batch: Any, iters: int) -> dict[str, fl
 @torch.no_grad()
 def _on_all_of_val(model: nn.Module, task: Task, val: Tensor) -> float:
     total = 0.0
-    for windows, counted in full_pass(val, task.block_size, task.block_size, 64):
+    for windows, counted in full_pass(Ids(val), task.block_size, task.block_size, 64):
         idx, targets = shift(windows)
         nll = F.cross_entropy(model(idx).transpose(1, 2), targets, reduction="none")
         counts = torch.arange(task.block_size) >= task.block_size - counted[:, None]

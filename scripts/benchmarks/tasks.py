@@ -39,7 +39,7 @@ class Task:
         """`folder` is for what a contestant keeps."""
         self.config, self.folder = composed(overrides), folder or Path()
         self.text = text_of(self.config)
-        self.tokens: Tensor = make_data(self.config, self.text).train_tokens
+        self.tokens: Tensor = make_data(self.config, self.text).train_tokens.whole()
         shape = self.config.data
         self.batch_size, self.block_size = shape.batch_size, shape.block_size
         self.clip_norm = self.config.trainer.gradient_clip_val

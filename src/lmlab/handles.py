@@ -317,7 +317,7 @@ class Sweep:
         """Write tables and pictures into the folder; the page that shows them all."""
         from rich.console import Console
 
-        from lmlab.sweeps.report.report import PAGE, keep_all
+        from lmlab.sweeps.reporting import PAGE, keep_all
 
         with shown_on(Console(quiet=True)):
             keep_all(self._table(), self.path)

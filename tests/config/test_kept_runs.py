@@ -36,7 +36,7 @@ def kept(tmp_path, monkeypatch) -> Path:
 def full_loss(run: RunDirectory) -> float:
     """The loss of every val token but the first, each predicted once, from the definition."""
     trained = restore(run, "last")
-    ids = torch.from_numpy(text_of(trained.config).ids).long()
+    ids = text_of(trained.config).ids.whole().long()
     val = ids[int((1 - trained.config.data.val_fraction) * len(ids)) :]
     block_size, total, done = trained.config.data.block_size, 0.0, 0
     while done < len(val) - 1:

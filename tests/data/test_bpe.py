@@ -153,9 +153,9 @@ def test_nothing_is_learnt_from_val_and_no_token_crosses_its_begin(tmp_path: Pat
         write(tmp_path / "text", text), BPETokenizer, tmp_path, arguments={"vocab_size": 263}
     )
     assert found.tokenizer.stored() == BPETokenizer.fit([text[:900]], 263).stored()
-    assert found.tokenizer.decode(found.ids[: found.n_train]) == text[:900]
-    assert found.tokenizer.decode(found.ids[found.n_train :]) == text[900:]
-    assert found.ids[found.n_train :].max() < 256
+    assert found.tokenizer.decode(found.train.whole()) == text[:900]
+    assert found.tokenizer.decode(found.val.whole()) == text[900:]
+    assert found.val.whole().numpy().max() < 256
     again = tokenize(
         write(tmp_path / "other", text + "!"), BPETokenizer, tmp_path, arguments={"vocab_size": 263}
     )
@@ -169,7 +169,8 @@ def test_val_is_the_text_that_a_char_tokenizer_has(tmp_path: Path, val_fraction:
     char = tokenize(corpus, CharTokenizer, tmp_path)
     bpe = tokenize(corpus, BPETokenizer, tmp_path, arguments=arguments, val_fraction=val_fraction)
     n_train = int((1 - val_fraction) * len(char.ids))
-    assert bpe.tokenizer.decode(bpe.ids[bpe.n_train :]) == char.tokenizer.decode(char.ids[n_train:])
+    val = char.ids[n_train:].whole()
+    assert bpe.tokenizer.decode(bpe.val.whole()) == char.tokenizer.decode(val)
     from_cache = tokenize(
         corpus, BPETokenizer, tmp_path, arguments=arguments, val_fraction=val_fraction
     )

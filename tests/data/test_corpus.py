@@ -18,7 +18,6 @@ from lmlab.data.corpus import (
     tinyshakespeare,
     tinyshakespeare_train,
 )
-from lmlab.data.datamodule import TextDataModule
 from lmlab.data.sources.documents import Told
 from lmlab.data.tokenizer import CharTokenizer
 from lmlab.data.tokens import tokenize
@@ -206,9 +205,8 @@ def test_the_train_split_of_tinyshakespeare_is_what_a_run_trains_on(
     (train,) = tinyshakespeare_train(str(tinyshakespeare_path)).files
     assert train.parent == cache
     text = tokenize(from_files(str(tinyshakespeare_path)), CharTokenizer)
-    data = TextDataModule(text.ids, text.tokenizer.vocab_size, batch_size=4, block_size=8)
-    split = data.train_tokens
-    assert text.tokenizer.decode(split.numpy()) == train.read_text()
+    split = text.train.whole()
+    assert text.tokenizer.decode(split) == train.read_text()
     train.write_bytes(b"damaged")
     assert tinyshakespeare_train(str(tinyshakespeare_path)).n_bytes == len(split)
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lmlab.data.ids import Ids
 from lmlab.data.tokenizer import CharTokenizer
 from lmlab.data.windows import draw_windows, full_pass, get_batch, shift
 
@@ -89,7 +90,7 @@ def test_batches_drawn_at_once_are_batches_drawn_one_by_one(
 ) -> None:
     tokens = torch.arange(block_size + spare).to(dtype)
     at_once, one_by_one = seeded(seed), seeded(seed)
-    windows = draw_windows(tokens, n_batches, batch_size, block_size, at_once)
+    windows = draw_windows(Ids(tokens), n_batches, batch_size, block_size, at_once)
     assert windows.shape == (n_batches, batch_size, block_size + 1)
     assert windows.dtype == torch.int64
     for some in windows:
@@ -133,7 +134,8 @@ def test_a_full_pass_predicts_every_token_but_the_first_once(
 ) -> None:
     stride = data.draw(st.integers(1, block_size), label="stride")
     n_tokens = block_size + spare
-    batches = list(full_pass(torch.arange(n_tokens).to(dtype), block_size, stride, batch_size))
+    ids = Ids(torch.arange(n_tokens).to(dtype))
+    batches = list(full_pass(ids, block_size, stride, batch_size))
     assert all(len(windows) == batch_size for windows, _ in batches[:-1])
     predicted = []
     for windows, counted in batches:

@@ -8,7 +8,7 @@ import pytest
 from boards import Sweep
 from playwright.sync_api import Page, expect
 
-from lmlab.sweeps.report.report import report
+from lmlab.sweeps.reporting import report
 
 CONTENT = {  # what a tab holds once it is there; the others have tests of their own
     "scalars": "tf-scalar-card",

@@ -9,6 +9,7 @@ import pytest
 import torch
 from comparing import checkpoint, same, tensorboard, weights
 
+from lmlab.data.ids import Ids
 from lmlab.data.tokenizer import CharTokenizer
 from lmlab.display import pictures
 from lmlab.display.heatmaps import CELL, COLOURS, SCALE, HeatMaps
@@ -75,22 +76,22 @@ def test_update_histogram_is_what_the_weights_moved_by(experiment):
 def test_frequencies_are_those_of_the_text():
     tokenizer = CharTokenizer.fit(["abracadabra!"])
     tokens = torch.tensor(tokenizer.encode("abracadabra!"))
-    shown, table = frequencies(tokens, tokenizer.vocab_size, 99)
+    shown, table = frequencies(Ids(tokens), tokenizer.vocab_size, 99)
     assert tokenizer.decode(shown) == "!abcdr"
     assert table[1].tolist() == [0.2, 0, 0.4, 0.2, 0.2, 0]  # what follows an a
     assert table[2].tolist() == [0, 0, 0, 0, 0, 1]  # a b
     assert table[0].tolist() == [0] * 6  # nothing follows the last
-    shown, few = frequencies(tokens, tokenizer.vocab_size, 3)
+    shown, few = frequencies(Ids(tokens), tokenizer.vocab_size, 3)
     assert tokenizer.decode(shown) == "abr"
     assert few[0].tolist() == [0, 0.4, 0]  # shares of all that follows, shown or not
 
 
 def test_frequencies_are_the_same_however_many_tokens_are_counted_at_a_time(monkeypatch):
     tokens = torch.randint(0, 20, (1000,), generator=torch.Generator().manual_seed(0))
-    shown, table = frequencies(tokens, 20, 7)
+    shown, table = frequencies(Ids(tokens), 20, 7)
     for chunk in (1, 3, 999, 1000):
         monkeypatch.setattr(pictures, "CHUNK", chunk)
-        again, same_table = frequencies(tokens, 20, 7)
+        again, same_table = frequencies(Ids(tokens), 20, 7)
         assert torch.equal(again, shown)
         assert np.array_equal(same_table, table)
 
@@ -100,10 +101,10 @@ def test_counting_pairs_takes_no_memory_that_grows_with_the_text():
     if not peak.exists():
         pytest.skip("only Linux says how much memory a process had at most")
     tokens = torch.randint(0, 65, (40_000_000,), dtype=torch.uint8)
-    frequencies(tokens[:1000], 65, 65)
+    frequencies(Ids(tokens[:1000]), 65, 65)
     peak.write_text("5")  # forget the peak so far
     before = most_memory()
-    frequencies(tokens, 65, 65)
+    frequencies(Ids(tokens), 65, 65)
     assert most_memory() - before < 200_000_000  # 8 bytes for each token would be 320 MB
 
 

@@ -11,6 +11,7 @@ from comparing import assert_same_run, weights
 from modern_parts import SIZE, T, V, random_ids
 from small import checked, cut, train
 
+from lmlab.data.ids import Ids
 from lmlab.data.tokens import text_of
 from lmlab.data.windows import full_pass
 from lmlab.errors import LabError
@@ -128,9 +129,9 @@ def test_runs_are_evaluated_together(experiment):
     first, second = (Run(experiment(*words, f"seed={seed}").path) for seed in (1, 2))
     both = first.evaluate(ensemble=[second.path], weights=[3, 1])["val/loss_full"]
     ids = text_of(checked(first.config)).ids
-    val = torch.from_numpy(ids).long()[int((1 - 0.001) * len(ids)) :]
+    val = ids.whole().long()[int((1 - 0.001) * len(ids)) :]
     models, total = [first.model(), second.model()], 0.0
-    for windows, counted in full_pass(val, 8, 8, batch_size=1):
+    for windows, counted in full_pass(Ids(val), 8, 8, batch_size=1):
         with torch.no_grad():
             probs = [model(windows[:, :-1]).softmax(-1)[0] for model in models]
         mean = 0.75 * probs[0] + 0.25 * probs[1]

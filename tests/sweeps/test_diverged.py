@@ -17,7 +17,7 @@ from lmlab.sweeps.command import main
 from lmlab.sweeps.compare.differences import compare
 from lmlab.sweeps.compare.equal import at_point, parse_at, to_loss
 from lmlab.sweeps.compare.scaling import points_of
-from lmlab.sweeps.launch.journal import Event
+from lmlab.sweeps.journal.journal import Event
 from lmlab.sweeps.launch.progress import Progress
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.verdicts import notes_on, verdicts

@@ -20,7 +20,7 @@ from lmlab.sweeps.figures.learning_curves import curves_of, loss_curves
 from lmlab.sweeps.figures.losses import by_key, by_parameters, heat_map
 from lmlab.sweeps.figures.scales import styles_of_settings
 from lmlab.sweeps.report.leaderboard import leaderboard
-from lmlab.sweeps.report.report import report
+from lmlab.sweeps.reporting import report
 from lmlab.sweeps.table.settings import load
 from lmlab.sweeps.table.values import ceiling, ordered, wants_log
 

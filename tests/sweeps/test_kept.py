@@ -15,7 +15,7 @@ from lmlab.handles import Sweep
 from lmlab.sweeps import kept
 from lmlab.sweeps.command import main
 from lmlab.sweeps.kept import Kept
-from lmlab.sweeps.report.report import report
+from lmlab.sweeps.reporting import report
 
 
 @pytest.fixture

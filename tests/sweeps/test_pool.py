@@ -20,9 +20,9 @@ from hydra.types import HydraContext, RunMode
 from lmlab.config.stored import conf_dir
 from lmlab.config.words.hydra_inside import version_base
 from lmlab.errors import LabError
-from lmlab.sweeps.launch.journal import FOLDER, Entry, Journal, Result
+from lmlab.sweeps.journal.journal import FOLDER, Entry, Journal, Result
+from lmlab.sweeps.journal.planned import LaunchPlan
 from lmlab.sweeps.launch.launching import launch, run_jobs
-from lmlab.sweeps.launch.planned import LaunchPlan
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.progress import Progress
 

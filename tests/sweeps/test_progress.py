@@ -8,8 +8,8 @@ import pytest
 from sweeps.made import made
 
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
-from lmlab.sweeps.launch.planned import LaunchPlan, Work
+from lmlab.sweeps.journal.journal import FOLDER, Event, Journal
+from lmlab.sweeps.journal.planned import LaunchPlan, Work
 from lmlab.sweeps.live.table import summary
 from lmlab.sweeps.live.time_left import Running, TimeLeft, time_left
 from lmlab.sweeps.live.watched import SweepProgress, Watched

@@ -24,9 +24,9 @@ from lmlab.errors import LabError
 from lmlab.sweeps.command import main
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.notes import listed
-from lmlab.sweeps.report.report import report
 from lmlab.sweeps.report.terminal import print_sections
 from lmlab.sweeps.report.written import exact_files, markdown
+from lmlab.sweeps.reporting import report
 from lmlab.sweeps.table.curves import averaged, mean_curves, read_curves, shared_steps
 from lmlab.sweeps.table.reading import RunFiles, read
 from lmlab.sweeps.table.settings import load, tabulate

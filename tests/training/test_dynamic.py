@@ -24,7 +24,7 @@ def by_hand(run: Any, lr: float, stride: int, clip_norm: float = 1.0) -> float:
     """From the definition, token by token of the text."""
     model: nn.Module = restore(run, "last").model.eval()
     ids, data = text_of(checked(run.config)).ids, run.config["data"]
-    val = torch.from_numpy(ids).long()[int((1 - data["val_fraction"]) * len(ids)) :]
+    val = ids.whole().long()[int((1 - data["val_fraction"]) * len(ids)) :]
     block_size, total, done = data["block_size"], 0.0, 0
     while done < len(val) - 1:
         end = min(done + (block_size if done == 0 else stride), len(val) - 1)

@@ -57,7 +57,7 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
         **dict(trained.config.data),
         "stride": config.stride or trained.config.eval.stride,
     }
-    data = TextDataModule(text.ids, text.tokenizer.vocab_size, n_train=text.n_train, **settings)
+    data = TextDataModule(text.train, text.val, text.tokenizer.vocab_size, **settings)
     model = _with_others(trained, config)
     tokenizer = text.tokenizer
     lengths = tokenizer.characters_per_token(), tokenizer.bytes_per_token()

@@ -131,7 +131,7 @@ class Experiment:
         preflight.check_memory(config, data.vocab_size)
         parts = Parts.of(config, text)
         if (prepare := Hooks.of(parts.model).prepare) is not None:
-            prepare(data.train_tokens)
+            prepare(data.train_tokens.whole())
         module = parts.module(stop)
         start.load_into(module, parts.callbacks)
         target, block_size = config.model["_target_"], data.block_size
@@ -173,9 +173,9 @@ def make_data(config: Train, text: TokenizedCorpus) -> TextDataModule:
     """The datamodule of a config over a tokenised corpus."""
     trainer, evaluation = config.trainer, config.eval
     return TextDataModule(
-        text.ids,
+        text.train,
+        text.val,
         text.tokenizer.vocab_size,
-        n_train=text.n_train,
         **{**dict(config.data), "steps_per_batch": steps_per_batch(config)},
         accumulate=trainer.accumulate_grad_batches,
         max_steps=trainer.max_steps,

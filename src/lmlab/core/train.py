@@ -168,7 +168,7 @@ def _fit(
         begin(curves, module, recorder.costs, run.record["started"])
     count = Hooks.of(module.model).fit
     if count is not None:  # there is no gradient to descend
-        count(data.train_tokens)
+        count(data.train_tokens.whole())
     elif config.trainer.max_steps:
         if resumed and config.pause_at and resumed.step >= config.pause_at:
             raise Paused(resumed.step)  # it was killed before its record said so

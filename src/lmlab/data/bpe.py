@@ -129,9 +129,6 @@ class BPETokenizer(Tokenizer):
             ids.append(self.vocab_size - 1)
         return np.array(ids[:-1], dtype=self.dtype)  # the last document may go on
 
-    def with_end_of_text(self) -> BPETokenizer:
-        return BPETokenizer(self.merges, self.longest_word, has_end=True)
-
     def token_bytes(self, token: int) -> bytes:
         return b"" if token == self.end_of_text else self._tokens[token]
 

@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 
+from lmlab.data.ids import Ids
 from lmlab.data.streams import generator
 from lmlab.data.windows import draw_starts, draw_windows, full_pass
 from lmlab.errors import LabError
@@ -82,7 +82,7 @@ class TrainBatches:
     Yields windows (steps * accumulate, batch_size, block_size + 1), int64.
     """
 
-    tokens: Tensor
+    tokens: Ids
     batch_size: int
     block_size: int
     accumulate: int
@@ -148,7 +148,7 @@ class RandomEval:
     weigh the same, so how many are evaluated at a time is a matter of speed alone.
     """
 
-    splits: dict[str, Tensor]  # metric -> tokens
+    splits: dict[str, Ids]  # metric -> tokens
     batch_size: int
     block_size: int
     iters: int
@@ -178,7 +178,7 @@ class FullEval:
     """Every token of the split (but the first) predicted once; see `windows.full_pass`."""
 
     metric: str
-    tokens: Tensor
+    tokens: Ids
     block_size: int
     stride: int
     vocab_size: int
@@ -232,13 +232,13 @@ class TextDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        ids: np.ndarray,
+        train: Ids,
+        val: Ids,
         vocab_size: int,
         *,
         batch_size: int,
         block_size: int,
         val_fraction: float = 0.1,
-        n_train: int | None = None,
         steps_per_batch: int = 1,
         accumulate: int = 1,
         max_steps: int = 0,
@@ -250,7 +250,7 @@ class TextDataModule(L.LightningDataModule):
         seed: int = 1337,
         generator: torch.Generator | None = None,
     ):
-        """The first `n_train` ids are the train split; None: int((1 - val_fraction) * n) of n.
+        """`val_fraction` is what the splits were made by, for the sake of errors.
 
         `generator` draws the training windows (None: torch's default one); `seed` evaluates. A
         checkpoint is due every `save_every` steps after an evaluation.
@@ -259,17 +259,14 @@ class TextDataModule(L.LightningDataModule):
             LabError: if a split is too short for a single window.
         """
         super().__init__()
-        self.tokens = tokens = torch.from_numpy(ids)
-        self._on_gpu: Tensor | None = None
-        if n_train is None:
-            n_train = int((1 - val_fraction) * len(tokens))
-        self.train_tokens, self.val_tokens = tokens[:n_train], tokens[n_train:]
-        for split, part in (("train", self.train_tokens), ("val", self.val_tokens)):
+        self.train_tokens, self.val_tokens = train, val
+        self._on_gpu: tuple[Ids, Ids] | None = None
+        for split, part in (("train", train), ("val", val)):
             if len(part) < block_size + 1:
                 raise LabError(
                     f"data.block_size={block_size} needs a {split} split of at least "
                     f"{block_size + 1} tokens, and this one has {len(part)} "
-                    f"(data.val_fraction={val_fraction} of {len(tokens)})"
+                    f"(data.val_fraction={val_fraction} of {len(train) + len(val)})"
                 )
         self.vocab_size = vocab_size
         self.batch_size, self.block_size = batch_size, block_size
@@ -348,19 +345,20 @@ class TextDataModule(L.LightningDataModule):
         shape = self.block_size, self.stride, self.vocab_size
         return EvalLoader(FullEval(metric, val, *shape, *self._share()))
 
-    def _splits(self) -> tuple[Tensor, Tensor]:
+    def _splits(self) -> tuple[Ids, Ids]:
         """Both splits where their windows are to be gathered: in a GPU's memory, if they take
         little of it; else as they are, mapped from disk."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type in ("cpu", "mps"):  # Apple's GPUs share the memory of the CPU
             return self.train_tokens, self.val_tokens
         if self._on_gpu is None:
+            train, val = self.train_tokens, self.val_tokens
             # CUDA gathers few of the unsigned types.
-            dtype = torch.uint8 if self.tokens.dtype == torch.uint8 else torch.int32
-            fits = len(self.tokens) * dtype.itemsize <= free_memory(device) // 4
-            self._on_gpu = self.tokens.to(device, dtype) if fits else self.tokens
-        n_train = len(self.train_tokens)
-        return self._on_gpu[:n_train], self._on_gpu[n_train:]
+            dtype = torch.uint8 if train.dtype == torch.uint8 else torch.int32
+            if (len(train) + len(val)) * dtype.itemsize <= free_memory(device) // 4:
+                train, val = train.to(device, dtype), val.to(device, dtype)
+            self._on_gpu = train, val
+        return self._on_gpu
 
     def _share(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

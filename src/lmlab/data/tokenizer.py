@@ -75,12 +75,15 @@ class Tokenizer(ABC):
         """The same for a corpus of documents: with an id, the last, that stands for no text.
 
         Raises:
-            LabError: if tokenizers of its kind have none.
+            LabError: if its class makes none where its JSON has `end_of_text`.
         """
-        raise LabError(
-            f"tokenizer: {class_name(type(self))} has no with_end_of_text, which a corpus of "
-            "documents needs"
-        )
+        made = self._from_json({**self.to_json(), "end_of_text": True})
+        if made.end_of_text is None:
+            raise LabError(
+                f"tokenizer: {class_name(type(self))} has no end_of_text, the id behind each "
+                "document of such a corpus"
+            )
+        return made
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:
@@ -228,9 +231,6 @@ class CharTokenizer(Tokenizer):
             f"it knows {len(self.vocabulary)}: {self.vocabulary[:100]!r}"
         )
 
-    def with_end_of_text(self) -> CharTokenizer:
-        return CharTokenizer(self.vocabulary.replace(END, ""), has_end=True)
-
     def token_bytes(self, token: int) -> bytes:
         return b"" if token == self.end_of_text else self.vocabulary[token].encode()
 
@@ -239,7 +239,8 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def _from_json(cls, state: dict[str, Any]) -> CharTokenizer:
-        return cls(state["vocabulary"], has_end_of(state))
+        has_end, vocabulary = has_end_of(state), state["vocabulary"]
+        return cls(vocabulary.replace(END, "") if has_end else vocabulary, has_end)
 
 
 class ByteTokenizer(Tokenizer):
@@ -262,9 +263,6 @@ class ByteTokenizer(Tokenizer):
     def encode_documents(self, text: str) -> np.ndarray:
         ids = self.encode(text)
         return np.where(ids == ord(END), self.dtype.type(256), ids)
-
-    def with_end_of_text(self) -> ByteTokenizer:
-        return ByteTokenizer(has_end=True)
 
     def token_bytes(self, token: int) -> bytes:
         return b"" if token == self.end_of_text else bytes([token])
@@ -316,9 +314,6 @@ class GPT2Tokenizer(Tokenizer):
         written = text.replace(END, self._end_written)
         ids = self._encoding.encode_to_numpy(written, allowed_special={self._end_written})
         return ids.astype(self.dtype)
-
-    def with_end_of_text(self) -> GPT2Tokenizer:
-        return GPT2Tokenizer(self.ranks, has_end=True)
 
     def token_bytes(self, token: int) -> bytes:
         if token == self.end_of_text:

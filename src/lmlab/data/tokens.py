@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lmlab.config.build import part, unmade
 from lmlab.config.own_code import code_of_target
@@ -23,6 +24,7 @@ from lmlab.config.schema import Train
 from lmlab.console import bytes_progress, say
 from lmlab.data import download
 from lmlab.data.corpus import Corpus
+from lmlab.data.ids import Ids
 from lmlab.data.sources.blocks import BrokenError
 from lmlab.data.sources.documents import Told
 from lmlab.data.tokenizer import Tokenizer, class_name
@@ -46,11 +48,19 @@ Progress = Callable[[int], None]  # given the number of bytes of text just worke
 class TokenizedCorpus:
     """The ids of a corpus and the tokenizer they were made with."""
 
-    ids: np.ndarray  # (n,) in the tokenizer's dtype, mapped from the cache
+    ids: Ids  # in the tokenizer's dtype, mapped from disk; the train split first
+    n_train: int  # ids of the train split
     tokenizer: Tokenizer
     sha256: str  # of the text
-    n_train: int | None = None  # ids of the train split; None: it is a fraction of the ids
     left_out: str | None = None  # which documents were broken
+
+    @property
+    def train(self) -> Ids:
+        return self.ids[: self.n_train]
+
+    @property
+    def val(self) -> Ids:
+        return self.ids[self.n_train :]
 
 
 def text_of(config: Train, fitted: Tokenizer | None = None) -> TokenizedCorpus:
@@ -139,6 +149,7 @@ def tokenize(
     A class with `fitted_on_train` sees no more than the train split of a corpus that knows it, of
     others the first int((1 - val_fraction) * n) characters. No token crosses their end: val is the
     same text whatever was learnt, and the same as that of a tokenizer with an id per character.
+    Of other classes and corpora the train split is the first int((1 - val_fraction) * n) ids.
 
     Raises:
         LabError: if the text is not UTF-8, or the cache cannot be written.
@@ -155,7 +166,7 @@ def tokenize(
     stem = f"{corpus.name}-{tokenizer_class.kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     ids_path, about_path = folder / f"{stem}.bin", folder / f"{stem}.json"
 
-    cached = _read(ids_path, about_path, tokenizer_class)
+    cached = _read(ids_path, about_path, tokenizer_class, val_fraction)
     if cached is not None:
         return cached
 
@@ -196,7 +207,7 @@ def tokenize(
             if n_train is None and (n_first is not None or corpus.knows_val):
                 n_train = n_tokens
         if corpus.identity() != identity:
-            raise LabError(f"corpus: a file of {corpus.name} changed while it was tokenised")
+            raise LabError("corpus: its files changed while they were tokenised; try again")
     # The description is written last: a pair without it does not count.
     about: dict[str, Any] = {
         "n_tokens": n_tokens,
@@ -209,7 +220,7 @@ def tokenize(
     if broken:
         about["left_out"] = f"corpus.skip_broken: {len(broken):,} left out, the first: {broken[0]}"
     _describe(about_path, about, _state(ids_path))
-    written = _read(ids_path, about_path, tokenizer_class)
+    written = _read(ids_path, about_path, tokenizer_class, val_fraction)
     if written is None:
         raise LabError(f"{ids_path} changed while it was being written; try again")
     return written
@@ -255,7 +266,7 @@ def _ids(tokenizer: Tokenizer, ids: Any, name: str) -> np.ndarray:
 
 
 def _read(
-    ids_path: Path, about_path: Path, tokenizer_class: type[Tokenizer]
+    ids_path: Path, about_path: Path, tokenizer_class: type[Tokenizer], val_fraction: float
 ) -> TokenizedCorpus | None:
     """What a former call wrote, or None where it is missing or damaged."""
     try:
@@ -276,8 +287,9 @@ def _read(
             if touched:
                 with suppress(LabError):  # the cache may be read-only
                     _describe(about_path, about, state)
-        more = about.get("n_train"), about.get("left_out")
-        return TokenizedCorpus(ids, tokenizer, about["sha256"], *more)
+        n_train = about.get("n_train", int((1 - val_fraction) * len(ids)))
+        mapped = Ids(torch.from_numpy(ids))
+        return TokenizedCorpus(mapped, n_train, tokenizer, about["sha256"], about.get("left_out"))
     except (OSError, ValueError, KeyError, TypeError, LabError):
         return None
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lmlab.data.ids import Ids
+
 
 def draw_windows(
-    tokens: Tensor,
+    tokens: Ids,
     n_batches: int,
     batch_size: int,
     block_size: int,
@@ -29,16 +31,11 @@ def draw_windows(
     """
     starts = draw_starts(tokens, n_batches * batch_size, block_size, generator)
     starts = starts.view(n_batches, batch_size)[:, gathered].flatten()
-    if tokens.is_cuda and not starts.is_cuda:
-        starts = starts.pin_memory()  # so that nobody waits for the copy
-    starts = starts.to(tokens.device, non_blocking=True)
-    # One gather, no loop. (Indexing with [starts] gives the same in twice the time.)
-    windows = tokens.unfold(0, block_size + 1, 1).index_select(0, starts)
-    return windows.long().view(n_batches, -1, block_size + 1)
+    return tokens.windows(starts, block_size + 1).view(n_batches, -1, block_size + 1)
 
 
 def draw_starts(
-    tokens: Tensor, n_windows: int, block_size: int, generator: torch.Generator | None
+    tokens: Ids, n_windows: int, block_size: int, generator: torch.Generator | None
 ) -> Tensor:
     """Where windows start, (n_windows,), as the notebook draws it."""
     device = "cpu" if generator is None else generator.device
@@ -46,14 +43,18 @@ def draw_starts(
 
 
 def get_batch(
-    tokens: Tensor, batch_size: int, block_size: int, generator: torch.Generator | None = None
+    tokens: Tensor | Ids,
+    batch_size: int,
+    block_size: int,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One random batch: idx and targets, both (batch_size, block_size), int64.
 
     Starts are drawn by one `randint(len(tokens) - block_size, (batch_size,))`; `generator=None` is
     torch's default generator, as everywhere in torch.
     """
-    return shift(draw_windows(tokens, 1, batch_size, block_size, generator)[0])
+    ids = Ids(tokens) if isinstance(tokens, Tensor) else tokens
+    return shift(draw_windows(ids, 1, batch_size, block_size, generator)[0])
 
 
 def shift(windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +63,7 @@ def shift(windows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def full_pass(
-    tokens: Tensor, block_size: int, stride: int, batch_size: int
+    tokens: Ids, block_size: int, stride: int, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Windows that predict every token but the first (which has no context) exactly once.
 
@@ -83,7 +84,6 @@ def full_pass(
     if rest:
         starts = torch.cat([starts, torch.tensor([last])])
         counted = torch.cat([counted, torch.tensor([rest])])
-    all_windows = tokens.unfold(0, block_size + 1, 1)
     starts, counted = starts.to(tokens.device), counted.to(tokens.device)
     for some, count in zip(starts.split(batch_size), counted.split(batch_size), strict=True):
-        yield all_windows.index_select(0, some).long(), count
+        yield tokens.windows(some, block_size + 1), count

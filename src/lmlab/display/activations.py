@@ -39,7 +39,7 @@ class Activations(L.Callback):
 
     def _log(self, trainer: L.Trainer, module: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        tokens = data.val_tokens[: self.passages * data.block_size]
+        tokens = data.val_tokens[: self.passages * data.block_size].whole()
         n = max(1, len(tokens) // data.block_size)
         idx = tokens[: n * data.block_size].view(n, -1).long().to(module.device)
         sizes = mean_sizes(module.model, idx)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lmlab.bounds import Count, CountOrZero
+from lmlab.data.ids import Ids
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import event_files
 from lmlab.models.contract import Hooks, pictured_as
@@ -57,7 +58,8 @@ class Pictures(L.Callback):
     def draw(self, module: Any, data: Any) -> dict[str, Image]:
         """The pictures of a model as it is, by tag."""
         with in_eval_mode(module.model):
-            pictures = self._maps(module, data.val_tokens[: min(self.tokens, data.block_size)])
+            passage = data.val_tokens[: min(self.tokens, data.block_size)].whole()
+            pictures = self._maps(module, passage)
             if (table := Hooks.of(module.model).next_token_logits) is not None:
                 pictures["view/bigram"] = self._table(table(), data.train_tokens)
         return pictures
@@ -76,7 +78,7 @@ class Pictures(L.Callback):
             pictures[tag] = maps_of_layer.draw(seen.numpy())
         return pictures
 
-    def _table(self, logits: Tensor, train_tokens: Tensor) -> Image:
+    def _table(self, logits: Tensor, train_tokens: Ids) -> Image:
         """P(next token | token) by logits (vocab_size, vocab_size), beside how often the train
         split has each pair."""
         if self._truth is None:
@@ -102,11 +104,12 @@ def canvas(
     return HeatMaps(rows, columns, titles, across)
 
 
-def frequencies(tokens: Tensor, vocab_size: int, most: int) -> tuple[Tensor, np.ndarray]:
+def frequencies(tokens: Ids, vocab_size: int, most: int) -> tuple[Tensor, np.ndarray]:
     """The `most` most frequent of all tokens, (n,) ascending, and how often each is followed by
     each: (n, n), rows of the full table of relative frequencies."""
     counts = torch.zeros(vocab_size, dtype=torch.int64)
-    for part in tokens.split(CHUNK):
+    for start in range(0, len(tokens), CHUNK):
+        part = tokens[start : start + CHUNK].whole()
         counts += torch.bincount(part.long(), minlength=vocab_size)
     shown = counts.topk(min(most, vocab_size)).indices.sort().values
     place = torch.full((vocab_size,), len(shown))
@@ -114,7 +117,7 @@ def frequencies(tokens: Tensor, vocab_size: int, most: int) -> tuple[Tensor, np.
     size = len(shown) + 1  # a last row and column for all that are not shown
     table = torch.zeros(size * size, dtype=torch.int64)
     for start in range(0, len(tokens) - 1, CHUNK):
-        part = place[tokens[start : start + CHUNK + 1].long()]  # the last pair reaches over
+        part = place[tokens[start : start + CHUNK + 1].whole().long()]  # the last pair reaches over
         table += torch.bincount(part[:-1] * size + part[1:], minlength=size * size)
     table = table.view(size, size).double()
     table = table / table.sum(1, keepdim=True).clamp(min=1)

@@ -58,8 +58,8 @@ def _show(options: argparse.Namespace) -> None:
     from lmlab.sweeps.report.leaderboard import best_of_each, leaderboard
     from lmlab.sweeps.report.questions import Asked, points_asked
     from lmlab.sweeps.report.race_sections import race_sections
-    from lmlab.sweeps.report.report import keep
     from lmlab.sweeps.report.terminal import print_sections
+    from lmlab.sweeps.reporting import keep
     from lmlab.sweeps.table.settings import load
 
     by = options.by.split(",") if options.by else []

@@ -17,7 +17,7 @@ from typing import Any
 
 from lmlab.errors import LabError
 from lmlab.files import check_place, lock_at, open_to_read, read_small, remove, write_atomically
-from lmlab.sweeps.launch.journal import FOLDER, MULTIRUN
+from lmlab.sweeps.journal.journal import FOLDER, MULTIRUN
 
 RECORD, LOCK = ".report.json", ".report.lock"
 PAGE = "report.html"

@@ -14,7 +14,7 @@ from playwright.sync_api import BrowserContext, expect
 from sweeps.made import made
 
 from lmlab.sweeps.board import page as pages
-from lmlab.sweeps.report.report import report
+from lmlab.sweeps.reporting import report
 
 HOSTILE = (
     "</script><script>document.title = 'x'</script> & <img src=x onerror='document.title=1'>\n"

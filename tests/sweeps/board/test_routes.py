@@ -20,8 +20,8 @@ from werkzeug.test import Client, TestResponse
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.board import answers, scan
 from lmlab.sweeps.board.plugin import Board, BoardLoader
-from lmlab.sweeps.launch.journal import FOLDER, Event, Journal
-from lmlab.sweeps.launch.planned import LaunchPlan
+from lmlab.sweeps.journal.journal import FOLDER, Event, Journal
+from lmlab.sweeps.journal.planned import LaunchPlan
 from lmlab.sweeps.table.raced import RACE, Raced
 from lmlab.sweeps.table.settings import runs_frame
 from lmlab_tensorboard import SweepsPlugin

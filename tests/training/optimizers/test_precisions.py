@@ -15,6 +15,7 @@ from test_update_rules import adagrad, adam, adamw, momentum, muon, rmsprop, sgd
 from torch import Tensor, nn
 
 from lmlab.data.datamodule import TextDataModule
+from lmlab.data.ids import Ids
 from lmlab.errors import LabError
 from lmlab.models.gpt import GPT
 from lmlab.runs.directory import RunDirectory
@@ -79,9 +80,10 @@ def seen(make: Any, precision: str) -> Seen:
     """A few steps of a small model, as the lab takes them."""
     torch.manual_seed(0)
     model = GPT(11, 8, n_layer=1, n_head=2, n_embd=16)
-    ids = np.random.default_rng(0).integers(0, 11, 1000).astype("u1")
-    data = TextDataModule(ids, 11, batch_size=4, block_size=8, max_steps=STEPS, eval_every=STEPS)
-    module = LanguageModule(model, make, constant, np.ones(11), max_steps=STEPS)
+    ids = Ids(torch.from_numpy(np.random.default_rng(0).integers(0, 11, 1000).astype("u1")))
+    settings = {"batch_size": 4, "block_size": 8, "max_steps": STEPS, "eval_every": STEPS}
+    data = TextDataModule(ids[:900], ids[900:], 11, **settings)
+    module = LanguageModule(model, make, constant, np.ones(11), np.ones(11), max_steps=STEPS)
     watch = Seen()
     quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
     with warnings.catch_warnings():

@@ -101,7 +101,7 @@ def _of_line(line: bytes, begins: int, place: str, field: str) -> Document:
         record = json.loads(text)
     except json.JSONDecodeError as error:
         byte = begins + len(text[: error.pos].encode())
-        return BrokenError(f"{place} is no JSON: {error.msg} at byte {byte}")
+        return BrokenError(f"{place} is no JSON: {error.msg.removesuffix(' at')} at byte {byte}")
     except (ValueError, RecursionError) as error:  # a number, or a nesting, beyond all measure
         return BrokenError(f"{place} is no JSON: {first_line(error)}")
     if not isinstance(record, dict) or field not in record:
@@ -136,19 +136,20 @@ def _batches(path: Path, name: str, progress: Progress, column: str) -> Iterator
     """The values of a column, some rows at a time."""
     pyarrow = import_extra("pyarrow", name)
     parquet = import_extra("pyarrow.parquet", name)
-    try:
-        with _seekable(path, name) as file:
+    n_bytes, told, done = path.stat().st_size, 0, 0
+    with _seekable(path, name) as file:
+        try:
             table = parquet.ParquetFile(file, buffer_size=BLOCK_BYTES, pre_buffer=False)
-            n_rows, n_bytes, told = table.metadata.num_rows, path.stat().st_size, 0
+            n_rows = table.metadata.num_rows
             _check_column(pyarrow, table.schema_arrow, column, name)
-            done = 0
             for batch in table.iter_batches(ROWS, columns=[column], use_threads=False):
                 yield batch.column(0)
                 done += batch.num_rows
                 progress(n_bytes * done // n_rows - told)
                 told = n_bytes * done // n_rows
-    except pyarrow.ArrowException as error:
-        raise BrokenError(f"{name} is no Parquet file, or damaged: {first_line(error)}") from error
+        except (pyarrow.ArrowException, OSError) as error:
+            said = first_line(error)
+            raise BrokenError(f"{name} is no Parquet file, or damaged: {said}") from error
 
 
 def _check_column(pyarrow: Any, schema: Any, column: str, name: str) -> None:

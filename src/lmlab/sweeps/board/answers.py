@@ -15,7 +15,7 @@ from lmlab.sweeps.board.laws import Laws
 from lmlab.sweeps.board.rows import cut, finite, job_row
 from lmlab.sweeps.board.scan import SeenSweep
 from lmlab.sweeps.figures.scales import styles_of_settings
-from lmlab.sweeps.launch.journal import FAILED
+from lmlab.sweeps.journal.journal import FAILED
 from lmlab.sweeps.report.sections import Column, Section
 from lmlab.sweeps.table.reading import RunFiles
 from lmlab.sweeps.table.settings import (

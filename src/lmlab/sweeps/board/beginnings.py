@@ -16,7 +16,7 @@ from lmlab.errors import LabError
 from lmlab.files import leads_out
 from lmlab.runs.record import read_config
 from lmlab.sweeps.board.rows import cut, typed
-from lmlab.sweeps.launch.journal import MULTIRUN
+from lmlab.sweeps.journal.journal import MULTIRUN
 from lmlab.sweeps.table.reading import RunFiles
 
 MOST_MACHINES = 40  # lines on versions and machines

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmlab.errors import LabError
 from lmlab.runs.directory import CONFIG, METRICS, RECORD, RunDirectory
-from lmlab.sweeps.launch.journal import FOLDER, MULTIRUN
+from lmlab.sweeps.journal.journal import FOLDER, MULTIRUN
 from lmlab.sweeps.live.watched import SweepProgress, Watched
 from lmlab.sweeps.table.raced import RACE
 from lmlab.sweeps.table.reading import RunFiles, read_run, started

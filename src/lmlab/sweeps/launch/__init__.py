@@ -1,1 +1,1 @@
-"""Jobs: their directories, their journal, and who runs them."""
+"""Jobs: their directories, how they are given out, and who runs them."""

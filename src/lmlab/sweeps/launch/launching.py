@@ -21,8 +21,8 @@ from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import lock_at
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.launch.journal import FAILED, JOB_LOCK, Event, Journal, Result
-from lmlab.sweeps.launch.planned import LaunchPlan, Work
+from lmlab.sweeps.journal.journal import FAILED, JOB_LOCK, Event, Journal, Result
+from lmlab.sweeps.journal.planned import LaunchPlan, Work
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.progress import Progress, progress_shown
 
@@ -151,7 +151,7 @@ def finish(
     # None in a dry run, nor where run_dir keeps them elsewhere.
     problem: LabError | None = None
     if any(result.run and sweep_dir in Path(result.run).parents for result in results):
-        from lmlab.sweeps.report.report import report  # here, for it imports pandas
+        from lmlab.sweeps.reporting import report  # here, for it imports pandas
 
         try:
             report(sweep_dir)

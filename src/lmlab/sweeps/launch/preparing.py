@@ -13,7 +13,7 @@ from lmlab.config.check import PARTS, check, check_plain, plain_of
 from lmlab.config.words.hydra_inside import hydra_config_lent
 from lmlab.errors import LabError
 from lmlab.files import make_folder, write_atomically
-from lmlab.sweeps.launch.journal import MULTIRUN
+from lmlab.sweeps.journal.journal import MULTIRUN
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lmlab.console import say
 from lmlab.runs.directory import LOG
-from lmlab.sweeps.launch.journal import FAILED, Event, Journal, followers, in_tables
+from lmlab.sweeps.journal.journal import FAILED, Event, Journal, followers, in_tables
 from lmlab.sweeps.live.foot import LiveTable, live_table, shows_tables
 from lmlab.sweeps.live.table import printable, said, table
 from lmlab.sweeps.live.time_left import TimeLeft

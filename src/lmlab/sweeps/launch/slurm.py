@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import lock_at, make_folder, read_small, write_atomically
-from lmlab.sweeps.launch.journal import FAILED, FOLDER, Event, Journal, Result
-from lmlab.sweeps.launch.planned import LaunchPlan
+from lmlab.sweeps.journal.journal import FAILED, FOLDER, Event, Journal, Result
+from lmlab.sweeps.journal.planned import LaunchPlan
 from lmlab.sweeps.launch.pool import check_settings
 
 if TYPE_CHECKING:

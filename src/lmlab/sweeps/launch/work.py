@@ -13,7 +13,7 @@ from lmlab.config import schema
 from lmlab.config.check import check_plain, plain_of
 from lmlab.config.words.hydra_inside import hydra_config_lent
 from lmlab.errors import LabError
-from lmlab.sweeps.launch.planned import Overrides, Work, size
+from lmlab.sweeps.journal.planned import Overrides, Work, size
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader

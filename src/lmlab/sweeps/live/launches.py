@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lmlab.errors import LabError
 from lmlab.files import leads_out
-from lmlab.sweeps.launch.journal import FAILED, FOLDER, Event, Journal
-from lmlab.sweeps.launch.planned import LaunchPlan, Overrides, Work, size
+from lmlab.sweeps.journal.journal import FAILED, FOLDER, Event, Journal
+from lmlab.sweeps.journal.planned import LaunchPlan, Overrides, Work, size
 
 
 class Launch:

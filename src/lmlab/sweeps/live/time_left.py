@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lmlab.sweeps.launch.planned import Work
+from lmlab.sweeps.journal.planned import Work
 
 FARTHEST = 10.0  # so many times the operations of one size are told by that alone
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from lmlab.console import console
 from lmlab.errors import LabError
 from lmlab.output import output
-from lmlab.sweeps.launch.journal import FAILED
+from lmlab.sweeps.journal.journal import FAILED
 from lmlab.sweeps.live.foot import live_table, shows_tables
 from lmlab.sweeps.live.table import ending, news, summary, table
 from lmlab.sweeps.live.watched import SweepProgress, Watched

@@ -18,8 +18,8 @@ from typing import Any
 from lmlab.bounds import LARGEST
 from lmlab.files import is_locked
 from lmlab.runs.directory import RECORD
-from lmlab.sweeps.launch.journal import JOB_LOCK, Event
-from lmlab.sweeps.launch.planned import Overrides, Work
+from lmlab.sweeps.journal.journal import JOB_LOCK, Event
+from lmlab.sweeps.journal.planned import Overrides, Work
 from lmlab.sweeps.live.jobs_runs import Runs
 from lmlab.sweeps.live.launches import Launch, Launches
 from lmlab.sweeps.live.time_left import Running, TimeLeft, time_left

@@ -14,8 +14,8 @@ from lmlab.config.words.hydra_inside import hydra_config_lent
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
+from lmlab.sweeps.journal.journal import Result
 from lmlab.sweeps.launch.job import planned, varied_values
-from lmlab.sweeps.launch.journal import Result
 from lmlab.sweeps.launch.launching import finish
 from lmlab.sweeps.table.reading import SEED
 from lmlab.sweeps.table.values import canonical
@@ -98,7 +98,7 @@ def end(folder: Path, results: Sequence[Result]) -> None:
     if results:
         finish(folder, results)
         return
-    from lmlab.sweeps.report.report import report  # here, for it imports pandas
+    from lmlab.sweeps.reporting import report  # here, for it imports pandas
 
     say("nothing is left to train")
     report(folder)

@@ -26,7 +26,7 @@ from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import open_to_read
 from lmlab.runs.directory import METRICS, RunDirectory
-from lmlab.sweeps.launch.journal import FAILED, Result
+from lmlab.sweeps.journal.journal import FAILED, Result
 from lmlab.sweeps.launch.launching import run_jobs
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.preparing import check_jobs, check_multirun, make_sweep

@@ -18,7 +18,7 @@ from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.compare.race import Standings, race
-from lmlab.sweeps.launch.journal import FAILED, Result
+from lmlab.sweeps.journal.journal import FAILED, Result
 from lmlab.sweeps.launch.launching import run_jobs
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.preparing import check_jobs, make_sweep

@@ -21,7 +21,7 @@ from lmlab.config.words.python_words import in_grammar
 from lmlab.console import command, say
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.launch.journal import FAILED, Result
+from lmlab.sweeps.journal.journal import FAILED, Result
 from lmlab.sweeps.launch.launching import finish, run_jobs
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.preparing import check_multirun, prepare

@@ -16,7 +16,7 @@ import filelock
 
 from lmlab.errors import LabError
 from lmlab.files import is_locked, lock_at, make_folder, open_to_read, write_atomically
-from lmlab.sweeps.launch.planned import LaunchPlan
+from lmlab.sweeps.journal.planned import LaunchPlan
 
 FOLDER = ".launches"
 PLAN, LOCK = ".json", ".lock"  # beside a journal
