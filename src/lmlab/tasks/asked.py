@@ -27,12 +27,12 @@ Items = Mapping[str, Sequence[Item]]  # by task
 
 
 def items_of(tasks: Mapping[str, Task], ids: Ids, tokenizer: Tokenizer) -> Items:
-    """The items of each task; `ids` are the val split's.
+    """The items of each task; `ids` are the val split's, of which the beginning is looked at.
 
     Raises:
         LabError: naming the task whose file is broken, or which makes no items.
     """
-    val = [tokenizer.decode(ids[:MOST_TOKENS].whole().tolist())] if tasks else []
+    val = documents(ids[:MOST_TOKENS].whole().numpy(), tokenizer) if tasks else []
     items = {}
     for name, task in tasks.items():
         try:
@@ -40,6 +40,14 @@ def items_of(tasks: Mapping[str, Task], ids: Ids, tokenizer: Tokenizer) -> Items
         except LabError as error:
             raise LabError(f"tasks.{name}: {error}") from error
     return items
+
+
+def documents(ids: np.ndarray, tokenizer: Tokenizer) -> list[str]:
+    """The texts that ids (n,) stand for: one, unless there is an end-of-text id between several."""
+    if tokenizer.end_of_text is None:
+        return [tokenizer.decode(ids.tolist())]
+    ends = np.flatnonzero(ids == tokenizer.end_of_text)
+    return [tokenizer.decode(part.tolist()) for part in np.split(ids, ends)]
 
 
 def answers_to(
