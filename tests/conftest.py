@@ -1,6 +1,7 @@
 """What the tests share: texts that are there or fail loudly, and a cache that is not the user's."""
 
 import functools
+import gc
 import importlib.metadata
 import os
 import sys
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hydra import initialize_config_dir
+from hydra._internal import hydra as inside_hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from hypothesis import settings
@@ -74,6 +77,36 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("LMLAB_CACHE", str(folder))
         patch.setenv("LMLAB_CONFIG", str(folder / "config"))
         yield folder
+
+
+# Where what is typed is at stake, Hydra composes everything anew.
+COMPOSED_ANEW = ("tests/test_cli.py", "tests/config/", "tests/sweeps/test_composing.py")
+OWN_SOURCES = {"hydra", "main", "schema"}  # those of a command with no folder of configs beside
+HydrasLoader = inside_hydra.ConfigLoaderImpl
+
+
+@functools.cache
+def loader_of_the_lab() -> list[RememberingLoader]:
+    return []
+
+
+@pytest.fixture(autouse=True)
+def composed_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of this process share what Hydra composes of the lab's own files, as the jobs of a
+    sweep do: it is half of what a tiny run takes."""
+    if request.node.nodeid.startswith(COMPOSED_ANEW):
+        return
+
+    def loader(config_search_path: ConfigSearchPath) -> Any:
+        hydras = HydrasLoader(config_search_path)
+        if {source.provider for source in config_search_path.get_path()} != OWN_SOURCES:
+            return hydras
+        kept = loader_of_the_lab()
+        if not kept:
+            kept.append(RememberingLoader(hydras))
+        return kept[0]
+
+    monkeypatch.setattr(inside_hydra, "ConfigLoaderImpl", loader)
 
 
 @pytest.fixture(scope="session")
