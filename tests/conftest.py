@@ -69,6 +69,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return LoadFixtures(config, log)
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: it need not be looked through for garbage each time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cache of every test, and of every process that a test starts."""
@@ -85,9 +92,15 @@ OWN_SOURCES = {"hydra", "main", "schema"}  # those of a command with no folder o
 HydrasLoader = inside_hydra.ConfigLoaderImpl
 
 
-@functools.cache
-def loader_of_the_lab() -> list[RememberingLoader]:
-    return []
+class LabsLoader(RememberingLoader):
+    """Of the lab's own files, which stay as they are."""
+
+    @functools.cache  # noqa: B019 (there is one)
+    def get_group_options(self, group_name: str, *how: Any) -> list[str]:
+        return super().get_group_options(group_name, *how)
+
+
+_labs: list[LabsLoader] = []
 
 
 @pytest.fixture(autouse=True)
@@ -101,10 +114,9 @@ def composed_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         hydras = HydrasLoader(config_search_path)
         if {source.provider for source in config_search_path.get_path()} != OWN_SOURCES:
             return hydras
-        kept = loader_of_the_lab()
-        if not kept:
-            kept.append(RememberingLoader(hydras))
-        return kept[0]
+        if not _labs:
+            _labs.append(LabsLoader(hydras))
+        return _labs[0]
 
     monkeypatch.setattr(inside_hydra, "ConfigLoaderImpl", loader)
 
