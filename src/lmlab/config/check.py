@@ -68,8 +68,8 @@ def check_plain(plain: Any, schema: type[T], parts: Collection[str] = PARTS) -> 
         raise LabError("config: not a mapping of keys to values")
     others = [group for group in PARTS if group not in parts]
     try:
-        for later in (PARTS, LAST, ()):
-            checked = schema.model_validate(plain, context=[*others, *later])
+        for left in dict.fromkeys(frozenset((*others, *later)) for later in (PARTS, LAST, ())):
+            checked = schema.model_validate(plain, context=left)
     except ValidationError as error:
         raise LabError(_explain(error, plain)) from error
     return checked
