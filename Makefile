@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 COMPARED := .venv/transformers/.ready
+HARNESS := .venv/harness/.ready
 DOCS := .venv/docs/.ready
 NEXT := .venv/next
 
@@ -33,6 +34,12 @@ $(DOCS): $(READY) requirements-docs.lock
 		--target $(@D) -r requirements-docs.lock
 	@touch $@
 
+# What only a slow test needs: lm-evaluation-harness, in a folder of its own.
+$(HARNESS): $(COMPARED) requirements-lm-eval.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target $(@D) -r requirements-lm-eval.lock
+	@touch $@
+
 # Tomorrow's versions: an environment that has those of its own, and all else from .venv.
 $(NEXT)/.ready: $(COMPARED) $(DOCS) requirements-next.lock
 	@rm -rf $(NEXT)
@@ -58,7 +65,7 @@ test: $(COMPARED) $(DOCS)
 test-next: $(NEXT)/.ready # the same with tomorrow's Hydra
 	@$(NEXT)/bin/python -m pytest -n 2 $(ARGS)
 
-test-slow: $(COMPARED) $(DOCS) # the proofs that take minutes: many kills, whole experiments, variants of the rest
+test-slow: $(COMPARED) $(HARNESS) $(DOCS) # the proofs that take minutes: many kills, whole experiments, variants of the rest
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-gpu: $(READY) # the main path on a GPU, where there is one

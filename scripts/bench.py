@@ -16,6 +16,7 @@ PARTS = (
     "records",
     "board",
     "race",
+    "questions",
 )
 
 if __name__ == "__main__":

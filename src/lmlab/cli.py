@@ -191,6 +191,13 @@ def _show(run: RunDirectory) -> None:
     )
     if (dynamic := metrics.get("val/loss_dynamic")) is not None:
         say(f"val/loss_dynamic {dynamic:.4f} nats per token (it learns from val as it reads it)")
+    accuracies = [
+        f"{name.split('/')[1]} {value:.3f}"
+        for name, value in metrics.items()
+        if name.startswith("tasks/") and name.endswith("/accuracy")
+    ]
+    if accuracies:
+        say(f"tasks, accuracy: {', '.join(accuracies)}")
     say(f"run       {run.path}")
     outputs = Path(run.config["output_dir"])
     folder = outputs if run.path.is_relative_to(outputs) else run.path

@@ -162,6 +162,7 @@ class Run:
         ensemble: Sequence[str | Path | Run] = (),
         weights: Sequence[float] | None = None,
         corpus: Mapping[str, Any] | None = None,
+        tasks: str | Mapping[str, Any] | None = None,
     ) -> dict[str, float]:
         """The metrics that `scripts/evaluate.py` prints: a pass over all of val.
 
@@ -169,7 +170,8 @@ class Run:
         a `dynamic_lr` there is `val/loss_dynamic` too: see `lmlab.training.dynamic.Dynamic`. With
         an `ensemble` of other runs, the mean of the probabilities of all is evaluated, by
         `weights`, this run's first. A text that has moved is named by `corpus={"path": …}`, or by
-        other keys of its corpus, which the run then keeps.
+        other keys of its corpus, which the run then keeps. With `tasks="text"`, or other tasks by
+        name as a config has them, their scores are there too, as `tasks/word/accuracy`.
         """
         from rich.console import Console
 
@@ -185,6 +187,7 @@ class Run:
             "ensemble": ensemble or None,
             "weights": weights,
             "corpus": corpus or {},
+            "tasks": _tasks(tasks) if isinstance(tasks, str) else tasks or {},
         }
         config = check_plain(
             {**_plain(asked), "run": str(self.path), "accelerator": "auto"}, schema.Evaluate
@@ -337,6 +340,27 @@ class Sweep:
 
 
 EXAMPLES = {"baseline": "optimizer.lr=0.001", "at": "30s", "least": 0.01, "to": 1.88}
+
+
+def _tasks(option: str) -> dict[str, Any]:
+    """The tasks of an option of conf/tasks."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue
+
+    from lmlab.config.words.compose import composed
+    from lmlab.config.words.explain import explain, is_explained
+
+    words = [f"tasks={checked_text(option, 'tasks')}"]
+    try:
+        cfg = composed("evaluate", words)
+        nodes: Any = OmegaConf.to_container(cfg.tasks, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise LabError(f"tasks={option}: it has to be told a path; give it as a mapping") from error
+    except Exception as error:
+        if is_explained(error):
+            raise LabError(explain(error, "evaluate", words)) from error
+        raise
+    return nodes
 
 
 def _plain(asked: dict[str, Any]) -> dict[str, Any]:

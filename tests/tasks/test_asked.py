@@ -3,11 +3,19 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from comparing import checkpoint, curves, same, tensorboard, weights
 from small import FOX
 
 from lmlab.config.fingerprint import fingerprint
+from lmlab.data.tokenizer import CharTokenizer
+from lmlab.errors import LabError
+from lmlab.handles import Run
+from lmlab.sweeps.report.leaderboard import leaderboard
+from lmlab.sweeps.table.settings import load
+from lmlab.sweeps.table.words import figure
+from lmlab.tasks.asked import documents
 from lmlab.tasks.scores import ACCURACIES
 
 TASKS = ["tasks=text", "tasks.word.n_items=20", "tasks.order=null", "tasks.name=null"]
@@ -133,3 +141,41 @@ def test_a_broken_file_stops_a_run_before_it_begins(fox, tmp_path, lab):
     assert status == 2
     assert err == "error: tasks.minimal_pairs: pairs.jsonl, line 1: it lacks 'sentence_good'\n"
     assert not (tmp_path / "outputs" / "broken").exists()
+
+
+def test_a_run_in_python_is_asked_too(experiment):
+    run = Run(experiment("model=bigram").path)
+    node = {"_target_": "lmlab.tasks.from_text.RealWord", "n_items": 9}
+    metrics = run.evaluate(tasks={"mine": node})
+    assert {name for name in metrics if name.startswith("tasks/mine/")} == {
+        f"tasks/mine/{score}" for score in (*ACCURACIES, "margin", "bits_per_byte")
+    }
+    assert run.evaluate(tasks="text").keys() > {"tasks/name/accuracy", "tasks/order/margin"}
+    with pytest.raises(LabError, match="has to be told a path"):
+        run.evaluate(tasks="minimal_pairs")
+    with pytest.raises(LabError, match="tasks=txt"):
+        run.evaluate(tasks="txt")
+
+
+def test_questions_are_made_of_documents_one_by_one():
+    tokenizer = CharTokenizer.fit(["abc"]).with_end_of_text()
+    ids = np.concatenate(
+        [*(tokenizer.encode("ab"), [tokenizer.end_of_text]), tokenizer.encode("ca")]
+    )
+    assert documents(ids, tokenizer) == ["ab", "ca"]
+    assert documents(tokenizer.encode("ca"), CharTokenizer.fit(["abc"])) != []
+
+
+def test_the_leaderboard_has_their_accuracy(experiment, tmp_path):
+    runs = [experiment("model=bigram", *TASKS, f"seed={seed}") for seed in (1, 2)]
+    runs.append(experiment("model=ngram"))
+    section = leaderboard(load([tmp_path]))
+    columns = {column.heading: column for column in section.columns}
+    assert [name for name in columns if name.startswith("tasks/")] == [
+        *("tasks/word/accuracy", "tasks/line/accuracy"),
+    ]
+    values = [run.record["metrics"]["tasks/word/accuracy"] for run in runs[:2]]
+    cells = dict(zip(columns["model"].cells, columns["tasks/word/accuracy"].cells, strict=True))
+    assert cells == {"Bigram": figure(np.mean(values), np.std(values, ddof=1)), "NGram": ""}
+    without = leaderboard(load([runs[2].path.parent]))
+    assert not any("tasks" in column.heading for column in without.columns)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,7 @@ from lmlab.sweeps.table.words import count, duration, figure
 if TYPE_CHECKING:
     from lmlab.sweeps.figures.charts import Chart
 
+ACCURACY = re.compile(r"tasks/[^/]+/accuracy$")
 ENDED_BADLY = ("failed", "killed", "interrupted")
 
 
@@ -53,6 +56,7 @@ def leaderboard(
         columns.append(Column(metric, True, _figures(settings, metric), list(spread)))
         if metric == table.metric and signs:
             columns.append(Column("", False, [signs.get(place, "") for place in chosen]))
+    columns += _task_columns(table, chosen)
     if table.settings["seconds"].notna().any():
         columns.append(_column("time", duration, settings["seconds"]))
     if table.varies("step"):
@@ -75,6 +79,22 @@ def leaderboard(
 
 def _column(title: str, text: Callable[[float], str], values: pd.Series) -> Column:
     return Column(title, True, list(map(text, values)), list(values))
+
+
+def _task_columns(table: Table, chosen: Sequence[int]) -> list[Column]:
+    """The accuracy in each task that runs were asked, mean and deviation over counted seeds."""
+    metrics = {i: run.metrics for i, run in enumerate(table.files)}
+    asked = {name: None for of_run in metrics.values() for name in of_run if ACCURACY.match(name)}
+    counted = table.runs[table.runs["counted"]]
+    columns = []
+    for name in asked:
+        values = counted.index.map(lambda i, name=name: metrics[i].get(name, math.nan))
+        of_setting = pd.Series(values, counted["setting"], dtype=float).groupby(level=0)
+        means, deviations = of_setting.mean().reindex(chosen), of_setting.std().reindex(chosen)
+        pairs = [*zip(means, deviations, strict=True)]
+        cells = ["" if math.isnan(mean) else figure(mean, sd) for mean, sd in pairs]
+        columns.append(Column(name, True, cells, pairs))
+    return columns
 
 
 def best_of_each(table: Table, by: Sequence[str]) -> list[int]:

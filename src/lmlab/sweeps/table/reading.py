@@ -70,6 +70,13 @@ class RunFiles:
         before = _mapping(self.record.get("before"))
         return {key: _number(before.get(key)) or 0.0 for key in ("step", "tokens", "flops")}
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of its last evaluation, by name."""
+        metrics = _mapping(self.record.get("metrics"))
+        numbers = {str(name): _number(value) for name, value in metrics.items()}
+        return {name: value for name, value in numbers.items() if value is not None}
+
     def figures(self) -> dict[str, Any]:
         """Its row of `lmlab.sweeps.table.settings.runs_frame`, but for the keys."""
         metrics, best = _mapping(self.record.get("metrics")), _mapping(self.record.get("best"))
