@@ -147,10 +147,14 @@ Logger = Annotated[
 # --- the three commands ----------------------------------------------------------------------
 
 
+WindowOrder = Literal["random", "epochs"]
+
+
 class Data(Node):
     batch_size: Count
     block_size: Count
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    order: WindowOrder = "random"  # older runs do not say
     steps_per_batch: Count
 
 
@@ -321,4 +325,5 @@ class Generate(Node):
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
     samples: Count
+    stop: bool
     seed: Seed

@@ -49,8 +49,15 @@ ADDED_LATER = {
     "teacher.share": 0.5,
     "model.temperature": 1.0,
     "trainer.num_nodes": 1,
+    "data.order": "random",
     "loss._target_": "lmlab.training.loss.CrossEntropy",
     "parametrisation._target_": "lmlab.training.parametrisation.Standard",
+    "corpus.field": "text",
+    "corpus.column": "text",
+    "corpus.documents": None,
+    "corpus.split": "hash",
+    "corpus.val": None,
+    "corpus.skip_broken": False,
 }
 
 # What computes otherwise than it once did, so that results of then are not taken for today's:

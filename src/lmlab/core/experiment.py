@@ -91,6 +91,7 @@ class Parts:
             self.optimizer,
             self.schedule,
             text.tokenizer.characters_per_token(),
+            text.tokenizer.bytes_per_token(),
             rules=self.rules,
             factors=self.factors,
             loss=self.loss,
@@ -150,7 +151,7 @@ class Experiment:
             "train_tokens": len(self.data.train_tokens),
         }
 
-    def introduction(self) -> Iterator[str]:
+    def introduction(self, n_processes: int = 1) -> Iterator[str]:
         """What is said of it before the first step."""
         config, data, model = self.parts.config, self.data, self.parts.model
         n_parameters = sum(p.numel() for p in model.parameters())
@@ -159,6 +160,8 @@ class Experiment:
             f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
             f"vocabulary of {data.vocab_size:,}"
         )
+        if (epochs := epochs_of(config, data, n_processes)) is not None:
+            yield f"data.order={data.order}: {epochs}"
         if data.steps_per_batch != config.data.steps_per_batch:
             yield "data.steps_per_batch: 1, so that every part sees every step"
 
@@ -186,6 +189,16 @@ def make_data(config: Train, text: TokenizedCorpus) -> TextDataModule:
         seed=config.seed,
         generator=generator(config.seed, "data") if own_streams(config) else None,
     )
+
+
+def epochs_of(config: Train, data: TextDataModule, n_processes: int) -> str | None:
+    """How many epochs a run makes; None where windows are drawn from anywhere."""
+    if data.n_windows is None or not config.trainer.max_steps:
+        return None
+    first = config.begins_from.step if config.begins_from else 0
+    n_batches = (config.trainer.max_steps - first) * data.accumulate
+    n_epochs = n_batches * data.batch_size * n_processes / data.n_windows
+    return f"{n_epochs:.2f} epochs of {data.n_windows:,} windows"
 
 
 def steps_per_batch(config: Train) -> int:

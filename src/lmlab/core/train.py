@@ -107,7 +107,7 @@ def _train(
                 begun(run.path)
                 kept.enter_context(run.locked())
                 kept.enter_context(logged_to(run.path / LOG))
-                resumed = _begin(start, run, asked, made)
+                resumed = _begin(start, run, asked, made, processes.world_size)
                 kept.enter_context(_ended(curves, run))
                 kept.enter_context(outcome_recorded(run))
         shared = (run and run.path.absolute(), resumed and resumed.place)
@@ -120,7 +120,7 @@ def _train(
 
 
 def _begin(
-    start: Start, run: RunDirectory, asked: dict[str, Any], made: Experiment
+    start: Start, run: RunDirectory, asked: dict[str, Any], made: Experiment, n_processes: int
 ) -> Resumed | None:
     """Keep what the run begins with; the checkpoint that it goes on from, if there is one."""
     config, callbacks = start.config, made.parts.callbacks
@@ -130,7 +130,7 @@ def _begin(
         run.go_on(config, **asked)
     run.update(**made.about, code=code_of(config.plain()))
     where = f"kept in {run.path}" + (f", going on from step {resumed.step}" if resumed else "")
-    for line in (*made.introduction(), where, *preflight.remarks(config)):
+    for line in (*made.introduction(n_processes), where, *preflight.remarks(config)):
         say(line)
     return resumed
 
