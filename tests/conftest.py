@@ -39,7 +39,7 @@ importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_point
 
 pytest.register_assert_rewrite("comparing", "browsers")  # so that a difference is shown
 
-settings.register_profile("lmlab", deadline=None)
+settings.register_profile("lmlab", deadline=None, max_examples=50)
 settings.load_profile("lmlab")
 
 
@@ -73,7 +73,7 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: it need not be looked through for garbage each time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(10_000, 10, 5)
 
 
 @pytest.fixture(scope="session", autouse=True)
