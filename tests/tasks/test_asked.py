@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from comparing import checkpoint, curves, same, tensorboard, weights
-from small import FOX
+from small import FOX, ROOT
 
+from lmlab.bounds import Count
 from lmlab.config.fingerprint import fingerprint
 from lmlab.data.tokenizer import CharTokenizer
 from lmlab.errors import LabError
@@ -16,6 +18,7 @@ from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.table.settings import load
 from lmlab.sweeps.table.words import figure
 from lmlab.tasks.asked import documents
+from lmlab.tasks.items import Item, Task
 from lmlab.tasks.scores import ACCURACIES
 
 TASKS = ["tasks=text", "tasks.word.n_items=20", "tasks.order=null", "tasks.name=null"]
@@ -177,5 +180,13 @@ def test_the_leaderboard_has_their_accuracy(experiment, tmp_path):
     values = [run.record["metrics"]["tasks/word/accuracy"] for run in runs[:2]]
     cells = dict(zip(columns["model"].cells, columns["tasks/word/accuracy"].cells, strict=True))
     assert cells == {"Bigram": figure(np.mean(values), np.std(values, ddof=1)), "NGram": ""}
-    without = leaderboard(load([runs[2].path.parent]))
+    without = leaderboard(load([runs[2].path]))
     assert not any("tasks" in column.heading for column in without.columns)
+
+
+def test_the_documents_task_makes_items():
+    text = (ROOT / "docs" / "extending.md").read_text("utf-8")
+    (source,) = re.findall(r"```python\n(class Sums.*?)```", text, re.DOTALL)
+    names = {"Task": Task, "Item": Item, "Count": Count, "Sequence": Sequence}
+    exec(source, names)
+    assert names["Sums"](3).items([])[2] == Item("2 + 2 =", (" 4", " 5"))
