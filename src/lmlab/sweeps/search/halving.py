@@ -213,7 +213,7 @@ class Halving:
     factor: int
     synchronous: bool
     fail_fast: bool
-    progress: Progress = field(default_factory=lambda: Progress(0))
+    progress: Progress = field(default_factory=lambda: Progress(0, grows=True))
     asked: list[Candidate] = field(default_factory=list)  # by their jobs' numbers
     waiting: list[Candidate] = field(default_factory=list)
     is_over: bool = False  # the next start takes up what was not begun
@@ -294,7 +294,7 @@ def _check_losses_are_kept(candidates: Sequence[Placed]) -> None:
     """
     for one in candidates:
         loggers = one.config.logger.values() if one.config is not None else ()
-        targets = {str(part["_target_"]) for part in loggers}
+        targets = {str(part["_target_"]) for part in loggers if isinstance(part, dict)}
         if one.config and METRICS_LOGGER not in targets and all(map(_is_ours, targets)):
             raise LabError(
                 f"hydra/sweeper=halving ranks runs by their {METRICS}, which logger.csv writes: "
