@@ -1,6 +1,7 @@
 """Races and halvings replayed: what the commands did on the same runs."""
 
 import pytest
+
 from benchmarks.replays import Grid
 
 
