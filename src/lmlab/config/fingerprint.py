@@ -30,6 +30,7 @@ NOT_IN_FINGERPRINT = (
     "checkpoint",
     "data.steps_per_batch",
     "eval.at_start",
+    "eval.tasks_every",
     "trainer.accelerator",
     "trainer.strategy",
     "trainer.log_every_n_steps",

@@ -27,6 +27,8 @@ from lmlab.models.contract import Hooks
 from lmlab.models.documents import can_stay_within, keep_within
 from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import checkpoint_path
+from lmlab.tasks.asked import Items, items_of
+from lmlab.tasks.items import Task
 from lmlab.training import preflight
 from lmlab.training.lightning_inside import sees_batches
 from lmlab.training.loss import CrossEntropy, Distillation, Loss
@@ -51,6 +53,7 @@ class Parts:
     rules: Mapping[str, Rule]  # the optimizers of some parameters
     schedule: Schedule
     loss: Loss
+    tasks: Mapping[str, Task]
     callbacks: list[L.Callback]
     trial: list[L.Callback]  # what reports to the trial of a study that the run is for
     loggers: MakeLoggers
@@ -82,6 +85,7 @@ class Parts:
             rules,
             build.schedule(config.schedule),
             make_loss(config, text),
+            make_tasks(config.tasks),
             make_callbacks(config, text),
             [build.part(trial.plain(), "sweep.trial", L.Callback)] if trial else [],
             loggers(config),
@@ -121,6 +125,7 @@ class Experiment:
     parts: Parts
     data: TextDataModule
     module: LanguageModule
+    items: Items  # what the tasks ask
 
     @classmethod
     def of(cls, config: Train, start: Start, stop: Stop) -> Experiment:
@@ -142,7 +147,8 @@ class Experiment:
         preflight.check_logits(parts.model, target, data.vocab_size, block_size)
         preflight.check_loss(parts.loss, parts.model, block_size)
         preflight.check_pause(config, parts.model)
-        return cls(parts, data, module)
+        items = items_of(parts.tasks, data.val_tokens, text.tokenizer)
+        return cls(parts, data, module, items)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -257,6 +263,22 @@ def make_loss(config: Train, text: TokenizedCorpus) -> Loss:
         trained.check_beside("teacher.runs", parent.run, text.tokenizer, text.sha256, config.data)
         models.append(trained.model)
     return Distillation(loss, models, config.teacher.share)
+
+
+def make_tasks(nodes: Mapping[str, dict[str, Any]]) -> dict[str, Task]:
+    """The tasks of a config, by name.
+
+    Raises:
+        LabError: naming the one that cannot be made.
+    """
+    tasks = {}
+    for name, node in nodes.items():
+        try:
+            tasks[name] = build.part(node, key := f"tasks.{name}", Task)
+        except LabError as error:
+            about = str(error)
+            raise LabError(about if about.startswith(key) else f"{key}: {about}") from error
+    return tasks
 
 
 def make_callbacks(config: Train, text: TokenizedCorpus) -> list[L.Callback]:

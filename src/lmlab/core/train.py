@@ -25,6 +25,7 @@ from lmlab.runs.checkpoint import Resumed
 from lmlab.runs.directory import LOG, SAMPLE, RunDirectory
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
+from lmlab.training.beside_loss import AskTasks
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
 from lmlab.training.costs.spent import NOTHING, costs_of, spent_at
 from lmlab.training.lightning_inside import refusals_of_callbacks
@@ -160,7 +161,9 @@ def _fit(
     # What is kept, once all else is done; a report to a trial comes before, so that none is missing
     # where training goes on from a checkpoint.
     kept = [*parts.trial, keeper, NoteSignals(module.stop), GiveWay()]
-    callbacks = [*parts.callbacks, Bar(), recorder, *kept]
+    how = parts.text.tokenizer, data.stride, config.eval.tasks_every
+    asking = [AskTasks(made.items, *how)] if made.items else []
+    callbacks = [*parts.callbacks, *asking, Bar(), recorder, *kept]
     trainer = make_trainer(config, run, data, callbacks, curves, resumed)
     if trainer.is_global_zero:
         before = spent_at(resumed.contents, run.record) if resumed and resumed.contents else NOTHING
