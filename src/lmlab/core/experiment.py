@@ -18,13 +18,13 @@ from lmlab.config.fingerprint import leaves
 from lmlab.config.schema import Parent, Train
 from lmlab.config.targets import named, signature
 from lmlab.data.datamodule import TextDataModule
-from lmlab.data.order.documents import pieces_of
+from lmlab.data.order.packed import pieces_of
 from lmlab.data.streams import derive, generator
 from lmlab.data.tokens import TokenizedCorpus
 from lmlab.display.from_config import MakeLoggers, loggers
 from lmlab.errors import LabError, first_line
 from lmlab.models.contract import Hooks
-from lmlab.models.documents import can_stay_within, keep_within
+from lmlab.models.document_mask import can_stay_within, keep_within
 from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import checkpoint_path
 from lmlab.tasks.asked import Items, items_of

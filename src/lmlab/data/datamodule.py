@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lmlab.config.schema import WindowOrder
 from lmlab.data.ids import Ids
-from lmlab.data.order.documents import Documents, Pieces
 from lmlab.data.order.drawn import Drawn
 from lmlab.data.order.epochs import Epochs, windows_an_epoch
 from lmlab.data.order.order import Order, Share
+from lmlab.data.order.packed import Documents, Pieces
 from lmlab.data.streams import generator
 from lmlab.data.windows import draw_windows, full_pass
 from lmlab.errors import LabError

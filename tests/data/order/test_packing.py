@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lmlab.data.ids import Ids
-from lmlab.data.order.documents import Documents, Pieces, ends_of
 from lmlab.data.order.order import Share
+from lmlab.data.order.packed import Documents, Pieces, ends_of
 from lmlab.data.order.packing import Packing
 
 END = 0
@@ -151,7 +151,7 @@ def test_a_billion_pieces_are_packed_by_arithmetic() -> None:
 
 
 def test_ends_are_found_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmlab.data.order.documents.CHUNK", 3)
+    monkeypatch.setattr("lmlab.data.order.packed.CHUNK", 3)
     tokens = Ids(
         torch.tensor([5, 0, 7, 0, 0, 8, 0], dtype=torch.uint8),
         torch.tensor([0, 9], dtype=torch.uint8),

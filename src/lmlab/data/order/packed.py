@@ -17,7 +17,7 @@ from lmlab.data import download
 from lmlab.data.ids import Ids
 from lmlab.data.order.order import Counted, Share
 from lmlab.data.order.packing import Packing
-from lmlab.data.order.permutation import Permutation, each_epoch, keys_of
+from lmlab.data.order.permutation import HALF, Permutation, each_epoch, keys_of
 from lmlab.data.streams import derive
 from lmlab.data.tokens import TokenizedCorpus
 from lmlab.errors import LabError
@@ -141,8 +141,11 @@ class Documents(Counted):
         for epoch in np.unique(epochs):
             some = epochs == epoch
             keys, _ = keys_of(f"{self.key}/epoch {epoch}/pieces")
-            n_alike = pieces.counts[slots.kind[some]]
-            which[some] = Permutation(n_alike, keys)(slots.which[some])
+            kind = slots.kind[some]
+            of_kinds = keys[:, None] ^ (
+                kind.astype(np.uint64) << HALF
+            )  # each in an order of its own
+            which[some] = Permutation(pieces.counts[kind], of_kinds)(slots.which[some])
         starts = pieces.starts[pieces.firsts[slots.kind] + which]
 
         # Where each id of the windows stands in the text, and which are targets.
