@@ -32,7 +32,7 @@ class Permutation:
     n - 1 goes on from there until it is back (cycle walking).
     """
 
-    def __init__(self, n: int | NDArray[np.int64], keys: Keys):
+    def __init__(self, n: int | NDArray[np.int64] | NDArray[np.uint64], keys: Keys):
         self.n, self.keys = np.asarray(n, np.uint64), keys
         self.height = np.ceil(np.sqrt(self.n.astype(np.float64))).astype(np.uint64)
         self.width = (self.n + self.height - np.uint64(1)) // self.height
