@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lmlab.config.build import part, unmade
 from lmlab.config.own_code import code_of_target
@@ -25,6 +24,7 @@ from lmlab.console import bytes_progress
 from lmlab.data import download
 from lmlab.data.corpus import Corpus
 from lmlab.data.ids import Ids
+from lmlab.data.prepared import Prepared
 from lmlab.data.tokenizer import Tokenizer, class_name
 from lmlab.errors import LabError
 from lmlab.files import atomic_file, remove_unfinished, write_atomically
@@ -78,6 +78,11 @@ def text_of(config: Train, fitted: Tokenizer | None = None) -> TokenizedCorpus:
                 f"corpus: {config.corpus['_target_']} names {file}, and there is no such file; "
                 "a text that has moved is given by corpus.<key>=…"
             )
+    if isinstance(corpus, Prepared):
+        tokenizer = fitted or corpus.tokenizer(kind, arguments)
+        _check_made(tokenizer, class_name(kind))
+        ids, n_train, sha256 = corpus.ids(tokenizer.vocab_size, config.data.val_fraction)
+        return TokenizedCorpus(ids, n_train, tokenizer, sha256)
     with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
         return tokenize(
             corpus,
@@ -247,8 +252,7 @@ def _read(
             return None
         tokenizer = Tokenizer.from_json(about["tokenizer"], tokenizer_class)
         state = _state(ids_path)
-        # Copy-on-write, never written: torch warns about arrays that are read-only.
-        ids = np.memmap(ids_path, tokenizer.dtype, mode="c")
+        ids = np.memmap(ids_path, tokenizer.dtype, mode="r")
         if len(ids) != about["n_tokens"]:
             return None
         touched = state != described["checked"]
@@ -259,7 +263,7 @@ def _read(
                 with suppress(LabError):  # the cache may be read-only
                     _describe(about_path, about, state)
         n_train = about.get("n_train", int((1 - val_fraction) * len(ids)))
-        return TokenizedCorpus(Ids(torch.from_numpy(ids)), n_train, tokenizer, about["sha256"])
+        return TokenizedCorpus(Ids(ids), n_train, tokenizer, about["sha256"])
     except (OSError, ValueError, KeyError, TypeError, LabError):
         return None
 
