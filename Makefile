@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 COMPARED := .venv/transformers/.ready
+DOCS := .venv/docs/.ready
 NEXT := .venv/next
 
-.PHONY: setup train sweep test test-next test-slow test-gpu lint bench bench-docs board lock clean
+.PHONY: setup train sweep test test-next test-slow test-gpu lint docs bench bench-docs board lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -26,8 +27,14 @@ $(COMPARED): $(READY) requirements-transformers.lock
 		--target $(@D) -r requirements-transformers.lock
 	@touch $@
 
+# What only the site is made with.
+$(DOCS): $(READY) requirements-docs.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target $(@D) -r requirements-docs.lock
+	@touch $@
+
 # Tomorrow's versions: an environment that has those of its own, and all else from .venv.
-$(NEXT)/.ready: $(COMPARED) requirements-next.lock
+$(NEXT)/.ready: $(COMPARED) $(DOCS) requirements-next.lock
 	@rm -rf $(NEXT)
 	@$(BIN)/python -m venv --without-pip $(NEXT)
 	@packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
@@ -36,6 +43,7 @@ $(NEXT)/.ready: $(COMPARED) requirements-next.lock
 		--target "$$own" -r requirements-next.lock && \
 	echo "import site; site.addsitedir('$$shared')" > "$$own/all-else.pth"
 	@ln -s ../transformers $(NEXT)/transformers
+	@ln -s ../docs $(NEXT)/docs
 	@touch $@
 
 train: $(READY) # a small GPT on tinyshakespeare
@@ -44,13 +52,13 @@ train: $(READY) # a small GPT on tinyshakespeare
 sweep: $(READY) # 27 small models and their leaderboard; make board shows them
 	@$(BIN)/python scripts/train.py sweep=first
 
-test: $(COMPARED)
+test: $(COMPARED) $(DOCS)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-next: $(NEXT)/.ready # the same with tomorrow's Hydra
 	@$(NEXT)/bin/python -m pytest -n 2 $(ARGS)
 
-test-slow: $(COMPARED) # the proofs that take minutes: many kills, whole experiments, variants of the rest
+test-slow: $(COMPARED) $(DOCS) # the proofs that take minutes: many kills, whole experiments, variants of the rest
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-gpu: $(READY) # the main path on a GPU, where there is one
@@ -60,6 +68,9 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: $(DOCS) # the pages as a site, with search: http://127.0.0.1:8000; ctrl-c ends it
+	@PYTHONPATH=$(dir $(DOCS)) NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 bench: $(READY) # beside loops written by hand; ARGS='steps --quick' for less
 	@$(BIN)/python scripts/bench.py $(ARGS)

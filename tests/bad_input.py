@@ -99,7 +99,7 @@ TRAIN: list[Row] = [
     (["schedule.warmup_steps=-1"], ["schedule.warmup_steps=-1", "or equal to 0"]),
     (["schedule=linear", "schedule.warmdown=1.5"], ["schedule.warmdown=1.5", "or equal to 1"]),
     (["trainer.max_steps=-1"], ["trainer.max_steps=-1"]),
-    (["trainer.max_steps=1e3"], ["trainer.max_steps=1000.0", "integer"]),
+    (["trainer.max_steps=1.5"], ["trainer.max_steps=1.5", "integer"]),
     ([f"trainer.max_steps={10**30}"], ["trainer.max_steps=1000000000", "less than"]),
     (["eval.protocol=some"], ["eval.protocol='some'", "'random' or 'full'"]),
     (["eval.stride=65"], ["eval.stride=65", "data.block_size=64"]),

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from bad_input import BAD
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
-from small import SMALL
+from small import FOX, SMALL
 
 from lmlab import cli
 from lmlab.config import schema
@@ -180,30 +181,6 @@ def test_traceback_is_shown_on_demand(tmp_path):
     assert "LabError: data.batch_size=0" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "shown"),
-    [
-        (["--help"], ["model: bag_of_words, bigram", "lecture/head", "  n_embd: 128"]),
-        (["-h", "model=bigram", "data.batch_size=7"], ["batch_size: 7", "models.bigram.Bigram"]),
-        (["--help", "run=a,{b"], ["usage: "]),
-    ],
-)
-def test_help_shows_every_choice_and_every_key_as_it_would_be(lab, words, shown):
-    status, out, err = lab("train", *words)
-    assert not status
-    assert not err
-    assert all(text in out for text in shown)
-    assert "_settings" not in out
-
-
-def test_help_knows_configs_of_ones_own(lab, tmp_path):
-    (tmp_path / "mine" / "model").mkdir(parents=True)
-    (tmp_path / "mine" / "model" / "own.yaml").write_text("_target_: mine.Own\n")
-    status, out, err = lab("train", "--help", "--config-dir", str(tmp_path / "mine"), "model=own")
-    assert (status, err) == (0, "")
-    assert "_target_: mine.Own" in out
-
-
 def test_help_and_config_errors_do_not_import_torch(tmp_path):
     code = (
         "import sys\nfrom lmlab.cli import train\n"
@@ -219,6 +196,19 @@ def test_help_and_config_errors_do_not_import_torch(tmp_path):
             timeout=60,
         )
         assert done.stderr.endswith("False False\n")
+
+
+def test_generate_imports_neither_lightning_nor_torchs_compiler(trained):
+    code = (
+        "import sys\nfrom lmlab.cli import generate\ngenerate()\n"
+        "assert not {'lightning', 'torch._dynamo', 'pandas'} & set(sys.modules)"
+    )
+    words = [f"run={trained}", "max_new_tokens=5", "prompt=the"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("the")
 
 
 SWEEP = [*SMALL, "corpus=file", "corpus.path=text.txt"]
@@ -364,3 +354,43 @@ def test_an_application_of_hydras_may_call_a_command(lab, text):
         assert lab("train", *SWEEP, "dry_run=true")[::2] == (0, "")
         assert lab("train", "--help")[::2] == (0, "")
         assert GlobalHydra.instance().hydra is before
+
+
+def test_one_command_has_them_all(lab, text):
+    status, out, err = lab("main", "train", *FOX)
+    assert (status, err) == (0, "")
+    (run,) = Path("outputs/fox").iterdir()
+    shown = lab("main", "show", "last")
+    assert shown[0] == 0
+    assert shown[2] == ""
+    assert out.endswith(shown[1])  # what the run said at its end
+    short = lab("main", "generate", "last", "max_new_tokens=5")
+    assert short[:2] == lab("main", "generate", f"run={run}", "max_new_tokens=5")[:2]
+    assert short[2] == f"run=last is {run}\n"
+    assert lab("main", "evaluate", "outputs/fox")[0] == 0
+
+
+def test_one_command_says_what_it_knows(lab):
+    status, out, err = lab("main")
+    assert (status, err) == (0, "")
+    assert all(f"\n  {name} " in out for name in cli.COMMANDS)
+    assert lab("main", "trian") == (
+        2,
+        "",
+        "error: lmlab trian: no such command; did you mean train?\n",
+    )
+    assert lab("main", "show") == (
+        2,
+        "",
+        "error: lmlab show takes a run: its directory, a folder of runs, or last\n",
+    )
+
+
+def test_a_whole_number_may_be_written_as_a_float(lab, text):
+    assert lab("train", *FOX, "trainer.max_steps=2e0", "model=head", "model.n_embd=8.0")[0] == 0
+    (run,) = Path("outputs/fox").iterdir()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    steps, n_embd = config["trainer"]["max_steps"], config["model"]["n_embd"]
+    assert (steps, n_embd) == (2, 8)
+    assert isinstance(steps, int)
+    assert isinstance(n_embd, int)

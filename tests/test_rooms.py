@@ -26,7 +26,7 @@ FLOORS = (
     ("core",),
     ("sweeps",),
     ("handles", "cli", "hydra_plugins", "lmlab_tensorboard"),
-    ("api",),
+    ("api", "__main__"),
 )
 FLOORS_OF_SWEEPS = (
     ("table", "journal"),

@@ -23,6 +23,7 @@ class GridSweeper(LabSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from lmlab.config.words.axes import Axes, every_row
+        from lmlab.sweeps.launch.before import EndedBefore
         from lmlab.sweeps.launch.launching import finish, launch
         from lmlab.sweeps.launch.preparing import check_multirun, prepare
         from lmlab.sweeps.launch.slurm import submit
@@ -38,7 +39,8 @@ class GridSweeper(LabSweeper):
         sweep_dir = prepare(self.config, self.loader, len(jobs), jobs)
         if self.config.sweep.wait or self.config.dry_run:
             work = work_of(self.config, self.loader, jobs)
-            results = launch(self.launcher, sweep_dir, jobs, work)
+            before = EndedBefore(self.config, self.loader, sweep_dir, arguments)
+            results = launch(self.launcher, sweep_dir, jobs, work, before)
         else:
             results = submit(self.launcher, sweep_dir, jobs)
         finish(sweep_dir, results)

@@ -6,18 +6,25 @@ To Python they are plain numbers. A config is checked by them before anything is
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-Count = Annotated[int, Field(ge=1, lt=2**63)]
-CountOrZero = Annotated[int, Field(ge=0, lt=2**63)]
+
+def _whole(value: Any) -> Any:
+    """`1e3` is how people write a thousand, and YAML reads a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[Whole, Field(ge=1, lt=2**63)]
+CountOrZero = Annotated[Whole, Field(ge=0, lt=2**63)]
 LARGEST = 3e38  # that torch can hold in float32
 Positive = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 Text = Annotated[str, Field(min_length=1)]
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import io
 import os
+import platform
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lmlab.config.slips import nearest
 from lmlab.config.stored import conf_dir
 from lmlab.config.words.command_line import CommandLine
-from lmlab.config.words.compose import chosen, help_text
+from lmlab.config.words.compose import chosen
 from lmlab.config.words.explain import config_dirs, explain, is_explained
 from lmlab.config.words.hydra_inside import ours_alone, run_command, version_base
 from lmlab.config.words.own_configs import check_own_configs
@@ -28,6 +31,61 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lmlab.runs.directory import RunDirectory
+
+
+def main() -> None:
+    """`lmlab COMMAND …`, or `python -m lmlab COMMAND …`: each command, by its name."""
+    name, words = (sys.argv[1], sys.argv[2:]) if sys.argv[1:] else ("--help", [])
+    if name in COMMANDS:
+        sys.argv = [sys.argv[0], *words]
+        COMMANDS[name]()
+    elif name == "--version":
+        print(_versions())
+    elif name in ("-h", "--help", "help"):
+        with whole_output():
+            print("A laboratory for small language models.\n\nusage: lmlab COMMAND …\n")
+            for command, entry in COMMANDS.items():
+                print(f"  {command:<10}{(entry.__doc__ or '').splitlines()[0]}")
+            print("\nlmlab COMMAND --help says what a command takes.")
+    else:
+        hint = nearest(name, [*COMMANDS]) or "; lmlab --help lists them"
+        print(one_line(f"error: lmlab {name}: no such command{hint}"), file=sys.stderr)
+        sys.exit(2)
+
+
+def sweep() -> None:
+    """What a sweep found: its leaderboard, its differences, its figures."""
+    from lmlab.sweeps.command import main
+
+    main()
+
+
+def board() -> None:
+    """TensorBoard on every run."""
+    from lmlab.sweeps.board_command import main
+
+    main()
+
+
+def show() -> None:
+    """The result of a run, what it writes like, and what can be done next."""
+    from lmlab.runs.directory import RunDirectory
+    from lmlab.runs.newest import run_meant
+
+    with whole_output():
+        try:
+            words = sys.argv[1:]
+            if len(words) != 1 or words[0].startswith("-"):
+                raise LabError("lmlab show takes a run: its directory, a folder of runs, or last")
+            typed = words[0].removeprefix("run=")
+            run = RunDirectory.open(run_meant(typed, "run"))
+            if "val/loss_full" not in run.record.get("metrics", {}):
+                status, step = run.record.get("status"), run.record.get("step")
+                raise LabError(f"{run.path} is {status} at step {step}: it has no result yet")
+            _show(run)
+        except LabError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
 
 
 def train() -> None:
@@ -48,6 +106,11 @@ def generate() -> None:
 def export() -> None:
     """A run's model in a form that others read."""
     _command(export, _export, texts=("run", "checkpoint", "folder"))
+
+
+COMMANDS: dict[str, Callable[[], None]] = {
+    entry.__name__: entry for entry in (train, sweep, evaluate, generate, export, board, show)
+}
 
 
 def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
@@ -150,6 +213,8 @@ def _config_dirs() -> list[str]:
     """The flag that gave a folder of configs: what it holds is looked up again."""
     from hydra.core.hydra_config import HydraConfig
 
+    if not HydraConfig.initialized():  # the run is shown by itself
+        return []
     sources = HydraConfig.get().runtime.config_sources
     typed = [source.path for source in sources if source.provider == "command-line"]
     return [f"--config-dir {shlex.quote(path)}" for path in typed]
@@ -178,6 +243,9 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
     import hydra
 
     name = entry.__name__
+    if "--version" in sys.argv[1:]:  # Hydra's parser would say its own
+        print(_versions())
+        return
     waiting.look()  # what others do while this is set up tells how its threads should wait
     words = sys.argv[1:]
     shows_traceback = shows_tracebacks()
@@ -193,6 +261,8 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
         for folder in config_dirs(words)[1:]:
             check_own_configs(folder, line.overrides)
         line.check(name)
+        if line.given.keys() & {"run", "from"}:
+            line = _with_runs_meant(line)
         for_hydra = line.for_hydra
         if line.parent is not None or "run" in line.given:  # else nothing waits for what it imports
             from lmlab.runs.parents import words_for_hydra
@@ -219,9 +289,8 @@ def _run(entry: Callable[[], None], task: Task, texts: tuple[str, ...]) -> None:
     before = sys.argv
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *for_hydra], "1"
     try:
-        # With other flags, such as --config-dir, help is Hydra's: it knows what they mean.
-        if line.flags and set(line.flags) <= {"-h", "--help"}:
-            print(_help(entry, line.overrides))
+        if line.asks_help:
+            print(_help(entry, line, words))
         else:
             with ours_alone(), _package_shown():
                 if line.asks_hydra:
@@ -258,8 +327,40 @@ def _package_shown() -> Iterator[None]:
             sys.stderr.write(written.getvalue())
 
 
-def _help(entry: Callable[[], None], overrides: list[str]) -> str:
+def _with_runs_meant(line: CommandLine) -> CommandLine:
+    """With the path of each run that is named as the newest of several; it is said which."""
+    from lmlab.runs.newest import run_meant
+
+    given = dict(line.given)
+    for key in given.keys() & {"run", "from"}:
+        given[key] = run_meant(given[key], key, line.fixed_value("output_dir") or "outputs")
+        if given[key] != line.given[key]:
+            # A generated text may go into a pipe.
+            print(f"{key}={line.given[key]} is {given[key]}", file=sys.stderr)
+    return replace(line, given=given)
+
+
+def _versions() -> str:
+    """The lab's version, and those of what its results rest on."""
+    from importlib.metadata import version
+
+    from lmlab import __version__
+
+    below = ("torch", "lightning", "hydra-core", "tensorboard", "numpy")
+    others = ", ".join(f"{name} {version(name)}" for name in below)
+    return f"lmlab {__version__} ({others}; Python {platform.python_version()})"
+
+
+def _help(entry: Callable[[], None], line: CommandLine, words: list[str]) -> str:
+    from lmlab.config.words.help import help_text
     from lmlab.console import command
 
     name = entry.__name__
-    return help_text(name, overrides, command(name), entry.__doc__ or "")
+    topics = [word for word in line.overrides if "=" not in word and word[0] not in "~+"]
+    overrides = [word for word in line.overrides if word not in topics]
+    about = entry.__doc__ or ""
+    return help_text(name, about, command(name), topics, overrides, config_dirs(words))
+
+
+if __name__ == "__main__":
+    main()

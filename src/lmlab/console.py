@@ -139,7 +139,7 @@ def command(name: str) -> str:
     """How one of the commands is called from where the user stands: in a checkout, or installed."""
     script = Path(__file__).parents[2] / "scripts" / f"{name}.py"
     if not script.is_file():
-        return _program(f"lmlab-{name}")
+        return f"{_program('lmlab')} {name}"
     return f"{_program('python')} {_from_here(script)}"
 
 

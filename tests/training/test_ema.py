@@ -12,7 +12,7 @@ from small import SMALL, cut, train
 from torch import Tensor
 
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import AtomicCheckpointIO
+from lmlab.runs.checkpoint import write_checkpoint
 from lmlab.training.ema import EMA
 from lmlab.training.restored import restore
 
@@ -182,7 +182,7 @@ def test_one_that_does_not_fit_is_refused(experiment):
     run = experiment("model=bigram", ON)
     contents = checkpoint(run)
     contents["ema"]["weights"]["table.weight"] = torch.zeros(2, 2)
-    AtomicCheckpointIO().save_checkpoint(contents, run.checkpoints()[0])
+    write_checkpoint(contents, run.checkpoints()[0])
     with pytest.raises(LabError, match=r"of its averaged weights, its table.weight has the shape"):
         restore(run, "ema")
     assert restore(run, "last").step == 24

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from lmlab.config.fingerprint import under
 from lmlab.config.origins import brought
+from lmlab.config.slips import called_here, nearest, several_values
 from lmlab.config.targets import UNKNOWN_ARGUMENT
 from lmlab.errors import LabError
 
@@ -68,8 +68,8 @@ def check_plain(plain: Any, schema: type[T], parts: Collection[str] = PARTS) -> 
         raise LabError("config: not a mapping of keys to values")
     others = [group for group in PARTS if group not in parts]
     try:
-        for later in (PARTS, LAST, ()):
-            checked = schema.model_validate(plain, context=[*others, *later])
+        for left in dict.fromkeys(frozenset((*others, *later)) for later in (PARTS, LAST, ())):
+            checked = schema.model_validate(plain, context=left)
     except ValidationError as error:
         raise LabError(_explain(error, plain)) from error
     return checked
@@ -80,19 +80,6 @@ def keys(node: Any, prefix: str = "") -> Iterator[str]:
     for key, value in node.items() if isinstance(node, dict) else ():
         yield f"{prefix}{key}"
         yield from keys(value, f"{prefix}{key}.")
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean …?` where a known name looks like `name`, else nothing.
-
-    Names are compared whole, then without what stands before the last dot or slash: n_layr and
-    lecture/hed are found as well.
-    """
-    for shortened in (lambda name: name, lambda name: re.split(r"[./]", name)[-1]):
-        by_short = {shortened(other).lower(): other for other in reversed(known)}
-        if close := difflib.get_close_matches(shortened(name).lower(), by_short, n=1, cutoff=0.6):
-            return f"; did you mean {by_short[close[0]]}?"
-    return ""
 
 
 def _place(problem: ErrorDetails, plain: Any) -> tuple[str, Any]:
@@ -129,7 +116,9 @@ def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
     said = first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
     if not key:  # a rule between keys, which names them itself
         return said + tail
-    return f"{key}={_short(value)}: {said[0].lower()}{said[1:]}{tail}"
+    several = several_values(value)
+    as_sweep = f"; several values are a sweep: -m {key}={several}" if several else ""
+    return f"{key}={_short(value)}: {said[0].lower()}{said[1:]}{as_sweep}{tail}"
 
 
 def _short(value: Any) -> str:
@@ -144,4 +133,6 @@ def _instead(key: str, problem: ErrorDetails, plain: dict[Any, Any]) -> str:
     if close := difflib.get_close_matches(name, arguments, n=1, cutoff=0.6):
         return f"; did you mean {node}.{close[0]}?"
     others = [k for k in keys(plain) if not under(k, (key,)) and not under(key, (k,))]
+    if (ours := called_here(key)) in others:
+        return f"; did you mean {ours}?"
     return nearest(key, [k for k in others if not k.endswith("_")])  # _target_ is Hydra's own

@@ -66,18 +66,18 @@ OF_OPTIMIZERS = {
 
 def as_written(plain: Any, check: Callable[[Any], Any]) -> Any:
     """A node that has been checked, in the order and by the containers that it is written in, with
-    floats where its target wants floats: `lr=1` and `lr=1.0` are one config."""
-    return _with_floats(plain, check(plain))
+    the numbers that its target wants: `lr=1` and `lr=1.0` are one config."""
+    return _with_numbers(plain, check(plain))
 
 
-def _with_floats(plain: Any, checked: Any) -> Any:
+def _with_numbers(plain: Any, checked: Any) -> Any:
     if isinstance(checked, BaseModel):
         checked = checked.model_dump(by_alias=True)
     if isinstance(checked, dict):
-        return {key: _with_floats(value, checked[key]) for key, value in plain.items()}
+        return {key: _with_numbers(value, checked[key]) for key, value in plain.items()}
     if isinstance(checked, list | tuple):
-        return [_with_floats(*pair) for pair in zip(plain, checked, strict=True)]
-    return checked if type(checked) is float else plain
+        return [_with_numbers(*pair) for pair in zip(plain, checked, strict=True)]
+    return checked if type(checked) in (float, int) else plain
 
 
 AsWritten = WrapValidator(as_written)

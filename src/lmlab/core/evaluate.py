@@ -16,10 +16,10 @@ from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.models.ensemble import ensemble_of
 from lmlab.runs.directory import RunDirectory
-from lmlab.training import preflight
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.schedules import constant
+from lmlab.training.processes.processes import checked_trainer
 from lmlab.training.processes.waiting import waiting
 from lmlab.training.restored import Trained, config_beside, precision_of, restore
 
@@ -63,7 +63,7 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
         model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
     )
     dynamic = [] if config.dynamic_lr is None else [Dynamic(config.dynamic_lr)]
-    trainer = preflight.checked_trainer(
+    trainer = checked_trainer(
         "",
         callbacks=dynamic,
         accelerator=config.accelerator,

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.filesize import decimal
 from torch import nn
 
@@ -46,37 +45,21 @@ class Resumed:
         return Resumed(self.step, self.checkpoint)
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to disk, with nothing half-written ever at the checkpoint's path.
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint, with nothing half-written ever at its path.
 
-    What was read to find out where to go on is not read again.
+    Raises:
+        LabError: if it cannot be written.
     """
-
-    def __init__(self, resumed: Resumed | None = None):
-        self.resumed = resumed
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        # Into memory first: a full disk then is an ordinary error of an ordinary write.
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        seal(content)
-        path = Path(path)
-        try:
-            path.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise LabError(f"cannot write {path}: {error.strerror or error}") from error
-        write_atomically(path, content.getbuffer())
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any = "cpu", weights_only: Any = True
-    ) -> dict[str, Any]:
-        known = self.resumed
-        if known is not None and known.contents is not None and Path(path) == known.checkpoint:
-            contents, known.contents = known.contents, None
-            return contents
-        return read_checkpoint(Path(path))
+    # Into memory first: a full disk then is an ordinary error of an ordinary write.
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    seal(content)
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise LabError(f"cannot write {path}: {error.strerror or error}") from error
+    write_atomically(path, content.getbuffer())
 
 
 def seal(content: io.BytesIO) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import lightning as L
 import torch
 from packaging.version import Version
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
@@ -20,6 +19,9 @@ from torch.optim import Optimizer
 from lmlab.bounds import Count, CountOrZero, Positive
 from lmlab.errors import LabError, typed_line
 from lmlab.runs.record import DEEPEST, Loose, check_plain_data, first_problem, shortened
+
+if TYPE_CHECKING:
+    import lightning as L
 
 SMALLEST_LIGHTNING = Version("2.0")  # whose checkpoints are like today's
 

@@ -1,4 +1,4 @@
-"""lmlab-board: TensorBoard on every run, or on the best of them, with the means over seeds."""
+"""lmlab board: TensorBoard on every run, or on the best of them, with the means over seeds."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _count(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = LineParser(
-        prog="board.py" if sys.argv[0].endswith(".py") else "lmlab-board",
+        prog="board.py" if sys.argv[0].endswith("board.py") else "lmlab board",
         usage="%(prog)s [folder of runs] [--top N] [flags of TensorBoard's]",
         description=(
             "TensorBoard on every run below a folder, on the first free port from 6006 on. Above "

@@ -74,7 +74,7 @@ def _show(options: argparse.Namespace) -> None:
     table = load(folders, METRICS.get(options.metric))
     for key in by:
         if key not in table.keys:
-            from lmlab.config.check import nearest  # here, for it imports Hydra
+            from lmlab.config.slips import nearest
 
             differing = ", ".join(table.keys) or "no key, beside the seed"
             raise LabError(f"--by {key}: the runs differ in {differing}{nearest(key, table.keys)}")
@@ -119,7 +119,7 @@ _number.__name__ = "number"  # as argparse calls it: invalid number value
 
 def _parser() -> argparse.ArgumentParser:
     parser = LineParser(
-        prog="sweep.py" if sys.argv[0].endswith(".py") else "lmlab-sweep",
+        prog="sweep.py" if sys.argv[0].endswith("sweep.py") else "lmlab sweep",
         description=(
             "What the runs below a folder found: a leaderboard of the keys that differ, mean ± "
             "standard deviation over seeds, which differences are more than the noise of seeds, "

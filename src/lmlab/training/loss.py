@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmlab.data.datamodule import TextDataModule
 from lmlab.training.costs.flops import forward_flops_per_token
+
+if TYPE_CHECKING:
+    from lmlab.data.datamodule import TextDataModule
 
 Model = Callable[[Tensor], Tensor]  # idx (B, T) -> logits (B, T, vocab_size)
 

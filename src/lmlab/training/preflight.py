@@ -1,16 +1,14 @@
-"""What only torch and Lightning know about a config, checked before anything is made."""
+"""What only torch knows about a config, checked before anything is made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.filesize import decimal
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lmlab.config import build
 from lmlab.config.schema import Train
@@ -22,31 +20,8 @@ from lmlab.runs.contents import on_shapes
 from lmlab.training.loss import Loss, both
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.rules import rules_of
-from lmlab.training.processes.started import is_alone_in_slurm
 
 SMALL = 1 / 16  # weights below this part of memory fit, whatever the optimizer keeps beside them
-# The Trainer's settings that a config has, with their defaults.
-SETTINGS = {"accelerator": "auto", "devices": "auto", "strategy": "auto", "precision": "32-true"}
-
-
-def checked_trainer(key: str, **settings: Any) -> L.Trainer:
-    """Lightning's Trainer; what it says of settings that do not go together is the user's to know.
-
-    Raises:
-        LabError: if they do not, with those that were chosen, under `key`.
-    """
-    if is_alone_in_slurm(settings):
-        settings["plugins"] = [*settings.get("plugins", ()), LightningEnvironment()]
-    try:
-        return L.Trainer(**settings)
-    # TypeError: of devices. ImportError: of a strategy or an accelerator that is not installed.
-    except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
-        chosen = [
-            f"{name}={settings[name]!r}"
-            for name, default in SETTINGS.items()
-            if settings.get(name, default) != default
-        ]
-        raise LabError(f"{key}{' '.join(chosen)}: {first_line(error)}") from error
 
 
 def check_memory(config: Train, vocab_size: int) -> None:
@@ -219,6 +194,22 @@ def check_fits(config: Train, vocab_size: int) -> None:
         )
 
 
+class _NothingDrawn(TorchFunctionMode):
+    """On the meta device no value is kept, so none is drawn.
+
+    There torch draws from a normal distribution by code that imports its compiler, for a second.
+    """
+
+    DRAWS = (nn.init.normal_, nn.init.trunc_normal_, Tensor.normal_)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in self.DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def model_on_meta(config: Train, vocab_size: int, most: int = build.MOST_PARTS) -> nn.Module:
     """The model of a config on the meta device, which takes no memory.
 
@@ -227,7 +218,7 @@ def model_on_meta(config: Train, vocab_size: int, most: int = build.MOST_PARTS) 
         LabError: if it cannot be made, or computes while it is.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NothingDrawn():
             return build.model(config.model, vocab_size, config.data.block_size, most)
     except LabError as error:
         if isinstance(error.__cause__, RuntimeError) and "overflow" in str(error.__cause__):

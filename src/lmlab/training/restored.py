@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import torch
 from torch import nn
 
@@ -26,6 +25,8 @@ from lmlab.runs.directory import RunDirectory
 from lmlab.training.preflight import check_logits, model_on_meta
 
 if TYPE_CHECKING:
+    import lightning as L
+
     from lmlab.training.module import LanguageModule
 
 DOUBLE = "64-true"

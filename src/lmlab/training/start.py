@@ -19,7 +19,7 @@ from lmlab.data.tokens import TokenizedCorpus, text_of
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.files import read_small, write_atomically
-from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed, newest_whole, read_checkpoint
+from lmlab.runs.checkpoint import Resumed, newest_whole, read_checkpoint, write_checkpoint
 from lmlab.runs.directory import TOKENIZER, RunDirectory
 from lmlab.runs.parents import checkpoint_path, foreign_parent, run_of
 from lmlab.training.branch import first_checkpoint, fitted
@@ -136,7 +136,7 @@ class Start:
             before = spent_at(self.parent, run_of(named.run).record)
             first = first_checkpoint(self.parent, module, data, callbacks, before)
             run.update(before=before.recorded, **before.recorded)
-            AtomicCheckpointIO().save_checkpoint(first, run.step_checkpoint(first["global_step"]))
+            write_checkpoint(first, run.step_checkpoint(first["global_step"]))
 
     def resumed(
         self, run: RunDirectory, module: LanguageModule, callbacks: list[L.Callback]

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import lightning as L
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lmlab.config.schema import Train
 from lmlab.data.datamodule import TextDataModule
-from lmlab.runs.checkpoint import AtomicCheckpointIO, Resumed
+from lmlab.runs.checkpoint import Resumed, read_checkpoint, write_checkpoint
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.processes.processes import trainer as trainer_of
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's way to disk, with nothing half-written ever at the checkpoint's path.
+
+    What was read to find out where to go on is not read again.
+    """
+
+    def __init__(self, resumed: Resumed | None = None):
+        self.resumed = resumed
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: Any = True
+    ) -> dict[str, Any]:
+        known = self.resumed
+        if known is not None and known.contents is not None and Path(path) == known.checkpoint:
+            contents, known.contents = known.contents, None
+            return contents
+        return read_checkpoint(Path(path))
 
 
 def make_trainer(

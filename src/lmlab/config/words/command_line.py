@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from argparse import ArgumentParser
 from collections import Counter
 from contextlib import suppress
@@ -72,6 +73,11 @@ class CommandLine:
             twice = Counter(name for name, _ in together).most_common(1)[0][0]
             raise LabError(f"{twice}=zip(…) is given twice: leave one out")
         overrides = [w for w in args.overrides if not is_zip(w.partition("=")[2])]
+        if not args.help and "run" in texts and "run" not in given:
+            runs = [word for word in overrides if is_run(word)]
+            if len(runs) == 1:  # typed without a key
+                given["run"] = runs[0]
+                overrides.remove(runs[0])
         if zips and not is_multirun:
             raise LabError(f"{next(iter(zips))}=zip(…) is many runs: give -m too")
         if is_multirun and "from" in given:  # several parents may be an axis, in Hydra's grammar
@@ -115,6 +121,12 @@ class CommandLine:
                 if key in self.swept and key.startswith(OF_A_SWEEP):
                     raise LabError(f"{override}: a sweep has one value of {key}")
         self._check_zips()
+
+    @property
+    def asks_help(self) -> bool:
+        """Whether it asks for help, and for nothing of Hydra's beside it."""
+        args = args_parser().parse_args(self.flags)
+        return args.help and not (args.cfg or args.info or args.shell_completion or args.multirun)
 
     @property
     def asks_hydra(self) -> bool:
@@ -208,7 +220,7 @@ class CommandLine:
         named, varied, fixed = self._parts()
         text = ",".join([*named, *varied, *fixed])
         whole = path_name(text) or "sweep"
-        before = Path(self._fixed_value("output_dir") or "outputs") / "sweeps" / whole
+        before = Path(self.fixed_value("output_dir") or "outputs") / "sweeps" / whole
         if len(whole) <= LONGEST_NAME or before.is_dir():
             return whole
         telling = [key for key in varied if key != "seed"] or varied
@@ -237,10 +249,15 @@ class CommandLine:
                 fixed.append(f"{key}={value}")
         return named, varied, fixed
 
-    def _fixed_value(self, key: str) -> str:
+    def fixed_value(self, key: str) -> str:
         """The value that is given to a key, or nothing."""
         given = [word.partition("=")[2] for word in self.overrides if word.startswith(f"{key}=")]
         return given[-1].strip("'\"") if given else ""
+
+
+def is_run(word: str) -> bool:
+    """Whether a word without a key names a run: a directory, or `last`."""
+    return "=" not in word and (re.fullmatch("last(:.*)?", word) is not None or Path(word).is_dir())
 
 
 def is_zip(value: str) -> bool:

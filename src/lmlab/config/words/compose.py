@@ -1,7 +1,8 @@
-"""The config of a command without running it: composed, its options, and `--help`."""
+"""The config of a command without running it: composed, and its options."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,8 @@ from lmlab.config.words.hydra_inside import ours_alone, version_base
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FLAGS = {
-    "--cfg job": "show the config, with nothing but YAML, and do nothing",
-    "-m, --multirun": "take key=a,b,c as so many jobs",
-    "--hydra-help": "Hydra's own flags and groups, tab completion among them",
-}
+
+MOST_OPTIONS = 20  # of a group, listed by name; of more, its folders
 
 
 def composed(name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
@@ -37,31 +35,23 @@ def chosen() -> dict[str, str]:
     }
 
 
-def options(folder: Path, group: str) -> list[str]:
-    """The options of a group in a folder of configs, those of the group's folders too."""
-    inside = folder / group
-    names = sorted(path.relative_to(inside).with_suffix("") for path in inside.rglob("*.yaml"))
-    return [name.as_posix() for name in names if not name.name.startswith("_")]
+def options(folders: Sequence[Path], group: str) -> list[str]:
+    """The options of a group in folders of configs, those of the group's folders too."""
+    names = {
+        path.relative_to(folder / group).with_suffix("")
+        for folder in folders
+        for path in (folder / group).rglob("*.yaml")
+    }
+    return [name.as_posix() for name in sorted(names) if not name.name.startswith("_")]
 
 
-def help_text(name: str, overrides: list[str], usage: str, about: str) -> str:
-    """What `--help` shows of a command: what it does, how it is called, its choices, and every key
-    with the value it has.
-
-    Hydra's own help copies its whole repository of configs for each group it lists, twice over, and
-    takes twice as long as the training command takes to refuse a config.
-    """
-    from omegaconf import OmegaConf
-
-    cfg = composed(name, overrides, with_hydra=True)
-    groups = [group for group in cfg.hydra.runtime.choices if not group.startswith("hydra/")]
-    groups = sorted(group for group in groups if group != "hydra")
-    choices = "[group=option …] " if groups else ""
-    lines = [about, "", f"usage: {usage} {choices}[key=value …] [flag …]", ""]
-    lines += [f"  {flag:<16}{what}" for flag, what in FLAGS.items()]
-    if groups:
-        lines += ["", "Groups (group=option):", ""]
-        lines += [f"  {group}: {', '.join(options(conf_dir(), group))}" for group in groups]
-    lines += ["", "Every key, with the value it has now (key=value):", ""]
-    keys = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    return "\n".join([*lines, *(f"  {line}" for line in OmegaConf.to_yaml(keys).splitlines()), ""])
+def shown_few(names: list[str]) -> str:
+    """The names of options, those in folders by their folder where there are many."""
+    if len(names) <= MOST_OPTIONS:
+        return ", ".join(names)
+    folders: dict[str, int] = {}
+    for name in names:
+        folder = name.partition("/")[0] if "/" in name else ""
+        folders[folder] = folders.get(folder, 0) + 1
+    alone = [name for name in names if "/" not in name]
+    return ", ".join([*alone, *(f"{folder}/… ({n})" for folder, n in folders.items() if folder)])

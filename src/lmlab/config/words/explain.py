@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmlab.config.slips import apart_from_value, as_override, called_here, nearest
 from lmlab.config.stored import conf_dir
-from lmlab.config.words.compose import composed, options
+from lmlab.config.words.compose import composed, options, shown_few
 from lmlab.config.words.hydra_inside import args_parser
 from lmlab.config.words.python_words import in_grammar
 from lmlab.errors import LabError, is_too_long
@@ -53,11 +54,10 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lmlab.config.check import nearest
-
     text = str(error)
     if isinstance(error, LabError):
-        return text
+        flag = re.fullmatch(r"unrecognized arguments: (--?\S+).*", text)
+        return _flag_for_a_key(flag[1], name, words) if flag else text
     if is_too_long(error):
         assert isinstance(error, OSError)
         return f"{_word_of(error.filename, words)}: a name longer than the file system takes"
@@ -70,8 +70,17 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
         text = f"{type(error).__name__}: {text}"
     elif not text:
         text = f"Hydra cannot compose the config ({type(error).__name__})"
+    if match := re.search(r"Error parsing override '([^=]*)'\s+missing EQUAL", text):
+        together = apart_from_value(match[1], words)
+        advice = f"write it without spaces, {together}" if together else "a word is key=value"
+        return f"{match[1]}: {advice}"
+    if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
+        key, _, values = match[1].partition("=")
+        return f"{match[1]}: several values are a sweep, so give -m too; a list is {key}=[{values}]"
     match = re.search(r"Could not override '([^']+)'", text)
-    if GROUP_WANTS_A_NAME in text or (match and name == "train" and options(conf_dir(), match[1])):
+    if GROUP_WANTS_A_NAME in text or (
+        match and name == "train" and options([conf_dir()], match[1])
+    ):
         return _no_option(name, words)
     if unread := re.search(r"LexerNoViableAltException: *(.*)", text):
         word = unread[1].strip()
@@ -81,8 +90,9 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
         if match[1].startswith("hydra"):  # Hydra's own
             return f"{unknown}; to add one to Hydra's own: ++{match[1]}…"
         with suppress(HydraException, OmegaConfBaseException):  # a file that never composes
+            known = _known_keys(name, words)
             near = _not_in_every_option(match[1], words)
-            return near or unknown + nearest(match[1], _known_keys(name, words))
+            return near or unknown + _meant(match[1], known)
     if "hydra.mode changed during config composition" in text:  # since Hydra 1.4
         return "a file that is chosen sets hydra.mode=MULTIRUN: give -m too"
     slashed = r"Invalid Defaults List override '([^':]+)/([^'/:]+): ([^']+)'"
@@ -98,14 +108,34 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
     )
     if match := re.search(no_option, text):
         group, wrong, offered = match[1], match[2], match[3].partition("Config search path")[0]
-        offers = offered.split() if group.startswith("hydra/") else options(conf_dir(), group)
+        offers = offered.split() if group.startswith("hydra/") else options([conf_dir()], group)
         if instead := GONE.get((group, wrong)):
             return f"{group}={wrong} is gone; {instead}"
         if extra := EXTRAS.get((group, wrong)):
             return f'{group}={wrong} needs an extra: pip install "lmlab[{extra}]"'
         if offers:
-            return f"{group}={wrong}: no such option{nearest(wrong, offers)} ({', '.join(offers)})"
+            if inside := [option for option in offers if option.startswith(f"{wrong}/")]:
+                return f"{group}={wrong} is a folder of options: {', '.join(inside)}"
+            return f"{group}={wrong}: no such option{nearest(wrong, offers)} ({shown_few(offers)})"
     return " ".join(text.split("\nSee https")[0].split())
+
+
+def _meant(key: str, known: list[str]) -> str:
+    """`; did you mean …?` with the key that others call so, or that looks like it."""
+    ours = called_here(key)
+    return f"; did you mean {ours}?" if ours in known else nearest(key, known)
+
+
+def _flag_for_a_key(flag: str, name: str, words: list[str]) -> str:
+    """What to say of `--lr=0.1`."""
+    key, value = as_override(flag, words)
+    known = _known_keys(name, words)
+    whole = key if key in known else called_here(key)
+    if whole not in known:
+        whole = re.sub(r"; did you mean (.*)\?", r"\1", nearest(key, known))
+    if not whole:
+        return f"{flag}: no such flag; --help lists them all"
+    return f"{flag}: keys have no dashes; write {whole}={value or '…'}"
 
 
 def _not_in_every_option(key: str, words: list[str]) -> str | None:
@@ -126,7 +156,7 @@ def _not_in_every_option(key: str, words: list[str]) -> str | None:
                 f"sweep={sweep} varies {key} ({shown(path)}), which {choice} does not have: "
                 f"leave {choice} out, or give the axes that you want by -m, without sweep="
             )
-    offers = options(conf_dir(), group)
+    offers = options([conf_dir()], group)
     for option in chosen if len(chosen) > 1 else []:
         if option in offers and key not in keys(
             _plain(_composed_with([f"{group}={option}"], words))
@@ -149,11 +179,9 @@ def _word_of(filename: object, words: list[str]) -> str:
 
 def _no_option(name: str, words: list[str]) -> str:
     """The argument that gives a group something else than a name, such as model=null."""
-    from lmlab.config.check import nearest
-
     for argument in words:
         key, _, value = argument.partition("=")
-        offers = options(conf_dir(), key) if key and value else []
+        offers = options([conf_dir()], key) if key and value else []
         if offers and name != "train":  # the others have no groups
             return f"unknown key {key}{nearest(key, _known_keys(name, words))}"
         if offers and value not in offers:
@@ -182,9 +210,10 @@ def _known_keys(name: str, words: list[str]) -> list[str]:
     choices = [
         f"{group}={option}"
         for group, _, option in typed
-        if any(option in options(folder, group) for folder in config_dirs(words))
+        if option in options(config_dirs(words), group)
     ]
-    return list(keys(_plain(_composed_with(choices, words, name))))
+    known = keys(_plain(_composed_with(choices, words, name)))
+    return [key for key in known if not key.endswith("_")]  # _target_ is Hydra's own
 
 
 def config_dirs(words: list[str]) -> list[Path]:

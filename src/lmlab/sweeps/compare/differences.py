@@ -176,7 +176,7 @@ def setting_named(table: Table, text: str) -> int:
     Raises:
         LabError: if there is none, or no such key.
     """
-    from lmlab.config.check import nearest
+    from lmlab.config.slips import nearest
 
     rows = table.settings
     for part in _parts(text):

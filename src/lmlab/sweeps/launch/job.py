@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from lmlab.sweeps.table.values import canonical, short_keys
 from lmlab.training.processes.started import check_started_once
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 
@@ -51,15 +52,26 @@ def varied_values(overrides: list[str], swept: set[str], sweeper: Any) -> dict[s
     line, and those of `sweeper`, which is hydra.sweeper."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return values_among(varied_keys(swept, sweeper), parsed)
+
+
+def varied_keys(swept: set[str], sweeper: Any) -> set[str]:
+    """The keys that a sweep varies; see `varied_values`."""
     from lmlab.config.words.axes import swept_keys
+
+    return swept | {key.lstrip("+~") for key in swept_keys(sweeper)}
+
+
+def values_among(keys: set[str], overrides: Iterable[Override]) -> dict[str, Any]:
+    """What a job's overrides give to some keys."""
     from lmlab.config.words.grammar import key_of, settings
 
-    varied = swept | {key.lstrip("+~") for key in swept_keys(sweeper)}
     return {
         key: _plain_value(value)
-        for override in OverridesParser.create().parse_overrides(overrides)
+        for override in overrides
         for key, value in settings(key_of(override), override.value()).items()
-        if key in varied
+        if key in keys
     }
 
 
@@ -116,8 +128,8 @@ def run_job(
         except LabError as error:
             problem = error
         plain = _plain(whole) if config is None else config.plain()
-        run = _run_of(plain, sweep_dir, swept)
-        setting = canonical({key: value for key, value in swept.items() if key != SEED})
+        run = run_of(plain, sweep_dir, swept)
+        setting = setting_of(swept)
         if entry is not None:
             entry.add("running", run=str(run.path))
         try:
@@ -131,7 +143,7 @@ def run_job(
 
                 plan(config)
                 return _ended(entry, Result(None, None, "planned"))
-            trained = not _is_finished(run, config) and _train(
+            trained = not is_finished(run, config) and _train(
                 run, config, swept=swept, choices=choices
             )
         # SystemExit too: a library's exit is a failure of its job, not the end of the others.
@@ -160,13 +172,13 @@ def planned(
     """
     whole = cfg if cfg["from"] is None else config_of(cfg, overrides)
     config = _checked(whole, sweep_dir, swept)
-    return _run_of(config.plain(), sweep_dir, swept), config
+    return run_of(config.plain(), sweep_dir, swept), config
 
 
 def _checked(cfg: DictConfig, sweep_dir: Path, swept: dict[str, Any]) -> schema.Train:
     """A job's config, checked; its parts too, unless it has a run, which they were accepted for."""
     config = resolve(check_plain(plain_of(cfg), schema.Train, parts=()))
-    if _is_kept(_run_of(config.plain(), sweep_dir, swept), config):
+    if _is_kept(run_of(config.plain(), sweep_dir, swept), config):
         return config
     return check_plain(config.plain(), schema.Train)
 
@@ -187,7 +199,21 @@ def _ended(
     return result
 
 
-def _is_finished(run: RunDirectory, config: schema.Train) -> bool:
+def setting_of(swept: dict[str, Any]) -> str:
+    """What jobs share that differ in nothing but the seed."""
+    return canonical({key: value for key, value in swept.items() if key != SEED})
+
+
+def sha256_of(config: schema.Train) -> str:
+    """Of the corpus that a config names."""
+    from lmlab.data.tokens import text_of
+
+    return text_of(config).sha256
+
+
+def is_finished(
+    run: RunDirectory, config: schema.Train, sha256_of: Callable[[schema.Train], str] = sha256_of
+) -> bool:
     """Whether there is nothing left to train. Found without torch, which takes seconds to import.
 
     Raises:
@@ -202,10 +228,8 @@ def _is_finished(run: RunDirectory, config: schema.Train) -> bool:
         raise LabError(
             f"run_dir={run.path} holds another run: each job needs a directory of its own"
         )
-    from lmlab.data.tokens import text_of
-
     check_same_code(record, plain, f"{run.path} is {record['status']}")
-    if record.get("corpus_sha256") not in (None, text_of(config).sha256):
+    if record.get("corpus_sha256") not in (None, sha256_of(config)):
         raise LabError(
             f"{run.path} is {record['status']}, but its corpus has changed since: "
             "name another sweep"
@@ -213,7 +237,7 @@ def _is_finished(run: RunDirectory, config: schema.Train) -> bool:
     return True
 
 
-def _run_of(config: dict[str, Any], sweep_dir: Path, swept: dict[str, Any]) -> RunDirectory:
+def run_of(config: dict[str, Any], sweep_dir: Path, swept: dict[str, Any]) -> RunDirectory:
     """Where a job is kept: another one if its fingerprint differs, or the code of its own classes.
 
     Raises:
@@ -239,7 +263,7 @@ def _is_kept(run: RunDirectory, config: schema.Train) -> bool:
 def _train(run: RunDirectory, config: schema.Train, **asked: Any) -> bool:
     """Train what is left of a run, once no other process does; whether there was any."""
     with _alone(run.path):
-        if _is_finished(run, config):
+        if is_finished(run, config):
             return False
         from lmlab.core.train import train
         from lmlab.training.processes.stopping import Pruned

@@ -29,6 +29,7 @@ from lmlab.sweeps.launch.progress import Progress, progress_shown
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
 
+    from lmlab.sweeps.launch.before import EndedBefore
     from lmlab.sweeps.launch.pool import Ended, Job, Pool
 
 KILLED = "its process was killed (SIGKILL; out of memory?)"
@@ -39,9 +40,10 @@ def launch(
     sweep_dir: Path,
     jobs: Sequence[Sequence[str]],
     work: Sequence[Work] | None = None,
+    before: EndedBefore | None = None,
 ) -> list[Result]:
     """Run jobs, each given as overrides, and return their results in the same order. `work` is what
-    each takes; None: all of them the same.
+    each takes; None: all of them the same. `before` knows those that have ended before.
 
     Raises:
         LabError: if the launcher does not begin.
@@ -50,7 +52,8 @@ def launch(
     progress = Progress(len(jobs), _have_one_unit(jobs))
     with pool_of(launcher, len(jobs)) as pool:
         plan = LaunchPlan.of(len(jobs), launcher_name(launcher), jobs, work, pool.at_once)
-        return run_jobs(pool, sweep_dir, partial(next, left, None), progress, plan=plan)
+        ask = partial(next, left, None)
+        return run_jobs(pool, sweep_dir, ask, progress, plan=plan, before=before)
 
 
 def run_jobs(
@@ -60,12 +63,14 @@ def run_jobs(
     progress: Progress,
     tell: Callable[[int, Result], None] = lambda number, result: None,
     plan: LaunchPlan | None = None,
+    before: EndedBefore | None = None,
 ) -> list[Result]:
     """Run jobs, each asked for when the pool has room for it; the results in the order of asking.
 
     `ask` gives the overrides of the next job, or None for now; `tell` is told the number of each
     that has ended, counted from 0, before anything more is asked for. `plan` says what will be
-    asked for, where that is known: of a search it is how many, at most.
+    asked for, where that is known: of a search it is how many, at most. What `before` knows to have
+    ended is not given to the pool.
 
     A failure ends only its own job. A job whose process was killed is run again by itself, once the
     others have ended; if it is killed again, it is recorded as killed.
@@ -84,15 +89,21 @@ def run_jobs(
         nonlocal planned
         if killed:
             return None
-        if not put_back:
+        while not put_back:
             words = ask()
             if progress.total != planned.n_jobs:  # another process has taken trials of the study
                 planned = _searched(pool, progress.total, planned.began)
                 journal.note(planned)
             if words is None:
                 return None
-            put_back.append(len(given))
-            given.append([*words, f"sweep.job={journal.key(len(given))}"])
+            number = len(given)
+            given.append([*words, f"sweep.job={journal.key(number)}"])
+            event = None if before is None else before.event(number, words)
+            if event is None:
+                put_back.append(number)
+            else:
+                journal.add(event)
+                end(number, event.result)
         number = put_back.pop(0)
         return number, given[number]
 

@@ -8,7 +8,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -17,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
+    from lmlab.sweeps.launch.composing import RememberingLoader
     from lmlab.sweeps.launch.pool import Workers
 
 
@@ -25,7 +25,7 @@ class LabSweeper(Sweeper):
 
     config: DictConfig  # as it is composed for the sweep, before any job's words
     launcher: Launcher
-    loader: ConfigLoader
+    loader: RememberingLoader
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig

@@ -1,4 +1,4 @@
-"""What TensorBoard's own tabs are given by `lmlab-board`: its data, and the means over seeds.
+"""What TensorBoard's own tabs are given by `lmlab board`: its data, and the means over seeds.
 
 TensorBoard has no way for a plugin to change what other tabs read. The board that the lab starts
 itself puts this in place of TensorBoard's data; a plain `tensorboard --logdir` and `%tensorboard`

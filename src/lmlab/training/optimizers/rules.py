@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lmlab.config import build
-from lmlab.config.check import nearest
+from lmlab.config.slips import nearest
 from lmlab.errors import LabError
 from lmlab.models.contract import Hooks
 

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lmlab.console import say
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
+from lmlab.training.processes.started import is_alone_in_slurm
 from lmlab.training.processes.stopping import handled_by
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ STRATEGIES = (
     "ddp_find_unused_parameters_true",
 )
 
+# The Trainer's settings that a config has, with their defaults.
+SETTINGS = {"accelerator": "auto", "devices": "auto", "strategy": "auto", "precision": "32-true"}
+
 MOST_PROCESSES = 64  # that are started on one machine
 
 
@@ -41,16 +45,38 @@ def trainer(config: Train, **more: Any) -> L.Trainer:
     Raises:
         LabError: with Lightning's own message, if it refuses the settings.
     """
-    from lmlab.training import preflight
-
     settings = config.trainer
     if settings.strategy not in STRATEGIES:
         raise LabError(
             f"trainer.strategy={settings.strategy}: models are not sharded and processes not "
             f"forked here; take one of {', '.join(STRATEGIES)}"
         )
-    given = settings.model_dump(include={*preflight.SETTINGS, "num_nodes"})
-    return preflight.checked_trainer("trainer: ", **given, **more)
+    given = settings.model_dump(include={*SETTINGS, "num_nodes"})
+    return checked_trainer("trainer: ", **given, **more)
+
+
+def checked_trainer(key: str, **settings: Any) -> L.Trainer:
+    """Lightning's Trainer; what it says of settings that do not go together is the user's to know.
+
+    Raises:
+        LabError: if they do not, with those that were chosen, under `key`.
+    """
+    import lightning as L
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    if is_alone_in_slurm(settings):
+        settings["plugins"] = [*settings.get("plugins", ()), LightningEnvironment()]
+    try:
+        return L.Trainer(**settings)
+    # TypeError: of devices. ImportError: of a strategy or an accelerator that is not installed.
+    except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
+        chosen = [
+            f"{name}={settings[name]!r}"
+            for name, default in SETTINGS.items()
+            if settings.get(name, default) != default
+        ]
+        raise LabError(f"{key}{' '.join(chosen)}: {first_line(error)}") from error
 
 
 class Processes:
