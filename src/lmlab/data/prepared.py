@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 NANOGPT = np.dtype("<u2")  # its files have no header
 HEADER_BYTES = 1024  # of llm.c's shards: 256 int32, of which the first three say something
 # The first number of a shard: the version that comes second, and what ids are written as.
-FORMATS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
+FORMATS: dict[int, tuple[int, np.dtype]] = {
+    20240520: (1, np.dtype("<u2")),
+    20240801: (7, np.dtype("<u4")),
+}
 META = "meta.pkl"
 MOST_META = 1 << 26  # bytes: a vocabulary of all characters that there are takes half of it
 
@@ -75,11 +78,13 @@ class Shard:
             now = _state(self.path)
         except OSError:
             now = None
+        if now is None:
+            raise LabError(f"{self.path} is gone, and was in use")
         if now != self.state:
-            is_now = (
-                "is gone" if now is None else f"has {now[1]:,} bytes, and had {self.state[1]:,}"
+            raise LabError(
+                f"{self.path} was written to while it was in use: it has {now[1]:,} bytes now, and "
+                f"had {self.state[1]:,}"
             )
-            raise LabError(f"{self.path} was changed while it was read: it {is_now}")
 
 
 class PreparedIds(Ids):
@@ -142,7 +147,7 @@ class Prepared(Corpus):
         shards = [Shard.opened(path) for path in (*self.files, *self.val_files)]
         dtypes = {shard.ids.dtype: shard.path for shard in reversed(shards)}
         if len(dtypes) > 1:
-            one, other, *_ = dtypes.values()
+            other, one = dtypes.values()
             raise LabError(f"{one} and {other} have ids of different sizes")
         ids = PreparedIds([shard.ids for shard in shards], shards, vocab_size)
         n_train = int((1 - val_fraction) * len(ids))
@@ -288,7 +293,7 @@ class IdsTokenizer(Tokenizer):
         self.vocab_size = vocab_size
 
     @classmethod
-    def fit(cls, pieces: Iterable[str], vocab_size: int) -> IdsTokenizer:
+    def fit(cls, pieces: Iterable[str], vocab_size: int = 0) -> IdsTokenizer:
         if vocab_size < 1:
             raise LabError(f"tokenizer.vocab_size={vocab_size}: at least 1")
         return cls(vocab_size)
