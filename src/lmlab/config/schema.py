@@ -321,4 +321,5 @@ class Generate(Node):
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
     samples: Count
+    stop: bool
     seed: Seed

@@ -51,6 +51,12 @@ ADDED_LATER = {
     "trainer.num_nodes": 1,
     "loss._target_": "lmlab.training.loss.CrossEntropy",
     "parametrisation._target_": "lmlab.training.parametrisation.Standard",
+    "corpus.field": "text",
+    "corpus.column": "text",
+    "corpus.documents": None,
+    "corpus.split": "hash",
+    "corpus.val": None,
+    "corpus.skip_broken": False,
 }
 
 # What computes otherwise than it once did, so that results of then are not taken for today's:

@@ -59,9 +59,9 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
     }
     data = TextDataModule(text.train, text.val, text.tokenizer.vocab_size, **settings)
     model = _with_others(trained, config)
-    module = LanguageModule(
-        model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
-    )
+    tokenizer = text.tokenizer
+    lengths = tokenizer.characters_per_token(), tokenizer.bytes_per_token()
+    module = LanguageModule(model, _no_optimizer, constant, *lengths, max_steps=0)
     dynamic = [] if config.dynamic_lr is None else [Dynamic(config.dynamic_lr)]
     trainer = checked_trainer(
         "",
@@ -84,7 +84,9 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
         f"val/loss_full  {module.metrics['val/loss_full']:.4f} nats per token, over "
         f"{len(data.val_tokens) - 1:,} tokens, windows of {data.block_size} every {data.stride}"
     )
-    say(f"val/bpc        {module.metrics['val/bpc']:.4f} bits per character")
+    ends = "" if tokenizer.end_of_text is None else "; the ends of documents count as tokens"
+    say(f"val/bpc        {module.metrics['val/bpc']:.4f} bits per character{ends}")
+    say(f"val/bpb        {module.metrics['val/bpb']:.4f} bits per byte")
     if dynamic:
         say(
             f"{METRIC}  {module.metrics[METRIC]:.4f} nats per token, by a copy that learns from "

@@ -91,6 +91,7 @@ class Parts:
             self.optimizer,
             self.schedule,
             text.tokenizer.characters_per_token(),
+            text.tokenizer.bytes_per_token(),
             rules=self.rules,
             factors=self.factors,
             loss=self.loss,

@@ -136,8 +136,6 @@ class PreparedIds(Ids):
 class Prepared(Corpus):
     """Files of ids."""
 
-    val_files: tuple[Path, ...] = ()  # what is val; none: the last of `files`
-
     def ids(self, vocab_size: int, val_fraction: float) -> tuple[PreparedIds, int, str]:
         """The ids, how many of them are the train split's, and a sha256 of what was read of them.
 
@@ -305,6 +303,9 @@ class IdsTokenizer(Tokenizer):
         return f"<{token}>".encode()
 
     def characters_per_token(self) -> np.ndarray:
+        return np.zeros(self.vocab_size, np.int64)
+
+    def bytes_per_token(self) -> np.ndarray:
         return np.zeros(self.vocab_size, np.int64)
 
     def to_json(self) -> dict[str, Any]:
