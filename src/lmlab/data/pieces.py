@@ -12,7 +12,7 @@ WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".joi
 
 
 def parts_between_words(text: str, size: int) -> Iterator[str]:
-    """Cut a text, where `cut_between_words` may, into parts of at least `size` characters."""
+    """Cut a text, where `cut_between_words` may, into parts of about `size` characters."""
     begin, at = 0, 0
     while (at := text.find(" ", max(at + 1, begin + size))) >= 0:
         end = at

@@ -77,7 +77,9 @@ class TextOf:
         first: Iterator[str] = self.corpus.pieces(told)
         rest: Iterator[str] = iter(())
         if kind.fitted_on_train:
-            if not self.corpus.knows_val:
+            if self.corpus.knows_val:
+                self.progress(self.corpus.n_bytes)  # nothing is to be counted
+            else:
                 n_characters = sum(map(len, first))
                 self.n_first = int((1 - self.val_fraction) * n_characters)
             first, rest = self._sampled(told)
