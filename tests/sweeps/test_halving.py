@@ -79,6 +79,7 @@ def test_the_best_go_on_and_are_the_runs_that_never_paused(halve, tmp_path):
     assert stand(folder)[other][:2] == ("done", 12)
 
 
+@pytest.mark.slow
 def test_asynchronously_with_axes_that_go_together_and_depend(halve):
     mix = "mix=zip(data.val_fraction=[0.1,0.2],trainer.gradient_clip_val=[1.0,0.5])"
     named = ["sweep=optimizers", "hydra/launcher=basic", "optimizer=sgd", "seed=1"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lmlab.config.schema import Train
 from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
-from lmlab.data.streams import default_states, set_default_states
+from lmlab.data.streams import default_states, derive, set_default_states
 from lmlab.data.windows import shift
 from lmlab.errors import DivergedError, LabError
 from lmlab.training.first_steps import FirstSteps
@@ -390,9 +390,14 @@ class LanguageModule(L.LightningModule):
         self._trains = checkpoint.get("trains", True)  # older checkpoints do not say
 
     def _go_on_drawing(self) -> None:
-        if self._random is not None:
+        if self._random is None:
+            return
+        if len(self._random) == self.trainer.world_size:
             set_default_states(self._random[self.global_rank])
-            self._random = None
+        else:  # nobody's goes on; what was drawn before is not drawn again
+            seed = derive((self.dropout_seed or 0) + self.global_step, "dropout")
+            torch.manual_seed(seed + self.global_rank)
+        self._random = None
 
     def _random_states(self) -> list[dict[str, Any]]:
         """Of torch's default generators in each process, by rank."""
