@@ -87,7 +87,10 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 # Where what is typed is at stake, Hydra composes everything anew.
-COMPOSED_ANEW = ("tests/test_cli.py", "tests/config/", "tests/sweeps/test_composing.py")
+COMPOSED_ANEW = (
+    *("tests/test_cli.py", "tests/config/"),
+    *("tests/sweeps/test_composing.py", "tests/sweeps/test_pool.py"),
+)
 OWN_SOURCES = {"hydra", "main", "schema"}  # those of a command with no folder of configs beside
 HydrasLoader = inside_hydra.ConfigLoaderImpl
 
@@ -98,6 +101,10 @@ class LabsLoader(RememberingLoader):
     @functools.cache  # noqa: B019 (there is one)
     def get_group_options(self, group_name: str, *how: Any) -> list[str]:
         return super().get_group_options(group_name, *how)
+
+    def __reduce__(self) -> Any:
+        """What a worker is sent is without a cache."""
+        return RememberingLoader, (self._hydras,)
 
 
 _labs: list[LabsLoader] = []

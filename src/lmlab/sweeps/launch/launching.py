@@ -23,12 +23,9 @@ from lmlab.files import lock_at
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.journal.journal import FAILED, JOB_LOCK, Event, Journal, Result
 from lmlab.sweeps.journal.planned import LaunchPlan, Work
-from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.progress import Progress, progress_shown
 
 if TYPE_CHECKING:
-    from hydra.plugins.launcher import Launcher
-
     from lmlab.sweeps.launch.before import EndedBefore
     from lmlab.sweeps.launch.pool import Ended, Job, Pool
 
@@ -36,7 +33,7 @@ KILLED = "its process was killed (SIGKILL; out of memory?)"
 
 
 def launch(
-    launcher: Launcher,
+    pool: Pool,
     sweep_dir: Path,
     jobs: Sequence[Sequence[str]],
     work: Sequence[Work] | None = None,
@@ -50,10 +47,9 @@ def launch(
     """
     left = iter(jobs)
     progress = Progress(len(jobs), _have_one_unit(jobs))
-    with pool_of(launcher, len(jobs)) as pool:
-        plan = LaunchPlan.of(len(jobs), launcher_name(launcher), jobs, work, pool.at_once)
-        ask = partial(next, left, None)
-        return run_jobs(pool, sweep_dir, ask, progress, plan=plan, before=before)
+    plan = LaunchPlan.of(len(jobs), launcher_name(pool.launcher), jobs, work, pool.at_once)
+    ask = partial(next, left, None)
+    return run_jobs(pool, sweep_dir, ask, progress, plan=plan, before=before)
 
 
 def run_jobs(
