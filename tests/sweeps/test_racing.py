@@ -96,6 +96,12 @@ def test_what_is_refused(held, words, problem):
     assert not folder.exists()
 
 
+def test_a_sweeper_of_others_does_not_race(held):
+    folder, said = held("hydra/sweeper=basic", status=2)
+    assert said.count("hydra/sweeper=basic gives each setting all of its seeds") == 1
+    assert not records(folder)
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"rows": [{}]}', "nonsense"])
 def test_a_damaged_race_is_none(tmp_path, content):
     (tmp_path / RACE).write_text(content)

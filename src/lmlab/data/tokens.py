@@ -196,6 +196,10 @@ def tokenize(
             tokenizer = fitted or text.fit(arguments)
         with unfinished:  # nothing but ids, in the tokenizer's dtype
             about = write(text, tokenizer, unfinished)
+            if not about["n_tokens"]:
+                raise LabError(
+                    f"corpus: no document, and no text, is in the files of {corpus.name}"
+                )
             if corpus.identity() != identity:
                 raise LabError("corpus: its files changed while they were tokenised; try again")
         # The description is written last: a pair without it does not count.

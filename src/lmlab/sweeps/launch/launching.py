@@ -74,7 +74,7 @@ def run_jobs(
     Raises:
         LabError: if the launcher does not begin, or leaves out a job.
     """
-    planned = plan or _searched(pool, progress.total)
+    planned = plan or _searched(pool, progress)
     journal = Journal.create(sweep_dir, planned)
     given: list[list[str]] = []
     results: dict[int, Result] = {}
@@ -88,7 +88,7 @@ def run_jobs(
         while not put_back:
             words = ask()
             if progress.total != planned.n_jobs:  # another process has taken trials of the study
-                planned = _searched(pool, progress.total, planned.began)
+                planned = _searched(pool, progress, planned.began)
                 journal.note(planned)
             if words is None:
                 return None
@@ -191,8 +191,9 @@ def launcher_name(launcher: Any) -> str:
     return type(launcher).__name__.removesuffix("Launcher").lower()
 
 
-def _searched(pool: Pool, n_jobs: int, began: float | None = None) -> LaunchPlan:
-    plan = LaunchPlan.of(n_jobs, launcher_name(pool.launcher), at_once=pool.at_once)
+def _searched(pool: Pool, progress: Progress, began: float | None = None) -> LaunchPlan:
+    plan = LaunchPlan.of(progress.total, launcher_name(pool.launcher), at_once=pool.at_once)
+    plan = plan.model_copy(update={"grows": progress.grows})
     return plan if began is None else plan.model_copy(update={"began": began})
 
 
