@@ -20,7 +20,7 @@ from lmlab.config.schema import Train
 from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.streams import default_states, derive, set_default_states
-from lmlab.data.windows import shift
+from lmlab.data.windows import inputs_and_targets, shift
 from lmlab.errors import DivergedError, LabError
 from lmlab.training.first_steps import FirstSteps
 from lmlab.training.lightning_inside import (
@@ -160,7 +160,7 @@ class LanguageModule(L.LightningModule):
         parameters, n = list(self.model.parameters()), self.accumulate
         share = torch.full((), 1 / n, device=windows.device)  # of a micro-batch in its step
         # Contiguous for the whole chunk at once; a step then takes views.
-        idx, targets = (ids.contiguous() for ids in shift(windows))
+        idx, targets = (ids.contiguous() for ids in inputs_and_targets(windows))
         first, rated = self.global_step, self._rated(optimizer)
         losses: list[Tensor] = []
         rates: list[Rates] = []
