@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -146,7 +147,7 @@ LIKELY = st.sampled_from([" ", "\n", "  a", "<|endoftext|>", "the end", "\n\n", 
     ascii_only=st.booleans(),
 )
 @settings(
-    max_examples=40,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -320,7 +321,7 @@ def test_a_damaged_file_is_named_and_what_stood_before_kept(
         raw = raw[:middle] + bytes(100) + raw[middle + 100 :]
     path.write_bytes({"cut": raw[: len(raw) // 2], "something else": b"text"}.get(damage, raw))
     what = {"cut": "is cut short: .* bytes", "altered": ".*"}.get(
-        damage, "is no .* file, or damaged"
+        damage, "is not compressed as its name says, or"
     )
     with pytest.raises(LabError, match=rf"a\.jsonl\{suffix},? {what}"):
         documents_of(from_files(str(path)))
@@ -371,6 +372,14 @@ def test_broken_files_of_text_are_named(tmp_path: Path) -> None:
         assert documents_of(read) == ["whole"]
 
 
+@pytest.mark.parametrize("kind", [CharTokenizer, ByteTokenizer])
+def test_files_without_a_single_document_are_refused(kind: type[Tokenizer], tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("{}\n\n")
+    with pytest.raises(LabError, match=r"no document|at least one character"):
+        tokenize(from_files(str(path), skip_broken=True), kind, tmp_path / "cache")
+
+
 def test_what_was_left_out_is_kept_with_the_ids(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(as_jsonl(TEXTS) + b"{\n[]\n")
@@ -417,6 +426,19 @@ def test_a_file_that_changes_between_two_passes_is_an_error(tmp_path: Path) -> N
     with pytest.raises(LabError, match="its files changed while they were tokenised"):
         tokenize(from_files(str(path)), Slow, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.bin"))
+
+
+@pytest.mark.parametrize(("suffix", "library"), [(".zst", "zstandard"), (".parquet", "pyarrow")])
+def test_without_its_library_the_extra_is_named(
+    suffix: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"whatever")
+    with pytest.raises(
+        LabError, match=rf"^corpus\.path={path} needs the extra `data`: pip install"
+    ):
+        list(from_files(str(path)).pieces())
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:

@@ -98,16 +98,17 @@ def _hugging_face(trained: Trained) -> Exported:
             f"to=hf: {type(model).__name__} is no architecture of Hugging Face's; model=gpt and "
             "model=modern can be written, and to=safetensors writes any model's weights"
         )
-    block_size = trained.config.data.block_size
-    generation = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    block_size, tokenizer = trained.config.data.block_size, trained.tokenizer
+    end = tokenizer.end_of_text  # where one document ends another begins
+    generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
     files = {
         "config.json": {
             **config,
             **generation,
-            "vocab_size": trained.tokenizer.vocab_size,
+            "vocab_size": tokenizer.vocab_size,
             "torch_dtype": "float32",
         },
-        tokenizer_files.TOKENIZER: tokenizer_files.tokenizer_json(trained.tokenizer),
-        tokenizer_files.ABOUT: tokenizer_files.tokenizer_config(block_size),
+        tokenizer_files.TOKENIZER: tokenizer_files.tokenizer_json(tokenizer),
+        tokenizer_files.ABOUT: tokenizer_files.tokenizer_config(tokenizer, block_size),
     }
     return files, {name: tensor.float() for name, tensor in tensors.items()}, remarks
