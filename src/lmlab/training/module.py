@@ -341,8 +341,8 @@ class LanguageModule(L.LightningModule):
             # Nats per token, in bits, over the characters and the bytes that a token stands for.
             _, n_tokens, *amounts = sums[name]
             for tag, amount in zip(("val/bpc", "val/bpb"), amounts, strict=True):
-                length = amount / n_tokens
-                shown[tag] = metrics[name] / math.log(2) / length if length else math.nan
+                if amount:  # none, where nobody knows what ids stand for
+                    shown[tag] = metrics[name] / math.log(2) / (amount / n_tokens)
         for name, loss in metrics.items():
             if not math.isfinite(loss):
                 raise DivergedError(
