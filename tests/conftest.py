@@ -1,6 +1,7 @@
 """What the tests share: texts that are there or fail loudly, and a cache that is not the user's."""
 
 import functools
+import gc
 import importlib.metadata
 import os
 import sys
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hydra import initialize_config_dir
+from hydra._internal import hydra as inside_hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from hypothesis import settings
@@ -66,6 +69,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return LoadFixtures(config, log)
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: it need not be looked through for garbage each time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cache of every test, and of every process that a test starts."""
@@ -74,6 +84,41 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("LMLAB_CACHE", str(folder))
         patch.setenv("LMLAB_CONFIG", str(folder / "config"))
         yield folder
+
+
+# Where what is typed is at stake, Hydra composes everything anew.
+COMPOSED_ANEW = ("tests/test_cli.py", "tests/config/", "tests/sweeps/test_composing.py")
+OWN_SOURCES = {"hydra", "main", "schema"}  # those of a command with no folder of configs beside
+HydrasLoader = inside_hydra.ConfigLoaderImpl
+
+
+class LabsLoader(RememberingLoader):
+    """Of the lab's own files, which stay as they are."""
+
+    @functools.cache  # noqa: B019 (there is one)
+    def get_group_options(self, group_name: str, *how: Any) -> list[str]:
+        return super().get_group_options(group_name, *how)
+
+
+_labs: list[LabsLoader] = []
+
+
+@pytest.fixture(autouse=True)
+def composed_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of this process share what Hydra composes of the lab's own files, as the jobs of a
+    sweep do: it is half of what a tiny run takes."""
+    if request.node.nodeid.startswith(COMPOSED_ANEW):
+        return
+
+    def loader(config_search_path: ConfigSearchPath) -> Any:
+        hydras = HydrasLoader(config_search_path)
+        if {source.provider for source in config_search_path.get_path()} != OWN_SOURCES:
+            return hydras
+        if not _labs:
+            _labs.append(LabsLoader(hydras))
+        return _labs[0]
+
+    monkeypatch.setattr(inside_hydra, "ConfigLoaderImpl", loader)
 
 
 @pytest.fixture(scope="session")

@@ -164,6 +164,9 @@ def test_dry_run_says_what_would_happen_and_leaves_nothing(lab, text):
     assert (status, err) == (0, "")
     for part in ("784 parameters", "96 tokens", "792 train and 88 val", "outputs/bigram/<time>"):
         assert part in out
+    assert "epochs" not in out
+    words += ["data.batch_size=97", "data.order=epochs"]  # and two steps
+    assert "2.00 epochs of 97 windows" in lab("train", *words)[1]
     assert not Path("outputs").exists()
 
 

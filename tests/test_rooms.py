@@ -19,7 +19,7 @@ FLOORS = (
     ("files", "models"),
     ("console", "config"),
     ("data",),
-    ("exchange",),
+    ("exchange", "tasks"),
     ("runs",),
     ("training",),
     ("display",),

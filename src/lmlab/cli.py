@@ -180,10 +180,13 @@ def _show(run: RunDirectory) -> None:
         console.rule("sample", style="dim")
         say(sample)
         console.rule(style="dim")
-    bpc = metrics.get("val/bpc")  # what others wrote may lack it
-    of_characters = "" if bpc is None else f", val/bpc {bpc:.4f} bits per character"
+    in_bits = "".join(  # what others wrote, or an earlier lmlab, may lack them
+        f", {tag} {metrics[tag]:.4f} {unit}"
+        for tag, unit in (("val/bpc", "bits per character"), ("val/bpb", "per byte"))
+        if metrics.get(tag) is not None
+    )
     say(
-        f"val/loss_full {metrics['val/loss_full']:.4f} nats per token{of_characters} "
+        f"val/loss_full {metrics['val/loss_full']:.4f} nats per token{in_bits} "
         "(each val token predicted once)"
     )
     if (dynamic := metrics.get("val/loss_dynamic")) is not None:
@@ -202,10 +205,13 @@ def _show(run: RunDirectory) -> None:
 
 def _prompt(run: RunDirectory) -> str:
     """A prompt of characters that the run's text has: its sample began with it, or Shakespeare."""
+    from lmlab.data.tokenizer import END_SHOWN
+
     corpus = run.config["corpus"]["_target_"]
     if re.fullmatch(r"lmlab\.data\.corpus\.\w*shakespeare\w*", corpus) and not run.config["from"]:
         return ' prompt="ROMEO:"'
-    words = [word for word in (run.sample or "").split() if word.isprintable()]
+    sample = (run.sample or "").replace(END_SHOWN, " ")
+    words = [word for word in sample.split() if word.isprintable()]
     return f" {shlex.quote(f'prompt={words[0][:20]}')}" if words else ""
 
 

@@ -122,10 +122,13 @@ class Run:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        stop: bool = True,
         seed: int = 1337,
         checkpoint: str = "last",
     ) -> str:
-        """The text that `scripts/generate.py` prints, prompt included."""
+        """The text that `scripts/generate.py` prints, prompt included.
+
+        A model of documents stops where one ends, unless `stop=False`."""
         from lmlab.config import schema
         from lmlab.config.check import check_plain
         from lmlab.core.generate import samples, stream_text
@@ -137,6 +140,7 @@ class Run:
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
+            "stop": stop,
             "seed": seed,
         }
         if isinstance(prompt, str):

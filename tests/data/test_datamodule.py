@@ -22,6 +22,9 @@ from lmlab.data.datamodule import (
     TrainBatches,
 )
 from lmlab.data.ids import Ids
+from lmlab.data.order.drawn import Drawn
+from lmlab.data.order.epochs import Epochs
+from lmlab.data.order.order import Order, Share
 from lmlab.data.streams import generator
 from lmlab.data.windows import get_batch
 from lmlab.errors import LabError
@@ -40,17 +43,18 @@ def divided(val_fraction: float) -> tuple[Ids, Ids]:
 
 
 def stream(**changes: Any) -> TrainBatches:
-    settings: dict[str, Any] = {
-        "tokens": Ids(torch.arange(1000)),
-        "batch_size": 3,
-        "block_size": 5,
-        "accumulate": 1,
-        "max_steps": 33,
-        "generator": seeded(),
-    }
+    """Of `order=random` with a generator, or of `order=epochs`."""
     ends = {"steps_per_batch": 1, "save_every": None, "eval_every": 10}
     ends |= {name: changes.pop(name) for name in ends if name in changes}
-    return TrainBatches(**settings | changes, ends=Ends(**ends))
+    share = {"batch_size": 3, "rank": 0, "world_size": 1}
+    share |= {name: changes.pop(name) for name in share if name in changes}
+    tokens = changes.pop("tokens", Ids(torch.arange(1000)))
+    if changes.pop("order", "random") == "random":
+        order: Order = Drawn(tokens, 5, Share(**share), changes.pop("generator", seeded()))
+    else:
+        order = Epochs(tokens, 5, Share(**share), seed=7)
+    settings: dict[str, Any] = {"accumulate": 1, "max_steps": 33}
+    return TrainBatches(order, ends=Ends(**ends), **settings | changes)
 
 
 def windows_of(items: Iterable[Tensor]) -> Tensor:
@@ -82,7 +86,7 @@ def test_the_stream_is_get_batch_after_get_batch(steps_per_batch: int, accumulat
     assert windows.shape == (33 * accumulate, 3, 6)
     assert windows.dtype == torch.int64
     for some in windows:
-        idx, targets = get_batch(batches.tokens, 3, 5, theirs)
+        idx, targets = get_batch(torch.arange(1000), 3, 5, theirs)
         assert torch.equal(some[:, :-1], idx)
         assert torch.equal(some[:, 1:], targets)
     assert torch.equal(ours.get_state(), theirs.get_state())
@@ -135,35 +139,60 @@ def test_the_stream_may_be_torchs_default_generator() -> None:
     assert torch.equal(windows_of(stream(generator=torch.default_generator)), windows_of(stream()))
 
 
-@given(st.integers(0, 32), counts, counts, st.none() | counts)
+@given(
+    order=st.sampled_from(["random", "epochs"]),
+    start_step=st.integers(0, 32),
+    steps_per_batch=counts,
+    eval_every=counts,
+    save_every=st.none() | counts,
+    accumulate=st.integers(1, 3),
+)
 def test_a_resumed_stream_goes_on_and_ends_its_items_where_it_would_have(
-    start_step: int, steps_per_batch: int, eval_every: int, save_every: int | None
+    order: str,
+    start_step: int,
+    steps_per_batch: int,
+    eval_every: int,
+    save_every: int | None,
+    accumulate: int,
 ) -> None:
     settings = {
+        "order": order,
         "steps_per_batch": steps_per_batch,
         "eval_every": eval_every,
         "save_every": save_every,
+        "accumulate": accumulate,
     }
     items = list(stream(**settings))
-    source = seeded()
-    windows_of(stream(max_steps=start_step, generator=source))
-    resumed = stream(start_step=start_step, generator=source, **settings)
+    ends = np.cumsum([len(item) // accumulate for item in items])
+    stopped = stream(**settings)  # in the item that has the step in it
+    for _item, end in zip(stopped, ends, strict=False):
+        if end >= start_step:
+            break
+    state = stopped.state_after(start_step)
+    resumed = stream(start_step=start_step, start_state=state, **settings)
     rest = list(resumed)
     assert len(resumed) == len(rest)
-    assert torch.equal(windows_of(rest), windows_of(items)[start_step:])
-    ends = np.cumsum([len(item) for item in items])
-    ends_of_rest = start_step + np.cumsum([len(item) for item in rest])
+    assert torch.equal(windows_of(rest), windows_of(items)[start_step * accumulate :])
+    ends_of_rest = start_step + np.cumsum([len(item) // accumulate for item in rest])
     assert ends_of_rest.tolist() == ends[ends > start_step].tolist()
 
 
+def test_epochs_are_the_same_for_any_number_of_steps_in_an_item() -> None:
+    windows = windows_of(stream(order="epochs", accumulate=2))
+    for steps_per_batch in (2, 7, 50):
+        items = stream(order="epochs", accumulate=2, steps_per_batch=steps_per_batch)
+        assert torch.equal(windows_of(items), windows)
+
+
+@pytest.mark.parametrize("order", ["random", "epochs"])
 @pytest.mark.parametrize("steps_per_batch", [1, 7])
-def test_two_processes_share_the_windows_of_one_with_a_double_batch(steps_per_batch: int) -> None:
-    shares = [
-        windows_of(stream(steps_per_batch=steps_per_batch, rank=rank, world_size=2))
-        for rank in range(2)
-    ]
+def test_two_processes_share_the_windows_of_one_with_a_double_batch(
+    steps_per_batch: int, order: str
+) -> None:
+    settings = {"order": order, "steps_per_batch": steps_per_batch}
+    shares = [windows_of(stream(rank=rank, world_size=2, **settings)) for rank in range(2)]
     assert shares[0].shape == (33, 3, 6)
-    assert torch.equal(torch.cat(shares, dim=1), windows_of(stream(batch_size=6)))
+    assert torch.equal(torch.cat(shares, dim=1), windows_of(stream(order=order, batch_size=6)))
 
 
 def test_a_process_gathers_its_own_windows_only() -> None:

@@ -148,7 +148,16 @@ def test_tags_are_few_and_losses_come_first(link: str):
     assert sorted(of_head) == [
         *("train/flops", "train/loss", "train/loss_eval", "train/lr", "train/seconds"),
         "train/tokens_per_second",
-        *("val/bpc", "val/bpc_full", "val/loss", "val/loss_best", "val/loss_full", "val/loss_gap"),
+        *(
+            "val/bpb",
+            "val/bpb_full",
+            "val/bpc",
+            "val/bpc_full",
+            "val/loss",
+            "val/loss_best",
+            "val/loss_full",
+            "val/loss_gap",
+        ),
         *("vs_flops/train/loss_eval", "vs_flops/val/loss"),
         *("vs_milliseconds/train/loss_eval", "vs_milliseconds/val/loss"),
         *("vs_tokens/train/loss", "vs_tokens/val/loss"),

@@ -39,7 +39,7 @@ def shown_as(run: RunDirectory) -> dict[str, object]:
     ("words", "said"),
     [
         (["model=near", "model.n_embd=0"], "model.n_embd=0: input should be greater than or equal"),
-        (["model=near", "model.n_embd=8.0"], "model.n_embd=8.0: input should be a valid integer"),
+        (["model=near", "model.n_embd=8.5"], "model.n_embd=8.5: input should be a valid integer"),
         (["model=near", "+model.dropout=1"], "model.dropout=1: input should be less than 1"),
         (["model=near", "+model.n_head=3"], "n_head=3: model.n_embd=8 is not divisible by it"),
         (["model=near", "+model.n_heads=2"], "model.n_heads=2; did you mean model.n_head?"),

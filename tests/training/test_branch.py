@@ -33,6 +33,22 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_first(experiment, sto
             assert row["val/loss"] == by_step[row["step"]]["val/loss"]
 
 
+def test_a_count_of_windows_goes_on_and_begins_again_where_it_would_mean_others(experiment):
+    words = ["model=head", "data.order=epochs", "data.batch_size=3"]
+    whole, part = experiment(*words), experiment(*words, "trainer.max_steps=17")
+    longer = train(branch(part, trainer__max_steps=24))
+    assert same(weights(whole), weights(longer))
+    for changed, n_used in (
+        ({"data__batch_size": 5}, 17 * 3 + 5),  # the next five
+        ({"data__block_size": 4}, 3),
+        ({"seed": 8}, 3),
+    ):
+        other = train(branch(part, trainer__max_steps=18, **changed))
+        assert checkpoint(other)["TextDataModule"]["windows"] == n_used
+    drawn = train(branch(part, trainer__max_steps=18, data__order="random"))
+    assert "windows" not in checkpoint(drawn)["TextDataModule"]
+
+
 def losses_of(run: RunDirectory) -> dict[int, float]:
     return {int(row["step"]): float(row["train/loss"]) for row in curves(run) if row["train/lr"]}
 

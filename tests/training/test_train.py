@@ -57,11 +57,13 @@ def test_run_directory_explains_itself(experiment):
         "train/loss_last",
         "val/loss",
         "val/loss_full",
+        "val/bpb",
         "val/bpc",
     }
-    assert record["metrics"]["val/bpc"] == pytest.approx(
-        record["metrics"]["val/loss_full"] / math.log(2)
-    )
+    for tag in ("val/bpb", "val/bpc"):  # the text is of one byte a character
+        assert record["metrics"][tag] == pytest.approx(
+            record["metrics"]["val/loss_full"] / math.log(2)
+        )
     assert len(record["fingerprint"]) == 16
     assert record["versions"]["torch"].startswith("2.13.0")
     assert (record["threads"], record["device"]) == (torch.get_num_threads(), "cpu")
@@ -90,7 +92,7 @@ def test_tensorboard_shows_losses_rate_speed_and_samples(experiment):
     events = EventAccumulator(str(run.path), size_guidance={"scalars": 0}).Reload()
     assert [e.step for e in events.Scalars("train/loss")] == [0, 4, 8, 12, 16, 20, 24]
     assert [e.step for e in events.Scalars("val/loss")] == [0, 12, 24]
-    for tag in ("train/lr", *NOISY, "val/bpc", "val/loss_full", "train/loss_eval"):
+    for tag in ("train/lr", *NOISY, "val/bpb", "val/bpc", "val/loss_full", "train/loss_eval"):
         assert events.Scalars(tag)
     assert [e.step for e in events.Tensors("sample")] == [12, 24]
     in_csv = {row["step"]: row["train/loss"] for row in curves(run)}
@@ -200,7 +202,7 @@ def test_diverged_run_is_marked_failed_and_says_what_to_try(experiment, tmp_path
     assert json.loads(record.read_text())["status"] == "failed"
 
 
-def test_byte_and_gpt2_runs_report_bits_per_character(experiment, tmp_path):
+def test_a_run_of_bytes_tells_losses_per_character_and_per_byte(experiment, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("naïve café — πολύ καλά. " * 400, encoding="utf-8")
     run = experiment(
@@ -211,6 +213,7 @@ def test_byte_and_gpt2_runs_report_bits_per_character(experiment, tmp_path):
     # Nats per byte times bytes per character, in bits; the text repeats, so val has its ratio.
     expected = found["val/loss_full"] * (n_bytes / n_chars) / math.log(2)
     assert found["val/bpc"] == pytest.approx(expected, rel=0.02)
+    assert found["val/bpb"] == pytest.approx(found["val/loss_full"] / math.log(2))
 
 
 @pytest.mark.parametrize(("steps", "every"), [(24, 10), (7, 10)])

@@ -20,7 +20,17 @@ from lmlab.errors import LabError
 # What is checked first is what needs no import; then what needs torch; last, what needs Lightning,
 # which takes twice as long.
 LAST = ("callbacks", "logger")
-PARTS = ("corpus", "tokenizer", "model", "loss", "optimizer", "schedule", "parametrisation", *LAST)
+PARTS = (
+    "corpus",
+    "tokenizer",
+    "model",
+    "loss",
+    "optimizer",
+    "schedule",
+    "parametrisation",
+    "tasks",
+    *LAST,
+)
 UNKNOWN = ("extra_forbidden", UNKNOWN_ARGUMENT)  # the types of errors that refuse a key
 
 

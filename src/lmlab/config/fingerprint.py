@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,7 @@ NOT_IN_FINGERPRINT = (
     "checkpoint",
     "data.steps_per_batch",
     "eval.at_start",
+    "eval.tasks_every",
     "trainer.accelerator",
     "trainer.strategy",
     "trainer.log_every_n_steps",
@@ -38,7 +40,7 @@ NOT_IN_FINGERPRINT = (
 
 def fingerprint(config: dict[str, Any]) -> str:
     """A hash of the part of a config that determines the result."""
-    canonical = json.dumps(determining(config), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_compared(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -66,6 +68,26 @@ def determining(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _compared(config: dict[str, Any]) -> dict[str, Any]:
+    """What two configs of one experiment have in common.
+
+    Where the order of windows is no draw, a batch is the same by however many processes it is
+    shared out: then it is its windows in all of them that count, and a run goes on with more
+    processes or fewer.
+    """
+    settings = determining(config)
+    if settings.get("data.order", "random") == "random":
+        return settings
+    devices, n_nodes = settings.get("trainer.devices", 1), settings.get("trainer.num_nodes", 1)
+    n_devices = len(devices) if isinstance(devices, list) else devices
+    factors = settings.get("data.batch_size"), n_devices, n_nodes
+    if all(isinstance(factor, int) for factor in factors):  # not auto
+        for key in ("data.batch_size", "trainer.devices", "trainer.num_nodes"):
+            settings.pop(key, None)
+        settings["data.batch_size in all processes"] = math.prod(factors)
+    return settings
+
+
 def check_continues(
     stored: dict[str, Any], wanted: dict[str, Any], may_change: tuple[str, ...] = ()
 ) -> None:
@@ -76,7 +98,7 @@ def check_continues(
     Raises:
         LabError: listing each key whose change would make it another one, with both values.
     """
-    before, now = determining(stored), determining(wanted)
+    before, now = _compared(stored), _compared(wanted)
     changed = [
         f"{key}: {before.get(key)!r} is now {now.get(key)!r}"
         for key in sorted(before | now)

@@ -140,6 +140,7 @@ Optimizer = Annotated[
     AsWritten,
 ]
 Callback = Annotated[Part, Target("callbacks", offered=frozenset({"tokenizer", "seed"})), AsWritten]
+Task = Annotated[Part, Target("tasks"), AsWritten]
 Logger = Annotated[
     Part, Target("logger", offered=frozenset({"folder", "save_dir", "resume_step"})), AsWritten
 ]
@@ -147,10 +148,14 @@ Logger = Annotated[
 # --- the three commands ----------------------------------------------------------------------
 
 
+WindowOrder = Literal["random", "epochs"]
+
+
 class Data(Node):
     batch_size: Count
     block_size: Count
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    order: WindowOrder = "random"  # older runs do not say
     steps_per_batch: Count
 
 
@@ -160,6 +165,7 @@ class Eval(Node):
     iters: Count
     stride: Count | None
     at_start: bool = True  # older runs do not say
+    tasks_every: CountOrZero = 1  # older runs do not say
 
 
 class Checkpoint(Node):
@@ -222,6 +228,13 @@ class Teacher(Node):
     share: Fraction
 
 
+def those_on(parts: Any) -> Any:
+    """Of parts by name: one that is null or false is turned off, as if it had been left out."""
+    if not isinstance(parts, dict):
+        return parts
+    return {k: node for k, node in parts.items() if node is not None and node is not False}
+
+
 class Train(Node):
     """conf/train.yaml."""
 
@@ -234,6 +247,7 @@ class Train(Node):
     parametrisation: Parametrisation | None = None  # older runs do not say
     trainer: Trainer
     callbacks: dict[str, Callback]
+    tasks: dict[str, Task] = {}  # older runs do not say
     logger: dict[str, Logger | bool | None]
     seed: Seed
     streams: Literal["separate", "global"]
@@ -257,13 +271,10 @@ class Train(Node):
         assert not isinstance(self.parent, str), self.parent
         return self.parent
 
-    @field_validator("callbacks", mode="before")
+    @field_validator("callbacks", "tasks", mode="before")
     @classmethod
-    def are_on(cls, callbacks: Any) -> Any:
-        """One that is null or false is turned off, as if it had been left out."""
-        if not isinstance(callbacks, dict):
-            return callbacks
-        return {k: node for k, node in callbacks.items() if node is not None and node is not False}
+    def are_on(cls, parts: Any) -> Any:
+        return those_on(parts)
 
     @field_validator("logger")
     @classmethod
@@ -297,8 +308,21 @@ class Evaluate(Node):
     dynamic_lr: Positive | None
     ensemble: list[Text] | None
     weights: list[Positive] | None
+    tasks: dict[str, Task] = {}
+    against: Text | None = None
     corpus: dict[str, Any]
     accelerator: str
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def are_on(cls, parts: Any) -> Any:
+        return those_on(parts)
+
+    @model_validator(mode="after")
+    def fits_together(self) -> Evaluate:
+        if self.against is not None and not self.tasks:
+            raise ValueError(f"against={self.against}: runs are compared by tasks; give tasks=text")
+        return self
 
 
 class Export(Node):
@@ -321,4 +345,5 @@ class Generate(Node):
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
     samples: Count
+    stop: bool
     seed: Seed

@@ -43,14 +43,22 @@ SWITCHED_ON = {
 
 # Keys that came later, with the value, by its first name, that stands for what was done before: at
 # this value they do not count, so that a run of before keeps its fingerprint.
-ADDED_LATER = {
+ADDED_LATER: dict[str, Any] = {
     "from": None,
     "teacher.runs": None,
     "teacher.share": 0.5,
     "model.temperature": 1.0,
     "trainer.num_nodes": 1,
+    "data.order": "random",
     "loss._target_": "lmlab.training.loss.CrossEntropy",
+    "tasks": {},
     "parametrisation._target_": "lmlab.training.parametrisation.Standard",
+    "corpus.field": "text",
+    "corpus.column": "text",
+    "corpus.documents": None,
+    "corpus.split": "hash",
+    "corpus.val": None,
+    "corpus.skip_broken": False,
 }
 
 # What computes otherwise than it once did, so that results of then are not taken for today's:

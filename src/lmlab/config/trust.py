@@ -35,6 +35,8 @@ PARTS = {
     "lmlab.display.pictures": "Pictures",
     "lmlab.display.projector": "Projector",
     "lmlab.display.samples": "NotebookCells Sample",
+    "lmlab.tasks.from_files": "LastWord MinimalPairs MultipleChoice",
+    "lmlab.tasks.from_text": "Name NextLine RealWord WordOrder",
     "lmlab.training.costs.mfu": "MFU",
     "lmlab.training.dynamic": "Dynamic",
     "lmlab.training.ema": "EMA",

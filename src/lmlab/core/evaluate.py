@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -11,11 +12,21 @@ from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import check_continues
 from lmlab.config.own_code import changed_code, parts_named, source_file
 from lmlab.console import quiet_libraries, say
+from lmlab.core.experiment import make_tasks
 from lmlab.data.datamodule import TextDataModule
+from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.models.ensemble import ensemble_of
 from lmlab.runs.directory import RunDirectory
+from lmlab.tasks.asked import (
+    Items,
+    answers_to,
+    items_of,
+    lines,
+    lines_of_differences,
+    metrics_of,
+)
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.schedules import constant
@@ -58,10 +69,11 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
         "stride": config.stride or trained.config.eval.stride,
     }
     data = TextDataModule(text.train, text.val, text.tokenizer.vocab_size, **settings)
+    questions = Questions.of(config, trained, data) if config.tasks else None
     model = _with_others(trained, config)
-    module = LanguageModule(
-        model, _no_optimizer, constant, text.tokenizer.characters_per_token(), max_steps=0
-    )
+    tokenizer = text.tokenizer
+    lengths = tokenizer.characters_per_token(), tokenizer.bytes_per_token()
+    module = LanguageModule(model, _no_optimizer, constant, *lengths, max_steps=0)
     dynamic = [] if config.dynamic_lr is None else [Dynamic(config.dynamic_lr)]
     trainer = checked_trainer(
         "",
@@ -84,13 +96,56 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
         f"val/loss_full  {module.metrics['val/loss_full']:.4f} nats per token, over "
         f"{len(data.val_tokens) - 1:,} tokens, windows of {data.block_size} every {data.stride}"
     )
-    say(f"val/bpc        {module.metrics['val/bpc']:.4f} bits per character")
+    ends = "" if tokenizer.end_of_text is None else "; the ends of documents count as tokens"
+    say(f"val/bpc        {module.metrics['val/bpc']:.4f} bits per character{ends}")
+    say(f"val/bpb        {module.metrics['val/bpb']:.4f} bits per byte")
     if dynamic:
         say(
             f"{METRIC}  {module.metrics[METRIC]:.4f} nats per token, by a copy that learns from "
             f"each {data.stride} tokens behind their prediction"
         )
+    if questions is not None:
+        module.metrics |= questions.ask(model.to(trainer.strategy.root_device), data.stride)
     return module.metrics
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The tasks of an evaluation, and whom they are asked beside the run."""
+
+    items: Items
+    tokenizer: Tokenizer
+    other: Trained | None
+    stride: int | None  # of the windows in which the other run reads long texts
+
+    @classmethod
+    def of(cls, config: schema.Evaluate, trained: Trained, data: TextDataModule) -> Questions:
+        """
+        Raises:
+            LabError: if a task cannot be made of its file, or there is no such other run.
+        """
+        items = items_of(make_tasks(config.tasks), data.val_tokens, trained.tokenizer)
+        if config.against is None:
+            return cls(items, trained.tokenizer, None, None)
+        other = restore(RunDirectory.open(config.against, "against"), "last")
+        other.remark_on_text("against", config.against, trained.corpus_sha256, trained.config.data)
+        stride = config.stride or other.config.eval.stride
+        if stride is not None and stride > (block_size := other.config.data.block_size):
+            raise LabError(f"stride={stride} skips tokens of against, which reads {block_size}")
+        return cls(items, trained.tokenizer, other, stride)
+
+    def ask(self, model: nn.Module, stride: int) -> dict[str, float]:
+        """Ask them, and say what comes of it; the scores by their names."""
+        answers = answers_to(self.items, model, self.tokenizer, stride)
+        for line in lines(self.items, answers):
+            say(line)
+        if self.other is not None:
+            other = self.other.model.to(next(iter(model.state_dict().values())).device)
+            others = answers_to(self.items, other, self.other.tokenizer, self.stride)
+            say(f"minus {self.other.path} (step {self.other.step}), item by item:")
+            for line in lines_of_differences(answers, others):
+                say(line)
+        return metrics_of(answers)
 
 
 def _corpus(run: RunDirectory, trained: Trained) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from lmlab.errors import LabError, first_line
 from lmlab.models.contract import Hooks
 from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import checkpoint_path
+from lmlab.tasks.asked import Items, items_of
+from lmlab.tasks.items import Task
 from lmlab.training import preflight
 from lmlab.training.lightning_inside import sees_batches
 from lmlab.training.loss import CrossEntropy, Distillation, Loss
@@ -49,6 +51,7 @@ class Parts:
     rules: Mapping[str, Rule]  # the optimizers of some parameters
     schedule: Schedule
     loss: Loss
+    tasks: Mapping[str, Task]
     callbacks: list[L.Callback]
     trial: list[L.Callback]  # what reports to the trial of a study that the run is for
     loggers: MakeLoggers
@@ -78,6 +81,7 @@ class Parts:
             rules,
             build.schedule(config.schedule),
             make_loss(config, text),
+            make_tasks(config.tasks),
             make_callbacks(config, text),
             [build.part(trial.plain(), "sweep.trial", L.Callback)] if trial else [],
             loggers(config),
@@ -91,6 +95,7 @@ class Parts:
             self.optimizer,
             self.schedule,
             text.tokenizer.characters_per_token(),
+            text.tokenizer.bytes_per_token(),
             rules=self.rules,
             factors=self.factors,
             loss=self.loss,
@@ -116,6 +121,7 @@ class Experiment:
     parts: Parts
     data: TextDataModule
     module: LanguageModule
+    items: Items  # what the tasks ask
 
     @classmethod
     def of(cls, config: Train, start: Start, stop: Stop) -> Experiment:
@@ -137,7 +143,8 @@ class Experiment:
         preflight.check_logits(parts.model, target, data.vocab_size, block_size)
         preflight.check_loss(parts.loss, parts.model, block_size)
         preflight.check_pause(config, parts.model)
-        return cls(parts, data, module)
+        items = items_of(parts.tasks, data.val_tokens, text.tokenizer)
+        return cls(parts, data, module, items)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -150,7 +157,7 @@ class Experiment:
             "train_tokens": len(self.data.train_tokens),
         }
 
-    def introduction(self) -> Iterator[str]:
+    def introduction(self, n_processes: int = 1) -> Iterator[str]:
         """What is said of it before the first step."""
         config, data, model = self.parts.config, self.data, self.parts.model
         n_parameters = sum(p.numel() for p in model.parameters())
@@ -159,6 +166,8 @@ class Experiment:
             f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
             f"vocabulary of {data.vocab_size:,}"
         )
+        if (epochs := epochs_of(config, data, n_processes)) is not None:
+            yield f"data.order={data.order}: {epochs}"
         if data.steps_per_batch != config.data.steps_per_batch:
             yield "data.steps_per_batch: 1, so that every part sees every step"
 
@@ -186,6 +195,16 @@ def make_data(config: Train, text: TokenizedCorpus) -> TextDataModule:
         seed=config.seed,
         generator=generator(config.seed, "data") if own_streams(config) else None,
     )
+
+
+def epochs_of(config: Train, data: TextDataModule, n_processes: int) -> str | None:
+    """How many epochs a run makes; None where windows are drawn from anywhere."""
+    if data.n_windows is None or not config.trainer.max_steps:
+        return None
+    first = config.begins_from.step if config.begins_from else 0
+    n_batches = (config.trainer.max_steps - first) * data.accumulate
+    n_epochs = n_batches * data.batch_size * n_processes / data.n_windows
+    return f"{n_epochs:.2f} epochs of {data.n_windows:,} windows"
 
 
 def steps_per_batch(config: Train) -> int:
@@ -233,6 +252,22 @@ def make_loss(config: Train, text: TokenizedCorpus) -> Loss:
         trained.check_beside("teacher.runs", parent.run, text.tokenizer, text.sha256, config.data)
         models.append(trained.model)
     return Distillation(loss, models, config.teacher.share)
+
+
+def make_tasks(nodes: Mapping[str, dict[str, Any]]) -> dict[str, Task]:
+    """The tasks of a config, by name.
+
+    Raises:
+        LabError: naming the one that cannot be made.
+    """
+    tasks = {}
+    for name, node in nodes.items():
+        try:
+            tasks[name] = build.part(node, key := f"tasks.{name}", Task)
+        except LabError as error:
+            about = str(error)
+            raise LabError(about if about.startswith(key) else f"{key}: {about}") from error
+    return tasks
 
 
 def make_callbacks(config: Train, text: TokenizedCorpus) -> list[L.Callback]:

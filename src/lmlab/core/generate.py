@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from lmlab.config.own_code import parts_named
 from lmlab.config.schema import Generate
 from lmlab.console import console, quiet_libraries
-from lmlab.data.tokenizer import Tokenizer
+from lmlab.data.tokenizer import stream_text
 from lmlab.errors import LabError
 from lmlab.models.contract import Hooks
 from lmlab.models.sampling import generate
@@ -20,16 +19,6 @@ from lmlab.training.processes.waiting import waiting
 from lmlab.training.restored import Trained, restore
 
 AT_A_TIME = 64  # samples made beside each other
-
-
-def stream_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """Text of tokens as they come; a character cut in two by tokens waits for its other half."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for token in tokens:
-        if text := decoder.decode(tokenizer.token_bytes(token)):
-            yield text
-    if rest := decoder.decode(b"", final=True):
-        yield rest
 
 
 def write(config: Generate) -> list[str]:
@@ -68,17 +57,28 @@ def samples(trained: Trained, config: Generate) -> Iterator[Iterable[int]]:
             generator=sources,
         )
         others: list[list[int]] = [[] for _ in sources[1:]]
-        yield _shared_out(tokens, others)
+        end = trained.tokenizer.end_of_text if config.stop else None
+        yield _shared_out(tokens, others, end)
         yield from others
 
 
-def _shared_out(tokens: Iterable[torch.Tensor], others: list[list[int]]) -> Iterator[int]:
-    """The first sequence's tokens as they come, while those of the others are put aside."""
+def _shared_out(
+    tokens: Iterable[torch.Tensor], others: list[list[int]], end: int | None
+) -> Iterator[int]:
+    """The first sequence's tokens as they come, while those of the others are put aside; each
+    until it comes to the id `end`."""
+    going = [True] * (1 + len(others))
     for column in tokens:
-        first, *rest = column.flatten().tolist()
-        for kept, token in zip(others, rest, strict=True):
-            kept.append(token)
-        yield first
+        for row, token in enumerate(column.flatten().tolist()):
+            going[row] = going[row] and token != end
+            if not going[row]:
+                continue
+            if row:
+                others[row - 1].append(token)
+            else:
+                yield token
+        if not any(going):
+            return
 
 
 def _show(trained: Trained, config: Generate, tokens: Iterable[int], number: int) -> str:

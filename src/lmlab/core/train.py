@@ -25,6 +25,7 @@ from lmlab.runs.checkpoint import Resumed
 from lmlab.runs.directory import LOG, SAMPLE, RunDirectory
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
+from lmlab.training.beside_loss import AskTasks
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
 from lmlab.training.costs.spent import NOTHING, costs_of, spent_at
 from lmlab.training.lightning_inside import refusals_of_callbacks
@@ -107,7 +108,7 @@ def _train(
                 begun(run.path)
                 kept.enter_context(run.locked())
                 kept.enter_context(logged_to(run.path / LOG))
-                resumed = _begin(start, run, asked, made)
+                resumed = _begin(start, run, asked, made, processes.world_size)
                 kept.enter_context(_ended(curves, run))
                 kept.enter_context(outcome_recorded(run))
         shared = (run and run.path.absolute(), resumed and resumed.place)
@@ -120,7 +121,7 @@ def _train(
 
 
 def _begin(
-    start: Start, run: RunDirectory, asked: dict[str, Any], made: Experiment
+    start: Start, run: RunDirectory, asked: dict[str, Any], made: Experiment, n_processes: int
 ) -> Resumed | None:
     """Keep what the run begins with; the checkpoint that it goes on from, if there is one."""
     config, callbacks = start.config, made.parts.callbacks
@@ -130,7 +131,7 @@ def _begin(
         run.go_on(config, **asked)
     run.update(**made.about, code=code_of(config.plain()))
     where = f"kept in {run.path}" + (f", going on from step {resumed.step}" if resumed else "")
-    for line in (*made.introduction(), where, *preflight.remarks(config)):
+    for line in (*made.introduction(n_processes), where, *preflight.remarks(config)):
         say(line)
     return resumed
 
@@ -160,7 +161,9 @@ def _fit(
     # What is kept, once all else is done; a report to a trial comes before, so that none is missing
     # where training goes on from a checkpoint.
     kept = [*parts.trial, keeper, NoteSignals(module.stop), GiveWay()]
-    callbacks = [*parts.callbacks, Bar(), recorder, *kept]
+    how = parts.text.tokenizer, data.stride, config.eval.tasks_every
+    asking = [AskTasks(made.items, *how)] if made.items else []
+    callbacks = [*parts.callbacks, *asking, Bar(), recorder, *kept]
     trainer = make_trainer(config, run, data, callbacks, curves, resumed)
     if trainer.is_global_zero:
         before = spent_at(resumed.contents, run.record) if resumed and resumed.contents else NOTHING

@@ -18,7 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.data.tokenizer import NEEDS_BPE, SINGLE_BYTES, WITHOUT_BPE, Tokenizer, cut_between_words
+from lmlab.data.pieces import END, cut_between_words
+from lmlab.data.tokenizer import (
+    NEEDS_BPE,
+    SINGLE_BYTES,
+    WITHOUT_BPE,
+    Tokenizer,
+    end_of,
+    has_end_of,
+)
 from lmlab.errors import LabError
 
 MIN_FREQUENCY = 2  # a pair that occurs once teaches nothing
@@ -43,9 +51,15 @@ class BPETokenizer(Tokenizer):
     passes = 3  # to count its characters, to train, to encode
     fitted_on_train = True
 
-    def __init__(self, merges: Sequence[tuple[int, int]], longest_word: int | None = LONGEST_WORD):
+    def __init__(
+        self,
+        merges: Sequence[tuple[int, int]],
+        longest_word: int | None = LONGEST_WORD,
+        has_end: bool = False,
+    ):
         """`merges` are the pairs of ids that are joined, in the order in which that is tried;
-        `longest_word` is in bytes (None: words are not cut, as in files that others wrote).
+        `longest_word` is in bytes (None: words are not cut, as in files that others wrote);
+        `has_end`: there is an end-of-text id.
 
         Raises:
             ValueError: if a pair has an id that no earlier pair made, or words no length.
@@ -63,7 +77,8 @@ class BPETokenizer(Tokenizer):
             if token not in ids:  # two ways may lead to one token
                 ids[token] = len(self._tokens)
                 self._tokens.append(token)
-        self.vocab_size = len(self._tokens)
+        self.end_of_text = len(self._tokens) if has_end else None
+        self.vocab_size = len(self._tokens) + has_end
         names = [as_characters(token) for token in self._tokens]
         self._encoding = tokenizers.Tokenizer(
             tokenizers.models.BPE(
@@ -94,7 +109,8 @@ class BPETokenizer(Tokenizer):
             initial_alphabet=list(_AS_BYTE),
             show_progress=False,
         )
-        learner.train_from_iterator(cut_between_words(pieces), trainer)
+        texts = (text for cut in cut_between_words(pieces, True) for text in cut.split(END))
+        learner.train_from_iterator(texts, trainer)
         tokenizer = cls(_merges(json.loads(learner.to_str())["model"]["merges"]))
         if tokenizer.vocab_size < vocab_size:
             raise LabError(
@@ -106,19 +122,28 @@ class BPETokenizer(Tokenizer):
     def encode(self, text: str) -> np.ndarray:
         return np.array(self._encoding.encode_batch_fast([text])[0].ids, dtype=self.dtype)
 
+    def encode_documents(self, text: str) -> np.ndarray:
+        ids: list[int] = []
+        for document in self._encoding.encode_batch_fast(text.split(END)):
+            ids += document.ids
+            ids.append(self.vocab_size - 1)
+        return np.array(ids[:-1], dtype=self.dtype)  # the last document may go on
+
     def token_bytes(self, token: int) -> bytes:
-        return self._tokens[token]
+        return b"" if token == self.end_of_text else self._tokens[token]
 
     def to_json(self) -> dict[str, Any]:
         own_cut = {"longest_word": self.longest_word} if self.longest_word != LONGEST_WORD else {}
-        return {"kind": self.kind, "merges": [list(pair) for pair in self.merges], **own_cut}
+        merges = [list(pair) for pair in self.merges]
+        return {"kind": self.kind, "merges": merges, **own_cut, **end_of(self)}
 
     @classmethod
     def _from_json(cls, state: dict[str, Any]) -> BPETokenizer:
-        return cls(state["merges"], state.get("longest_word", LONGEST_WORD))
+        longest_word = state.get("longest_word", LONGEST_WORD)
+        return cls(state["merges"], longest_word, has_end_of(state))
 
     def cut(self, pieces: Iterable[str]) -> Iterator[str]:
-        return cut_between_words(pieces)
+        return cut_between_words(pieces, self.end_of_text is not None)
 
 
 def _merges(named: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:

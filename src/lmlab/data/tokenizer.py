@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,16 +17,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lmlab.config.trust import VARIABLE, UntrustedError, is_allowed
+from lmlab.data.pieces import END, cut_between_words
 from lmlab.errors import LabError
 
 NEEDS_BPE = "needs the extra `bpe`: pip install 'lmlab[bpe]'"
 WITHOUT_BPE = "tokenizer=char and tokenizer=byte need nothing"
 N_CODE_POINTS = 0x110000
+END_SHOWN = "<|endoftext|>\n"  # where a sample goes on with another document
 SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
-# What \s matches in GPT-2's pattern. (To Python, \x1c to \x1f are white space too.)
-WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
-    map(chr, range(0x2000, 0x200B))
-)
 
 
 def smallest_dtype(n_values: int) -> np.dtype:
@@ -45,6 +44,7 @@ class Tokenizer(ABC):
     # Whether `fit` is given the train split alone. Val then begins at a character, not at a token.
     fitted_on_train: ClassVar[bool] = False
     vocab_size: int
+    end_of_text: int | None = None  # the id behind each document; None: it is for one long text
     _kinds: ClassVar[dict[str, type[Tokenizer]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -63,6 +63,27 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """Ids of `text`, 1-D, in the smallest integer type that holds the vocabulary."""
+
+    def encode_documents(self, text: str) -> np.ndarray:
+        """Ids of documents of which each ends with END; the last may go on in the text to come."""
+        *ended, begun = text.split(END)
+        end = np.array([self.end_of_text], dtype=self.dtype)
+        ids = [part for document in ended for part in (self.encode(document), end)]
+        return np.concatenate([*ids, self.encode(begun)])
+
+    def with_end_of_text(self) -> Tokenizer:
+        """The same for a corpus of documents: with an id, the last, that stands for no text.
+
+        Raises:
+            LabError: if its class makes none where its JSON has `end_of_text`.
+        """
+        made = self._from_json({**self.to_json(), "end_of_text": True})
+        if made.end_of_text is None:
+            raise LabError(
+                f"tokenizer: {class_name(type(self))} has no end_of_text, the id behind each "
+                "document of such a corpus"
+            )
+        return made
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:
@@ -112,7 +133,10 @@ class Tokenizer(ABC):
         return smallest_dtype(self.vocab_size)
 
     def opening(self) -> np.ndarray:
-        """What to continue where no prompt is given: a line break, or id 0 if that is unknown."""
+        """What to continue where no prompt is given: the end of the document before; else a line
+        break, or id 0 if that is unknown."""
+        if self.end_of_text is not None:
+            return np.array([self.end_of_text], dtype=self.dtype)
         try:
             return self.encode("\n")
         except LabError:
@@ -132,6 +156,10 @@ class Tokenizer(ABC):
         begins = [sum(byte & 0xC0 != 0x80 for byte in token) for token in tokens]
         return np.array(begins, dtype=np.int64)
 
+    def bytes_per_token(self) -> np.ndarray:
+        """(vocab_size,) how many bytes each token stands for."""
+        return np.array([len(self.token_bytes(i)) for i in range(self.vocab_size)], dtype=np.int64)
+
     def cut(self, pieces: Iterable[str]) -> Iterator[str]:
         """Cut a text anew so that encoding piece by piece equals encoding it whole."""
         return iter(pieces)
@@ -143,14 +171,19 @@ class CharTokenizer(Tokenizer):
     kind = "char"
     passes = 2
 
-    def __init__(self, vocabulary: str):
+    def __init__(self, vocabulary: str, has_end: bool = False):
+        """`has_end`: there is an end-of-text id."""
         if not vocabulary or list(vocabulary) != sorted(set(vocabulary)):
             raise ValueError("vocabulary must be sorted, without repetition and not empty")
         self.vocabulary = vocabulary
-        self.vocab_size = len(vocabulary)
+        self.vocab_size = len(vocabulary) + has_end
         # Code point -> id, one gather for a whole text. vocab_size itself stands for "unknown".
         self._ids = np.full(N_CODE_POINTS, self.vocab_size, smallest_dtype(self.vocab_size + 1))
-        self._ids[_code_points(vocabulary)] = np.arange(self.vocab_size)
+        self._ids[_code_points(vocabulary)] = np.arange(len(vocabulary))
+        if has_end:
+            if END in vocabulary:
+                raise ValueError("a vocabulary with a NUL has no end-of-text id")
+            self.end_of_text = self._ids[ord(END)] = len(vocabulary)
         # The same for text of one byte a character: bytes.translate is three times as fast.
         self._one_byte_ids = self._ids[:256].tobytes() if self._ids.itemsize == 1 else None
 
@@ -175,54 +208,71 @@ class CharTokenizer(Tokenizer):
         Raises:
             LabError: naming the characters that the vocabulary lacks.
         """
+        if self.end_of_text is not None and END in text:
+            raise self._unknown(text)
+        return self.encode_documents(text)
+
+    def encode_documents(self, text: str) -> np.ndarray:
         one_byte = None if self._one_byte_ids is None else _latin_1(text)
         if one_byte is not None:
             ids = np.frombuffer(one_byte.translate(self._one_byte_ids), dtype=np.uint8)
         else:
             ids = self._ids[_code_points(text)]
         if len(ids) and ids.max() == self.vocab_size:
-            unknown = sorted(set(text) - set(self.vocabulary))
-            named = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown[:10])
-            more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-            raise LabError(
-                f"characters that this char tokenizer does not know: {named}{more}; "
-                f"it knows {self.vocab_size}: {self.vocabulary[:100]!r}"
-            )
+            raise self._unknown(text if self.end_of_text is None else text.replace(END, ""))
         return ids.astype(self.dtype, copy=False)
 
+    def _unknown(self, text: str) -> LabError:
+        unknown = sorted(set(text) - set(self.vocabulary))
+        named = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown[:10])
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        return LabError(
+            f"characters that this char tokenizer does not know: {named}{more}; "
+            f"it knows {len(self.vocabulary)}: {self.vocabulary[:100]!r}"
+        )
+
     def token_bytes(self, token: int) -> bytes:
-        return self.vocabulary[token].encode()
+        return b"" if token == self.end_of_text else self.vocabulary[token].encode()
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "vocabulary": self.vocabulary}
+        return {"kind": self.kind, "vocabulary": self.vocabulary, **end_of(self)}
 
     @classmethod
     def _from_json(cls, state: dict[str, Any]) -> CharTokenizer:
-        return cls(state["vocabulary"])
+        has_end, vocabulary = has_end_of(state), state["vocabulary"]
+        return cls(vocabulary.replace(END, "") if has_end else vocabulary, has_end)
 
 
 class ByteTokenizer(Tokenizer):
     """One id per UTF-8 byte: no text is unknown to it."""
 
     kind = "byte"
-    vocab_size = 256
+
+    def __init__(self, has_end: bool = False):
+        """`has_end`: there is an end-of-text id."""
+        self.vocab_size = 256 + has_end
+        self.end_of_text = 256 if has_end else None
 
     @classmethod
     def fit(cls, pieces: Iterable[str]) -> ByteTokenizer:
         return cls()
 
     def encode(self, text: str) -> np.ndarray:
-        return np.frombuffer(text.encode(), dtype=np.uint8)
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(self.dtype, copy=False)
+
+    def encode_documents(self, text: str) -> np.ndarray:
+        ids = self.encode(text)
+        return np.where(ids == ord(END), self.dtype.type(256), ids)
 
     def token_bytes(self, token: int) -> bytes:
-        return bytes([token])
+        return b"" if token == self.end_of_text else bytes([token])
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind}
+        return {"kind": self.kind, **end_of(self)}
 
     @classmethod
     def _from_json(cls, state: dict[str, Any]) -> ByteTokenizer:
-        return cls()
+        return cls(has_end_of(state))
 
 
 class GPT2Tokenizer(Tokenizer):
@@ -230,14 +280,17 @@ class GPT2Tokenizer(Tokenizer):
 
     kind = "gpt2"
 
-    def __init__(self, ranks: Sequence[bytes]):
-        """`ranks[i]` is the byte string of id i; the id after the last is <|endoftext|>."""
+    def __init__(self, ranks: Sequence[bytes], has_end: bool = False):
+        """`ranks[i]` is the byte string of id i; the id after the last is <|endoftext|>, which
+        `has_end` makes the end-of-text id."""
         tiktoken, openai_public = _import_tiktoken()
         self.ranks = list(ranks)
         distinct = set(self.ranks)
         if len(distinct) != len(self.ranks) or not distinct.issuperset(SINGLE_BYTES):
             raise ValueError("ranks must be distinct and hold every single byte")
         self.vocab_size = len(self.ranks) + 1
+        self.end_of_text = len(self.ranks) if has_end else None
+        self._end_written = openai_public.ENDOFTEXT
         self._encoding = tiktoken.Encoding(
             "gpt2",
             pat_str=openai_public.r50k_pat_str,
@@ -255,36 +308,55 @@ class GPT2Tokenizer(Tokenizer):
     def encode(self, text: str) -> np.ndarray:
         return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
 
+    def encode_documents(self, text: str) -> np.ndarray:
+        if self._end_written in text:  # which is plain text there
+            return super().encode_documents(text)
+        written = text.replace(END, self._end_written)
+        ids = self._encoding.encode_to_numpy(written, allowed_special={self._end_written})
+        return ids.astype(self.dtype)
+
     def token_bytes(self, token: int) -> bytes:
+        if token == self.end_of_text:
+            return b""
         return self._encoding.decode_single_token_bytes(token)
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "ranks": [base64.b64encode(r).decode() for r in self.ranks]}
+        ranks = [base64.b64encode(rank).decode() for rank in self.ranks]
+        return {"kind": self.kind, "ranks": ranks, **end_of(self)}
 
     @classmethod
     def _from_json(cls, state: dict[str, Any]) -> GPT2Tokenizer:
-        return cls([base64.b64decode(rank, validate=True) for rank in state["ranks"]])
+        ranks = [base64.b64decode(rank, validate=True) for rank in state["ranks"]]
+        return cls(ranks, has_end_of(state))
 
     def cut(self, pieces: Iterable[str]) -> Iterator[str]:
-        return cut_between_words(pieces)
+        return cut_between_words(pieces, self.end_of_text is not None)
 
 
-def cut_between_words(pieces: Iterable[str]) -> Iterator[str]:
-    """Cut a text anew, only between a visible character and white space after it.
+def stream_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """Text of tokens as they come; a character cut in two by tokens waits for its other half.
 
-    GPT-2's pattern never matches across such a place, and decides what stands before it without
-    looking past it, so no merge is lost.
+    Where a document ends and another begins, END_SHOWN says so.
     """
-    rest = ""
-    for piece in pieces:
-        rest += piece
-        space = max(rest.rfind(" "), rest.rfind("\n"))
-        at = len(rest[: space + 1].rstrip(WHITE_SPACE))
-        if at > 0:
-            yield rest[:at]
-            rest = rest[at:]
-    if rest:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token in tokens:
+        is_end = token == tokenizer.end_of_text
+        if text := decoder.decode(tokenizer.token_bytes(token), final=is_end):
+            yield text
+        if is_end:
+            yield END_SHOWN
+    if rest := decoder.decode(b"", final=True):
         yield rest
+
+
+def end_of(tokenizer: Tokenizer) -> dict[str, int]:
+    """The end-of-text id, kept where there is one."""
+    return {} if tokenizer.end_of_text is None else {"end_of_text": tokenizer.end_of_text}
+
+
+def has_end_of(state: dict[str, Any]) -> bool:
+    """Whether a tokenizer had one that was kept so."""
+    return state.get("end_of_text") is not None
 
 
 def class_name(kind: type) -> str:

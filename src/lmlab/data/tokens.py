@@ -21,10 +21,12 @@ import torch
 from lmlab.config.build import part, unmade
 from lmlab.config.own_code import code_of_target
 from lmlab.config.schema import Train
-from lmlab.console import bytes_progress
+from lmlab.console import bytes_progress, say
 from lmlab.data import download
 from lmlab.data.corpus import Corpus
 from lmlab.data.ids import Ids
+from lmlab.data.sources.blocks import BrokenError
+from lmlab.data.sources.documents import Told
 from lmlab.data.tokenizer import Tokenizer, class_name
 from lmlab.errors import LabError
 from lmlab.files import atomic_file, remove_unfinished, write_atomically
@@ -34,9 +36,9 @@ FORMAT = 3  # part of every key: raise it when a tokenizer's ids or this layout 
 # Ids of up to so many bytes are compared with their checksum whenever they are opened, which takes
 # 0.1 s; larger files only if they were touched since they were last compared.
 ALWAYS_CHECKED = 1 << 28  # bytes
-# What is kept about ids: crc32 is their checksum, and n_train is there if the train split ends at a
-# character.
-ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32", "n_train")
+# What is kept about ids: crc32 is their checksum; n_train is there if the train split ends at a
+# character or a document; and `left_out` says which documents were broken.
+ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32", "n_train", "left_out")
 A_DAY = 86_400.0  # seconds: longer than any process writes without a pause
 
 Progress = Callable[[int], None]  # given the number of bytes of text just worked through
@@ -50,6 +52,7 @@ class TokenizedCorpus:
     n_train: int  # ids of the train split
     tokenizer: Tokenizer
     sha256: str  # of the text
+    left_out: str | None = None  # which documents were broken
 
     @property
     def train(self) -> Ids:
@@ -72,14 +75,16 @@ def text_of(config: Train, fitted: Tokenizer | None = None) -> TokenizedCorpus:
     if fitted is not None and type(fitted) is not kind:
         raise LabError(f"from: the parent has the tokenizer {fitted.kind}, so this has it too")
     corpus: Corpus = part(config.corpus, "corpus", Corpus)
-    for file in corpus.files:
+    for file in (*corpus.files, *corpus.val_files):
         if not file.is_file():
             raise LabError(
                 f"corpus: {config.corpus['_target_']} names {file}, and there is no such file; "
                 "a text that has moved is given by corpus.<key>=…"
             )
+    if fitted is not None and corpus.documents and fitted.end_of_text is None:
+        fitted = _with_end_of_text(fitted)
     with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
-        return tokenize(
+        text = tokenize(
             corpus,
             kind,
             progress=progress,
@@ -87,6 +92,20 @@ def text_of(config: Train, fitted: Tokenizer | None = None) -> TokenizedCorpus:
             fitted=fitted,
             val_fraction=config.data.val_fraction,
         )
+    if text.left_out:
+        say(text.left_out)
+    return text
+
+
+def _with_end_of_text(fitted: Tokenizer) -> Tokenizer:
+    """A parent's tokenizer for documents, if that leaves its ids and their number as they are."""
+    ended = fitted.with_end_of_text()
+    if ended.vocab_size != fitted.vocab_size:
+        raise LabError(
+            f"from: the parent's tokenizer {fitted.kind} has no end-of-text id, and this corpus is "
+            "of documents; give a parent that was trained on documents"
+        )
+    return ended
 
 
 def tokenizer_of(config: Train) -> tuple[type[Tokenizer], dict[str, Any]]:
@@ -127,10 +146,10 @@ def tokenize(
     that is not ours are part of the key. A tokenizer that was `fitted` on another text is used as
     it is. `progress` is given every byte of every pass.
 
-    A class with `fitted_on_train` sees no more than the first int((1 - val_fraction) * n)
-    characters, and no token crosses their end: val is the same text whatever was learnt, and the
-    same as that of a tokenizer with an id per character. Other classes' train split is the first
-    int((1 - val_fraction) * n) ids.
+    A class with `fitted_on_train` sees no more than the train split of a corpus that knows it, of
+    others the first int((1 - val_fraction) * n) characters. No token crosses their end: val is the
+    same text whatever was learnt, and the same as that of a tokenizer with an id per character.
+    Of other classes and corpora the train split is the first int((1 - val_fraction) * n) ids.
 
     Raises:
         LabError: if the text is not UTF-8, or the cache cannot be written.
@@ -140,9 +159,10 @@ def tokenize(
     own: dict[str, Any] = {"class": name, "arguments": arguments, "code": code_of_target(name)}
     if fitted is not None:
         own["fitted"] = fitted.stored()
-    if tokenizer_class.fitted_on_train:
+    if tokenizer_class.fitted_on_train or corpus.documents:
         own["val_fraction"] = val_fraction
-    key = f"{FORMAT}:{json.dumps(own, sort_keys=True, default=repr)}:{corpus.identity()}"
+    identity = corpus.identity()
+    key = f"{FORMAT}:{json.dumps(own, sort_keys=True, default=repr)}:{identity}"
     stem = f"{corpus.name}-{tokenizer_class.kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     ids_path, about_path = folder / f"{stem}.bin", folder / f"{stem}.json"
 
@@ -150,37 +170,44 @@ def tokenize(
     if cached is not None:
         return cached
 
-    def read() -> Iterator[str]:
-        return corpus.pieces(on_bytes=lambda raw: progress(len(raw)))
-
     n_first = None  # characters of the train split
-    if tokenizer_class.fitted_on_train:
-        n_first = int((1 - val_fraction) * sum(map(len, read())))
+    if tokenizer_class.fitted_on_train and not corpus.knows_val:
+        n_first = int((1 - val_fraction) * sum(map(len, corpus.pieces(Told(progress=progress)))))
+
+    def splits(told: Told) -> tuple[Iterator[str], Iterator[str]]:
+        if corpus.knows_val:
+            return corpus.train_and_val(val_fraction, told)
+        return _divided(corpus.pieces(told), n_first)
+
     if fitted is not None:
         tokenizer = fitted
     else:
-        first, rest = _divided(read(), n_first)
+        if tokenizer_class.fitted_on_train:
+            first, rest = splits(Told(progress=progress))
+        else:
+            first, rest = corpus.pieces(Told(progress=progress)), iter(())
         tokenizer = tokenizer_class.fit(first, **arguments)
         _check_made(tokenizer, name)
-        if n_first is not None:
-            deque(rest, maxlen=0)  # for the sake of progress alone
+        if corpus.documents:
+            tokenizer = tokenizer.with_end_of_text()
+        deque(rest, maxlen=0)  # for the sake of progress alone
     digest = hashlib.sha256()
-
-    def on_bytes(raw: bytes) -> None:
-        digest.update(raw)
-        progress(len(raw))
+    broken: list[BrokenError] = []
 
     remove_unfinished(folder, older_than=A_DAY)
+    encode = tokenizer.encode_documents if corpus.documents else tokenizer.encode
     n_train, n_tokens, crc32 = None, 0, 0
     with atomic_file(ids_path, parents=True) as file:  # nothing but ids, in the tokenizer's dtype
-        for part in _divided(corpus.pieces(on_bytes), n_first):
-            for piece in tokenizer.cut(part):
-                ids = _ids(tokenizer, tokenizer.encode(piece), tokenizer_class.__qualname__)
+        for split in splits(Told(digest.update, progress, broken.append)):
+            for piece in tokenizer.cut(split):
+                ids = _ids(tokenizer, encode(piece), tokenizer_class.__qualname__)
                 file.write(ids.data)
                 crc32 = zlib.crc32(ids.data, crc32)
                 n_tokens += len(ids)
-            if n_first is not None and n_train is None:
+            if n_train is None and (n_first is not None or corpus.knows_val):
                 n_train = n_tokens
+        if corpus.identity() != identity:
+            raise LabError("corpus: its files changed while they were tokenised; try again")
     # The description is written last: a pair without it does not count.
     about: dict[str, Any] = {
         "n_tokens": n_tokens,
@@ -190,6 +217,8 @@ def tokenize(
     }
     if n_train is not None:
         about["n_train"] = n_train
+    if broken:
+        about["left_out"] = f"corpus.skip_broken: {len(broken):,} left out, the first: {broken[0]}"
     _describe(about_path, about, _state(ids_path))
     written = _read(ids_path, about_path, tokenizer_class, val_fraction)
     if written is None:
@@ -259,7 +288,8 @@ def _read(
                 with suppress(LabError):  # the cache may be read-only
                     _describe(about_path, about, state)
         n_train = about.get("n_train", int((1 - val_fraction) * len(ids)))
-        return TokenizedCorpus(Ids(torch.from_numpy(ids)), n_train, tokenizer, about["sha256"])
+        mapped = Ids(torch.from_numpy(ids))
+        return TokenizedCorpus(mapped, n_train, tokenizer, about["sha256"], about.get("left_out"))
     except (OSError, ValueError, KeyError, TypeError, LabError):
         return None
 

@@ -10,7 +10,7 @@ import torch
 from lmlab.bounds import Count, CountOrZero, NotNegative
 from lmlab.console import say
 from lmlab.data.streams import generator
-from lmlab.data.tokenizer import Tokenizer
+from lmlab.data.tokenizer import Tokenizer, stream_text
 from lmlab.data.windows import get_batch
 from lmlab.display.loggers import event_files
 from lmlab.errors import LabError
@@ -81,7 +81,7 @@ class Sample(L.Callback):
             generator=source,
         )
         with in_eval_mode(module.model):
-            return self.tokenizer.decode(int(token) for token in tokens)
+            return "".join(stream_text(self.tokenizer, (int(token) for token in tokens)))
 
 
 class NotebookCells(L.Callback):

@@ -57,6 +57,10 @@ class Past:
             kept[..., self.held - n_new : self.held, :] = tensor
         return tuple(kept[..., self.held - n_new - before : self.held, :] for kept in self.kept)
 
+    def select(self, rows: Tensor) -> None:
+        """Go on with these of the sequences, each perhaps several times."""
+        self.kept = [t[..., : self.held, :].index_select(0, rows) for t in self.kept]
+
 
 class Memory:
     """What a whole model has read. `with memory:` it goes on from there; outside it is as ever."""
@@ -71,6 +75,11 @@ class Memory:
             takes_new_tokens_alone(module) or is_torchs(module) for module in model.modules()
         )
         return Memory(model) if able and Hooks.of(model).sees is None else None
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these of the B sequences that were read, each perhaps several times."""
+        for _module, past in self.pasts:
+            past.select(rows)
 
     def __enter__(self) -> None:
         for module, past in self.pasts:

@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from packaging.version import Version
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lmlab.bounds import Count, CountOrZero, Positive
+from lmlab.config.fingerprint import leaves
 from lmlab.errors import LabError, typed_line
 from lmlab.runs.record import DEEPEST, Loose, check_plain_data, first_problem, shortened
 
@@ -48,11 +56,19 @@ GeneratorState = Annotated[Tensor, AfterValidator(_is_generators_state)]
 
 
 class Stream(Part):
-    """Where training is in its data."""
+    """Where training is in its data: a generator, or a count of windows, as data.order has it."""
 
     step: CountOrZero
-    generator: GeneratorState
-    world_size: Count | None
+    generator: GeneratorState | None = None
+    world_size: Count | None = None
+    windows: CountOrZero | None = None
+    windows_per_batch: Count | None = None
+
+    @model_validator(mode="after")
+    def says_where(self) -> Stream:
+        if (self.generator is None) == (self.windows is None):
+            raise ValueError("a generator or a count of windows is expected")
+        return self
 
 
 # A run that took no steps has none.
@@ -157,6 +173,9 @@ def check_continuable(checkpoint: Mapping[str, Any]) -> None:
             f"its data are at step {stream['step']}, and its global_step is "
             f"{checkpoint['global_step']}"
         )
+    order = dict(leaves(checkpoint["config"])).get("data.order", "random")
+    if stream and (stream.get("windows") is None) != (order == "random"):
+        raise LabError(f"its data are not in the order of its config, {order}")
 
 
 def _validate(checkpoint: Any, kind: type[Part]) -> None:

@@ -57,7 +57,9 @@ REQUEUED = re.compile(r"hpc_ckpt_\d+\.ckpt")
 # Names of a group and of its option.
 GROUP, OPTION = re.compile(r"[a-z]\w*(/\w+)*"), re.compile(r"\w[\w-]*([./]\w[\w-]*)*")
 # Metrics of the end of a run: one that goes on longer has another end.
-OF_THE_END = ("val/loss_full", "val/bpc_full", "val/loss_full_ema", "val/loss_dynamic")
+OF_THE_END = (
+    *("val/loss_full", "val/bpc_full", "val/bpb_full", "val/loss_full_ema", "val/loss_dynamic"),
+)
 
 
 class RunDirectory:

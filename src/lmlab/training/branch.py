@@ -157,12 +157,16 @@ def first_checkpoint(
     not. Of callbacks, those that are not lmlab's keep their state: the best loss, say, is the new
     run's own.
     """
-    now, before = (dict(leaves(c)) for c in (module.about["config"], parent["config"]))
+    configs = module.about["config"], with_todays_defaults(parent["config"])
+    now, before = (dict(leaves(config)) for config in configs)
     same_streams = all(now[key] == before.get(key) for key in STREAMS)
+    same_windows = same_streams and now["data.order"] == before["data.order"]
+    if now["data.order"] != "random":  # windows are counted: those of one text, of one length
+        same_text = parent["corpus_sha256"] == module.about["corpus_sha256"]
+        same_length = now["data.block_size"] == before["data.block_size"]
+        same_windows = same_windows and same_text and same_length
     # One that took no steps has no stream to go on with, and no optimizer.
-    stream = parent.get("TextDataModule", {}) if same_streams else {}
-    if not stream:
-        stream = {"generator": data.generator.get_state(), "world_size": None}
+    stream = data.begun(parent.get("TextDataModule", {}) if same_windows else {})
     n_since_log = parent["global_step"] % module.log_every
     kept = {c.state_key for c in callbacks if _keeps_its_state(c)}
     return {

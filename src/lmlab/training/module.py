@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lmlab.config.schema import Train
 from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
-from lmlab.data.streams import default_states, set_default_states
+from lmlab.data.streams import default_states, derive, set_default_states
 from lmlab.data.windows import shift
 from lmlab.errors import DivergedError, LabError
 from lmlab.training.first_steps import FirstSteps
@@ -58,6 +58,7 @@ class LanguageModule(L.LightningModule):
         make_optimizer: MakeOptimizer,
         schedule: Schedule,
         characters_per_token: np.ndarray,
+        bytes_per_token: np.ndarray,
         *,
         rules: Mapping[str, Rule] | None = None,
         factors: Mapping[nn.Parameter, Factors] | None = None,
@@ -86,8 +87,10 @@ class LanguageModule(L.LightningModule):
         self.about, self.stop = about or {}, Stop() if stop is None else stop
         self.loss = CrossEntropy() if loss is None else loss
         self.characters: Tensor
+        self.bytes: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
-        self._sums: dict[str, Tensor] = {}  # by metric: nats, characters and tokens
+        self.register_buffer("bytes", torch.from_numpy(bytes_per_token), persistent=False)
+        self._sums: dict[str, Tensor] = {}  # by metric: nats, tokens, characters and bytes
         self.metrics: dict[str, float] = {}  # of the last evaluation
         self.last_loss = math.nan  # of the last optimizer step's batch
         self.tokens_per_second = math.nan
@@ -323,21 +326,23 @@ class LanguageModule(L.LightningModule):
         counted = (places >= idx.shape[1] - batch.counted[:, None]).flatten()  # (n * T,)
         # Sums over a whole split want float64, which Apple's GPUs lack.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        nats, characters = nll[counted].to(dtype), self.characters[targets].flatten()[counted]
-        sums = torch.stack([nats.sum(), characters.to(dtype).sum(), counted.sum().to(dtype)])
+        ids = targets.flatten()[counted]
+        amounts = nll[counted], counted, self.characters[ids], self.bytes[ids]
+        sums = torch.stack([amount.to(dtype).sum() for amount in amounts])
         self._sums[batch.metric] = self._sums.get(batch.metric, torch.zeros_like(sums)) + sums
 
     def on_validation_epoch_end(self) -> None:
         reduce = self.trainer.strategy.reduce  # over all processes
         sums = {m: reduce(own, reduce_op="sum").tolist() for m, own in self._sums.items()}
         self._sums.clear()
-        metrics = {name: nats / n_tokens for name, (nats, _, n_tokens) in sums.items()}
+        metrics = {name: nats / n_tokens for name, (nats, n_tokens, _, _) in sums.items()}
         shown = dict(metrics)
         for name in metrics.keys() & {"val/loss", "val/loss_full"}:
-            # Bits per character: nats per token, in bits, over the characters a token stands for.
-            _, n_characters, n_tokens = sums[name]
-            length = n_characters / n_tokens
-            shown["val/bpc"] = metrics[name] / math.log(2) / length if length else math.nan
+            # Nats per token, in bits, over the characters and the bytes that a token stands for.
+            _, n_tokens, *amounts = sums[name]
+            for tag, amount in zip(("val/bpc", "val/bpb"), amounts, strict=True):
+                length = amount / n_tokens
+                shown[tag] = metrics[name] / math.log(2) / length if length else math.nan
         for name, loss in metrics.items():
             if not math.isfinite(loss):
                 raise DivergedError(
@@ -347,8 +352,9 @@ class LanguageModule(L.LightningModule):
         if not math.isnan(self.tokens_per_second):
             shown["train/tokens_per_second"] = self.tokens_per_second
         self.metrics = shown
-        # The curve of val/bpc belongs to val/loss; the full pass is another protocol.
-        full = {"val/bpc_full": shown["val/bpc"]} if "val/loss_full" in metrics else shown
+        # The curves of val/bpc and val/bpb belong to val/loss; the full pass is another protocol.
+        full = {f"{tag}_full": shown[tag] for tag in ("val/bpc", "val/bpb") if tag in shown}
+        full = full if "val/loss_full" in metrics else shown
         self.write({**metrics, **full}, self.global_step)
         for logger in self.loggers:
             logger.save()  # an evaluation is when somebody may look
@@ -384,9 +390,14 @@ class LanguageModule(L.LightningModule):
         self._trains = checkpoint.get("trains", True)  # older checkpoints do not say
 
     def _go_on_drawing(self) -> None:
-        if self._random is not None:
+        if self._random is None:
+            return
+        if len(self._random) == self.trainer.world_size:
             set_default_states(self._random[self.global_rank])
-            self._random = None
+        else:  # nobody's goes on; what was drawn before is not drawn again
+            seed = derive((self.dropout_seed or 0) + self.global_step, "dropout")
+            torch.manual_seed(seed + self.global_rank)
+        self._random = None
 
     def _random_states(self) -> list[dict[str, Any]]:
         """Of torch's default generators in each process, by rank."""

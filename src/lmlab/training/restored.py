@@ -115,6 +115,11 @@ class Trained:
                 f"{key}={run} reads {mine.block_size} tokens at a time, and this run "
                 f"{data.block_size} (data.block_size)"
             )
+        self.remark_on_text(key, run, corpus_sha256, data)
+
+    def remark_on_text(self, key: str, run: str, corpus_sha256: str, data: Data) -> None:
+        """Say so where it may have been trained on what is val of another run."""
+        mine = self.config.data
         if self.corpus_sha256 != corpus_sha256 or mine.val_fraction < data.val_fraction:
             say(f"{key}={run} was trained on other text: val may not be new to it")
 

@@ -144,5 +144,5 @@ def test_a_comment_belongs_to_what_it_stands_beside_or_right_over(tmp_path):
     )
     comments = read_comments(path)
     assert comments.about == "The file's own, in two lines."
-    assert comments.keys == {"a": "of a", "b": "of b", "c.d": "of d over d"}
+    assert comments.keys == {"a": "of a", "b": "of b", "c.d": "of d. over d"}
     assert comments.sections == {"b": "A section."}

@@ -83,7 +83,7 @@ def seen(make: Any, precision: str) -> Seen:
     ids = Ids(torch.from_numpy(np.random.default_rng(0).integers(0, 11, 1000).astype("u1")))
     settings = {"batch_size": 4, "block_size": 8, "max_steps": STEPS, "eval_every": STEPS}
     data = TextDataModule(ids[:900], ids[900:], 11, **settings)
-    module = LanguageModule(model, make, constant, np.ones(11), max_steps=STEPS)
+    module = LanguageModule(model, make, constant, np.ones(11), np.ones(11), max_steps=STEPS)
     watch = Seen()
     quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
     with warnings.catch_warnings():

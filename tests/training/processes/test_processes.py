@@ -135,6 +135,28 @@ def test_two_processes_learn_what_one_does_with_a_double_batch(
 
 
 @pytest.mark.slow
+def test_two_processes_go_on_where_one_stopped(tinyshakespeare_path, tmp_path):
+    words = [f"corpus.path={tinyshakespeare_path}", *GPT, "data.order=epochs"]
+    whole = run(tmp_path / "whole", *words, "data.batch_size=8")
+    part = run(tmp_path / "part", *words, "data.batch_size=8", "pause_at=17")
+    more = ["data.batch_size=4", "trainer.devices=2", "trainer.strategy=ddp"]
+    assert lmlab.train(*more, run=str(part.path), pause_at=None).path == part.path
+    assert_learnt_the_same(whole, part)
+    state = checkpoint(part)["TextDataModule"]
+    assert state == {"step": 24, "windows": 24 * 8, "windows_per_batch": 8}
+
+
+def test_a_batch_may_be_shared_out_otherwise_only_where_windows_are_counted(composed, text):
+    def shared(order: str, batch_size: int, devices: str) -> str:
+        words = [f"data.order={order}", f"data.batch_size={batch_size}"]
+        return fingerprint(composed("model=bigram", *words, f"trainer.devices={devices}"))
+
+    assert shared("epochs", 8, "1") == shared("epochs", 4, "2") == shared("epochs", 4, "[0,1]")
+    assert shared("epochs", 8, "1") != shared("epochs", 8, "2")
+    assert shared("random", 8, "1") != shared("random", 4, "2")
+
+
+@pytest.mark.slow
 def test_two_processes_have_a_teacher_and_a_last_look_at_val(alone, tinyshakespeare_path, tmp_path):
     words = [f"corpus.path={tinyshakespeare_path}", *GPT, f"teacher.runs='{alone.path}'"]
     words += ["callbacks=dynamic", "data.val_fraction=0.001", "seed=2"]

@@ -117,6 +117,10 @@ def explain(error: BaseException, name: str, words: list[str]) -> str:
             if inside := [option for option in offers if option.startswith(f"{wrong}/")]:
                 return f"{group}={wrong} is a folder of options: {', '.join(inside)}"
             return f"{group}={wrong}: no such option{nearest(wrong, offers)} ({shown_few(offers)})"
+    plugin = r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+)_launcher\."
+    if (match := re.search(plugin, text)) and (extra := EXTRAS.get(("hydra/launcher", match[1]))):
+        chosen = [word for word in words if word.startswith("hydra/launcher=")]
+        return f'{"".join(chosen[-1:])} needs an extra: pip install "lmlab[{extra}]"'
     return " ".join(text.split("\nSee https")[0].split())
 
 

@@ -221,7 +221,8 @@ def read_comments(path: Path) -> Comments:
             if over and stands_apart:
                 comments.sections[key] = _joined(over)
                 over = []
-            if meaning := _joined([*re.findall(r"^[\s:]*(#.*)", beside), *over]):
+            parts = [_joined(re.findall(r"^[\s:]*(#.*)", beside)), _joined(over)]
+            if meaning := ". ".join(part for part in parts if part):
                 comments.keys[key] = meaning
             visit(value, f"{key}.")
 

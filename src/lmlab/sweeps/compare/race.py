@@ -1,7 +1,8 @@
 """Racing: settings get one seed after the other, and what is worse than the best stops.
 
-After each seed every setting is compared with the best so far by a paired t-test, with Holm's
-correction for how many are compared. Looking again and again would find a difference by chance,
+After each seed every setting is compared with the best so far by a paired t-test, whose variance
+learns from those of the others (`moderated`), with Holm's correction for how many are compared.
+Looking again and again would find a difference by chance,
 so the level is spent: of 0.05 the look after n of N seeds may have spent 0.05 n / N in all, and has
 the rest of that for itself (Lan and DeMets, Discrete Sequential Boundaries for Clinical Trials,
 1983; the power family of Kim and DeMets, 1987, with an exponent of 1). What the looks have in
@@ -20,8 +21,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
+from lmlab.sweeps.compare.moderated import moderated
 from lmlab.sweeps.compare.paired import LEVEL, holm, paired
 
 Why = Literal["worse", "as good", "no number"]
@@ -94,18 +96,24 @@ def _compared(
     now: dict[int, np.ndarray], order: Sequence[int], level: float, least: float | None
 ) -> dict[int, Stopped]:
     """Those that stop at a look, of settings in the order of their means."""
-    stopped = {}
-    best, others = order[:1], order[1:]
-    tests = [paired(now[i].tolist(), now[best[0]].tolist()) for i in others]
-    corrected = holm([test.p for test in tests])
-    for i, test, p in zip(others, tests, corrected, strict=True):
-        half = 0.0
-        if test.deviation:
-            quantile = float(stdtrit(test.n - 1, 1 - level / len(others) / 2))
-            half = quantile * test.deviation / math.sqrt(test.n)
-        low, high = test.mean - half, test.mean + half
+    stopped = dict[int, Stopped]()
+    if len(order) < 2:
+        return stopped
+    best, others = order[0], order[1:]
+    tests = [paired(now[i].tolist(), now[best].tolist()) for i in others]
+    own = [test.deviation * test.deviation for test in tests]
+    varying = [k for k, variance in enumerate(own) if 0 < variance < math.inf]
+    variances, degrees = moderated([own[k] for k in varying], len(now[best]) - 1)
+    errors = [0.0] * len(tests)  # of the mean differences
+    values = [test.p for test in tests]  # where all differences are equal there is no noise
+    for k, variance in zip(varying, variances, strict=True):
+        errors[k] = math.sqrt(variance / tests[k].n)
+        values[k] = float(2 * stdtr(degrees, -abs(tests[k].mean) / errors[k]))
+    quantile = float(stdtrit(degrees, 1 - level / len(others) / 2))
+    for i, test, error, p in zip(others, tests, errors, holm(values), strict=True):
+        low, high = test.mean - quantile * error, test.mean + quantile * error
         is_worse = p <= level
         if is_worse or (least is not None and -least < low and high < least):
             why: Why = "worse" if is_worse else "as good"
-            stopped[i] = Stopped(why, test.n, best[0], test.mean, low, high, p)
+            stopped[i] = Stopped(why, test.n, best, test.mean, low, high, p)
     return stopped

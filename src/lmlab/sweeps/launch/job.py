@@ -28,6 +28,7 @@ from lmlab.files import check_stays_in, lock_at, make_folder, path_name
 from lmlab.runs.directory import CONFIG, LOG, RunDirectory
 from lmlab.runs.parents import config_of, resolve
 from lmlab.sweeps.journal.journal import JOB_LOCK, Entry, Result, in_tables
+from lmlab.sweeps.launch.cluster import put_back_when_asked
 from lmlab.sweeps.table.reading import SEED
 from lmlab.sweeps.table.values import canonical, short_keys
 from lmlab.training.processes.started import check_started_once
@@ -44,7 +45,8 @@ def train_job(cfg: DictConfig, swept: set[str]) -> Result:
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
     values = varied_values(overrides, swept, hydra.sweeper)
-    return run_job(cfg, Path(hydra.sweep.dir), values, overrides, chosen())
+    with put_back_when_asked():
+        return run_job(cfg, Path(hydra.sweep.dir), values, overrides, chosen())
 
 
 def varied_values(overrides: list[str], swept: set[str], sweeper: Any) -> dict[str, Any]:

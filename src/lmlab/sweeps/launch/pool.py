@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lmlab.console import say
 from lmlab.errors import LabError
+from lmlab.sweeps.launch.cluster import queued, submit_all
 
 Job = tuple[int, Sequence[str]]  # its number, and its overrides
 NextJob = Callable[[], Job | None]  # None: there is none now
@@ -23,6 +27,9 @@ NextJob = Callable[[], Job | None]  # None: there is none now
 AT_LEAST_1 = frozenset(
     ("timeout_min", "cpus_per_task", "nodes", "tasks_per_node", "mem_gb", "array_parallelism")
 )
+LOOK_EVERY = 60.0  # seconds between two questions to a cluster's queue
+PATIENCE = 10.0  # seconds between two looks at the files of its jobs, at most
+ATTEMPTS = 4  # of a job that the cluster takes away
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -124,6 +131,94 @@ class Workers(Pool):
         return future
 
 
+@dataclass
+class Submitted:
+    """A job of a pool, in the queue or at work."""
+
+    words: Sequence[str]
+    handle: Any  # of submitit
+    attempts: int = 1
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has said how."""
+        return bool(self.handle.paths.result_pickle.is_file())
+
+
+class Queue(Pool):
+    """The jobs of a sweep that waits for a cluster of SLURM's. They end with it.
+
+    What was taken away is submitted again. The queue is asked for all jobs at once, once a minute;
+    whether any has ended is seen by its file.
+    """
+
+    pace = "at a time, as the cluster has room"
+
+    def __init__(self, launcher: Any, at_once: int):
+        self.launcher, self.at_once = launcher, at_once
+        self._jobs: dict[int, Submitted] = {}
+        self._asked = 0.0  # when the queue was asked
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._jobs:  # each writes its checkpoint
+            names = [job.handle.job_id for job in self._jobs.values()]
+            subprocess.run(["scancel", *names], check=False, capture_output=True)
+
+    def run(self, next_job: NextJob) -> Iterator[Ended]:
+        pause = 0.1
+        while True:
+            room = self.at_once - len(self._jobs)
+            self._submit(dict(itertools.islice(iter(next_job, None), room)))
+            if not self._jobs:
+                return
+            ended = [*self._with_results(), *self._taken_away()]
+            yield from ended
+            pause = 0.1 if ended else min(PATIENCE, pause * 1.5)
+            if not ended:
+                time.sleep(pause)
+
+    def _submit(self, jobs: dict[int, Sequence[str]], attempts: int = 1) -> None:
+        if not jobs:
+            return
+        handles = submit_all(self.launcher, list(jobs.values()), min(jobs))
+        for (number, words), handle in zip(jobs.items(), handles, strict=True):
+            self._jobs[number] = Submitted(words, handle, attempts)
+        self._asked = time.monotonic()
+
+    def _with_results(self) -> Iterator[Ended]:
+        for number, job in list(self._jobs.items()):
+            if not job.has_ended:
+                continue
+            del self._jobs[number]
+            try:
+                yield Ended([number], [job.handle.results()[0]])
+            except Exception as error:  # whatever the job raised, as submitit says it
+                yield Ended([number], died=error)
+
+    def _taken_away(self) -> Iterator[Ended]:
+        """Submit anew what the queue has no longer; what was often enough is given back."""
+        if time.monotonic() - self._asked < LOOK_EVERY:
+            return
+        self._asked = time.monotonic()
+        try:
+            states = queued()
+        except LabError as error:  # it may be back in a minute
+            say(str(error))
+            return
+        again: dict[int, dict[int, Sequence[str]]] = {}  # by the attempts until now
+        for number, job in list(self._jobs.items()):
+            if job.handle.job_id in states or job.has_ended:
+                continue
+            del self._jobs[number]
+            if job.attempts < ATTEMPTS:
+                again.setdefault(job.attempts, {})[number] = job.words
+            else:
+                yield Ended([number], died=LabError(f"the cluster took it away {ATTEMPTS} times"))
+        for attempts, jobs in again.items():
+            say(f"the cluster took away {len(jobs)} jobs; they are submitted again, and go on")
+            self._submit(jobs, attempts + 1)
+
+
 def _ask_to_stop(executor: Any) -> None:
     """Let the run that a worker trains finish its step and write a checkpoint.
 
@@ -154,6 +249,8 @@ def pool_of(launcher: Any, n_jobs: int, batch: int | None = None) -> Pool:
         n = wanted if wanted > 0 else max(1, joblib.cpu_count() + 1 + wanted)
         if n > 1:
             return workers_on_cores(launcher, n, n_jobs)
+    if type(launcher).__name__ == "SlurmLauncher":
+        return Queue(launcher, batch or n_jobs)
     return Launches(launcher, batch or n_jobs)
 
 

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from omegaconf import OmegaConf
+from typing import TYPE_CHECKING
 
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import lock_at, make_folder, read_small, write_atomically
-from lmlab.sweeps.journal.journal import FAILED, FOLDER, Event, Journal, Result
+from lmlab.sweeps.journal.journal import FAILED, FOLDER, Journal, Result
 from lmlab.sweeps.journal.planned import LaunchPlan
+from lmlab.sweeps.launch.cluster import queued, submit_all
 from lmlab.sweeps.launch.pool import check_settings
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
 
 KEPT, MOST_KEPT = "submitted.json", 1 << 28  # bytes
-OF_THE_LAUNCHER = {"submitit_folder", "max_num_timeout"}  # what says nothing about a single job
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,6 @@ class Place:
     journal: str  # the name of the file that it writes to
     number: int  # of the job in it
     cluster_job: str  # the cluster's name for it
-
-    def last_event(self, sweep_dir: Path) -> Event | None:
-        """What the job has said last."""
-        journal = Journal(sweep_dir / FOLDER / self.journal)
-        if journal.path.is_file():
-            journal.news()
-        return journal.last.get(self.number)
 
 
 def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -> list[Result]:
@@ -65,16 +56,17 @@ def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -
         keys = [json.dumps(list(job)) for job in jobs]
         there = {key: places[key] for key in keys if key in places}
         results: dict[str, Result | None] = dict(
-            zip(there, _how_they_are(sweep_dir, there.values()), strict=True)
+            zip(there, how_they_are(sweep_dir, list(there.values())), strict=True)
         )
         new = [key for key in dict.fromkeys(keys) if results.get(key) is None]
+        n_gone = sum(result is None for result in results.values())
         if new:
             waiting = [json.loads(key) for key in new]
             plan = LaunchPlan.of(len(new), "slurm", waiting, at_once=len(new), is_followed=False)
             journal = Journal.create(sweep_dir, plan)
             words = [[*job, f"sweep.job={journal.key(i)}"] for i, job in enumerate(waiting)]
             try:
-                names = _queue(launcher, words)
+                names = [job.job_id for job in submit_all(launcher, words)]
             except LabError:
                 journal.discard()
                 raise
@@ -87,53 +79,32 @@ def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -
         kept = {key: asdict(place) for key, place in places.items()}
         write_atomically(folder / KEPT, json.dumps(kept, indent=1).encode())
     known = [result for key in keys if (result := results[key]) is not None]
-    _say_how_they_are(known, len(new))
+    _say_how_they_are(known, len(new), n_gone)
     return known
 
 
-def _how_they_are(sweep_dir: Path, places: Iterable[Place]) -> Iterator[Result | None]:
-    """How submitted jobs are; None for one that is gone without having ended."""
-    from submitit.slurm.slurm import SlurmInfoWatcher
+def how_they_are(sweep_dir: Path, places: Sequence[Place]) -> Iterator[Result | None]:
+    """How submitted jobs are; None for one that is gone without having ended.
 
-    cluster = SlurmInfoWatcher()
-    events = [(place, place.last_event(sweep_dir)) for place in places]
-    for place, event in events:
-        if event is None or event.status == "running":
-            cluster.register_job(place.cluster_job)  # so that all are asked for at once
-    for place, event in events:
+    Raises:
+        LabError: if the cluster does not say.
+    """
+    # In this order: what ends in between has said so.
+    states = queued() if places else {}
+    journals = {name: Journal(sweep_dir / FOLDER / name) for name in {p.journal for p in places}}
+    for journal in journals.values():
+        while journal.path.is_file() and journal.news():
+            pass
+    for place in places:
+        event, state = journals[place.journal].last.get(place.number), states.get(place.cluster_job)
         if event is not None and event.status != "running":
             yield event.result
-        elif cluster.is_done(place.cluster_job):
+        elif state is None:
             yield None
-        elif event is None:
+        elif event is None or state == "PENDING":  # put back into the queue, it waits again
             yield Result(None, None, "submitted")
         else:
             yield Result(None, event.run, "running")
-
-
-def _queue(launcher: Any, jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Submit jobs as one array, as the launcher itself does; the cluster's name for each."""
-    import submitit
-    from hydra.core.singleton import Singleton
-    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-
-    params = launcher.params
-    try:
-        executor = submitit.AutoExecutor(
-            cluster="slurm",
-            folder=params["submitit_folder"],
-            slurm_max_num_timeout=params["max_num_timeout"],
-        )
-    except RuntimeError as error:
-        raise LabError("hydra/launcher=submitit_slurm: there is no SLURM here (no srun)") from error
-    of_all = set(OmegaConf.structured(BaseQueueConf))
-    of_jobs = {name: value for name, value in params.items() if name not in OF_THE_LAUNCHER}
-    executor.update_parameters(
-        **{n if n in of_all else f"slurm_{n}": value for n, value in of_jobs.items()}
-    )
-    state = Singleton.get_state()
-    calls = [(list(words), "hydra.sweep.dir", i, f"job {i}", state) for i, words in enumerate(jobs)]
-    return [job.job_id for job in executor.map_array(launcher, *zip(*calls, strict=True))]
 
 
 def _read(path: Path) -> dict[str, Place]:
@@ -148,7 +119,7 @@ def _read(path: Path) -> dict[str, Place]:
         ) from error
 
 
-def _say_how_they_are(results: Sequence[Result], n_new: int) -> None:
+def _say_how_they_are(results: Sequence[Result], n_new: int, n_gone: int) -> None:
     counts = Counter(result.status for result in results)
     ended = ("done", "paused", "pruned", "failed", "killed")
     order = (*ended, "running", "submitted", "skipped", "planned")
@@ -157,5 +128,7 @@ def _say_how_they_are(results: Sequence[Result], n_new: int) -> None:
     for result in results:
         if result.status in FAILED:
             say(f"failed  {Path(str(result.run)).name}  {result.error}")
+    if n_gone:
+        say(f"{n_gone} that the cluster took away go on from their last checkpoints")
     if counts["running"] or counts["submitted"]:
         say("they go on without this command; the same one says how they are")

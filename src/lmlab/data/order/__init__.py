@@ -1,0 +1,1 @@
+"""In which order windows are trained on."""

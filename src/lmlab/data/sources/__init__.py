@@ -1,0 +1,1 @@
+"""How files of text are read: as they are, decompressed, record by record."""
