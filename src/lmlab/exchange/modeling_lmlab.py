@@ -6,8 +6,10 @@ imports this; `exchange.own_file` reads it.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
@@ -104,6 +106,18 @@ class LabForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids = input_ids[:, -reads:]
             attention_mask = None if attention_mask is None else attention_mask[:, -reads:]
         return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    @property
+    def device(self) -> torch.device:
+        """A model that counts has buffers alone."""
+        return next(chain(self.parameters(), self.buffers())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the first weights that are no whole numbers."""
+        tensors = chain(self.parameters(), self.buffers())
+        floats = (tensor.dtype for tensor in tensors if tensor.is_floating_point())
+        return next(floats, torch.get_default_dtype())
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

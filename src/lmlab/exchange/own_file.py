@@ -40,7 +40,6 @@ def exported(
         "architectures": [MODEL],
         "auto_map": {"AutoConfig": f"{FILE}.{CONFIG}", "AutoModelForCausalLM": f"{FILE}.{MODEL}"},
         "block_size": block_size,
-        "max_position_embeddings": block_size,
         "tie_word_embeddings": is_tied,
         "model": node,
         "buffer_sizes": {name: list(buffer.shape) for name, buffer in buffers.items()},

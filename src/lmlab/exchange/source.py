@@ -8,7 +8,6 @@ transformers stay imports; what others have installed is refused.
 from __future__ import annotations
 
 import ast
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -43,7 +42,7 @@ class Source:
         self._taken: dict[str, dict[str, str]] = defaultdict(dict)  # text, by module and name
         self._above: dict[str, set[str]] = defaultdict(set)  # by module: those that it needs
         self._imports: set[str] = set()  # lines
-        self._of: dict[str, str] = {}  # by name: what it is, which has to be one thing
+        self._claimed: dict[str, str] = {}  # by name: what alone may have it
         self._modules: dict[str, Module] = {}
 
     def take(self, target: str, instead: str = "") -> str:
@@ -77,10 +76,13 @@ class Source:
                 if touched := [n.id for n in _names(module, stmt) if n.id in taken]:
                     raise LabError(f"{name}, line {stmt.lineno}, does something to {touched[0]}")
             if taken:
-                text += "\n\n\n" + f"# --- {name} ".ljust(WIDTH, "-") + "\n"
+                text += "\n\n\n" + f"# --- {name} ".ljust(WIDTH, "-")
+                gap = "\n\n"  # below the title; short lines follow each other at once
                 for part in dict.fromkeys(taken[n] for n in module.definitions if n in taken):
-                    text += ("\n\n\n" if "\n" in part.strip() else "\n") + part
-        return re.sub(r"(--\n)\n+", r"\1\n", text) + "\n"
+                    is_short = "\n" not in part
+                    text += (gap if is_short or gap == "\n\n" else "\n\n\n") + part
+                    gap = "\n" if is_short else "\n\n\n"
+        return text + "\n"
 
     def _import_lines(self) -> str:
         """Python's own imports, then the others; each module's on a line."""
@@ -103,7 +105,7 @@ class Source:
         stmt = module.definitions.get(name)
         if stmt is None:
             raise LabError(f"{module_name} has no {name} whose source can be told")
-        self._own(name, f"{module_name}.{name}")
+        self._claim(name, f"{module_name}.{name}")
         if instead:
             self._above[module_name].update(self._taken)
         taken = self._taken[module_name]
@@ -118,7 +120,8 @@ class Source:
             for inner in ast.walk(stmt):
                 if isinstance(inner, ast.Import | ast.ImportFrom):
                     for inside, _ in _imported(inner, module_name).values():
-                        _check_there(inside)
+                        if inside.partition(".")[0] not in THERE:
+                            raise LabError(f"{name} imports {inside} while it runs")
         return name
 
     def _follow(self, module: Module, name: str) -> str:
@@ -128,8 +131,10 @@ class Source:
             self._import(origin, original, name)
             return name
         _check_there(origin)
+        if original is None:
+            raise LabError(f"{module.name} imports {origin} as a whole, not names from it")
         if original != name:
-            raise LabError(f"{module.name} imports {origin} under the name {name}")
+            raise LabError(f"{module.name} imports {original} under the name {name}")
         self._above[module.name].add(origin)
         return self._take(origin, original)
 
@@ -137,7 +142,7 @@ class Source:
         line = f"import {module}" if original is None else f"from {module} import {original}"
         if name not in (module.partition(".")[0], original):
             line += f" as {name}"
-        self._own(name, line if original or " as " in line else f"import {name}")
+        self._claim(name, line if original or " as " in line else f"import {name}")
         self._imports.add(line)
 
     def _module(self, name: str) -> Module:
@@ -146,16 +151,16 @@ class Source:
             self._above[name] = set()
         return self._modules[name]
 
-    def _own(self, name: str, what: str) -> None:
-        if self._of.setdefault(name, what) != what:
-            raise LabError(f"two of its parts are called {name}: {self._of[name]}, and {what}")
+    def _claim(self, name: str, what: str) -> None:
+        if self._claimed.setdefault(name, what) != what:
+            raise LabError(f"two of its parts are called {name}: {self._claimed[name]}, and {what}")
 
 
 def _check_there(module: str) -> None:
     top = module.partition(".")[0]
-    path = None if top in THERE else source_file(top)
-    if top not in THERE and top != "lmlab" and (path is None or is_installed(path)):
-        raise LabError(f"it needs the package {top}")
+    path = source_file(module)
+    if top != "lmlab" and path is not None and is_installed(path):
+        raise LabError(f"it needs the package {top}, not torch and transformers alone")
 
 
 def _read(name: str) -> Module:
