@@ -39,7 +39,7 @@ importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_point
 
 pytest.register_assert_rewrite("comparing", "browsers")  # so that a difference is shown
 
-settings.register_profile("lmlab", deadline=None)
+settings.register_profile("lmlab", deadline=None, max_examples=50)
 settings.load_profile("lmlab")
 
 
@@ -73,7 +73,7 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: it need not be looked through for garbage each time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(10_000, 10, 5)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,7 +87,10 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 # Where what is typed is at stake, Hydra composes everything anew.
-COMPOSED_ANEW = ("tests/test_cli.py", "tests/config/", "tests/sweeps/test_composing.py")
+COMPOSED_ANEW = (
+    *("tests/test_cli.py", "tests/config/"),
+    *("tests/sweeps/test_composing.py", "tests/sweeps/test_pool.py"),
+)
 OWN_SOURCES = {"hydra", "main", "schema"}  # those of a command with no folder of configs beside
 HydrasLoader = inside_hydra.ConfigLoaderImpl
 
@@ -98,6 +101,10 @@ class LabsLoader(RememberingLoader):
     @functools.cache  # noqa: B019 (there is one)
     def get_group_options(self, group_name: str, *how: Any) -> list[str]:
         return super().get_group_options(group_name, *how)
+
+    def __reduce__(self) -> Any:
+        """What a worker is sent is without a cache."""
+        return RememberingLoader, (self._hydras,)
 
 
 _labs: list[LabsLoader] = []

@@ -1,6 +1,6 @@
 """Part 9, races of seeds: how often chance wins one, what intervals cover, what is saved.
 
-Nothing is trained: losses are drawn."""
+Nothing is trained: losses are drawn, or are those of grids that were trained once (`replays`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
+from benchmarks.replays import ORDERS, Grid, replays
 from benchmarks.rounds import Part, Ratio, Table
 from lmlab.sweeps.compare.race import race
 
@@ -38,6 +39,13 @@ def normal(chance: np.random.Generator, n_settings: int) -> np.ndarray:
     """Normal noise, half of which the runs of a seed share."""
     shape = (n_settings, N_SEEDS + FIRST)
     return (chance.standard_normal(shape) + chance.standard_normal(shape[1])) / np.sqrt(2)
+
+
+def unlike(chance: np.random.Generator, n_settings: int) -> np.ndarray:
+    """Normal noise of settings that are unlike: one may be twenty times as noisy as another."""
+    deviations = 20 ** chance.uniform(-0.5, 0.5, (n_settings, 1))
+    noise = chance.standard_normal((n_settings, N_SEEDS + FIRST))
+    return deviations * noise + chance.standard_normal(N_SEEDS + FIRST)
 
 
 @dataclass
@@ -79,13 +87,14 @@ def run(rounds: int, quick: bool) -> Part:
     """Settings that are equal, and settings that are not."""
     part, n = Part("races of seeds"), 200 if quick else 2000
     rows = []
-    for name, draw in (("stored runs", stored), ("normal", normal)):
+    for name, draw in (("stored runs", stored), ("normal", normal), ("unlike noise", unlike)):
         for n_settings in (2, 6, 30):
             equal = races(n, np.zeros(n_settings), draw)
             rows.append(_row(f"{n_settings} equal settings, {name}", equal))
-            if name == "stored runs":
-                what = f"race: {n_settings} equal settings, a winner is named"
-                part.ratios.append(Ratio(what, equal.won / n, at_most=0.05))
+            what = f"race: {n_settings} equal settings, {name}, "
+            part.ratios.append(Ratio(f"{what}a winner is named", equal.won / n, at_most=0.05))
+            stopped = equal.lost_best / n
+            part.ratios.append(Ratio(f"{what}the best is stopped", stopped, at_most=0.05))
         apart = races(n, np.array([0.0, 1, 2, 3, 4, 5]), draw)
         rows.append(_row(f"6 settings, a deviation apart, {name}", apart))
         far = races(n, np.array([0.0, 5, 5, 5, 5, 5]), draw)
@@ -98,7 +107,25 @@ def run(rounds: int, quick: bool) -> Part:
     columns = ["", "winner named", "best stopped", "an equal stopped", "best leads"]
     columns += ["fresh interval covers", "runs"]
     part.tables.append(Table(f"races of {N_SEEDS} seeds, {n:,} of each", columns, rows))
+    _replay(part)
     return part
+
+
+def _replay(part: Part) -> None:
+    """What three sweeps would have taken."""
+    rows = []
+    for grid in map(Grid.read, ("optimizers", "ladder", "transfer")):
+        whole = f"{grid.name}: {len(grid.settings)} settings x {grid.losses.shape[1]} seeds"
+        for one in replays(grid):
+            same = f"{one.same:.0%}"
+            rows.append([whole, one.way, f"{one.steps:.0%}", same, f"{one.beside:.4f}"])
+            if one.way.endswith("then race"):
+                what = f"race: {grid.name}, {one.way}, "
+                part.ratios.append(Ratio(f"{what}of the grid's steps", one.steps, at_most=0.5))
+                part.ratios.append(Ratio(f"{what}another winner", 1 - one.same, at_most=0.05))
+    columns = ["", "", "steps", "the grid's winner", "behind it at most"]
+    title = f"three grids, each replayed with its seeds and settings in {ORDERS} orders"
+    part.tables.append(Table(title, columns, rows))
 
 
 def _row(what: str, counts: Counts) -> list[str]:

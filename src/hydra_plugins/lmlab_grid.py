@@ -25,6 +25,7 @@ class GridSweeper(LabSweeper):
         from lmlab.config.words.axes import Axes, every_row
         from lmlab.sweeps.launch.before import EndedBefore
         from lmlab.sweeps.launch.launching import finish, launch
+        from lmlab.sweeps.launch.pool import pool_of
         from lmlab.sweeps.launch.preparing import check_multirun, prepare
         from lmlab.sweeps.launch.slurm import submit
         from lmlab.sweeps.launch.work import work_of
@@ -36,12 +37,13 @@ class GridSweeper(LabSweeper):
             from lmlab.sweeps.search.racing import race_grid
 
             return race_grid(self.config, self.loader, self.launcher, arguments, jobs)
-        sweep_dir = prepare(self.config, self.loader, len(jobs), jobs)
-        if self.config.sweep.wait or self.config.dry_run:
-            work = work_of(self.config, self.loader, jobs)
-            before = EndedBefore(self.config, self.loader, sweep_dir, arguments)
-            results = launch(self.launcher, sweep_dir, jobs, work, before)
-        else:
-            results = submit(self.launcher, sweep_dir, jobs)
+        with pool_of(self.launcher, len(jobs)) as pool:
+            sweep_dir = prepare(self.config, self.loader, len(jobs), jobs, pool=pool)
+            if self.config.sweep.wait or self.config.dry_run:
+                work = work_of(self.config, self.loader, jobs, pool)
+                before = EndedBefore(self.config, self.loader, sweep_dir, arguments)
+                results = launch(pool, sweep_dir, jobs, work, before)
+            else:
+                results = submit(self.launcher, sweep_dir, jobs)
         finish(sweep_dir, results)
         return results

@@ -123,6 +123,8 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
         return train_job(cfg, swept)
     from lmlab.runs.parents import config_asked_for
 
+    if not given.keys() & {"run", "from"} and cfg["resume"] is None:
+        _look_for_text(cfg)
     config = config_asked_for(cfg, given)
     if config.dry_run:
         from lmlab.core.plan import plan
@@ -138,6 +140,18 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
         return None  # how it goes on is said
     _show(run)
     return run.record["metrics"]["val/loss_full"]
+
+
+def _look_for_text(cfg: DictConfig) -> None:
+    """Say that a text is not there before torch and Lightning are imported, which takes seconds."""
+    from lmlab.config.build import part
+    from lmlab.config.check import check_plain, plain_of
+    from lmlab.config.schema import Train
+    from lmlab.data.corpus import Corpus
+
+    config = check_plain(plain_of(cfg), Train, parts=("corpus",))
+    if str(config.corpus["_target_"]).startswith("lmlab.data."):  # others may take long to make
+        part(config.corpus, "corpus", Corpus)
 
 
 def _evaluate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:

@@ -98,7 +98,7 @@ def test_top_k_keeps_every_token_that_ties_with_the_kth():
     assert (probabilities(logits, top_k=1) > 0).tolist() == [[True, False, False, False, False]]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(distinct_logits(), temperatures, st.floats(0.01, 0.99))
 def test_top_p_keeps_the_fewest_likeliest_that_hold_p(logits, temperature, p):
     probs, whole = probabilities(logits, temperature, top_p=p), probabilities(logits, temperature)
@@ -221,7 +221,7 @@ def test_tokens_are_as_frequent_as_they_are_likely():
 # --- stream_text -----------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=40))
 def test_pieces_of_any_bytes_join_to_what_decode_says(data):
     tokenizer = ByteTokenizer()
@@ -230,7 +230,7 @@ def test_pieces_of_any_bytes_join_to_what_decode_says(data):
     assert "" not in pieces
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=30))
 def test_pieces_of_a_text_are_its_characters_however_many_bytes_each_has(text):
     tokenizer = ByteTokenizer()

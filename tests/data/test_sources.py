@@ -320,7 +320,7 @@ def test_a_damaged_file_is_named_and_what_stood_before_kept(
         raw = raw[:middle] + bytes(100) + raw[middle + 100 :]
     path.write_bytes({"cut": raw[: len(raw) // 2], "something else": b"text"}.get(damage, raw))
     what = {"cut": "is cut short: .* bytes", "altered": ".*"}.get(
-        damage, "is no .* file, or damaged"
+        damage, "is not compressed as its name says, or"
     )
     with pytest.raises(LabError, match=rf"a\.jsonl\{suffix},? {what}"):
         documents_of(from_files(str(path)))
@@ -369,6 +369,14 @@ def test_broken_files_of_text_are_named(tmp_path: Path) -> None:
             documents_of(from_files(f"{tmp_path}/*.txt", documents="files"))
         read = from_files(f"{tmp_path}/*.txt", documents="files", skip_broken=True)
         assert documents_of(read) == ["whole"]
+
+
+@pytest.mark.parametrize("kind", [CharTokenizer, ByteTokenizer])
+def test_files_without_a_single_document_are_refused(kind: type[Tokenizer], tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("{}\n\n")
+    with pytest.raises(LabError, match=r"no document|at least one character"):
+        tokenize(from_files(str(path), skip_broken=True), kind, tmp_path / "cache")
 
 
 def test_what_was_left_out_is_kept_with_the_ids(tmp_path: Path) -> None:

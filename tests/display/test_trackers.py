@@ -203,6 +203,7 @@ def test_a_failed_run_shows_how_it_failed_and_mlflow_has_nothing_twice_when_it_g
     assert all(len(set(values)) == 1 for values in twice.values())
 
 
+@pytest.mark.slow
 def test_each_job_of_a_sweep_has_a_run_of_its_own(here, lab):
     status, _, err = lab("train", "-m", *SMALL, *both(here), "seed=1,2", "sweep.name=two")
     assert (status, err) == (0, "")

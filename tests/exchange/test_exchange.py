@@ -111,20 +111,47 @@ def test_a_tokenizer_makes_the_same_ids_there_and_back(tmp_path, tinyshakespeare
     pieces = [tinyshakespeare_path.read_text()[:20_000]]
     made = [CharTokenizer.fit(pieces), ByteTokenizer(), BPETokenizer.fit(pieces, 300)]
     made.append(_small_gpt2(pieces))
-    for tokenizer in made:
-        folder = tmp_path / tokenizer.kind
+    made += [tokenizer.with_end_of_text() for tokenizer in made]  # of documents
+    for n, tokenizer in enumerate(made):
+        folder = tmp_path / str(n)
         folder.mkdir()
         stored = json.dumps(tokenizer_files.tokenizer_json(tokenizer))
         (folder / "tokenizer.json").write_text(stored)
         (folder / "tokenizer_config.json").write_text(
-            json.dumps(tokenizer_files.tokenizer_config(8))
+            json.dumps(tokenizer_files.tokenizer_config(tokenizer, 8))
         )
         theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        assert (theirs.eos_token_id, len(theirs)) == (tokenizer.end_of_text, tokenizer.vocab_size)
         for text in [TEXTS[0]] if tokenizer.kind == "char" else TEXTS:
             ids = theirs(text).input_ids
             assert ids == tokenizer.encode(text).tolist(), tokenizer.kind
             assert theirs.decode(ids) == text
-        assert tokenizer_files.read_tokenizer(folder).stored() == tokenizer.stored()
+        expected = tokenizer.stored()
+        if tokenizer.kind == "gpt2":  # has one in any case, that a corpus of documents turns on
+            expected.pop("end_of_text", None)
+        assert tokenizer_files.read_tokenizer(folder).stored() == expected
+
+
+def test_a_model_of_documents_ends_there_too(lab, trained, tmp_path):
+    path = tmp_path / "two.jsonl"
+    path.write_text('{"text": "né"}\n{"text": "ab"}\n' * 200, encoding="utf-8")
+    of_documents = ["corpus=file", f"corpus.path={path}", "corpus.split=end"]
+    run = trained("model=gpt", *of_documents, "trainer.max_steps=100")
+    folder = tmp_path / "out"
+    assert lab("export", f"run={run.path}", "to=hf", f"folder={folder}")[0] == 0
+    theirs, tokenizer = loaded(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    ids = theirs.generate(max_new_tokens=6, do_sample=False)[0]  # of no prompt
+    assert ids[0] == ids[-1] == tokenizer.eos_token_id
+    document = tokenizer.decode(ids, skip_special_tokens=True)
+    assert document in ("né", "ab")
+    status, said, err = lab("generate", f"run={run.path}", "temperature=0", "max_new_tokens=6")
+    assert (status, said, err) == (0, f"{document}\n", "")
+    status, _, err = lab(
+        *("train", *SHORT, *of_documents, f"from={folder}", "run_dir=back", "trainer.max_steps=0")
+    )
+    assert (status, err) == (0, "")
+    again = restore(RunDirectory(Path("back")), "last").tokenizer
+    assert again.stored() == restore(run, "last").tokenizer.stored()
 
 
 def _small_gpt2(pieces: list[str]) -> GPT2Tokenizer:

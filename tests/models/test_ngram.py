@@ -30,7 +30,7 @@ def fitted(vocab_size: int, order: int, corpus, block_size: int = 16) -> NGram:
     return model
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(cases())
 def test_equals_the_definition_at_every_position(case):
     vocab_size, order, corpus, window = case

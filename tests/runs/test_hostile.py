@@ -125,7 +125,7 @@ def a_folder(run: RunDirectory) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "generate"])
+@pytest.mark.parametrize("command", ["evaluate", pytest.param("generate", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -295,7 +295,7 @@ def of_another_run(run: RunDirectory) -> None:
     change(run, edit)
 
 
-@pytest.mark.parametrize("command", ["train", "generate"])
+@pytest.mark.parametrize("command", ["train", pytest.param("generate", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "damage",
     [

@@ -35,7 +35,7 @@ MISBEHAVING = ["model=bigram", "model._target_=misbehaving.Misbehaving", "sweep.
 
 
 def test_a_table_stands_below_what_must_be_kept(in_terminal):
-    longer = ["trainer.max_steps=4000", "eval.every=1000", "data.steps_per_batch=100"]
+    longer = ["trainer.max_steps=2000", "eval.every=500", "data.steps_per_batch=100"]
     terminal = in_terminal(*MISBEHAVING, "+model.how=raise,loud", *longer)
     terminal.until("failed  how=raise-", "running  how=loud-", "1 failed · 1 running")
     screen = terminal.end(2)
@@ -45,7 +45,7 @@ def test_a_table_stands_below_what_must_be_kept(in_terminal):
     assert screen.count("UserWarning: a warning of a model") == 1
     assert screen.count("1/2 done · 1 failed · best ") == 1
     assert "running" not in screen  # the table is gone
-    assert "step 1000/4000" not in screen  # nor does each job print its own
+    assert "step 500/2000" not in screen  # nor does each job print its own
     assert "error: 1 of 2 jobs failed; the same command tries again" in screen
 
 

@@ -22,7 +22,8 @@ from lmlab.config.words.hydra_inside import version_base
 from lmlab.errors import LabError
 from lmlab.sweeps.journal.journal import FOLDER, Entry, Journal, Result
 from lmlab.sweeps.journal.planned import LaunchPlan
-from lmlab.sweeps.launch.launching import launch, run_jobs
+from lmlab.sweeps.launch import launching
+from lmlab.sweeps.launch.launching import run_jobs
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.progress import Progress
 
@@ -80,6 +81,11 @@ def launcher(tmp_path, monkeypatch):
             )
 
         yield make
+
+
+def launch(launcher, folder: Path, jobs: list[list[str]]) -> list[Result]:
+    with pool_of(launcher, len(jobs)) as pool:
+        return launching.launch(pool, folder, jobs)
 
 
 def jobs(*settings: str) -> list[list[str]]:
@@ -200,3 +206,29 @@ def test_a_sweeper_of_somebody_elses_has_its_returns_in_order(launcher):
         returned = local.launch(words, initial_job_idx=0)
     assert [next(iter(one.overrides)) for one in returned] == ["name=job-0", "name=job-1"]
     assert len(spans()) == 2
+
+
+def test_workers_end_with_what_gave_them_jobs(launcher, tmp_path):
+    launched = os.fork()
+    if not launched:  # it trains one job, and has a worker without any
+        with pool_of(launcher("local"), 2) as pool:
+            pids = [pool._executor(place).submit(os.getpid).result() for place in (0, 1)]
+            (tmp_path / "pids.json").write_text(json.dumps(pids))
+            launching.launch(pool, Path(), jobs("seconds=600"))
+        os._exit(0)
+    pids = json.loads(_once_there(tmp_path / "pids.json"))
+    _once_there(tmp_path / "job-0/run.json")
+    os.kill(launched, signal.SIGKILL)
+    os.waitpid(launched, 0)
+    end = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _once_there(path: Path) -> str:
+    end = time.monotonic() + 60
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return path.read_text()

@@ -62,6 +62,7 @@ def test_what_is_worse_gets_no_further_seed_and_the_best_is_measured_anew(held):
     assert (folder / RACE).read_text() == decided
 
 
+@pytest.mark.slow
 def test_equal_settings_race_to_their_last_seed(held):
     words = ["optimizer.lr=1e-2", "optimizer.eps=1e-8,1.001e-8", "seed=1,2,3,4"]
     folder, said = held(*words)
@@ -93,6 +94,12 @@ def test_what_is_refused(held, words, problem):
     folder, said = held(*words, status=2)
     assert problem in said
     assert not folder.exists()
+
+
+def test_a_sweeper_of_others_does_not_race(held):
+    folder, said = held("hydra/sweeper=basic", status=2)
+    assert said.count("hydra/sweeper=basic gives each setting all of its seeds") == 1
+    assert not records(folder)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"rows": [{}]}', "nonsense"])

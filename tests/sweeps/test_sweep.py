@@ -37,7 +37,7 @@ def begun(of: dict[str, dict]) -> dict[str, str]:
 def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(
     sweep, sweep_here, tmp_path, launcher
 ):
-    words = ["model=bigram,head", "seed=1,2", "trainer.max_steps=200", "eval.every=50"]
+    words = ["model=bigram,head", "trainer.max_steps=200", "eval.every=50"]
     words += [f"hydra/launcher={launcher}", "callbacks.pictures.every=0"]
     killed = sweep(*words)
     deadline = time.monotonic() + 120
@@ -52,14 +52,14 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(
 
     before = records(only_sweep(tmp_path))
     done = {name for name, record in before.items() if record["status"] == "done"}
-    assert 1 <= len(done) < 4
+    assert len(done) == 1
     stamps = {name: (only_sweep(tmp_path) / name / "run.json").stat().st_mtime_ns for name in done}
 
     said = sweep_here(*words)
     after = records(only_sweep(tmp_path))
     assert {record["status"] for record in after.values()} == {"done"}
-    assert len(after) == 4
-    assert f"4/4 done ({len(done)} before)" in said
+    assert len(after) == 2
+    assert f"2/2 done ({len(done)} before)" in said
     for name in done:  # nothing done was done twice
         assert (only_sweep(tmp_path) / name / "run.json").stat().st_mtime_ns == stamps[name]
     for name in before:  # nothing half done was begun again

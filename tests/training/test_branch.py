@@ -15,7 +15,9 @@ from lmlab.runs.directory import RunDirectory
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 
 
-@pytest.mark.parametrize("stop", [12, 17, 1])
+@pytest.mark.parametrize(
+    "stop", [17, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (12, 1))]
+)
 def test_a_longer_run_equals_one_that_was_as_long_from_the_first(experiment, stop):
     whole = experiment(*GPT, "data.steps_per_batch=5")
     part = experiment(*GPT, "data.steps_per_batch=5", f"trainer.max_steps={stop}")
@@ -63,7 +65,7 @@ def test_each_point_of_train_loss_is_a_mean_of_as_many_steps(experiment, begin, 
     losses = {
         int(row["step"]): float(row["train/loss"]) for row in curves(whole) if row["train/lr"]
     }
-    for parents_log_every in (log_every, 3, 24):
+    for parents_log_every in (log_every, 3):
         run = experiment(*words, f"trainer.log_every_n_steps={parents_log_every}")
         branched = train(branch(run, f"@{begin}", trainer__log_every_n_steps=log_every))
         points = {row["step"]: row for row in curves(branched) if row["train/lr"]}
@@ -100,10 +102,13 @@ LONG = ["data.block_size=16", "callbacks=ema"]
     "words",
     [
         GPT,
-        ["model=head"],
-        ["model=multi_head", "optimizer=momentum"],
+        pytest.param(["model=head"], marks=pytest.mark.slow),
+        pytest.param(["model=multi_head", "optimizer=momentum"], marks=pytest.mark.slow),
         ["model=gpt", "model.n_embd=16", "model.n_layer=1", "optimizer=muon"],
-        [*GPT, "optimizer=sgd", "~optimizer.fused", "optimizer._target_=torch.optim.Adafactor"],
+        pytest.param(
+            [*GPT, "optimizer=sgd", "~optimizer.fused", "optimizer._target_=torch.optim.Adafactor"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["gpt", "head", "momentum", "muon", "adafactor"],
 )

@@ -41,8 +41,7 @@ def averaged(run: Any) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("warmup", [True, False])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(("warmup", "optimizer"), [(True, "adamw"), (False, "muon")])
 def test_it_is_the_average_written_by_hand(experiment, warmup, optimizer):
     TRAIL.clear()
     words = [ON, SHORT, f"callbacks.ema.warmup={str(warmup).lower()}", f"optimizer={optimizer}"]
@@ -65,7 +64,7 @@ def test_how_many_steps_are_taken_at_once_changes_nothing(experiment):
     assert curves(one) == curves(eight)
 
 
-@pytest.mark.parametrize("streams", ["separate", "global"])
+@pytest.mark.parametrize("streams", ["separate", pytest.param("global", marks=pytest.mark.slow)])
 def test_training_goes_on_as_without_it(experiment, streams):
     words = [*GPT, f"streams={streams}", "model.dropout=0.1"]
     without, with_it = experiment(*words), experiment(*words, ON)
@@ -81,7 +80,7 @@ def test_training_goes_on_as_without_it(experiment, streams):
     "words",
     [
         [*GPT, "data.steps_per_batch=4"],
-        ["model=head", "trainer.precision=bf16-true"],
+        pytest.param(["model=head", "trainer.precision=bf16-true"], marks=pytest.mark.slow),
         pytest.param([*GPT, "optimizer=muon", "streams=global"], marks=pytest.mark.slow),
         pytest.param([*GPT, "trainer.precision=64-true"], marks=pytest.mark.slow),
         pytest.param([*GPT, "trainer.precision=64-true", "optimizer=muon"], marks=pytest.mark.slow),
@@ -117,7 +116,9 @@ def test_in_bfloat16_it_is_kept_in_float32(experiment):
     assert {values.dtype for values in averaged(run).values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)]
+)
 def test_it_is_evaluated_and_sampled_beside_the_weights(experiment, precision):
     run = experiment(*GPT, ON, f"trainer.precision={precision}")
     metrics, shown = run.record["metrics"], tensorboard(run)

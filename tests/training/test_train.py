@@ -120,7 +120,10 @@ def test_the_end_of_a_resumed_run_is_kept_however_many_files_the_process_made(ex
     [
         ["model=gpt", "model.n_embd=16", "model.n_layer=2", "model.dropout=0.2"],
         ["model=layer_norm", "trainer.precision=bf16-mixed"],
-        ["model=head", "trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.1"],
+        pytest.param(
+            ["model=head", "trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.1"],
+            marks=pytest.mark.slow,
+        ),
         ["model=head", "schedule=cosine", "schedule.warmup_steps=5", "trainer.max_steps=31"],
     ],
     ids=["gpt-dropout", "bf16", "accumulate-clip", "cosine-ragged"],
@@ -149,7 +152,7 @@ def test_same_seed_same_result_other_seed_other_result(experiment):
     assert not same(weights(first), weights(other))
 
 
-@pytest.mark.parametrize("stride", [1, 3, 8])
+@pytest.mark.parametrize("stride", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8))])
 def test_every_val_token_but_the_first_counts_once(experiment, stride):
     run = experiment("model=gpt", "model.n_embd=16", "data.val_fraction=0.001", "eval.every=24")
     found = opened.Run(run.path).evaluate(stride=stride)

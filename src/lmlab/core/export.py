@@ -89,7 +89,10 @@ def _hugging_face(trained: Trained) -> Exported:
     from lmlab.models.modern import Modern
 
     model, remarks, files = trained.model, [], {}
-    vocab_size, block_size = trained.tokenizer.vocab_size, trained.config.data.block_size
+    block_size, tokenizer = trained.config.data.block_size, trained.tokenizer
+    vocab_size = tokenizer.vocab_size
+    end = tokenizer.end_of_text  # where one document ends another begins
+    generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
     if type(model) is GPT:
         config, tensors = gpt2.exported(model)
     elif type(model) is Modern and not any(llama.in_the_way(model)):
@@ -98,9 +101,11 @@ def _hugging_face(trained: Trained) -> Exported:
     else:
         node = trained.config.model
         config, tensors, source = own_file.exported(model, node, vocab_size, block_size)
-        files = {f"{own_file.FILE}.py": source, own_file.GENERATION: {"use_cache": False}}
+        files = {
+            f"{own_file.FILE}.py": source,
+            own_file.GENERATION: {**generation, "use_cache": False},
+        }
         remarks = list(own_file.remarks(model))
-    generation = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     files = {
         "config.json": {
             **config,
@@ -109,8 +114,8 @@ def _hugging_face(trained: Trained) -> Exported:
             "torch_dtype": "float32",
         },
         **files,
-        tokenizer_files.TOKENIZER: tokenizer_files.tokenizer_json(trained.tokenizer),
-        tokenizer_files.ABOUT: tokenizer_files.tokenizer_config(block_size),
+        tokenizer_files.TOKENIZER: tokenizer_files.tokenizer_json(tokenizer),
+        tokenizer_files.ABOUT: tokenizer_files.tokenizer_config(tokenizer, block_size),
     }
     in_float32 = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
     return files, in_float32, remarks

@@ -206,6 +206,8 @@ def tokenize(
                 n_tokens += len(ids)
             if n_train is None and (n_first is not None or corpus.knows_val):
                 n_train = n_tokens
+        if not n_tokens:
+            raise LabError(f"corpus: no document, and no text, is in the files of {corpus.name}")
         if corpus.identity() != identity:
             raise LabError("corpus: its files changed while they were tokenised; try again")
     # The description is written last: a pair without it does not count.

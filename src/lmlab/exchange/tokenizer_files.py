@@ -30,6 +30,7 @@ from lmlab.files import read_small
 TOKENIZER, ABOUT, META = "tokenizer.json", "tokenizer_config.json", "meta.pkl"
 ADDED, SPECIAL = "added_tokens.json", "special_tokens_map.json"
 END_OF_TEXT = "<|endoftext|>"
+ENDS = ("bos_token", "eos_token")  # one begins where another ended
 MOST = 1 << 26  # bytes
 # Keys of a tokenizer_config.json that change what ids a text gets, where they are true.
 SWITCHES = ("add_prefix_space", "add_bos_token", "add_eos_token", "do_lower_case")
@@ -47,23 +48,26 @@ KINDS_OF_TEXT = (
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The tokenizer.json of one of the lab's tokenizers: the same ids for the same text.
+    """The tokenizer.json of one of the lab's tokenizers: the same ids for the same text, but for
+    one that spells END_OF_TEXT where there is such an id.
 
     Raises:
         LabError: for a tokenizer of somebody else's, or without the extra `bpe`.
     """
     merges = []
     if isinstance(tokenizer, BPETokenizer):
-        tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+        tokens = [tokenizer.token_bytes(i) for i in range(_n_of_text(tokenizer))]
         merges = [(tokens[a], tokens[b]) for a, b in tokenizer.merges]
     elif isinstance(tokenizer, GPT2Tokenizer):
         merges = merges_of(tokenizer.ranks)
     return _made_by_library(tokenizer, [(as_characters(a), as_characters(b)) for a, b in merges])
 
 
-def tokenizer_config(block_size: int) -> dict[str, Any]:
+def tokenizer_config(tokenizer: Tokenizer, block_size: int) -> dict[str, Any]:
     """The tokenizer_config.json beside it."""
+    ends = {} if tokenizer.end_of_text is None else dict.fromkeys(ENDS, END_OF_TEXT)
     return {
+        **ends,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": block_size,
         "clean_up_tokenization_spaces": False,
@@ -143,16 +147,16 @@ class _PlainUnpickler(pickle.Unpickler):
 def _made_by_library(tokenizer: Tokenizer, merges: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The tokenizer.json of one of the lab's tokenizers, with these merges, by the library."""
     library = import_tokenizers(TOKENIZER, instead="")
+    special = [END_OF_TEXT] * (tokenizer.vocab_size - _n_of_text(tokenizer))
     if isinstance(tokenizer, CharTokenizer):
-        vocab = {character: i for i, character in enumerate(tokenizer.vocabulary)}
+        vocab = {character: i for i, character in enumerate([*tokenizer.vocabulary, *special])}
         # A character that is not in it is an error, for <unk> is not in it either.
         made = library.Tokenizer(library.models.WordLevel(vocab, unk_token="<unk>"))
         one = library.Regex(r"[\s\S]")
         made.pre_tokenizer = library.pre_tokenizers.Split(one, behavior="isolated")
         made.decoder = library.decoders.Fuse()
     elif isinstance(tokenizer, (ByteTokenizer, BPETokenizer, GPT2Tokenizer)):
-        special = [END_OF_TEXT] if isinstance(tokenizer, GPT2Tokenizer) else []
-        ids = range(tokenizer.vocab_size - len(special))
+        ids = range(_n_of_text(tokenizer))
         names = [*(as_characters(tokenizer.token_bytes(i)) for i in ids), *special]
         vocab = {name: i for i, name in enumerate(names)}
         made = library.Tokenizer(library.models.BPE(vocab=vocab, merges=merges))
@@ -161,8 +165,16 @@ def _made_by_library(tokenizer: Tokenizer, merges: Sequence[tuple[str, str]]) ->
         made.decoder = library.decoders.ByteLevel()
     else:
         raise LabError(f"the tokenizer {type(tokenizer).__name__} has no form that others read")
+    if tokenizer.end_of_text is not None:
+        made.add_special_tokens([library.AddedToken(END_OF_TEXT, special=True, normalized=False)])
     stored: dict[str, Any] = json.loads(made.to_str())
     return stored
+
+
+def _n_of_text(tokenizer: Tokenizer) -> int:
+    """How many of its ids stand for text: all but that of the end, which is the last."""
+    has_end = tokenizer.end_of_text is not None or isinstance(tokenizer, GPT2Tokenizer)
+    return tokenizer.vocab_size - has_end
 
 
 def merges_of(ranks: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
@@ -201,9 +213,11 @@ def _equal(stored: Mapping[str, Any]) -> Tokenizer:
     full = json.loads(foreign.to_str())  # with all that a file may leave out
     merges: list[tuple[str, str]] = []
     if kind == "WordLevel":
-        if not all(len(name) == 1 for name in names):
+        ends = names[-1:] == [END_OF_TEXT]
+        characters = names[:-1] if ends else names
+        if not all(len(name) == 1 for name in characters):
             raise ValueError("its tokens are words")
-        tokenizer: Tokenizer = CharTokenizer("".join(names))
+        tokenizer: Tokenizer = CharTokenizer("".join(characters), ends)
     else:
         pairs = (m.split(" ") if isinstance(m, str) else m for m in stored["model"]["merges"])
         merges = [(left, right) for left, right in pairs]
@@ -247,13 +261,13 @@ def _of_bytes(
     """A byte-level BPE, by the names of its tokens in the order of their ids."""
     ends = names[-1:] == [END_OF_TEXT]
     tokens = [as_bytes(name) for name in (names[:-1] if ends else names)]
-    if not ends and tokens == SINGLE_BYTES:
-        return ByteTokenizer()
-    if not ends and tokens[:256] == SINGLE_BYTES:
+    if tokens == SINGLE_BYTES:
+        return ByteTokenizer(ends)
+    if tokens[:256] == SINGLE_BYTES:
         ids = {token: i for i, token in enumerate(tokens)}
         pairs = [(ids[as_bytes(a)], ids[as_bytes(b)]) for a, b in merges]
-        tokenizer = BPETokenizer(pairs, longest_word)
-        if [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)] == tokens:
+        tokenizer = BPETokenizer(pairs, longest_word, ends)
+        if [tokenizer.token_bytes(i) for i in range(len(tokens))] == tokens:
             return tokenizer
     elif ends and [as_bytes(a) + as_bytes(b) for a, b in merges] == tokens[256:]:
         return GPT2Tokenizer(tokens)
@@ -312,8 +326,8 @@ def _texts(tokenizer: Tokenizer) -> Iterator[str]:
         yield from ("".join(c for c in text if c in known) for text in KINDS_OF_TEXT)
         return
     yield from KINDS_OF_TEXT
-    ends = tokenizer.vocab_size - isinstance(tokenizer, GPT2Tokenizer)  # its last id is no text
-    tokens = [tokenizer.token_bytes(i).decode(errors="ignore") for i in range(ends)]
+    ids = range(_n_of_text(tokenizer))
+    tokens = [tokenizer.token_bytes(i).decode(errors="ignore") for i in ids]
     yield from ("".join(tokens), " ".join(reversed(tokens)))
 
 

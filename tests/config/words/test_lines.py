@@ -116,7 +116,7 @@ def test_whatever_is_typed(loader, line):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(LINES)
 def test_whatever_is_typed_many_times(loader, line):
     check(loader, line)

@@ -97,14 +97,14 @@ def schedules(draw):
     return schedule, draw(st.integers(0, max_steps + 5)), max_steps
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schedules())
 def test_the_rate_is_a_fraction_of_the_optimizers_own(case):
     schedule, step, max_steps = case
     assert 0 <= schedule(step, max_steps) <= 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schedules())
 def test_the_rate_rises_during_warmup_and_never_after(case):
     schedule, step, max_steps = case

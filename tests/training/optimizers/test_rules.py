@@ -115,7 +115,7 @@ def rule_lists(draw):
     return model, {f"rule{i}": rule for i, rule in enumerate(rules)}
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(rule_lists())
 def test_every_parameter_is_in_exactly_one_group_that_of_the_first_rule_that_matches(case):
     model, rules = case

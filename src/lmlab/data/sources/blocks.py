@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib
 import os
 import zlib
@@ -15,8 +14,8 @@ from lmlab.errors import LabError
 
 GZIP, ZSTANDARD = ".gz", ".zst"
 COMPRESSED = (GZIP, ZSTANDARD)
-# Read of a .zst at a time: what a few bytes stand for may be long, and comes at once.
-ZSTANDARD_BYTES = 1 << 13
+# Read of a compressed file at a time: what few bytes stand for may be long, and comes at once.
+PACKED_BYTES = 1 << 13
 NEEDS_DATA = "needs the extra `data`: pip install 'lmlab[data]'"
 
 Progress = Callable[[int], None]  # given the number of bytes of a file just worked through
@@ -82,44 +81,45 @@ def _plain(file: BinaryIO, name: str, size: int) -> Iterator[bytes]:
 
 
 def _unzipped(file: BinaryIO, name: str, size: int) -> Iterator[bytes]:
-    done = 0
-    try:
-        with gzip.GzipFile(fileobj=file) as unzipped:
-            while block := unzipped.read(size):
-                yield block
-                done += len(block)
-    except EOFError as error:
-        raise _cut_short(name, done) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise BrokenError(f"{name} is no gzip file, or damaged: {error}") from error
+    return _members(file, name, size, lambda: zlib.decompressobj(wbits=31), zlib.error)
 
 
 def _unpacked(file: BinaryIO, name: str, size: int) -> Iterator[bytes]:
     zstandard = import_extra("zstandard", name)
-    decompressor = zstandard.ZstdDecompressor()
-    frame, kept, n_kept, done = None, [], 0, 0
+    make = zstandard.ZstdDecompressor().decompressobj
+    return _members(file, name, size, make, zstandard.ZstdError)
+
+
+def _members(
+    file: BinaryIO, name: str, size: int, make: Callable[[], Any], error: type[Exception]
+) -> Iterator[bytes]:
+    """What is compressed in a file, of which several parts may follow each other.
+
+    Up to where it is damaged or ends too early, all of it comes.
+    """
+    member, held, n_held, done = None, [], 0, 0
+    reason = None
     try:
-        while packed := file.read(ZSTANDARD_BYTES):
+        while packed := file.read(PACKED_BYTES):
             while packed:
-                frame = frame or decompressor.decompressobj()
-                kept.append(frame.decompress(packed))
-                n_kept += len(kept[-1])
-                packed = frame.unused_data if frame.eof else b""
-                frame = None if frame.eof else frame  # one may follow another
-            if n_kept >= size:
-                yield b"".join(kept)
-                done += n_kept
-                kept, n_kept = [], 0
-    except zstandard.ZstdError as error:
-        raise BrokenError(f"{name} is no zstandard file, or damaged: {error}") from error
-    if n_kept:
-        yield b"".join(kept)
-    if frame is not None:
-        raise _cut_short(name, done + n_kept)
-
-
-def _cut_short(name: str, done: int) -> BrokenError:
-    return BrokenError(f"{name} is cut short: it ends within what follows its first {done:,} bytes")
+                member = member or make()
+                held.append(member.decompress(packed))
+                n_held += len(held[-1])
+                packed = member.unused_data if member.eof else b""
+                packed = packed if packed.strip(b"\0") else b""  # gzip may be padded
+                member = None if member.eof else member
+            if n_held >= size:
+                yield b"".join(held)
+                done += n_held
+                held, n_held = [], 0
+    except error as damage:
+        reason = f"is not compressed as its name says, or damaged: {damage}"
+    if n_held:
+        yield b"".join(held)
+    if reason is None and member is not None:
+        reason = f"is cut short: of what it holds, the first {done + n_held:,} bytes are there"
+    if reason is not None:
+        raise BrokenError(f"{name} {reason}")
 
 
 def import_extra(library: str, name: str) -> Any:

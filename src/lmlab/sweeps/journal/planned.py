@@ -53,6 +53,7 @@ class LaunchPlan(BaseModel):
     pid: Count | None = None  # of the process that gives them out; None: they wait in a queue
     host: str = ""
     began: NotNegative = 0.0  # seconds since the epoch
+    grows: bool = False  # more jobs are asked for as these end
 
     @classmethod
     def of(

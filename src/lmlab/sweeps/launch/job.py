@@ -37,12 +37,23 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
+OURS = "hydra_plugins.lmlab_"  # sweepers that know of sweep.race
+
 
 def train_job(cfg: DictConfig, swept: set[str]) -> Result:
-    """Train one job of a multirun: what Hydra has composed, which varies the keys `swept`."""
+    """Train one job of a multirun: what Hydra has composed, which varies the keys `swept`.
+
+    Raises:
+        LabError: if the sweep asks for a race, and its sweeper knows of none.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
+    if cfg.sweep.race.first is not None and not hydra.sweeper["_target_"].startswith(OURS):
+        chosen_sweeper = f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']}"
+        raise LabError(
+            f"sweep.race: {chosen_sweeper} gives each setting all of its seeds; leave it out"
+        )
     overrides = list(hydra.overrides.task)
     values = varied_values(overrides, swept, hydra.sweeper)
     with put_back_when_asked():

@@ -23,12 +23,9 @@ from lmlab.files import lock_at
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.journal.journal import FAILED, JOB_LOCK, Event, Journal, Result
 from lmlab.sweeps.journal.planned import LaunchPlan, Work
-from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.progress import Progress, progress_shown
 
 if TYPE_CHECKING:
-    from hydra.plugins.launcher import Launcher
-
     from lmlab.sweeps.launch.before import EndedBefore
     from lmlab.sweeps.launch.pool import Ended, Job, Pool
 
@@ -36,7 +33,7 @@ KILLED = "its process was killed (SIGKILL; out of memory?)"
 
 
 def launch(
-    launcher: Launcher,
+    pool: Pool,
     sweep_dir: Path,
     jobs: Sequence[Sequence[str]],
     work: Sequence[Work] | None = None,
@@ -50,10 +47,9 @@ def launch(
     """
     left = iter(jobs)
     progress = Progress(len(jobs), _have_one_unit(jobs))
-    with pool_of(launcher, len(jobs)) as pool:
-        plan = LaunchPlan.of(len(jobs), launcher_name(launcher), jobs, work, pool.at_once)
-        ask = partial(next, left, None)
-        return run_jobs(pool, sweep_dir, ask, progress, plan=plan, before=before)
+    plan = LaunchPlan.of(len(jobs), launcher_name(pool.launcher), jobs, work, pool.at_once)
+    ask = partial(next, left, None)
+    return run_jobs(pool, sweep_dir, ask, progress, plan=plan, before=before)
 
 
 def run_jobs(
@@ -78,7 +74,7 @@ def run_jobs(
     Raises:
         LabError: if the launcher does not begin, or leaves out a job.
     """
-    planned = plan or _searched(pool, progress.total)
+    planned = plan or _searched(pool, progress)
     journal = Journal.create(sweep_dir, planned)
     given: list[list[str]] = []
     results: dict[int, Result] = {}
@@ -92,7 +88,7 @@ def run_jobs(
         while not put_back:
             words = ask()
             if progress.total != planned.n_jobs:  # another process has taken trials of the study
-                planned = _searched(pool, progress.total, planned.began)
+                planned = _searched(pool, progress, planned.began)
                 journal.note(planned)
             if words is None:
                 return None
@@ -195,8 +191,9 @@ def launcher_name(launcher: Any) -> str:
     return type(launcher).__name__.removesuffix("Launcher").lower()
 
 
-def _searched(pool: Pool, n_jobs: int, began: float | None = None) -> LaunchPlan:
-    plan = LaunchPlan.of(n_jobs, launcher_name(pool.launcher), at_once=pool.at_once)
+def _searched(pool: Pool, progress: Progress, began: float | None = None) -> LaunchPlan:
+    plan = LaunchPlan.of(progress.total, launcher_name(pool.launcher), at_once=pool.at_once)
+    plan = plan.model_copy(update={"grows": progress.grows})
     return plan if began is None else plan.model_copy(update={"began": began})
 
 

@@ -7,18 +7,20 @@ import itertools
 import os
 import signal
 import subprocess
+import sys
 import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from lmlab.console import say
-from lmlab.errors import LabError
+from lmlab.errors import LabError, one_line
+from lmlab.sweeps.launch import worker
 from lmlab.sweeps.launch.cluster import queued, submit_all
 
 Job = tuple[int, Sequence[str]]  # its number, and its overrides
@@ -30,6 +32,7 @@ AT_LEAST_1 = frozenset(
 LOOK_EVERY = 60.0  # seconds between two questions to a cluster's queue
 PATIENCE = 10.0  # seconds between two looks at the files of its jobs, at most
 ATTEMPTS = 4  # of a job that the cluster takes away
+T = TypeVar("T")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -53,6 +56,18 @@ class Pool(AbstractContextManager["Pool"]):
     def run(self, next_job: NextJob) -> Iterator[Ended]:
         """What has ended, as it ends. `next_job` is asked whenever there is room, until it has none
         and none is running."""
+
+    @property
+    def has_torch(self) -> bool:
+        """Whether torch is imported where `ask` asks, or soon will be."""
+        return "torch" in sys.modules
+
+    def begin(self) -> None:
+        """Have what jobs need imported, if other processes do that."""
+
+    def ask(self, function: Callable[..., T], *args: Any) -> T:
+        """What a function returns where jobs are trained, if that is before any of them."""
+        return function(*args)
 
 
 class Launches(Pool):
@@ -92,6 +107,25 @@ class Workers(Pool):
         for executor in self._executors.values():
             executor.shutdown(wait=True)
 
+    @property
+    def has_torch(self) -> bool:
+        return bool(self._executors)
+
+    def begin(self) -> None:
+        for place in range(self.at_once):
+            self._executor(place).submit(worker.import_all)
+
+    def ask(self, function: Callable[..., T], *args: Any) -> T:
+        """
+        Raises:
+            LabError: if the process dies of it.
+        """
+        try:
+            answer: T = self._executor(0).submit(function, *args).result()
+        except BrokenExecutor as error:
+            raise LabError(f"a worker died before its first job: {one_line(str(error))}") from error
+        return answer
+
     def run(self, next_job: NextJob) -> Iterator[Ended]:
         free = list(range(self.at_once))
         running: dict[Future[Any], tuple[int, int]] = {}
@@ -111,15 +145,10 @@ class Workers(Pool):
 
     def _submit(self, place: int, number: int, overrides: Sequence[str]) -> Future[Any]:
         from hydra.core.singleton import Singleton
-        from joblib.externals.loky import ProcessPoolExecutor
 
-        if place not in self._executors:
-            # A worker whose memory grew, as by importing torch, is replaced, and loky says so.
-            warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
-            self._executors[place] = ProcessPoolExecutor(1, env=self.environments[place])
         launcher = self.launcher
-        future: Future[Any] = self._executors[place].submit(
-            _run,
+        future: Future[Any] = self._executor(place).submit(
+            worker.run,
             number,
             list(overrides),
             launcher.hydra_context,
@@ -129,6 +158,21 @@ class Workers(Pool):
             Path.cwd(),
         )
         return future
+
+    def _executor(self, place: int) -> Any:
+        """The one process of a place, begun when it is first wanted."""
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        if place not in self._executors:
+            # A worker whose memory grew, as by importing torch, is replaced, and loky says so.
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
+            self._executors[place] = ProcessPoolExecutor(
+                1,
+                env=self.environments[place],
+                initializer=worker.end_with,
+                initargs=(os.getpid(),),
+            )
+        return self._executors[place]
 
 
 @dataclass
@@ -341,34 +385,3 @@ def workers_on_gpus(
     # The jobs of one GPU are neighbours last: the first jobs go to different ones.
     every = (names[i % len(names)] for i in range(min(n_jobs, len(names) * per_gpu)))
     return Workers(launcher, [{**threads, "CUDA_VISIBLE_DEVICES": name} for name in every])
-
-
-def _run(
-    number: int,
-    overrides: list[str],
-    context: Any,
-    config: Any,
-    task: Any,
-    state: Any,
-    folder: Path,
-) -> Any:
-    """One job, in a worker: where the first process is, with what Hydra has registered there."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.singleton import Singleton
-    from hydra.core.utils import run_job, setup_globals
-    from omegaconf import open_dict
-
-    os.chdir(folder)
-    setup_globals()
-    Singleton.set_state(state)
-    job = context.config_loader.load_sweep_config(config, overrides)
-    with open_dict(job):
-        job.hydra.job.id = job.hydra.job.num = number
-    HydraConfig.instance().set_config(job)
-    return run_job(
-        hydra_context=context,
-        task_function=task,
-        config=job,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from lmlab.config import schema
-from lmlab.config.check import PARTS, check, check_plain, plain_of
+from lmlab.config.check import check, check_plain, plain_of
 from lmlab.config.words.hydra_inside import hydra_config_lent
 from lmlab.errors import LabError
 from lmlab.files import make_folder, write_atomically
@@ -18,6 +18,8 @@ from lmlab.sweeps.journal.journal import MULTIRUN
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
+
+    from lmlab.sweeps.launch.pool import Pool
 
 
 class Multirun(schema.Node):
@@ -44,13 +46,14 @@ def prepare(
     n_jobs: int,
     jobs: Sequence[Sequence[str]],
     searched: Collection[str] = (),
+    pool: Pool | None = None,
 ) -> Path:
     """Make the folder of a sweep, once `check_jobs` has no objection.
 
     Raises:
         LabError, HydraException: see there.
     """
-    check_jobs(config, loader, n_jobs, jobs, searched)
+    check_jobs(config, loader, n_jobs, jobs, searched, pool)
     return make_sweep(config)
 
 
@@ -60,11 +63,13 @@ def check_jobs(
     n_jobs: int,
     jobs: Sequence[Sequence[str]],
     searched: Collection[str] = (),
+    pool: Pool | None = None,
 ) -> None:
     """Whether all of `jobs`, which are examples of a sweep's `n_jobs` or all there are, can be
     composed, and one of them can begin.
 
-    A job that is refused for a key that is `searched` says nothing of other values.
+    A job that is refused for a key that is `searched` says nothing of other values. Where there is
+    a `pool` it begins as soon as a config can be read, and checks what needs torch.
 
     Raises:
         LabError: if the sweep makes no sense, with what is said of the first job.
@@ -78,7 +83,7 @@ def check_jobs(
         )
     for job in _representatives(jobs, loader):
         _check_composes(config, loader, job)
-    _check_some(config, loader, jobs, searched)
+    _check_some(config, loader, jobs, searched, pool)
 
 
 def make_sweep(config: DictConfig) -> Path:
@@ -135,6 +140,7 @@ def _check_some(
     loader: ConfigLoader,
     jobs: Sequence[Sequence[str]],
     searched: Collection[str],
+    pool: Pool | None,
 ) -> None:
     """Parts are not imported for a sweep that has runs: its jobs do so, if any is left to train.
 
@@ -142,7 +148,7 @@ def _check_some(
         LabError: if each job is refused, with what is said of the first.
     """
     reasons = []
-    parts = () if any(Path(config.hydra.sweep.dir).glob("*/run.json")) else PARTS
+    has_runs = any(Path(config.hydra.sweep.dir).glob("*/run.json"))
     with hydra_config_lent() as read_from:
         for job in jobs:
             cfg = loader.load_sweep_config(config, list(job))
@@ -151,7 +157,10 @@ def _check_some(
                 return
             own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
             try:
-                check_plain(plain_of(own), schema.Train, parts)
+                plain = plain_of(own)
+                check_plain(plain, schema.Train, parts=())
+                if not has_runs:
+                    _check_parts(plain, pool)
                 return
             except LabError as error:
                 if any(key in str(error) for key in searched):
@@ -160,3 +169,24 @@ def _check_some(
     if reasons:
         n = f"each of the {len(reasons)} jobs is refused, the first: " * (len(reasons) > 1)
         raise LabError(f"{n}{reasons[0]}")
+
+
+def _check_parts(plain: dict[str, Any], pool: Pool | None) -> None:
+    """
+    Raises:
+        LabError: if the parts of a config are refused.
+    """
+    if pool is None:
+        check_plain(plain, schema.Train)
+        return
+    pool.begin()
+    if (refusal := pool.ask(_refusal, plain)) is not None:
+        raise LabError(refusal)
+
+
+def _refusal(plain: dict[str, Any]) -> str | None:
+    try:
+        check_plain(plain, schema.Train)
+    except LabError as error:
+        return str(error)
+    return None

@@ -28,6 +28,7 @@ class Progress:
 
     total: int
     has_best: bool = True  # losses of different tokens cannot be compared
+    grows: bool = False  # more jobs are asked for as these end
     running: set[int] = field(default_factory=set)
     ended: dict[int, Event] = field(default_factory=dict)
     left: TimeLeft | None = None  # as it was last told

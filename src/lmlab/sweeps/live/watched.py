@@ -332,7 +332,12 @@ def _time_left(
                 if overrides in waiting:
                     to_come.append(works[number] if works is not None else Work())
                     waiting.discard(overrides)  # of two launches that have it, it is trained by one
-    return time_left(ended, running, to_come, sum(launch.most_running for launch in launches))
+    left = time_left(ended, running, to_come, sum(launch.most_running for launch in launches))
+    if left is not None and any(
+        launch.plan is not None and launch.plan.grows for launch in launches
+    ):
+        return replace(left, is_least=True)
+    return left
 
 
 def _longest(left: TimeLeft | None, alone: Iterable[float | None]) -> TimeLeft | None:

@@ -124,4 +124,11 @@ def search(asked: Asked, settings: Sequence[int] | None) -> Iterator[Section]:
         yield search_section(trials)
 
 
-QUESTIONS = (differences, search, law)
+def halving(asked: Asked, settings: Sequence[int] | None) -> Iterator[Section]:
+    """What each rung took, where runs have paused at some."""
+    from lmlab.sweeps.report.rungs_section import rungs_sections
+
+    yield from rungs_sections(asked.table)
+
+
+QUESTIONS = (halving, differences, search, law)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
 
+METRICS_LOGGER = "lmlab.display.loggers.MetricsCSV"
+
 
 class Settings(Node):
     """conf/hydra/sweeper/halving.yaml."""
@@ -86,6 +88,7 @@ def halve(
     if any(one.config is not None and one.config.pause_at is not None for one in candidates):
         raise LabError("pause_at: hydra/sweeper=halving says where each run pauses; leave it out")
     _check_steps(candidates)
+    _check_losses_are_kept(candidates)
     steps = _rungs(candidates, asked)
     entered, first = by_setting(candidates), config.sweep.race.first
     if first is not None:
@@ -210,7 +213,7 @@ class Halving:
     factor: int
     synchronous: bool
     fail_fast: bool
-    progress: Progress = field(default_factory=lambda: Progress(0))
+    progress: Progress = field(default_factory=lambda: Progress(0, grows=True))
     asked: list[Candidate] = field(default_factory=list)  # by their jobs' numbers
     waiting: list[Candidate] = field(default_factory=list)
     is_over: bool = False  # the next start takes up what was not begun
@@ -282,6 +285,25 @@ def _check_steps(candidates: Sequence[Placed]) -> None:
                 f"hydra/sweeper=halving: {target} counts and takes no steps, so it comes to no "
                 "rung; leave it out, or give hydra/sweeper=grid"
             )
+
+
+def _check_losses_are_kept(candidates: Sequence[Placed]) -> None:
+    """
+    Raises:
+        LabError: if a run keeps no losses at evaluations, as far as the lab's own loggers go.
+    """
+    for one in candidates:
+        loggers = one.config.logger.values() if one.config is not None else ()
+        targets = {str(part["_target_"]) for part in loggers if isinstance(part, dict)}
+        if one.config and METRICS_LOGGER not in targets and all(map(_is_ours, targets)):
+            raise LabError(
+                f"hydra/sweeper=halving ranks runs by their {METRICS}, which logger.csv writes: "
+                "leave ~logger.csv out"
+            )
+
+
+def _is_ours(target: str) -> bool:
+    return target.startswith("lmlab.")
 
 
 def _rungs(candidates: Sequence[Placed], asked: Settings) -> list[int]:
