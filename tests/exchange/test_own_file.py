@@ -73,7 +73,9 @@ def made(node: dict[str, Any]) -> Any:
     text = torch.randint(VOCAB_SIZE, (300,))
     for look in ("fit", "prepare"):
         getattr(model, look, lambda tokens: None)(text)
-    return model.eval()
+    restored = build.model(node, VOCAB_SIZE, BLOCK_SIZE)  # without what no checkpoint keeps
+    restored.load_state_dict(model.state_dict())
+    return restored.eval()
 
 
 def left(model: Any, node: dict[str, Any], folder: Path) -> Any:
