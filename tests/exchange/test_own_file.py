@@ -273,7 +273,7 @@ def test_a_process_without_the_lab_writes_the_same_text(lab, experiment, tmp_pat
     )
     assert there.returncode == 0, there.stderr
     mine = restore(run, "last")
-    prompt = torch.from_numpy(mine.tokenizer.encode("ROM")).long()[None]
+    prompt = torch.tensor([mine.tokenizer.encode("ROM").tolist()])
     tokens = [int(token) for token in generate(mine.model, prompt, 20, temperature=0)]
     assert there.stdout == "ROM" + mine.tokenizer.decode(tokens)
     assert "Do you wish to run" not in there.stderr
