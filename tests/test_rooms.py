@@ -98,7 +98,10 @@ def test_windows_stand_alone():
         "collections",
         "functools",
         "itertools",
+        "numpy",
         "torch",
+        "typing",
+        "warnings",
     }
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -83,9 +84,10 @@ def _out(path: Path, folder: Path) -> str:
 
 @contextmanager
 def atomic_file(
-    path: Path, parents: bool = False, within: Path | None = None
+    path: Path, parents: bool = False, within: Path | None = None, waits: bool = True
 ) -> Iterator[BinaryIO]:
-    """A file to write that appears at `path`, synced to disk, only when the block ends well.
+    """A file to write that appears at `path`, synced to disk, only when the block ends well. Where
+    nobody `waits` for the disk, which takes milliseconds, a thread syncs it a moment later.
 
     Its folder must be there, unless `parents` are to be made: a run whose directory was moved away
     is not begun anew. A link at `path` is replaced, not followed; one on the way to it must not
@@ -105,7 +107,8 @@ def atomic_file(
             with temporary.open("xb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if waits:
+                    os.fsync(file.fileno())
             _replace(temporary, path)  # once it is closed: Windows moves no open file
         except BaseException:
             with suppress(OSError):
@@ -113,6 +116,17 @@ def atomic_file(
             raise
     except OSError as error:
         raise LabError(f"cannot write {path}: {error.strerror or error}") from error
+    if not waits:
+        threading.Thread(target=_sync, args=(path.absolute(),), name="sync").start()
+
+
+def _sync(path: Path) -> None:
+    with suppress(OSError):  # another has replaced or moved it, which is synced in its turn
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -126,10 +140,15 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def write_atomically(
-    path: Path, content: bytes | memoryview, parents: bool = False, within: Path | None = None
+    path: Path,
+    content: bytes | memoryview,
+    parents: bool = False,
+    within: Path | None = None,
+    waits: bool = True,
 ) -> None:
-    """Put `content` at `path`: a reader finds the old file or the whole new one, never a part."""
-    with atomic_file(path, parents, within) as file:
+    """Put `content` at `path`: a reader finds the old file or the whole new one, never a part. See
+    `atomic_file`."""
+    with atomic_file(path, parents, within, waits) as file:
         file.write(content)
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -146,7 +147,7 @@ LIKELY = st.sampled_from([" ", "\n", "  a", "<|endoftext|>", "the end", "\n\n", 
     ascii_only=st.booleans(),
 )
 @settings(
-    max_examples=40,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -425,6 +426,19 @@ def test_a_file_that_changes_between_two_passes_is_an_error(tmp_path: Path) -> N
     with pytest.raises(LabError, match="its files changed while they were tokenised"):
         tokenize(from_files(str(path)), Slow, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.bin"))
+
+
+@pytest.mark.parametrize(("suffix", "library"), [(".zst", "zstandard"), (".parquet", "pyarrow")])
+def test_without_its_library_the_extra_is_named(
+    suffix: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"whatever")
+    with pytest.raises(
+        LabError, match=rf"^corpus\.path={path} needs the extra `data`: pip install"
+    ):
+        list(from_files(str(path)).pieces())
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:

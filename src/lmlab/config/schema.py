@@ -148,7 +148,7 @@ Logger = Annotated[
 # --- the three commands ----------------------------------------------------------------------
 
 
-WindowOrder = Literal["random", "epochs"]
+WindowOrder = Literal["random", "epochs", "documents"]
 
 
 class Data(Node):

@@ -29,6 +29,7 @@ LONGEST = 100  # characters of a value that are shown
 PARTS = {
     "lmlab.data.bpe": "BPETokenizer",
     "lmlab.data.corpus": "from_files shakespeare tinyshakespeare tinyshakespeare_train",
+    "lmlab.data.prepared": "IdsTokenizer prepared",
     "lmlab.data.tokenizer": "ByteTokenizer CharTokenizer GPT2Tokenizer",
     "lmlab.display.activations": "Activations",
     "lmlab.display.histograms": "Histograms",

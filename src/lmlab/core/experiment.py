@@ -18,11 +18,13 @@ from lmlab.config.fingerprint import leaves
 from lmlab.config.schema import Parent, Train
 from lmlab.config.targets import named, signature
 from lmlab.data.datamodule import TextDataModule
+from lmlab.data.order.packed import pieces_of
 from lmlab.data.streams import derive, generator
 from lmlab.data.tokens import TokenizedCorpus
 from lmlab.display.from_config import MakeLoggers, loggers
 from lmlab.errors import LabError, first_line
 from lmlab.models.contract import Hooks
+from lmlab.models.document_mask import can_stay_within, keep_within
 from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import checkpoint_path
 from lmlab.tasks.asked import Items, items_of
@@ -65,6 +67,8 @@ class Parts:
         """
         torch.manual_seed(derive(config.seed, "init") if own_streams(config) else config.seed)
         model = build.model(config.model, text.tokenizer.vocab_size, config.data.block_size)
+        if config.data.order == "documents" and text.tokenizer.end_of_text is not None:
+            keep_within(model, text.tokenizer.end_of_text)
         if config.trainer.compile:
             model.compile()  # in place, so that the weights keep their names
         factors = parametrisation_of(config.parametrisation).factors(model, config.model)
@@ -166,8 +170,8 @@ class Experiment:
             f"{len(data.train_tokens):,} train and {len(data.val_tokens):,} val tokens, "
             f"vocabulary of {data.vocab_size:,}"
         )
-        if (epochs := epochs_of(config, data, n_processes)) is not None:
-            yield f"data.order={data.order}: {epochs}"
+        for line in about_order(config, data, model, n_processes):
+            yield f"data.order={data.order}: {line}"
         if data.steps_per_batch != config.data.steps_per_batch:
             yield "data.steps_per_batch: 1, so that every part sees every step"
 
@@ -179,12 +183,13 @@ def own_streams(config: Train) -> bool:
 
 def make_data(config: Train, text: TokenizedCorpus) -> TextDataModule:
     """The datamodule of a config over a tokenised corpus."""
-    trainer, evaluation = config.trainer, config.eval
+    trainer, evaluation, shape = config.trainer, config.eval, config.data
     return TextDataModule(
         text.train,
         text.val,
         text.tokenizer.vocab_size,
-        **{**dict(config.data), "steps_per_batch": steps_per_batch(config)},
+        **{**dict(shape), "steps_per_batch": steps_per_batch(config)},
+        pieces=pieces_of(text, shape.block_size) if shape.order == "documents" else None,
         accumulate=trainer.accumulate_grad_batches,
         max_steps=trainer.max_steps,
         eval_every=evaluation.every,
@@ -197,14 +202,20 @@ def make_data(config: Train, text: TokenizedCorpus) -> TextDataModule:
     )
 
 
-def epochs_of(config: Train, data: TextDataModule, n_processes: int) -> str | None:
-    """How many epochs a run makes; None where windows are drawn from anywhere."""
+def about_order(
+    config: Train, data: TextDataModule, model: nn.Module, n_processes: int
+) -> Iterator[str]:
+    """How many epochs a run makes, and of what; nothing where windows are drawn from anywhere."""
     if data.n_windows is None or not config.trainer.max_steps:
-        return None
+        return
     first = config.begins_from.step if config.begins_from else 0
     n_batches = (config.trainer.max_steps - first) * data.accumulate
     n_epochs = n_batches * data.batch_size * n_processes / data.n_windows
-    return f"{n_epochs:.2f} epochs of {data.n_windows:,} windows"
+    yield f"{n_epochs:.2f} epochs of {data.n_windows:,} windows"
+    if data.pieces is not None:
+        yield str(data.pieces)
+        if not can_stay_within(model):
+            yield f"{type(model).__name__} looks across their ends; model=modern does not"
 
 
 def steps_per_batch(config: Train) -> int:

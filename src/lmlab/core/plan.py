@@ -13,7 +13,7 @@ from lmlab.config import build
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.schema import Train
 from lmlab.console import console, quiet_libraries
-from lmlab.core.experiment import epochs_of, make_data
+from lmlab.core.experiment import about_order, make_data
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
 from lmlab.training.optimizers.configure import CombinedOptimizer, configure, groups_by_rule
@@ -55,7 +55,7 @@ def plan(config: Train) -> None:
     first = config.begins_from.step if config.begins_from else 0
     tokens = tokens_per_step * (trainer.max_steps - first)
 
-    epochs = epochs_of(config, data, crew.world_size)
+    order = "; ".join(about_order(config, data, size.model, crew.world_size))
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in (
         ("model", f"{type(size.model).__name__}, {n_parameters:,} parameters"),
@@ -70,7 +70,7 @@ def plan(config: Train) -> None:
             f"{trainer.max_steps:,}{f', from {first:,} on' * bool(first)}: {tokens:,} tokens, "
             f"{tokens / len(data.train_tokens):.2f} times the train split",
         ),
-        *([("order", epochs)] if epochs else []),
+        *([("order", order)] if order else []),
         (
             "memory",
             f"weights {decimal(size.weights)}, as much for gradients, "

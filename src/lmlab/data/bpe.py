@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from operator import index
 from typing import Any
 
 import numpy as np
 
-from lmlab.data.pieces import END, cut_between_words
+from lmlab.data.pieces import END, cut_between_words, parts_between_words
 from lmlab.data.tokenizer import (
     NEEDS_BPE,
     SINGLE_BYTES,
@@ -33,6 +34,8 @@ MIN_FREQUENCY = 2  # a pair that occurs once teaches nothing
 # Bytes. Each merge is looked for in all of a word, so the time to learn grows with the square of
 # its length: a single word of a megabyte takes minutes, and seconds when it is cut.
 LONGEST_WORD = 1024
+# Characters: `tokenizers` is fastest with short texts, and holds much for each token of its answer.
+PART, PARTS = 1 << 10, 64  # of so many a batch is made
 MOST_REPEATED = 100_000  # what a regular expression of `tokenizers` may ask for
 
 # `tokenizers` has a printable character for each byte: its own where it has one, else from U+0100.
@@ -50,6 +53,8 @@ class BPETokenizer(Tokenizer):
     kind = "bpe"
     passes = 3  # to count its characters, to train, to encode
     fitted_on_train = True
+    learns_from = 100_000_000
+    in_threads = True
 
     def __init__(
         self,
@@ -109,8 +114,9 @@ class BPETokenizer(Tokenizer):
             initial_alphabet=list(_AS_BYTE),
             show_progress=False,
         )
-        texts = (text for cut in cut_between_words(pieces, True) for text in cut.split(END))
-        learner.train_from_iterator(texts, trainer)
+        cut = (text for piece in cut_between_words(pieces, True) for text in piece.split(END))
+        parts = (part for text in cut for part in parts_between_words(text, PART))
+        learner.train_from_iterator(parts, trainer)
         tokenizer = cls(_merges(json.loads(learner.to_str())["model"]["merges"]))
         if tokenizer.vocab_size < vocab_size:
             raise LabError(
@@ -120,14 +126,22 @@ class BPETokenizer(Tokenizer):
         return tokenizer
 
     def encode(self, text: str) -> np.ndarray:
-        return np.array(self._encoding.encode_batch_fast([text])[0].ids, dtype=self.dtype)
+        return self._encode([text])
 
     def encode_documents(self, text: str) -> np.ndarray:
-        ids: list[int] = []
-        for document in self._encoding.encode_batch_fast(text.split(END)):
-            ids += document.ids
-            ids.append(self.vocab_size - 1)
-        return np.array(ids[:-1], dtype=self.dtype)  # the last document may go on
+        return self._encode(text.split(END))
+
+    def _encode(self, documents: list[str]) -> np.ndarray:
+        """Ids of documents, with the end-of-text id between them."""
+        parts = ([*parts_between_words(document, PART)] for document in documents)
+        each = chain.from_iterable((*some, None) for some in parts)  # None: a document ends
+        ids = [np.empty(0, self.dtype)]
+        while some := [*islice(each, PARTS)]:
+            encoded = iter(self._encoding.encode_batch_fast([p for p in some if p is not None]))
+            for part in some:
+                part_ids = [self.vocab_size - 1] if part is None else next(encoded).ids
+                ids.append(np.array(part_ids, dtype=self.dtype))
+        return np.concatenate(ids[:-1])  # the last document may go on
 
     def token_bytes(self, token: int) -> bytes:
         return b"" if token == self.end_of_text else self._tokens[token]

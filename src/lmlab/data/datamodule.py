@@ -17,6 +17,7 @@ from lmlab.data.ids import Ids
 from lmlab.data.order.drawn import Drawn
 from lmlab.data.order.epochs import Epochs, windows_an_epoch
 from lmlab.data.order.order import Order, Share
+from lmlab.data.order.packed import Documents, Pieces
 from lmlab.data.streams import generator
 from lmlab.data.windows import draw_windows, full_pass
 from lmlab.errors import LabError
@@ -223,6 +224,7 @@ class TextDataModule(L.LightningDataModule):
         block_size: int,
         val_fraction: float = 0.1,
         order: WindowOrder = "random",
+        pieces: Pieces | None = None,
         steps_per_batch: int = 1,
         accumulate: int = 1,
         max_steps: int = 0,
@@ -237,8 +239,9 @@ class TextDataModule(L.LightningDataModule):
         """`val_fraction` is what the splits were made by, for the sake of errors.
 
         `generator` draws the training windows (None: torch's default one) where the order is
-        random; `seed` evaluates, and decides another order. A checkpoint is due every `save_every`
-        steps after an evaluation.
+        random; `seed` evaluates, and decides another order. `pieces` are the documents of the train
+        split, to train on them in their order. A checkpoint is due every `save_every` steps after
+        an evaluation.
 
         Raises:
             LabError: if a split is too short for a single window.
@@ -255,6 +258,7 @@ class TextDataModule(L.LightningDataModule):
                 )
         self.vocab_size = vocab_size
         self.batch_size, self.block_size, self.order = batch_size, block_size, order
+        self.pieces = pieces
         self.steps_per_batch, self.accumulate = steps_per_batch, accumulate
         self.ends = Ends(steps_per_batch, save_every, eval_every)
         self.eval_every, self.eval_protocol, self.eval_iters = eval_every, eval_protocol, eval_iters
@@ -303,6 +307,8 @@ class TextDataModule(L.LightningDataModule):
         """Of an epoch; None where windows are drawn from anywhere."""
         if self.order == "random":
             return None
+        if self.order == "documents":
+            return None if self.pieces is None else len(self.pieces.packing)
         return windows_an_epoch(len(self.train_tokens), self.block_size)
 
     def train_dataloader(self) -> TrainBatches:
@@ -320,7 +326,10 @@ class TextDataModule(L.LightningDataModule):
         tokens, share = self._splits()[0], Share(self.batch_size, *self._share())
         if self.order == "random":
             return Drawn(tokens, self.block_size, share, self.generator)
-        return Epochs(tokens, self.block_size, share, self.seed)
+        if self.order == "epochs":
+            return Epochs(tokens, self.block_size, share, self.seed)
+        assert self.pieces is not None, "order=documents trains on the pieces of documents"
+        return Documents(tokens, self.pieces, share, self.seed)
 
     def val_dataloader(self) -> EvalLoader:
         """What an evaluation during training looks at."""

@@ -11,6 +11,20 @@ WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".joi
 )
 
 
+def parts_between_words(text: str, size: int) -> Iterator[str]:
+    """Cut a text, where `cut_between_words` may, into parts of about `size` characters."""
+    begin, at = 0, 0
+    while (at := text.find(" ", max(at + 1, begin + size))) >= 0:
+        end = at
+        while end > begin and text[end - 1] in WHITE_SPACE:
+            end -= 1
+        if end > begin:
+            yield text[begin:end]
+            begin = end
+    if begin < len(text):
+        yield text[begin:]
+
+
 def cut_between_words(pieces: Iterable[str], of_documents: bool = False) -> Iterator[str]:
     """Cut a text anew, only between a visible character and white space after it, and where
     a document ends.

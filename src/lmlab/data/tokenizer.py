@@ -43,6 +43,10 @@ class Tokenizer(ABC):
     passes: ClassVar[int] = 1  # of a corpus: to fit, where `fit` looks at it, and to encode
     # Whether `fit` is given the train split alone. Val then begins at a character, not at a token.
     fitted_on_train: ClassVar[bool] = False
+    # The most characters of it; of a larger one pieces from all over it. None: all that there are.
+    learns_from: ClassVar[int | None] = None
+    # Whether `encode` may run in several threads at once, and lets go of Python's lock meanwhile.
+    in_threads: ClassVar[bool] = False
     vocab_size: int
     end_of_text: int | None = None  # the id behind each document; None: it is for one long text
     _kinds: ClassVar[dict[str, type[Tokenizer]]] = {}
@@ -279,6 +283,7 @@ class GPT2Tokenizer(Tokenizer):
     """GPT-2's byte pair encoding, by tiktoken (extra `bpe`). Special tokens are plain text here."""
 
     kind = "gpt2"
+    in_threads = True
 
     def __init__(self, ranks: Sequence[bytes], has_end: bool = False):
         """`ranks[i]` is the byte string of id i; the id after the last is <|endoftext|>, which

@@ -7,16 +7,13 @@ import inspect
 import json
 import os
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lmlab.config.build import part, unmade
 from lmlab.config.own_code import code_of_target
@@ -25,11 +22,12 @@ from lmlab.console import bytes_progress, say
 from lmlab.data import download
 from lmlab.data.corpus import Corpus
 from lmlab.data.ids import Ids
-from lmlab.data.sources.blocks import BrokenError
-from lmlab.data.sources.documents import Told
+from lmlab.data.prepared import Prepared
+from lmlab.data.tokenising.encoding import TextOf, check_made, write
+from lmlab.data.tokenising.unfinished import Unfinished, one_at_a_time
 from lmlab.data.tokenizer import Tokenizer, class_name
 from lmlab.errors import LabError
-from lmlab.files import atomic_file, remove_unfinished, write_atomically
+from lmlab.files import write_atomically
 
 FORMAT = 3  # part of every key: raise it when a tokenizer's ids or this layout change
 
@@ -39,7 +37,8 @@ ALWAYS_CHECKED = 1 << 28  # bytes
 # What is kept about ids: crc32 is their checksum; n_train is there if the train split ends at a
 # character or a document; and `left_out` says which documents were broken.
 ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32", "n_train", "left_out")
-A_DAY = 86_400.0  # seconds: longer than any process writes without a pause
+
+MOST_COMPRESSED = 20  # characters that a byte of a compressed text may stand for
 
 Progress = Callable[[int], None]  # given the number of bytes of text just worked through
 
@@ -81,6 +80,11 @@ def text_of(config: Train, fitted: Tokenizer | None = None) -> TokenizedCorpus:
                 f"corpus: {config.corpus['_target_']} names {file}, and there is no such file; "
                 "a text that has moved is given by corpus.<key>=…"
             )
+    if isinstance(corpus, Prepared):
+        tokenizer = fitted or corpus.tokenizer(kind, arguments)
+        check_made(tokenizer, class_name(kind))
+        ids, n_train, sha256 = corpus.ids(tokenizer.vocab_size, config.data.val_fraction)
+        return TokenizedCorpus(ids, n_train, tokenizer, sha256)
     if fitted is not None and corpus.documents and fitted.end_of_text is None:
         fitted = _with_end_of_text(fitted)
     with bytes_progress(f"tokenising {corpus.name}", corpus.n_bytes * kind.passes) as progress:
@@ -151,6 +155,8 @@ def tokenize(
     same text whatever was learnt, and the same as that of a tokenizer with an id per character.
     Of other classes and corpora the train split is the first int((1 - val_fraction) * n) ids.
 
+    Where this takes long, a process that is killed leaves what it has done, and the next goes on.
+
     Raises:
         LabError: if the text is not UTF-8, or the cache cannot be written.
     """
@@ -161,110 +167,46 @@ def tokenize(
         own["fitted"] = fitted.stored()
     if tokenizer_class.fitted_on_train or corpus.documents:
         own["val_fraction"] = val_fraction
+    most = tokenizer_class.learns_from
+    if most is not None and corpus.n_bytes > most:
+        own["learns_from"] = most
     identity = corpus.identity()
     key = f"{FORMAT}:{json.dumps(own, sort_keys=True, default=repr)}:{identity}"
     stem = f"{corpus.name}-{tokenizer_class.kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     ids_path, about_path = folder / f"{stem}.bin", folder / f"{stem}.json"
 
-    cached = _read(ids_path, about_path, tokenizer_class, val_fraction)
-    if cached is not None:
+    def read() -> TokenizedCorpus | None:
+        return _read(ids_path, about_path, tokenizer_class, val_fraction)
+
+    if (cached := read()) is not None:
         return cached
-
-    n_first = None  # characters of the train split
-    if tokenizer_class.fitted_on_train and not corpus.knows_val:
-        n_first = int((1 - val_fraction) * sum(map(len, corpus.pieces(Told(progress=progress)))))
-
-    def splits(told: Told) -> tuple[Iterator[str], Iterator[str]]:
-        if corpus.knows_val:
-            return corpus.train_and_val(val_fraction, told)
-        return _divided(corpus.pieces(told), n_first)
-
-    if fitted is not None:
-        tokenizer = fitted
-    else:
-        if tokenizer_class.fitted_on_train:
-            first, rest = splits(Told(progress=progress))
+    text = TextOf(corpus, val_fraction, progress, tokenizer_class)
+    with one_at_a_time(ids_path):
+        if (cached := read()) is not None:  # another process was faster
+            return cached
+        unfinished = Unfinished(ids_path)
+        noted = unfinished.noted or {}
+        if noted:
+            there = f"{unfinished.n_bytes / 1e6:,.0f} MB of ids"
+            say(f"tokenising {corpus.name} goes on: {there} are there already")
+            progress(corpus.n_bytes * (tokenizer_class.passes - 1))
+            text.n_first = noted["n_first"]
+            tokenizer = Tokenizer.from_json(noted["tokenizer"], tokenizer_class)
         else:
-            first, rest = corpus.pieces(Told(progress=progress)), iter(())
-        tokenizer = tokenizer_class.fit(first, **arguments)
-        _check_made(tokenizer, name)
-        if corpus.documents:
-            tokenizer = tokenizer.with_end_of_text()
-        deque(rest, maxlen=0)  # for the sake of progress alone
-    digest = hashlib.sha256()
-    broken: list[BrokenError] = []
-
-    remove_unfinished(folder, older_than=A_DAY)
-    encode = tokenizer.encode_documents if corpus.documents else tokenizer.encode
-    n_train, n_tokens, crc32 = None, 0, 0
-    with atomic_file(ids_path, parents=True) as file:  # nothing but ids, in the tokenizer's dtype
-        for split in splits(Told(digest.update, progress, broken.append)):
-            for piece in tokenizer.cut(split):
-                ids = _ids(tokenizer, encode(piece), tokenizer_class.__qualname__)
-                file.write(ids.data)
-                crc32 = zlib.crc32(ids.data, crc32)
-                n_tokens += len(ids)
-            if n_train is None and (n_first is not None or corpus.knows_val):
-                n_train = n_tokens
-        if not n_tokens:
-            raise LabError(f"corpus: no document, and no text, is in the files of {corpus.name}")
-        if corpus.identity() != identity:
-            raise LabError("corpus: its files changed while they were tokenised; try again")
-    # The description is written last: a pair without it does not count.
-    about: dict[str, Any] = {
-        "n_tokens": n_tokens,
-        "sha256": digest.hexdigest(),
-        "tokenizer": tokenizer.stored(),
-        "crc32": crc32,
-    }
-    if n_train is not None:
-        about["n_train"] = n_train
-    if broken:
-        about["left_out"] = f"corpus.skip_broken: {len(broken):,} left out, the first: {broken[0]}"
-    _describe(about_path, about, _state(ids_path))
-    written = _read(ids_path, about_path, tokenizer_class, val_fraction)
-    if written is None:
-        raise LabError(f"{ids_path} changed while it was being written; try again")
+            tokenizer = fitted or text.fit(arguments)
+        with unfinished:  # nothing but ids, in the tokenizer's dtype
+            about = write(text, tokenizer, unfinished)
+            if not about["n_tokens"]:
+                raise LabError(
+                    f"corpus: no document, and no text, is in the files of {corpus.name}"
+                )
+            if corpus.identity() != identity:
+                raise LabError("corpus: its files changed while they were tokenised; try again")
+        # The description is written last: a pair without it does not count.
+        _describe(about_path, about, _state(ids_path))
+        if (written := read()) is None:
+            raise LabError(f"{ids_path} changed while it was being written; try again")
     return written
-
-
-def _check_made(tokenizer: Any, name: str) -> None:
-    """Whether what a `fit` returned is a tokenizer that keeps its promises."""
-    if not isinstance(tokenizer, Tokenizer):
-        raise LabError(f"tokenizer: {name}.fit has to return a Tokenizer; it returns {tokenizer!r}")
-    size = getattr(tokenizer, "vocab_size", None)
-    if not isinstance(size, int) or size < 1:
-        raise LabError(f"tokenizer: {name} has to set vocab_size, a count of ids; it is {size!r}")
-    if not isinstance(some := tokenizer.token_bytes(0), bytes):
-        raise LabError(
-            f"tokenizer: {name}.token_bytes has to return bytes; it returns {some!r:.80}"
-        )
-    state = tokenizer.to_json()
-    try:
-        is_plain = isinstance(state, dict) and bool(json.dumps(state))
-    except (TypeError, ValueError):
-        is_plain = False
-    if not is_plain:
-        raise LabError(
-            f"tokenizer: {name}.to_json has to return a dict of JSON; it returns {state!r:.80}"
-        )
-
-
-def _ids(tokenizer: Tokenizer, ids: Any, name: str) -> np.ndarray:
-    """What an `encode` returned, in the tokenizer's dtype."""
-    if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
-        is_array = isinstance(ids, np.ndarray)
-        what = f"one of {ids.ndim}-D {ids.dtype}" if is_array else f"a {type(ids).__name__}"
-        raise LabError(
-            f"tokenizer: {name}.encode has to return a 1-D array of integers; it returns {what}"
-        )
-    if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
-        wrong = ids.min() if ids.min() < 0 else ids.max()
-        raise LabError(
-            f"tokenizer: {name} made the id {wrong}, beyond its vocabulary of "
-            f"{tokenizer.vocab_size}"
-        )
-    return ids.astype(tokenizer.dtype, copy=False)
 
 
 def _read(
@@ -278,8 +220,7 @@ def _read(
             return None
         tokenizer = Tokenizer.from_json(about["tokenizer"], tokenizer_class)
         state = _state(ids_path)
-        # Copy-on-write, never written: torch warns about arrays that are read-only.
-        ids = np.memmap(ids_path, tokenizer.dtype, mode="c")
+        ids = np.memmap(ids_path, tokenizer.dtype, mode="r")
         if len(ids) != about["n_tokens"]:
             return None
         touched = state != described["checked"]
@@ -290,30 +231,10 @@ def _read(
                 with suppress(LabError):  # the cache may be read-only
                     _describe(about_path, about, state)
         n_train = about.get("n_train", int((1 - val_fraction) * len(ids)))
-        mapped = Ids(torch.from_numpy(ids))
-        return TokenizedCorpus(mapped, n_train, tokenizer, about["sha256"], about.get("left_out"))
+        more = about["sha256"], about.get("left_out")
+        return TokenizedCorpus(Ids(ids), n_train, tokenizer, *more)
     except (OSError, ValueError, KeyError, TypeError, LabError):
         return None
-
-
-def _divided(pieces: Iterator[str], n_first: int | None) -> tuple[Iterator[str], Iterator[str]]:
-    """The first characters of a text (None: all), and the rest, to be read in this order."""
-    begun: list[str] = []
-
-    def first() -> Iterator[str]:
-        left = n_first
-        for piece in pieces:
-            if left is None:
-                yield piece
-            elif len(piece) < left:
-                yield piece
-                left -= len(piece)
-            else:
-                yield piece[:left]
-                begun.append(piece[left:])
-                return
-
-    return first(), chain(begun, pieces)
 
 
 def _describe(about_path: Path, about: dict[str, Any], checked: list[int]) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from lmlab.data.ids import Ids
 
+NO_TARGET = -100  # the default of `ignore_index`
+
 
 def draw_windows(
     tokens: Ids,
@@ -55,6 +57,15 @@ def get_batch(
     """
     ids = Ids(tokens) if isinstance(tokens, Tensor) else tokens
     return shift(draw_windows(ids, 1, batch_size, block_size, generator)[0])
+
+
+def inputs_and_targets(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """`shift`, of windows in which an id that is no target is written as ~id.
+
+    There the target is NO_TARGET, which torch's cross-entropy leaves out.
+    """
+    idx, targets = shift(windows)
+    return idx ^ (idx >> 63), targets.where(targets >= 0, NO_TARGET)  # x ^ -1 is ~x
 
 
 def shift(windows: Tensor) -> tuple[Tensor, Tensor]:

@@ -283,7 +283,7 @@ class MetricsCSV(Logger):
         lines = csv.DictWriter(text, ["step", *columns], lineterminator="\n")
         lines.writeheader()
         lines.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
-        write_atomically(self.path, text.getvalue().encode())
+        write_atomically(self.path, text.getvalue().encode(), waits=False)
         self._changed = False
 
     def finalize(self, status: str) -> None:

@@ -50,9 +50,9 @@ class Projector(L.Callback):
         labels = (visible(self.tokenizer.decode([i])) for i in range(min(len(table), MOST)))
         tokens, inside = "\n".join(labels).encode() + b"\n", folder / PROJECTOR
         make_folder(inside, within=folder)
-        write_atomically(inside / "vectors.tsv", vectors.getvalue(), within=folder)
-        write_atomically(inside / "tokens.tsv", tokens, within=folder)
-        write_atomically(folder / PROJECTOR_CONFIG, CONFIG.encode())
+        write_atomically(inside / "vectors.tsv", vectors.getvalue(), within=folder, waits=False)
+        write_atomically(inside / "tokens.tsv", tokens, within=folder, waits=False)
+        write_atomically(folder / PROJECTOR_CONFIG, CONFIG.encode(), waits=False)
 
 
 def token_embedding(model: nn.Module, vocab_size: int) -> Tensor | None:

@@ -59,6 +59,11 @@ def caveats(model: Modern) -> Iterator[str]:
             f"model.temperature={model.temperature:g} is part of the last norm's gain: trained on "
             "there, logits are divided by it in training, too"
         )
+    if model.end_of_text is not None:
+        yield (
+            "data.order=documents: here attention stays within a document, and there it looks "
+            "across its end; give one document at a time"
+        )
     if block.dropout.n_dropped:
         yield (
             f"trained on there, dropout is of attention weights alone ({block.attention.dropout:g})"

@@ -15,7 +15,11 @@ Heads = Annotated[Count, Divides("n_embd")]  # how many heads share n_embd
 
 
 def attention_weights(
-    query: Tensor, key: Tensor, scaled: bool = True, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    scaled: bool = True,
+    window: int | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """How much each position takes from each: query, key (..., T, hs) -> (..., T, T).
 
@@ -24,13 +28,16 @@ def attention_weights(
     dot product of two random vectors grows with their length, and without it the softmax of a fresh
     model is close to one-hot (Vaswani et al. 2017, section 3.2.1). The rest is version 3 of
     averaging, with affinities that the data choose. With a `window` a position looks at no more
-    than that many, itself among them.
+    than that many, itself among them. A `mask` (..., T, T) that is true where one may look stands
+    in place of both rules.
     """
     n_queries, n_keys, head_size = query.shape[-2], key.shape[-2], query.shape[-1]
     wei = query @ key.transpose(-2, -1)  # (..., T, hs) @ (..., hs, T) -> (..., T, T)
     if scaled:
         wei = wei * head_size**-0.5
-    if n_queries > 1:  # the last position has nothing ahead of it
+    if mask is not None:
+        wei = wei.masked_fill(~mask, float("-inf"))
+    elif n_queries > 1:  # the last position has nothing ahead of it
         tril = torch.tril(torch.ones(n_queries, n_keys, device=wei.device), n_keys - n_queries)
         if window is not None:
             tril = tril.triu(n_keys - n_queries - window + 1)

@@ -16,29 +16,37 @@ Approximation = Literal["none", "tanh"]  # as torch.nn.GELU has it
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, dropout: float, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    window: int | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Causal attention: query (B, n_head, T, hs), key and value (B, n_head, T or more, hs).
 
     Where there are more keys than queries, the queries are those of the last positions. With a
-    `window` each looks at no more than that many positions, its own among them.
+    `window` each looks at no more than that many positions, its own among them. A `mask`
+    (B, 1, T, keys) that is true where a query may look stands in place of both rules.
     """
     (B, n_head, T, head_size), n_keys = query.shape, key.shape[-2]
     if window is not None and window >= n_keys:
         window = None
     if query.device.type != "cpu" or query.dtype == torch.float32:
-        is_causal = T == n_keys > 1 and window is None
-        is_masked = 1 < T < n_keys or window is not None
-        mask = causal_mask(T, n_keys, query.device, window) if is_masked else None
+        is_causal = T == n_keys > 1 and window is None and mask is None
+        if mask is None and (1 < T < n_keys or window is not None):
+            mask = causal_mask(T, n_keys, query.device, window)
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=is_causal, dropout_p=dropout
         )
     # In low precision the backward pass of torch's fused attention on a CPU takes nearly three
     # times as long as in float32, and as long as all the rest of a small GPT.
     query, key, value = (t.reshape(B * n_head, -1, head_size) for t in (query, key, value))
-    no_looking_ahead = query.new_zeros(T, n_keys).masked_fill_(
-        ~causal_mask(T, n_keys, query.device, window), float("-inf")
-    )
+    if mask is None:
+        mask = causal_mask(T, n_keys, query.device, window)
+    else:
+        mask = mask.expand(B, n_head, T, n_keys).reshape(B * n_head, T, n_keys)
+    no_looking_ahead = query.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
     wei = torch.baddbmm(no_looking_ahead, query, key.transpose(1, 2), alpha=head_size**-0.5)
     with torch.autocast("cpu", enabled=False):  # softmax adds up in float32 whatever it is given
         wei = F.dropout(F.softmax(wei, dim=-1), dropout)

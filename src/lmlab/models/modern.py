@@ -17,6 +17,7 @@ from lmlab.bounds import BelowOne, Count, Divides, NotNegative, Positive
 from lmlab.errors import LabError
 from lmlab.models.attention import Heads, attention_weights, size_of_heads
 from lmlab.models.counts import Counts
+from lmlab.models.document_mask import document_mask, numbered
 from lmlab.models.gpt import attend
 from lmlab.models.maps import Watch
 from lmlab.models.memory import Past
@@ -57,6 +58,16 @@ class Shared:
     turns: Tensor | None  # complex (T, n_rotated / 2): the rotation of each position
     first_value: Tensor | None = None  # (B, n_kv_head, T, head_size): of the first layer
     outputs: list[Tensor] = field(default_factory=list)  # (B, T, C): of each layer, for skips
+    documents: Tensor | None = None  # (B, T or more): of which each position is; None: all of one
+    masks: dict[int | None, Tensor] = field(default_factory=dict)  # by the layers' window
+
+    def mask(self, n_queries: int, n_keys: int, window: int | None) -> Tensor | None:
+        """Where attention may look, if it stays within documents."""
+        if self.documents is None:
+            return None
+        if window not in self.masks:
+            self.masks[window] = document_mask(self.documents, n_queries, n_keys, window)
+        return self.masks[window]
 
 
 class Attention(nn.Module):
@@ -127,10 +138,12 @@ class Attention(nn.Module):
             reach = None if self.window is None else self.window - 1
             key, value = self.past.extend(key, value, reach=reach)
         key, value = (_for_each_head(t, n_head // n_kv_head) for t in (key, value))
+        mask = shared.mask(T, key.shape[-2], self.window)
         if self.watch is not None:  # the fused kernel never writes its weights down
-            self.watch(attention_weights(query, key, window=self.window))
+            self.watch(attention_weights(query, key, window=self.window, mask=mask))
         dropout = self.dropout if self.training else 0.0
-        out = attend(query, key, value, dropout, self.window).transpose(1, 2)  # (B, T, n_head, hs)
+        out = attend(query, key, value, dropout, self.window, mask)
+        out = out.transpose(1, 2)  # (B, T, n_head, hs)
         if self.gate is not None:
             out = out * self.gate(x).sigmoid()[..., None]
         return self.projection(out.reshape(B, T, C))
@@ -185,6 +198,7 @@ class Modern(nn.Module):
     """
 
     past: Past | None = None  # counts positions
+    end_of_text: int | None = None  # behind each document; once set, attention stays within one
 
     def __init__(
         self,
@@ -287,8 +301,13 @@ class Modern(nn.Module):
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) -> logits (B, T, vocab_size); T up to block_size if positions are learned."""
         positions = torch.arange(idx.shape[1], device=idx.device)
+        documents = None
         if self.past is not None:
-            positions += self.past.pass_by(len(positions))
+            positions += self.past.length
+        if self.end_of_text is not None:
+            documents = numbered(idx, self.end_of_text, self.past)
+        elif self.past is not None:
+            self.past.pass_by(len(positions))
 
         x = self.token_embedding(idx)
         if self.position_embedding is not None:
@@ -303,7 +322,7 @@ class Modern(nn.Module):
         rotation = None
         if self.rope_base is not None:
             rotation = turns(positions, self.n_rotated, self.rope_base)
-        shared = Shared(idx, x, rotation)
+        shared = Shared(idx, x, rotation, documents=documents)
         for block in self.blocks:
             x = block(x, shared)
             if self.u_net:

@@ -229,13 +229,25 @@ class RunDirectory:
         Raises:
             LabError: if it is not there: somebody moved or deleted the directory.
         """
+        self._write(**self._with(fields))
+
+    def note(self, **fields: Any) -> None:
+        """As `update`, of how far a run is: training does not wait for the disk.
+
+        Raises:
+            LabError: see there.
+        """
+        self._write(waits=False, **self._with(fields))
+
+    def _with(self, fields: dict[str, Any]) -> dict[str, Any]:
         record = self.record
         if not record:
             raise LabError(f"run={self.path} is gone: it was moved or deleted while it was trained")
-        self._write(**{**record, **fields})
+        return {**record, **fields}
 
-    def _write(self, **record: Any) -> None:
-        write_atomically(self.path / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    def _write(self, waits: bool = True, **record: Any) -> None:
+        content = (json.dumps(record, indent=2) + "\n").encode()
+        write_atomically(self.path / RECORD, content, waits=waits)
 
     @property
     def sample(self) -> str | None:

@@ -52,7 +52,7 @@ class Recorder(L.Callback):
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         # Not before: Lightning shares the processors out among several processes when it launches.
         if trainer.is_global_zero:
-            self.run.update(**computed_on(self.run.record, trainer.strategy.root_device))
+            self.run.note(**computed_on(self.run.record, trainer.strategy.root_device))
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         self.metrics |= module.metrics
@@ -62,7 +62,7 @@ class Recorder(L.Callback):
             self.metrics["train/loss_last"] = module.last_loss
         speed = self.metrics.pop("train/tokens_per_second", None)
         if trainer.is_global_zero:
-            self.run.update(
+            self.run.note(
                 **self._spent(trainer).recorded, metrics=self.metrics, tokens_per_second=speed
             )
 
@@ -147,9 +147,11 @@ class Checkpoints(L.Callback):
         # The best one first, for the other says that it is there; they are one file of two names.
         trainer.save_checkpoint(self.run.best if is_best else path)
         if is_best and trainer.is_global_zero:
-            self.run.update(best=self.best)
+            self.run.note(best=self.best)
             if is_last:
                 link_or_copy(self.run.best, path)
+        elif self.best.get("step") == trainer.global_step and trainer.is_global_zero:
+            link_or_copy(path, self.run.best)  # the same weights, and how the run ended
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
             self.run.forget_requeued()

@@ -27,6 +27,9 @@ class Loss(ABC):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """A scalar with a gradient, of idx and targets (B, T).
 
+        Where windows are filled up (data.order=documents), targets of -100 do not count: torch's
+        cross-entropy leaves them out.
+
         It stands in `train/loss`, too. Where something else is to stand there, that is the second
         of two: such as the text's own share, in nats per token, of a loss that has others.
         """

@@ -20,7 +20,7 @@ from lmlab.config.schema import Train
 from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.streams import default_states, derive, set_default_states
-from lmlab.data.windows import shift
+from lmlab.data.windows import inputs_and_targets, shift
 from lmlab.errors import DivergedError, LabError
 from lmlab.training.first_steps import FirstSteps
 from lmlab.training.lightning_inside import (
@@ -160,7 +160,7 @@ class LanguageModule(L.LightningModule):
         parameters, n = list(self.model.parameters()), self.accumulate
         share = torch.full((), 1 / n, device=windows.device)  # of a micro-batch in its step
         # Contiguous for the whole chunk at once; a step then takes views.
-        idx, targets = (ids.contiguous() for ids in shift(windows))
+        idx, targets = (ids.contiguous() for ids in inputs_and_targets(windows))
         first, rated = self.global_step, self._rated(optimizer)
         losses: list[Tensor] = []
         rates: list[Rates] = []
@@ -341,8 +341,8 @@ class LanguageModule(L.LightningModule):
             # Nats per token, in bits, over the characters and the bytes that a token stands for.
             _, n_tokens, *amounts = sums[name]
             for tag, amount in zip(("val/bpc", "val/bpb"), amounts, strict=True):
-                length = amount / n_tokens
-                shown[tag] = metrics[name] / math.log(2) / length if length else math.nan
+                if amount:  # none, where nobody knows what ids stand for
+                    shown[tag] = metrics[name] / math.log(2) / (amount / n_tokens)
         for name, loss in metrics.items():
             if not math.isfinite(loss):
                 raise DivergedError(

@@ -19,6 +19,7 @@ from lmlab.config.trust import check_stored
 from lmlab.console import say
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
+from lmlab.models.document_mask import keep_within
 from lmlab.runs import contents
 from lmlab.runs.checkpoint import EMA_KEY, load_averaged, naming_checkpoint, newest, read_checkpoint
 from lmlab.runs.directory import RunDirectory
@@ -155,6 +156,8 @@ def _restored(run: RunDirectory | None, path: Path, checkpoint: dict[str, Any]) 
     try:
         model = _model(config, tokenizer.vocab_size, contents.weights_of(checkpoint))
         _load(model, checkpoint)
+        if config.data.order == "documents" and tokenizer.end_of_text is not None:
+            keep_within(model, tokenizer.end_of_text)
     except LabError as error:
         raise LabError(
             f"checkpoint {path} does not fit the model in its own config: {error}"

@@ -10,10 +10,6 @@ from playwright.sync_api import FrameLocator, Page, expect
 from sweeps.board.test_runs import showed
 from sweeps.made import made
 
-from lmlab.display.board import start
-from lmlab.sweeps.board import scan
-from lmlab.sweeps.board.plugin import BoardLoader
-
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">\u202e\x00\n' + "long " * 1000
 
 
@@ -27,13 +23,6 @@ def sweep(tmp_path: Path) -> Path:
             run = made(folder, {"optimizer.lr": lr, "seed": seed}, loss + seed / 100, curve=curve)
             showed(run, 10, 20)
     return folder
-
-
-@pytest.fixture
-def link(tmp_path: Path, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(scan, "SECONDS", 0.2)
-    flags = "--load_fast=false", "--path_prefix=/lab"
-    return start(tmp_path, *flags, first=BoardLoader(scan.Scan(tmp_path))).partition("?")[0]
 
 
 def at(link: str, **choices: str) -> str:

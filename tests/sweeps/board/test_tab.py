@@ -9,10 +9,7 @@ import pytest
 from playwright.sync_api import FrameLocator, Page, expect
 from sweeps.made import made
 
-from lmlab.display.board import start
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.board import scan
-from lmlab.sweeps.board.plugin import BoardLoader
 
 HOSTILE = '<img src=x onerror="document.body.remove()"> & <b>bold</b>\n' + "long " * 300
 
@@ -30,13 +27,6 @@ def sweep(tmp_path: Path) -> Path:
 def run(folder: Path, lr: float, seed: int, loss: float) -> Path:
     curve = {10: 3.0, 20: loss}
     return made(folder, {"optimizer.lr": lr, "seed": seed}, loss + 0.01 * seed, curve=curve)
-
-
-@pytest.fixture
-def link(tmp_path: Path, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(scan, "SECONDS", 0.2)
-    flags = "--load_fast=false", "--path_prefix=/lab"
-    return start(tmp_path, *flags, first=BoardLoader(scan.Scan(tmp_path))).partition("?")[0]
 
 
 def row(tab: FrameLocator, name: str, of: str) -> list[str]:

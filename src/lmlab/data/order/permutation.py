@@ -13,7 +13,7 @@ ROUNDS = 10
 FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 HALF = np.uint64(32)  # of the bits of a number
 
-Keys = NDArray[np.uint64]  # (ROUNDS,)
+Keys = NDArray[np.uint64]  # (ROUNDS,), or (ROUNDS, m) for m places
 
 
 def keys_of(text: str) -> tuple[Keys, int]:
@@ -23,8 +23,8 @@ def keys_of(text: str) -> tuple[Keys, int]:
 
 
 class Permutation:
-    """A permutation of 0 to n - 1, for n below 2^62; or many, if `n` is an array: each place that
-    it is called with is then moved among so many of its own.
+    """A permutation of 0 to n - 1, for n below 2^62; or many, if `n` and the keys are arrays: each
+    place that it is called with is then moved among so many of its own, by its own keys.
 
     A place is written as two numbers, left * width + right, and each in turn is shifted by a hash
     of the other (a Feistel network; Black and Rogaway 2002, "Ciphers with arbitrary finite
@@ -32,23 +32,27 @@ class Permutation:
     n - 1 goes on from there until it is back (cycle walking).
     """
 
-    def __init__(self, n: int | NDArray[np.int64], keys: Keys):
+    def __init__(self, n: int | NDArray[np.int64] | NDArray[np.uint64], keys: Keys):
         self.n, self.keys = np.asarray(n, np.uint64), keys
         self.height = np.ceil(np.sqrt(self.n.astype(np.float64))).astype(np.uint64)
         self.width = (self.n + self.height - np.uint64(1)) // self.height
 
     def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where places go, (any shape that `n` has, or (m,) where that is a number)."""
-        sizes = self.n, self.height, self.width
-        moved = self._moved(places.astype(np.uint64), *sizes[1:])
+        moved = self._moved(places.astype(np.uint64))
         while (beyond := np.flatnonzero(moved >= self.n)).size:
-            height, width = (size[beyond] if size.ndim else size for size in sizes[1:])
-            moved[beyond] = self._moved(moved[beyond], height, width)
+            moved[beyond] = self._of(beyond)._moved(moved[beyond])
         return moved.astype(np.int64)
 
-    def _moved(
-        self, places: NDArray[np.uint64], height: NDArray[np.uint64], width: NDArray[np.uint64]
-    ) -> NDArray[np.uint64]:
+    def _of(self, some: NDArray[np.int64]) -> Permutation:
+        """Those of some places."""
+        if not self.n.ndim:
+            return self
+        keys = self.keys[:, some] if self.keys.ndim > 1 else self.keys
+        return Permutation(self.n[some], keys)
+
+    def _moved(self, places: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        height, width = self.height, self.width
         left, right = np.divmod(places, width)
         for i in range(0, ROUNDS, 2):
             left += _hashed(right, self.keys[i], height)
@@ -61,7 +65,7 @@ class Permutation:
 
 
 def _hashed(
-    numbers: NDArray[np.uint64], key: np.uint64, below: NDArray[np.uint64]
+    numbers: NDArray[np.uint64], key: np.uint64 | Keys, below: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
     """Of each a number from 0 to `below` - 1, which is below 2^32; sums and products wrap."""
     mixed = (numbers + key) * FIRST
