@@ -4,8 +4,11 @@ import json
 import math
 
 import pytest
+from comparing import assert_same_run
+from small import train
 
 from lmlab.config.fingerprint import fingerprint
+from lmlab.errors import LabError
 from lmlab.handles import Run
 from lmlab.training.restored import restore
 
@@ -80,3 +83,25 @@ def test_what_is_said_of_documents_is_no_part_of_older_fingerprints(composed, tm
     assert fingerprint(config) == fingerprint(before)
     ended = {**config, "corpus": {**config["corpus"], "split": "end"}}
     assert fingerprint(ended) != fingerprint(config)
+
+
+def test_packed_documents_are_trained_on_and_resumed_to_the_last_bit(
+    experiment, of_documents, capsys
+):
+    words = ["model=modern", "model.n_embd=16", "model.n_layer=1", "model.n_head=2", *of_documents]
+    words += ["data.order=documents", "data.steps_per_batch=5"]
+    whole = experiment(*words)
+    assert "360 documents, 25.00% of targets padding" in " ".join(capsys.readouterr().out.split())
+    part = experiment(*words, "pause_at=7")
+    train({**part.config, "run": str(part.path), "pause_at": None})
+    assert_same_run(whole, part)
+    model = restore(whole, "last").model
+    assert model.end_of_text == 4  # evaluation and sampling stay within documents, too
+
+
+def test_what_has_no_mask_and_what_has_no_documents_are_said(experiment, of_documents, capsys):
+    words = ["model=bigram", "data.order=documents", "trainer.max_steps=2"]
+    experiment(*words, *of_documents)
+    assert "Bigram looks across their ends; model=modern does not" in capsys.readouterr().out
+    with pytest.raises(LabError, match=r"^data\.order=documents: .* without documents; give data"):
+        experiment(*words)
