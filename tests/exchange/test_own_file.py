@@ -130,6 +130,8 @@ def imports(source: str) -> set[str]:
 def test_a_model_is_the_same_there(composed, tmp_path, name):
     node = composed(*MODELS[name])["model"]
     model = made(node)
+    if name == "quickstart":
+        model.end_of_text = 3  # as data.order=documents sets it
     theirs = left(model, node, tmp_path / "out")
     check_equal(model, theirs)
     theirs.save_pretrained(tmp_path / "again")

@@ -31,12 +31,14 @@ class LabConfig(PretrainedConfig):
         vocab_size: int | None = None,
         block_size: int | None = None,
         buffer_sizes: dict[str, list[int]] | None = None,
+        end_of_text: dict[str, int] | None = None,
         **more: Any,
     ):
         """`block_size` is how many tokens the model reads at most; `buffer_sizes` are of buffers
-        that grew with the text, such as tables of counts."""
+        that grew with the text, such as tables of counts; `end_of_text` is the token behind each
+        document, of the modules whose attention stays within one."""
         self.model, self.vocab_size, self.block_size = model, vocab_size, block_size
-        self.buffer_sizes = buffer_sizes or {}
+        self.buffer_sizes, self.end_of_text = buffer_sizes or {}, end_of_text or {}
         super().__init__(**more)
 
 
@@ -65,6 +67,8 @@ class LabForCausalLM(PreTrainedModel, GenerationMixin):
             buffer = getattr(module, buffer_name)
             if list(buffer.shape) != size:
                 setattr(module, buffer_name, buffer.new_empty(size))
+        for name, token in config.end_of_text.items():
+            self.model.get_submodule(name).end_of_text = token
         # Weights that are one, such as a read-out that is the embedding: {second name: first name}.
         first_names: dict[int, str] = {}
         names = [(n, id(p)) for n, p in self.named_parameters(remove_duplicate=False)]

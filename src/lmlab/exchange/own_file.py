@@ -42,6 +42,11 @@ def exported(
         "block_size": block_size,
         "tie_word_embeddings": is_tied,
         "model": node,
+        "end_of_text": {
+            name: module.end_of_text
+            for name, module in model.named_modules()
+            if getattr(module, "end_of_text", None) is not None
+        },
         "buffer_sizes": {name: list(buffer.shape) for name, buffer in buffers.items()},
     }
     tensors = {f"model.{name}": tensor for name, tensor in (weights | buffers).items()}
