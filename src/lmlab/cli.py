@@ -187,6 +187,7 @@ def _export(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
 def _show(run: RunDirectory) -> None:
     """The end of a run: its result, what it writes like, and what to do next."""
     from lmlab.console import board_command, command, console, say
+    from lmlab.display.tracker_commands import tracker_commands
 
     metrics, step = run.record["metrics"], run.record["step"]
     this = shlex.quote(f"run={run.path}")
@@ -216,6 +217,8 @@ def _show(run: RunDirectory) -> None:
     outputs = Path(run.config["output_dir"])
     folder = outputs if run.path.is_relative_to(outputs) else run.path
     say(f"look      {board_command(folder)}")
+    for name, shows in tracker_commands(run.path, run.config["logger"]):
+        say(f"{name:<10}{shows}")
     say(f"sample    {command('generate')} {this}{_prompt(run)}")
     say(f"evaluate  {command('evaluate')} {this}")
     if step:

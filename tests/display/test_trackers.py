@@ -126,8 +126,8 @@ def test_both_hold_what_the_csv_holds_and_leave_nothing_behind(here, lab):
     assert (status, err) == (0, "")
     first, out = out.split("\n", 1)
     assert first.startswith("lmlab.display.trackers.MLflow: trusted")  # with a file anywhere
-    assert "wandb" not in out
-    assert "mlflow" not in out.lower()
+    said = [line for line in out.splitlines() if "wandb" in line or "mlflow" in line.lower()]
+    assert [line[:10].strip() for line in said] == ["wandb", "mlflow"]  # nothing but these two
     assert set(threading.enumerate()) == threads
     assert set(children()) <= set(processes)
 
@@ -139,6 +139,8 @@ def test_both_hold_what_the_csv_holds_and_leave_nothing_behind(here, lab):
     assert in_mlflow(run) == points
 
     (path,) = wandb_files(run)
+    assert said[0].split() == ["wandb", "wandb", "sync", str(path.parent)]
+    assert f"mlflow ui --backend-store-uri sqlite:///{here}/outputs/mlflow.db" in said[1]
     assert path.name == f"run-{run.record['trackers']['wandb']}.wandb"
     records = list(wandb_records(path))
     configs = [i for r in records for i in (*r.run.config.update, *r.config.update)]

@@ -586,30 +586,6 @@ def test_what_from_refuses_besides(begin, hugging_face):
     assert "nothing is downloaded here" in err
 
 
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        (["model=head"], "Stack is no architecture"),
-        (["model=modern", *SIZES], "LayerNorm (model.norm"),
-        ([*QWEN, *SIZES, "model.window=4"], "model.window"),
-        (
-            [*QWEN, *SIZES, "model.bigram_embedding=all", "model.u_net=true"],
-            "model.bigram_embedding, mod",
-        ),
-        ([*QWEN, *SIZES, "model.rope_fraction=0.5"], "model.rope_fraction below 1"),
-        ([*QWEN, *SIZES, "model.value_residual=true"], "model.value_residual"),
-    ],
-)
-def test_a_model_that_nobody_else_has_is_refused_by_its_parts(
-    lab, experiment, tmp_path, words, part
-):
-    run = experiment("trainer.max_steps=2", *words)
-    status, _, err = lab("export", f"run={run.path}", f"folder={tmp_path / 'out'}")
-    assert status == 2
-    assert part in err
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_weights_alone(lab, trained, tmp_path):
     from safetensors.torch import load_file
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from lmlab.errors import LabError
 from lmlab.models.attention import MultiHead
-from lmlab.models.gpt import GPT, Block, CausalSelfAttention, attend
+from lmlab.models.gpt import GPT, CausalSelfAttention, GPTBlock, attend
 
 
 def gpt(n_layer: int = 2, n_head: int = 4, n_embd: int = 64, dropout: float = 0.0) -> GPT:
@@ -62,7 +62,7 @@ def test_dropout_acts_on_the_attention_weights_too():
 
 
 def test_dropout_acts_on_both_branches_of_a_block_and_on_the_embeddings():
-    block, x = Block(16, 2, dropout=0.0), torch.randn(2, 8, 16)
+    block, x = GPTBlock(16, 2, dropout=0.0), torch.randn(2, 8, 16)
     block.dropout.p = 1.0  # drop all that the branches add: only the residual path is left
     assert torch.equal(block(x), x)
     model = gpt()
@@ -71,7 +71,7 @@ def test_dropout_acts_on_both_branches_of_a_block_and_on_the_embeddings():
 
 
 def test_a_block_is_pre_norm_with_a_gelu_in_a_feed_forward_without_biases():
-    block, x = Block(16, 2, dropout=0.0), torch.randn(2, 8, 16)
+    block, x = GPTBlock(16, 2, dropout=0.0), torch.randn(2, 8, 16)
     between = x + block.attention(F.layer_norm(x, (16,)))
     inside = F.gelu(F.layer_norm(between, (16,)) @ block.feed_forward[0].weight.T)
     torch.testing.assert_close(block(x), between + inside @ block.feed_forward[2].weight.T)

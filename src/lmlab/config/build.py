@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import itertools
 import math
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from hydra.utils import get_object
 
-from lmlab.config.targets import HYDRAS, named
+from lmlab.config.instantiate import instantiate, is_recursive
+from lmlab.config.targets import named
 from lmlab.errors import LabError
 from lmlab.models.contract import give_sizes
 
@@ -64,7 +64,7 @@ def _part(node: dict[str, Any], key: str, kind: type, more: dict[str, Any]) -> A
         if not _makes(target, kind):
             raise LabError(f"{target_key}={target}: not a {kind.__module__}.{kind.__qualname__}")
     try:
-        return _made(node, **more)
+        return instantiate(node, get_object, **more)
     except LabError:
         raise
     except REFUSALS as error:
@@ -72,32 +72,12 @@ def _part(node: dict[str, Any], key: str, kind: type, more: dict[str, Any]) -> A
         raise LabError(f"{key}: {node.get('_target_')} cannot be made: {said}") from error
 
 
-def _made(node: Any, **more: Any) -> Any:
-    """What a value stands for, nodes in it made first; `more` are arguments as they are."""
-    if isinstance(node, list):
-        return [_made(child) for child in node]
-    if not isinstance(node, dict):
-        return node
-    if "_target_" not in node:
-        return {name: _made(child) for name, child in node.items()}
-    inside = _made if _is_recursive(node) else copy.deepcopy
-    positional = [inside(child) for child in node.get("_args_", [])]
-    named = {k: inside(v) for k, v in node.items() if k != "_target_" and k not in HYDRAS} | more
-    make = partial(get_object(node["_target_"]), *positional, **named)
-    return make if node.get("_partial_") else make()
-
-
-def _is_recursive(node: dict[str, Any]) -> bool:
-    """Whether nodes below one with a `_target_` are made; else they are arguments as they are."""
-    return bool(node.get("_recursive_", True))
-
-
 def targets(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every `_target_` that `_made` comes to in a node, at any depth, with its key."""
+    """Every `_target_` that `instantiate` comes to in a node, at any depth, with its key."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield f"{key}._target_", str(node["_target_"])
-            if not _is_recursive(node):
+            if not is_recursive(node):
                 return
         for name, child in node.items():
             yield from targets(child, f"{key}.{name}")

@@ -79,7 +79,7 @@ def code_of_target(target: str) -> dict[str, str]:
         if path is None:
             continue
         code[name], imported = _read(path, name, path.stat().st_mtime_ns)
-        if not _is_installed(path):
+        if not is_installed(path):
             names |= {n for n in imported if n.partition(".")[0] == top}
     return code
 
@@ -135,7 +135,8 @@ def _with_packages(name: str) -> set[str]:
     return {".".join(parts[: n + 1]) for n in range(len(parts))}
 
 
-def _is_installed(path: Path) -> bool:
+def is_installed(path: Path) -> bool:
+    """Whether a file is of an installed package."""
     return not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
 
 

@@ -45,7 +45,7 @@ def nearest(name: str, known: list[str]) -> str:
     """
     for shortened in (lambda name: name, lambda name: re.split(r"[./]", name)[-1]):
         by_short = {shortened(other).lower(): other for other in reversed(known)}
-        if close := difflib.get_close_matches(shortened(name).lower(), by_short, n=1, cutoff=0.6):
+        if close := difflib.get_close_matches(shortened(name).lower(), by_short, n=1, cutoff=0.65):
             return f"; did you mean {by_short[close[0]]}?"
     return ""
 

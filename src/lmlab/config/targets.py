@@ -28,11 +28,10 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from lmlab.bounds import Divides, Given
+from lmlab.config.instantiate import HYDRAS
 from lmlab.errors import LabError
 
 UNKNOWN_ARGUMENT = "unknown_argument"  # the type of that error
-# The keys of a node that are Hydra's own.
-HYDRAS = {"_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": list}
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 
-# Files of JSON, the weights, and what a person should know of both.
+# Files by name (texts, and what becomes JSON), the weights, and what a person should know of both.
 Exported: TypeAlias = "tuple[dict[str, Any], dict[str, Tensor], list[str]]"
 
 
@@ -46,8 +46,9 @@ def export(config: Export) -> Path:
         temporary.mkdir(parents=True)
         try:
             for name, content in files.items():
-                text = json.dumps(content, indent=2, ensure_ascii=False)
-                (temporary / name).write_text(text + "\n", encoding="utf-8")
+                is_text = isinstance(content, str)
+                text = content if is_text else _json(content)
+                (temporary / name).write_text(text, encoding="utf-8")
             (temporary / WEIGHTS).write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
             if folder.is_dir():
                 folder.rmdir()  # it is empty
@@ -83,32 +84,42 @@ def _plain(trained: Trained) -> Exported:
 
 def _hugging_face(trained: Trained) -> Exported:
     """What transformers' AutoModelForCausalLM and AutoTokenizer load."""
-    from lmlab.exchange import gpt2, llama, tokenizer_files
+    from lmlab.exchange import gpt2, llama, own_file, tokenizer_files
     from lmlab.models.gpt import GPT
     from lmlab.models.modern import Modern
 
-    model, remarks = trained.model, []
+    model, remarks, files = trained.model, [], {}
+    block_size, tokenizer = trained.config.data.block_size, trained.tokenizer
+    vocab_size = tokenizer.vocab_size
+    end = tokenizer.end_of_text  # where one document ends another begins
+    generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
     if type(model) is GPT:
         config, tensors = gpt2.exported(model)
-    elif type(model) is Modern:
+    elif type(model) is Modern and not any(llama.in_the_way(model)):
         config, tensors = llama.exported(model)
         remarks = list(llama.caveats(model))
     else:
-        raise LabError(
-            f"to=hf: {type(model).__name__} is no architecture of Hugging Face's; model=gpt and "
-            "model=modern can be written, and to=safetensors writes any model's weights"
-        )
-    block_size, tokenizer = trained.config.data.block_size, trained.tokenizer
-    end = tokenizer.end_of_text  # where one document ends another begins
-    generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+        node = trained.config.model
+        config, tensors, source = own_file.exported(model, node, vocab_size, block_size)
+        files = {
+            f"{own_file.FILE}.py": source,
+            own_file.GENERATION: {**generation, "use_cache": False},
+        }
+        remarks = list(own_file.remarks(model))
     files = {
         "config.json": {
             **config,
             **generation,
-            "vocab_size": tokenizer.vocab_size,
+            "vocab_size": vocab_size,
             "torch_dtype": "float32",
         },
+        **files,
         tokenizer_files.TOKENIZER: tokenizer_files.tokenizer_json(tokenizer),
         tokenizer_files.ABOUT: tokenizer_files.tokenizer_config(tokenizer, block_size),
     }
-    return files, {name: tensor.float() for name, tensor in tensors.items()}, remarks
+    in_float32 = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
+    return files, in_float32, remarks
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

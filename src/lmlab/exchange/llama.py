@@ -23,11 +23,8 @@ def exported(model: Modern) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         LabError: naming each part that neither of them has.
     """
-    if parts := list(_in_the_way(model)):
-        raise LabError(
-            f"to=hf: neither Llama nor Qwen3 has {', '.join(parts)}; to=safetensors writes the "
-            "weights alone"
-        )
+    if parts := list(in_the_way(model)):
+        raise LabError(f"neither Llama nor Qwen3 has {', '.join(parts)}")
     attention: Any = model.blocks[0].attention
     feed_forward: Any = model.blocks[0].feed_forward
     n_hidden = feed_forward[2].in_features
@@ -74,7 +71,7 @@ def caveats(model: Modern) -> Iterator[str]:
         )
 
 
-def _in_the_way(model: Modern) -> Iterator[str]:
+def in_the_way(model: Modern) -> Iterator[str]:
     """The parts of a model that Llama and Qwen3 lack, by the keys of its config."""
     attention: Any = model.blocks[0].attention
     if model.position_embedding is not None or model.rope_base is None:

@@ -79,7 +79,7 @@ class CausalSelfAttention(nn.Module):
         return self.projection(out.transpose(1, 2).reshape(B, T, C))
 
 
-class Block(nn.Module):
+class GPTBlock(nn.Module):
     """A `transformer.PreNormBlock` with dropout, and everything else as GPT has it."""
 
     positionwise = True  # but for its attention
@@ -137,7 +137,7 @@ class GPT(nn.Module):
         self.position_embedding = nn.Embedding(block_size, n_embd)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.Sequential(
-            *(Block(n_embd, n_head, dropout, bias, gelu) for _ in range(n_layer))
+            *(GPTBlock(n_embd, n_head, dropout, bias, gelu) for _ in range(n_layer))
         )
         self.final_norm = nn.LayerNorm(n_embd, bias=bias)
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)

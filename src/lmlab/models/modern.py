@@ -154,8 +154,8 @@ def _for_each_head(t: Tensor, n_sharing: int) -> Tensor:
     return t if n_sharing == 1 else t.repeat_interleave(n_sharing, dim=1)
 
 
-class Block(nn.Module):
-    """A `gpt.Block` with ways for what other layers made to come in."""
+class ModernBlock(nn.Module):
+    """A `gpt.GPTBlock` with ways for what other layers made to come in."""
 
     positionwise = True  # but for its attention
 
@@ -257,7 +257,7 @@ class Modern(nn.Module):
             value_vocab_size=vocab_size if value_embeddings else None,
         )
         self.blocks = nn.ModuleList(
-            Block(
+            ModernBlock(
                 n_embd,
                 attention=attention(window=windows[i], value_residual=value_residual and i > 0),
                 feed_forward=feed_forward(n_embd=n_embd),

@@ -40,14 +40,15 @@ def test_the_first_page_has_every_choice_and_every_key_with_its_meaning(shown):
     assert "  model.n_embd=64" in out
     assert "  data.block_size=64                tokens that a window predicts" in out
     assert "_target_" not in out
-    assert max(map(len, out.splitlines())) <= 100
+    lines = [line for line in out.splitlines() if not line.startswith("usage: ")]  # it has a path
+    assert max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize("command", ["evaluate", "generate", "export"])
 def test_every_command_explains_its_keys(shown, command):
     out = shown("--help", command=command)
     assert "  run=???                           a run directory, finished or not" in out
-    assert "Choices" not in out
+    assert ("Choices" in out) == (command == "evaluate")
 
 
 def test_a_group_has_its_options_and_how_it_is_made(shown):

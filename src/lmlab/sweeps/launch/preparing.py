@@ -176,17 +176,16 @@ def _check_parts(plain: dict[str, Any], pool: Pool | None) -> None:
     Raises:
         LabError: if the parts of a config are refused.
     """
-    if pool is None:
-        check_plain(plain, schema.Train)
-        return
-    pool.begin()
-    if (refusal := pool.ask(_refusal, plain)) is not None:
-        raise LabError(refusal)
+    if pool is not None:
+        pool.begin()
+        if not pool.ask(_is_refused, plain):
+            return
+    check_plain(plain, schema.Train)  # here it is known which file brought a key
 
 
-def _refusal(plain: dict[str, Any]) -> str | None:
+def _is_refused(plain: dict[str, Any]) -> bool:
     try:
         check_plain(plain, schema.Train)
-    except LabError as error:
-        return str(error)
-    return None
+    except LabError:
+        return True
+    return False
