@@ -150,7 +150,8 @@ def _look_for_text(cfg: DictConfig) -> None:
     from lmlab.data.corpus import Corpus
 
     config = check_plain(plain_of(cfg), Train, parts=("corpus",))
-    if str(config.corpus["_target_"]).startswith("lmlab.data."):  # others may take long to make
+    # Others may take long to make, and ours without a path may have to be fetched.
+    if str(config.corpus["_target_"]).startswith("lmlab.data.") and config.corpus.get("path"):
         part(config.corpus, "corpus", Corpus)
 
 
