@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import pairs
 from benchmarks.rounds import Part, Ratio, Seconds, Table, median, ratio
 from lmlab.data.corpus import tinyshakespeare
 from lmlab.errors import LabError
@@ -74,6 +75,7 @@ def run(rounds: int, quick: bool) -> Part:
             ],
         )
     )
+    pairs.add_to(part, rounds, quick)
     return part
 
 
