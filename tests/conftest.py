@@ -99,8 +99,8 @@ class LabsLoader(RememberingLoader):
     """Of the lab's own files, which stay as they are."""
 
     @functools.cache  # noqa: B019 (there is one)
-    def get_group_options(self, group_name: str, *how: Any) -> list[str]:
-        return super().get_group_options(group_name, *how)
+    def get_group_options(self, group_name: str, *how: Any, **further: Any) -> list[str]:
+        return super().get_group_options(group_name, *how, **further)
 
     def __reduce__(self) -> Any:
         """What a worker is sent is without a cache."""

@@ -54,8 +54,9 @@ def fitted(*callbacks: L.Callback, check=lambda trainer, module: None, **setting
         def training_step(self, windows, batch_idx):
             check(self.trainer, self)
 
+    lengths = np.ones(5), np.ones(5)
     module = Checked(
-        Bigram(5, 4), partial(torch.optim.SGD, lr=0.1), constant, np.ones(5), max_steps=3
+        Bigram(5, 4), partial(torch.optim.SGD, lr=0.1), constant, *lengths, max_steps=3
     )
     module.on_train_start = lambda: None
     quiet = dict.fromkeys(

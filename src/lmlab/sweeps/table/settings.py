@@ -136,6 +136,12 @@ def tabulate(
     files: list[RunFiles], unreadable: Sequence[str] = (), metric: str | None = None
 ) -> Table:
     """Fold runs that differ in nothing but the seed, and sort the settings by a metric."""
+    # Where pyarrow is installed pandas keeps texts in it, and it takes no name that is not UTF-8.
+    with pd.option_context("mode.string_storage", "python"):
+        return _tabulated(files, unreadable, metric)
+
+
+def _tabulated(files: list[RunFiles], unreadable: Sequence[str], metric: str | None) -> Table:
     values = key_values(files)
     folding = Folding(files, values)
     keys = differing_keys(files, values, folding)
