@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.rounds import Part, Ratio, Seconds, Table, median, ratio
 from lmlab.data.corpus import tinyshakespeare
@@ -103,7 +104,7 @@ def _batches(path: Path, size: int) -> Iterator[list[str]]:
         yield pieces
 
 
-def _tokenizer(kind: str) -> object:
+def _tokenizer(kind: str) -> Any:
     from lmlab.data.bpe import BPETokenizer
     from lmlab.data.tokenizer import GPT2Tokenizer
 
