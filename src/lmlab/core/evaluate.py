@@ -19,6 +19,7 @@ from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.models.ensemble import ensemble_of
 from lmlab.runs.directory import RunDirectory
+from lmlab.runs.newest import run_meant
 from lmlab.tasks.asked import (
     Items,
     answers_to,
@@ -128,8 +129,9 @@ class Questions:
         items = items_of(make_tasks(config.tasks), data.val_tokens, trained.tokenizer)
         if config.against is None:
             return cls(items, trained.tokenizer, None, None)
-        other = restore(RunDirectory.open(config.against, "against"), "last")
-        other.remark_on_text("against", config.against, trained.corpus_sha256, trained.config.data)
+        against = run_meant(config.against, "against")
+        other = restore(RunDirectory.open(against, "against"), "last")
+        other.remark_on_text("against", against, trained.corpus_sha256, trained.config.data)
         stride = config.stride or other.config.eval.stride
         if stride is not None and stride > (block_size := other.config.data.block_size):
             raise LabError(f"stride={stride} skips tokens of against, which reads {block_size}")
