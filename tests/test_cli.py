@@ -395,3 +395,11 @@ def test_a_whole_number_may_be_written_as_a_float(lab, text):
     assert (steps, n_embd) == (2, 8)
     assert isinstance(steps, int)
     assert isinstance(n_embd, int)
+
+
+def test_one_command_completes_what_is_typed_for_each(lab, monkeypatch):
+    line = "lmlab train model=he"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    status, out, _ = lab("main", "-sc", "query=bash")
+    assert (status, out.split()) == (0, ["model=head"])

@@ -193,7 +193,7 @@ def _end_one(sweep: Path) -> float:
 
 
 def _means(folder: Path) -> dict[str, float]:
-    """What `lmlab-board` does besides, for TensorBoard's own tabs."""
+    """What `lmlab board` does besides, for TensorBoard's own tabs."""
     from lmlab.sweeps.board.scan import Scan
     from lmlab.sweeps.tabs.means import Choice
 

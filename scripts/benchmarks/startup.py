@@ -56,7 +56,7 @@ def _until_the_first_step(folder: Path) -> float:
 
 def run(rounds: int, quick: bool) -> Part:
     """Each in a process of its own; the corpus is in the cache."""
-    line = "lmlab-train model="
+    line = "train.py model="
     asked = {"COMP_LINE": line, "COMP_POINT": str(len(line))}
     with tempfile.TemporaryDirectory() as folder:
         seconds = interleave(

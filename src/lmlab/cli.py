@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 def main() -> None:
     """`lmlab COMMAND …`, or `python -m lmlab COMMAND …`: each command, by its name."""
     name, words = (sys.argv[1], sys.argv[2:]) if sys.argv[1:] else ("--help", [])
+    if name in ("-sc", "--shell-completion"):  # a shell asks about a line: lmlab train model=
+        program, _, typed = os.environ.get("COMP_LINE", "").partition(" ")
+        name, _, line = typed.lstrip().partition(" ")
+        os.environ["COMP_LINE"], words = f"{program} {line}", sys.argv[1:]
+        os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
     if name in COMMANDS:
         sys.argv = [sys.argv[0], *words]
         COMMANDS[name]()

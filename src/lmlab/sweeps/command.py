@@ -1,4 +1,4 @@
-"""lmlab-sweep: what a sweep found so far. It composes no config, so it has no need of Hydra."""
+"""`lmlab sweep`: what a sweep found so far. It composes no config, so it has no need of Hydra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lmlab-sweep <folder> --watch`: a sweep looked at from another terminal until it is over."""
+"""`lmlab sweep <folder> --watch`: a sweep looked at from another terminal until it is over."""
 
 from __future__ import annotations
 
