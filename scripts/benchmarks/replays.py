@@ -64,7 +64,7 @@ class Grid:
         return Grid(self.name, names, self.steps, self.losses[settings][:, seeds])
 
     def raced(self, first: int) -> tuple[int, int]:
-        """Where a race leads whose first look is after `first` seeds, and the steps that it takes."""
+        """Where a race leads that is first looked at after `first` seeds, and its steps."""
         n_seeds = self.losses.shape[1]
         end = race(self.losses[:, :, -1].tolist(), n_seeds, first)
         n_runs = end.n * len(end.racing) + sum(one.n for one in end.stopped.values())
