@@ -37,7 +37,8 @@ TRAIN: list[Row] = [
         ["experiment/modern/rope.yaml), which model=bigram", "leave model=bigram out"],
     ),
     (
-        ["sweep=context", "schedule=constant"],  # by the experiment that it names
+        # By the experiment that it names.
+        ["sweep=context", "schedule=constant", "hydra/launcher=basic"],
         ["experiment=nanogpt/cpu sets schedule.final", "schedule=constant does not take"],
     ),
     (["experiment=quickstart", "model=bigram", "model.n_layr=3"], ["unknown key model.n_layr"]),

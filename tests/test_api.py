@@ -260,7 +260,7 @@ def test_in_a_notebook(here, tmp_path):
     cells = [
         f"import lmlab, os, signal, threading\nsmall = {small!r}",
         "run = lmlab.train(*small)\nrun",
-        "timer = threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT))\ntimer.start()\n"
+        "timer = threading.Timer(0.7, lambda: os.kill(os.getpid(), signal.SIGINT))\ntimer.start()\n"
         "lmlab.train(*small, 'trainer.max_steps=1000000', name='long')",
         "lmlab.train('model=hed')",
         "again = lmlab.train(*small)\nassert again.metrics == run.metrics\n"

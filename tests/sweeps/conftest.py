@@ -16,6 +16,7 @@ def small_sweep(text: Path) -> list[str]:
         *("-m", "corpus=file", f"corpus.path={text}", "trainer.accelerator=cpu"),
         *("data.batch_size=4", "data.block_size=8", "data.steps_per_batch=2"),
         *("eval.every=4", "eval.iters=2", "trainer.max_steps=12"),
+        "callbacks.sample.max_new_tokens=8",
     ]
 
 

@@ -268,7 +268,7 @@ def test_every_figure_is_a_picture(optimizers, tmp_path):
     figures = leaderboard(optimizers).figures
     assert list(figures) == ["loss-by-optimizer", "loss-by-optimizer.lr", "heat-map", "curves"]
     for chart in figures.values():
-        (tmp_path / "picture.png").write_bytes(png_of(chart))
+        (tmp_path / "picture.png").write_bytes(png_of(svg_of(chart)))
         pixels = imread(tmp_path / "picture.png")
         assert min(pixels.shape[:2]) > 300
         assert pixels[..., :3].std() > 0.01  # not a blank page

@@ -278,11 +278,8 @@ def test_a_signal_stops_all_at_the_same_step(send, signum, tinyshakespeare_path,
     assert checkpoint(stopped)["global_step"] == stopped.record["step"] > 0
 
 
-@pytest.mark.parametrize(
-    "early",
-    [pytest.param(True, marks=pytest.mark.slow), False],
-    ids=["before they meet", "in training"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("early", [True, False], ids=["before they meet", "in training"])
 def test_a_helper_that_is_killed_takes_the_others_along(early, tinyshakespeare_path, tmp_path):
     this = os.getpid()
 

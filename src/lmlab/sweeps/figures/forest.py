@@ -74,10 +74,10 @@ def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
     # Vega warns of a scale for which there is no number: of one seed there is no interval.
     if drawn.loc[drawn["kind"] == "shown", "low"].notna().any():
         layers[1:1] = [
-            shown.mark_rule(strokeWidth=2.6).encode(alt.X("low", **x), stroke, x2="high")
+            shown.mark_rule(strokeWidth=2.6).encode(alt.X("low", **x), stroke, alt.X2("high"))
         ]
     if len(seeds):
-        layers[1:1] = [dots.encode(y, alt.X("seed", **x), color=alt.value("#a0a0a0"))]
+        layers[1:1] = [dots.encode(y, alt.X("seed", **x), alt.ColorValue("#a0a0a0"))]
     if (drawn["kind"] == "shown").any():
         means = shown.mark_point(size=65).encode(alt.X("difference", **x), stroke, charts.FILL)
         layers.append(means)
@@ -87,12 +87,12 @@ def forest(compared: Differences, texts: pd.DataFrame) -> Chart:
         ("chance", "p (Holm)", 288, "right"),
     ]
     for column, head, at, side in columns:
-        place = alt.value(WIDTH + at)
+        place = alt.XValue(WIDTH + at)
         text = every.mark_text(align=side, color=INK, fontSize=12)
         above = alt.Chart(charts.data(pd.DataFrame({"head": [head]})))
         above = above.mark_text(align=side, color=charts.PALE, fontSize=12)
-        layers.append(text.encode(x=place, text=f"{column}:N"))
-        layers.append(above.encode(x=place, y=alt.value(-8), text="head:N"))
+        layers.append(text.encode(place, alt.Text(f"{column}:N")))
+        layers.append(above.encode(place, alt.YValue(-8), alt.Text("head:N")))
     below = charts.joined(
         _what_is_drawn(compared),
         "arrow: off the scale" if is_off.any() else "",

@@ -38,7 +38,7 @@ def by_compute(scaling: Scaling) -> Chart:
     frontier = alt.Chart(_seen(pd.DataFrame(band), axis)).encode(alt.X("at", **place))
     best = frontier.mark_line(color=INK, strokeWidth=1.6, strokeDash=[6, 4])
     layers = [
-        frontier.mark_area(color=INK, opacity=0.13).encode(alt.Y("least", **axis), y2="most"),
+        frontier.mark_area(color=INK, opacity=0.13).encode(alt.Y("least", **axis), alt.Y2("most")),
         best.encode(alt.Y("best", **axis)),
     ]
     lines = Lines(list(map(amount, sizes)), scales.styles_of(sizes), "parameters N")
@@ -70,7 +70,9 @@ def by_size(scaling: Scaling) -> Chart:
     star = spent_best.mark_point(shape=charts.STAR, size=170, stroke=INK, strokeWidth=1.2)
     layers = [
         *_measured(pd.concat(measured), drawn, lines, place, axis),
-        spent_best.mark_rule(color=INK, strokeWidth=1.6).encode(alt.X("low", **place), x2="high"),
+        spent_best.mark_rule(color=INK, strokeWidth=1.6).encode(
+            alt.X("low", **place), alt.X2("high")
+        ),
         star.encode(alt.X("value", **place), charts.FILL),
     ]
     return _titled(scaling, layers, "size", "star: where it is spent best, 95 %")

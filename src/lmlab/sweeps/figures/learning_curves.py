@@ -150,9 +150,8 @@ def loss_curves(curves: Curves, x: str = "steps", on_log: bool = False) -> Chart
     return charts.titled(chart, title, up["val"]["below"])
 
 
-def _seen(opacity: float) -> Any:
-    """Of a line; of the others less, once some were picked in the legend."""
-    return alt.when(PICKED).then(alt.value(opacity)).otherwise(alt.value(opacity / 8))
+def _seen(channel: Any, opacity: float) -> Any:
+    return charts.when_picked(channel, PICKED, opacity)
 
 
 def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[str]) -> Any:
@@ -171,13 +170,15 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
     base = alt.Chart().encode(lines.colour())
     point = base.mark_point(filled=True).encode(lines.shape())
     layers = [
-        base.mark_area(opacity=1).encode(alt.Y("low:Q"), y2="high", fillOpacity=_seen(0.18)),
-        base.mark_line().encode(charts.DASH, strokeOpacity=_seen(1)).add_params(PICKED),
-        point.transform_filter("datum.size > 0").encode(charts.SIZE, opacity=_seen(1)),
+        base.mark_area(opacity=1).encode(
+            alt.Y("low:Q"), alt.Y2("high"), _seen(alt.FillOpacityValue, 0.18)
+        ),
+        base.mark_line().encode(charts.DASH, _seen(alt.StrokeOpacityValue, 1)).add_params(PICKED),
+        point.transform_filter("datum.size > 0").encode(charts.SIZE, _seen(alt.OpacityValue, 1)),
         point.transform_filter("isValid(datum.mean)")
         .encode(
-            size=alt.value(90),
-            opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
+            alt.SizeValue(90),
+            alt.OpacityValue(**alt.when(near).then(alt.value(1)).otherwise(alt.value(0))),
             tooltip=told,
         )
         .add_params(near),
@@ -243,7 +244,9 @@ def _seeds(curves: Curves, line_of: Mapping[int, int], lines: Lines) -> dict[str
     values = values[of_run % math.ceil(len(values) / MOST_POINTS) == 0]
     rows = charts.data(values[["line", "run", *curves.amounts, *curves.losses]])
     layer = alt.Chart(rows).mark_line(strokeWidth=0.8, clip=True)
-    layer = layer.encode(lines.colour(), alt.Y("val:Q"), opacity=_seen(0.7), detail="run:N")
+    layer = layer.encode(
+        lines.colour(), alt.Y("val:Q"), _seen(alt.OpacityValue, 0.7), alt.Detail("run:N")
+    )
     about = layer.to_dict(validate=False)
     return {"data": rows.to_dict(), **{part: about[part] for part in ("mark", "encoding")}}
 

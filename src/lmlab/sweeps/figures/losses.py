@@ -132,7 +132,7 @@ def by_seed(table: Table) -> Chart:
         base = alt.Chart(charts.data(pd.DataFrame([row])))
         band = base.mark_rect(color=COLOURS[0], opacity=0.15)
         rule = base.mark_rule(color=COLOURS[0], strokeWidth=2)
-        layers.insert(0, band.encode(alt.Y("low", **axis), y2="high"))
+        layers.insert(0, band.encode(alt.Y("low", **axis), alt.Y2("high")))
         layers.insert(1, rule.encode(alt.Y("mean", **axis)))
     lost = table.settings["status"][1] if table.settings["diverged"][1] else ""
     below = charts.joined(lost or figure(mean, deviation), charts.lost_note(points))
@@ -173,8 +173,8 @@ def heat_map(table: Table) -> Chart:
     best = there.transform_filter("datum.is_best").mark_rect(filled=False, strokeWidth=4)
     layers = [
         there.mark_rect().encode(colour),
-        text.encode(text="text:N", color=alt.Color("ink:N", scale=None)),
-        best.encode(stroke=alt.value(COLOURS[1])),
+        text.encode(alt.Text("text:N"), alt.Color("ink:N", scale=None)),
+        best.encode(alt.StrokeValue(COLOURS[1])),
     ]
     chart = charts.sized(layers, 70 * max(3, len(columns)), 40 * max(2, len(rows)))
     chart = chart.properties(data=charts.data(cells), view={"fill": "#dddddd"})

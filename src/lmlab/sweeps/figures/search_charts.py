@@ -101,13 +101,15 @@ def parallel(trials: Trials) -> Chart:
     )
     told = ["number:Q", "setting:N", alt.Tooltip("loss:Q", format=".4f")]
     line = alt.Chart(charts.data(lines)).mark_line(strokeWidth=1.6)
-    line = line.encode(x, y, colour, detail="number:Q", tooltip=told)
+    line = line.encode(x, y, colour, alt.Detail("number:Q"), tooltip=told)
     best = line.transform_filter("datum.is_best").mark_line(strokeWidth=4)
     text = alt.Chart(charts.data(pd.DataFrame(ticks)))
-    text = text.mark_text(align="left", dx=5, color=PALE, fontSize=11).encode(x, y, text="text:N")
+    text = text.mark_text(align="left", dx=5, color=PALE, fontSize=11).encode(
+        x, y, alt.Text("text:N")
+    )
     wide = BETWEEN * len(names)
     below = "thick: the best trial; dark is a low loss"
-    chart = charts.sized([line.encode(opacity=alt.value(0.7)), best, text], wide, HIGH)
+    chart = charts.sized([line.encode(alt.OpacityValue(0.7)), best, text], wide, HIGH)
     return charts.titled(chart, f"{metric} by all keys at once", below)
 
 

@@ -43,20 +43,31 @@ def losses_side_by_side(curves: pd.DataFrame, names: Sequence[str]) -> Chart:
 
     picked = alt.selection_point(name="picked", fields=["line"], bind="legend")
 
-    def seen(opacity: float) -> Any:
-        return alt.when(picked).then(alt.value(opacity)).otherwise(alt.value(opacity / 8))
+    def seen(channel: Any, opacity: float) -> Any:
+        return charts.when_picked(channel, picked, opacity)
 
     axis = {"format": ",d", "tickCount": 7, "labelOverlap": "greedy"}
     place = alt.X("step", type="quantitative", title="step", axis=axis)
     loss = scales.loss_axis("loss, nats per token", low - margin, top + margin)
-    base = alt.Chart(charts.data(points)).encode(place, lines.colour(), detail="tag:N")
+    base = alt.Chart(charts.data(points)).encode(place, lines.colour(), alt.Detail("tag:N"))
     told = ["name:N", "tag:N", alt.Tooltip("step:Q", format=",d")]
     told += [alt.Tooltip("mean:Q", title="loss", format=".4f"), alt.Tooltip("sd:Q", format=".4f")]
     mean = alt.Y("mean", **loss)
-    band = base.mark_area().encode(alt.Y("low", **loss), y2="high", fillOpacity=seen(0.16))
-    line = base.mark_line().encode(mean, charts.DASH, strokeOpacity=seen(1)).add_params(picked)
+    band = base.mark_area().encode(
+        alt.Y("low", **loss), alt.Y2("high"), seen(alt.FillOpacityValue, 0.16)
+    )
+    line = (
+        base.mark_line()
+        .encode(mean, charts.DASH, seen(alt.StrokeOpacityValue, 1))
+        .add_params(picked)
+    )
     marks = base.mark_point().encode(
-        mean, charts.FILL, charts.SIZE, tooltip=told, fillOpacity=seen(1), strokeOpacity=seen(1)
+        mean,
+        charts.FILL,
+        charts.SIZE,
+        seen(alt.FillOpacityValue, 1),
+        seen(alt.StrokeOpacityValue, 1),
+        tooltip=told,
     )
     several = points["sd"].notna().any()
     below = charts.joined(

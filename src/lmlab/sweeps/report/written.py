@@ -60,5 +60,6 @@ def pictures(sections: Sequence[Section]) -> dict[str, bytes]:
         return {}
     from lmlab.sweeps.figures.charts import png_of, svg_of
 
-    png = {f"{PLOTS}/{name}.png": png_of(chart) for name, chart in figures.items()}
-    return png | {f"{PLOTS}/{name}.svg": svg_of(chart) for name, chart in figures.items()}
+    svg = {name: svg_of(chart) for name, chart in figures.items()}
+    png = {f"{PLOTS}/{name}.png": png_of(picture) for name, picture in svg.items()}
+    return png | {f"{PLOTS}/{name}.svg": picture for name, picture in svg.items()}
