@@ -14,7 +14,7 @@ from hydra.utils import get_object
 
 from lmlab.config.instantiate import instantiate, is_recursive
 from lmlab.config.targets import named
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
 from lmlab.models.contract import give_sizes
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def _part(node: dict[str, Any], key: str, kind: type, more: dict[str, Any]) -> A
     except LabError:
         raise
     except REFUSALS as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LabError(f"{key}: {node.get('_target_')} cannot be made: {said}") from error
+        raise LabError(
+            f"{key}: {node.get('_target_')} cannot be made: {first_line(error)}"
+        ) from error
 
 
 def targets(node: Any, key: str) -> Iterator[tuple[str, str]]:

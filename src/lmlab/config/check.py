@@ -15,7 +15,7 @@ from lmlab.config.fingerprint import under
 from lmlab.config.origins import brought
 from lmlab.config.slips import called_here, nearest, several_values
 from lmlab.config.targets import UNKNOWN_ARGUMENT
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
 
 # What is checked first is what needs no import; then what needs torch; last, what needs Lightning,
 # which takes twice as long.
@@ -64,7 +64,7 @@ def plain_of(cfg: DictConfig, **given: Any) -> Any:
             plain = OmegaConf.to_container(cfg, resolve=True)
     except (OmegaConfBaseException, RecursionError) as error:
         key = getattr(error, "full_key", None) or "config"
-        raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
+        raise LabError(f"{key}: {first_line(error)}") from error
     return {**plain, **given} if isinstance(plain, dict) else plain
 
 

@@ -29,7 +29,7 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 
 from lmlab.bounds import Divides, Given
 from lmlab.config.instantiate import HYDRAS
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
 
 UNKNOWN_ARGUMENT = "unknown_argument"  # the type of that error
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -91,8 +91,8 @@ class Target:
         try:
             checked: dict[str, Any] = TypeAdapter(schema).validate_python(dict(node))
         except (TypeError, RuntimeError) as error:  # a bound that does not go with its type
-            target, reason = node["_target_"], str(error).splitlines()[0]
-            raise LabError(f"{self.key}: the annotations of {target}: {reason}") from error
+            about = f"{self.key}: the annotations of {node['_target_']}"
+            raise LabError(f"{about}: {first_line(error)}") from error
         for name, parameter in parameters.items():
             if name in checked:
                 self._check_divides(name, parameter.annotation, checked)
@@ -170,7 +170,7 @@ def named(target: str) -> Any:
         return get_object(target)
     except (Exception, SystemExit) as error:  # whatever importing somebody's module raises
         cause = error.__cause__ or error
-        reason = str(cause).partition("\n")[0] or type(cause).__name__
+        reason = first_line(cause)
         module, _, name = target.rpartition(".")
         if close := difflib.get_close_matches(name, dir(sys.modules.get(module)), n=1):
             reason += f"; did you mean {module}.{close[0]}?"

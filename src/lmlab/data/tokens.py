@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from lmlab.data import download
 from lmlab.data.corpus import Corpus
 from lmlab.data.ids import Ids
 from lmlab.data.prepared import Prepared
+from lmlab.data.sources.blocks import Progress
 from lmlab.data.tokenising.encoding import TextOf, check_made, write
 from lmlab.data.tokenising.unfinished import Unfinished, one_at_a_time
 from lmlab.data.tokenizer import Tokenizer, class_name
@@ -37,10 +37,6 @@ ALWAYS_CHECKED = 1 << 28  # bytes
 # What is kept about ids: crc32 is their checksum; n_train is there if the train split ends at a
 # character or a document; and `left_out` says which documents were broken.
 ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32", "n_train", "left_out")
-
-MOST_COMPRESSED = 20  # characters that a byte of a compressed text may stand for
-
-Progress = Callable[[int], None]  # given the number of bytes of text just worked through
 
 
 @dataclass(frozen=True)

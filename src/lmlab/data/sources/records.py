@@ -134,8 +134,8 @@ def texts_of_rows(path: Path, name: str, progress: Progress, column: str) -> Ite
 
 def _batches(path: Path, name: str, progress: Progress, column: str) -> Iterator[Any]:
     """The values of a column, some rows at a time."""
-    pyarrow = import_extra("pyarrow", name)
-    parquet = import_extra("pyarrow.parquet", name)
+    pyarrow = import_extra("pyarrow", "data", name)
+    parquet = import_extra("pyarrow.parquet", "data", name)
     n_bytes, told, done = path.stat().st_size, 0, 0
     with _seekable(path, name) as file:
         try:

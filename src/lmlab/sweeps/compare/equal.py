@@ -128,12 +128,17 @@ def _curves(table: Table, tag: str, unit: str) -> pd.DataFrame:
     elif unit in ("tokens", "flops"):
         curves[unit] = spent_at(table, curves, unit)
     else:
-        times = {run: read_seconds(directory) for run, directory in runs["directory"].items()}
-        curves[unit] = [
-            times[run].get(step, math.nan)
-            for run, step in curves[["run", "step"]].itertuples(index=False)
-        ]
+        curves[unit] = seconds_at(table, curves)
     return curves.dropna(subset=[unit]).sort_values(["run", "step"])[["run", unit, tag]]
+
+
+def seconds_at(table: Table, curves: pd.DataFrame) -> pd.Series:
+    """Seconds of training to each point of some curves of a table's runs; NaN where it is in no
+    event file."""
+    times = {run: read_seconds(table.runs.at[run, "directory"]) for run in curves["run"].unique()}
+    pairs = curves[["run", "step"]].itertuples(index=False)
+    seconds = [times[run].get(step, math.nan) for run, step in pairs]
+    return pd.Series(seconds, curves.index, "float64")
 
 
 def read_seconds(directory: str) -> dict[int, float]:

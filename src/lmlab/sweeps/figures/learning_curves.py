@@ -16,7 +16,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from lmlab.sweeps.compare.equal import read_seconds
+from lmlab.sweeps.compare.equal import seconds_at
 from lmlab.sweeps.figures import charts, scales
 from lmlab.sweeps.figures.charts import Chart, Lines
 from lmlab.sweeps.figures.scales import Axis
@@ -101,20 +101,13 @@ def curves_of(table: Table) -> Curves | None:
     amounts = {
         "steps": values["step"].astype("float64"),
         **{name: spent_at(table, values, name) for name in ("tokens", "flops")},
-        "seconds": _seconds(table, values),
+        "seconds": seconds_at(table, values),
     }
     for name, amount in amounts.items():
         known = amount[drawn.index]
         if known.notna().all() and known[drawn["step"] > 0].gt(0).all():
             values[name] = amount
     return Curves(table, values)
-
-
-def _seconds(table: Table, values: pd.DataFrame) -> pd.Series:
-    times = {run: read_seconds(table.runs.at[run, "directory"]) for run in values["run"].unique()}
-    pairs = values[["run", "step"]].itertuples(index=False)
-    seconds = [times[run].get(step, math.nan) for run, step in pairs]
-    return pd.Series(seconds, values.index, "float64")
 
 
 def loss_curves(curves: Curves, x: str = "steps", on_log: bool = False) -> Chart:
@@ -150,7 +143,7 @@ def loss_curves(curves: Curves, x: str = "steps", on_log: bool = False) -> Chart
     return charts.titled(chart, title, up["val"]["below"])
 
 
-def _seen(opacity: float) -> Any:
+def seen(opacity: float) -> Any:
     """Of a line; of the others less, once some were picked in the legend."""
     return alt.when(PICKED).then(alt.value(opacity)).otherwise(alt.value(opacity / 8))
 
@@ -171,9 +164,9 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
     base = alt.Chart().encode(lines.colour())
     point = base.mark_point(filled=True).encode(lines.shape())
     layers = [
-        base.mark_area(opacity=1).encode(alt.Y("low:Q"), y2="high", fillOpacity=_seen(0.18)),
-        base.mark_line().encode(charts.DASH, strokeOpacity=_seen(1)).add_params(PICKED),
-        point.transform_filter("datum.size > 0").encode(charts.SIZE, opacity=_seen(1)),
+        base.mark_area(opacity=1).encode(alt.Y("low:Q"), y2="high", fillOpacity=seen(0.18)),
+        base.mark_line().encode(charts.DASH, strokeOpacity=seen(1)).add_params(PICKED),
+        point.transform_filter("datum.size > 0").encode(charts.SIZE, opacity=seen(1)),
         point.transform_filter("isValid(datum.mean)")
         .encode(
             size=alt.value(90),
@@ -243,7 +236,7 @@ def _seeds(curves: Curves, line_of: Mapping[int, int], lines: Lines) -> dict[str
     values = values[of_run % math.ceil(len(values) / MOST_POINTS) == 0]
     rows = charts.data(values[["line", "run", *curves.amounts, *curves.losses]])
     layer = alt.Chart(rows).mark_line(strokeWidth=0.8, clip=True)
-    layer = layer.encode(lines.colour(), alt.Y("val:Q"), opacity=_seen(0.7), detail="run:N")
+    layer = layer.encode(lines.colour(), alt.Y("val:Q"), opacity=seen(0.7), detail="run:N")
     about = layer.to_dict(validate=False)
     return {"data": rows.to_dict(), **{part: about[part] for part in ("mark", "encoding")}}
 
