@@ -384,7 +384,7 @@ class LanguageModule(L.LightningModule):
         if isinstance(self.trainer.precision_plugin, DoublePrecision):
             self.double()  # as the Trainer does, but only after float32 weights were loaded into
         data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        begin_at(self.trainer, checkpoint, data.batches_before(checkpoint["global_step"]))
+        begin_at(self.trainer, checkpoint, data.ends.until(checkpoint["global_step"]))
         self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
         self._random = checkpoint["random"]
         self._trains = checkpoint.get("trains", True)  # older checkpoints do not say

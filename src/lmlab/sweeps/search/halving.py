@@ -287,15 +287,15 @@ def _check_losses_are_kept(candidates: Sequence[Placed]) -> None:
     for one in candidates:
         loggers = one.config.logger.values() if one.config is not None else ()
         targets = {str(part["_target_"]) for part in loggers if isinstance(part, dict)}
-        if one.config and METRICS_LOGGER not in targets and all(map(_is_ours, targets)):
+        if (
+            one.config
+            and METRICS_LOGGER not in targets
+            and all(target.startswith("lmlab.") for target in targets)
+        ):
             raise LabError(
                 f"hydra/sweeper=halving ranks runs by their {METRICS}, which logger.csv writes: "
                 "leave ~logger.csv out"
             )
-
-
-def _is_ours(target: str) -> bool:
-    return target.startswith("lmlab.")
 
 
 def _rungs(candidates: Sequence[Placed], asked: Settings) -> list[int]:

@@ -179,14 +179,9 @@ def _model(config: Train, vocab_size: int, weights: Mapping[str, torch.Tensor]) 
     Its shapes are compared before it takes any memory.
     """
     most = 1000 + 16 * len(weights)  # of which some hold no weights
-    try:
-        with torch.random.fork_rng(devices=[]):
-            on_shapes = model_on_meta(config, vocab_size, most)
-    except build.TooLargeError:
-        raise
-    except LabError:  # somebody's own may compute while it is built
-        pass
-    else:
+    with torch.random.fork_rng(devices=[]):
+        on_shapes = model_on_meta(config, vocab_size, most)
+    if on_shapes is not None:
         contents.check_weights(weights, on_shapes)
     model = build.model(config.model, vocab_size, config.data.block_size, most)
     return model.double() if precision_of(config) == DOUBLE else model
