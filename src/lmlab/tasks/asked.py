@@ -78,8 +78,8 @@ def lines(items: Items, answers: Mapping[str, Answers]) -> Iterator[str]:
         asked = [items[name][i] for i in np.flatnonzero(given.is_asked).tolist()]
         chance = sum(item.chance for item in asked) / len(asked)
         figures = scores(given)
-        told = [_score(figures.get(score), form) for score, (_, form) in SHOWN.items()]
-        rows.append([name, f"{len(asked):,}", f"{chance:.2f}", *told])
+        cells = [_score(figures.get(score), form) for score, (_, form) in SHOWN.items()]
+        rows.append([name, f"{len(asked):,}", f"{chance:.2f}", *cells])
     if len(rows) > 1:
         yield from _aligned(rows)
     for name, given in answers.items():

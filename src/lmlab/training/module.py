@@ -240,12 +240,12 @@ class LanguageModule(L.LightningModule):
     ) -> list[tuple[str, list[dict[str, Any]], Schedule]]:
         """Of each rule, the optimizer itself first: the tag of its rate, its parameter groups, and
         its schedule. (Loading a state puts new groups in place.)"""
-        found = []
+        rated = []
         for name, groups in groups_by_rule(optimizer).items():
             tag = "train/lr" if name == REST else f"train/lr/{name}"
             own = None if name == REST else self.rules[name].schedule
-            found.append((tag, groups, own or self.schedule))
-        return found
+            rated.append((tag, groups, own or self.schedule))
+        return rated
 
     def _keep_losses(self, first: int, losses: Tensor, rates: list[Rates]) -> None:
         """Keep the losses of the steps after `first` on the device until they are due.

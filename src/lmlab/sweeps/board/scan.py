@@ -95,21 +95,21 @@ class Scan:
         self._asked, self._starting = 0.0, threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def sweeps(self, wait: float = 20.0) -> Mapping[str, SeenSweep]:
+    def sweeps(self) -> Mapping[str, SeenSweep]:
         """By name, as last seen; a first look, or one after a while, is waited for, so many
         seconds."""
         with self._starting:
             self._start()
-        self._first.wait(wait)
+        self._first.wait(20.0)
         return self._sweeps
 
-    def has_runs(self, wait: float = 3.0) -> bool:
+    def has_runs(self) -> bool:
         """Whether there is a sweep, or more than one run: known before any is read, and looked for
         while there is none."""
         if not self._has_runs:
             with self._starting:
                 self._start()
-            self._walked.wait(wait)
+            self._walked.wait(3.0)
         return self._has_runs
 
     def runs(self) -> Mapping[str, SeenRun]:
@@ -225,9 +225,9 @@ class Scan:
         progress = watched.look(run.files for run in runs if run.files)
         seen = [(run.name, run.stamp, run.status, run.problem) for run in runs]
         # Without what changes by itself: the time left of what has not moved.
-        told = [(job.name, job.status, job.error) for job in progress.jobs]
+        jobs = [(job.name, job.status, job.error) for job in progress.jobs]
         version = hashlib.sha256(
-            repr((seen, told, progress.counts, stamp_of(path / RACE))).encode(errors="replace")
+            repr((seen, jobs, progress.counts, stamp_of(path / RACE))).encode(errors="replace")
         ).hexdigest()
         times = [modified / 1e9 for run in runs for modified, _ in run.stamp]
         moved = max([*times, *(job.time for job in progress.jobs)], default=0.0)

@@ -155,7 +155,7 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
     )
 
     written = {"steps": ",d", "tokens": ",d", "seconds": ",.1f", "flops": ".3~e"}
-    told = [
+    tooltip = [
         alt.Tooltip("setting:N"),
         *(alt.Tooltip(f"{name}:Q", format=written[name]) for name in curves.amounts),
         alt.Tooltip("mean:Q", title="loss", format=".4f"),
@@ -171,7 +171,7 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
         .encode(
             size=alt.value(90),
             opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
-            tooltip=told,
+            tooltip=tooltip,
         )
         .add_params(near),
     ]

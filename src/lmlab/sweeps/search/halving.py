@@ -161,8 +161,8 @@ class Candidate:
         record = self.run.record if self.run is not None else {}
         if self.run is None or not record:
             return
-        told, status, last = record.get("pause_at"), record["status"], len(steps) - 1
-        goal = next((i for i, step in enumerate(steps) if told and step >= told), last)
+        pause_at, status, last = record.get("pause_at"), record["status"], len(steps) - 1
+        goal = next((i for i, step in enumerate(steps) if pause_at and step >= pause_at), last)
         is_there = status == "done" or (status == "paused" and record["step"] >= steps[goal])
         passed = steps[: goal + is_there]
         losses = _val_losses(self.run)

@@ -84,8 +84,8 @@ def _load(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        said = str(error).splitlines()[-1].strip()
-        raise LabError(f"its weights do not fit the model: {said[:300]}") from error
+        last_line = str(error).splitlines()[-1].strip()
+        raise LabError(f"its weights do not fit the model: {last_line[:300]}") from error
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,9 @@ def restore(run: RunDirectory, which: str) -> Trained:
         LabError: if there is none, or it cannot be used.
     """
     if which in ("last", "ema"):
-        found = newest(run, lambda path, checkpoint: (_restored(run, path, checkpoint), checkpoint))
-        if found is not None:
-            trained, checkpoint = found
+        read = newest(run, lambda path, checkpoint: (_restored(run, path, checkpoint), checkpoint))
+        if read is not None:
+            trained, checkpoint = read
             if which == "ema":
                 load_averaged(trained.model, checkpoint, trained.path)
             return trained
