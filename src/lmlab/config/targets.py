@@ -179,6 +179,11 @@ def _check_divides(name: str, annotation: Any, nodes: Nodes) -> None:
             raise _problem("undivided", f"{key}.{whole}={size} is not divisible by it", name, n)
 
 
+def class_name(kind: type) -> str:
+    """Where a class is found: `package.module.Name`."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def named(target: str) -> Any:
     """The class or function that a `_target_` names.
 

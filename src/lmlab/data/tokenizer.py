@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lmlab.config.targets import class_name
 from lmlab.config.trust import VARIABLE, UntrustedError, is_allowed
 from lmlab.data.pieces import END, cut_between_words, parts_between_words
 from lmlab.data.sources.blocks import import_extra
@@ -362,11 +363,6 @@ def end_of(tokenizer: Tokenizer) -> dict[str, int]:
 def has_end_of(state: dict[str, Any]) -> bool:
     """Whether a tokenizer had one that was kept so."""
     return state.get("end_of_text") is not None
-
-
-def class_name(kind: type) -> str:
-    """Where a class is found: `package.module.Name`."""
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _subclass(name: Any) -> type[Tokenizer]:

@@ -17,6 +17,7 @@ import numpy as np
 from lmlab.config.build import part, unmade
 from lmlab.config.own_code import code_of_target
 from lmlab.config.schema import Train
+from lmlab.config.targets import class_name
 from lmlab.console import bytes_progress, say
 from lmlab.data import download
 from lmlab.data.corpus import Corpus
@@ -25,7 +26,7 @@ from lmlab.data.prepared import Prepared
 from lmlab.data.sources.blocks import Progress
 from lmlab.data.tokenising.encoding import TextOf, check_made, write
 from lmlab.data.tokenising.unfinished import Unfinished, one_at_a_time
-from lmlab.data.tokenizer import Tokenizer, class_name
+from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 

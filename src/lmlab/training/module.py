@@ -17,6 +17,7 @@ from lightning.pytorch.plugins import DoublePrecision
 from torch import Tensor, nn
 
 from lmlab.config.schema import Train
+from lmlab.config.targets import class_name
 from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.streams import default_states, derive, set_default_states
@@ -205,17 +206,16 @@ class LanguageModule(L.LightningModule):
             raise
         if isinstance(loss, Tensor) and loss.requires_grad and not loss.dim():
             return loss, shown
-        kind = type(self.loss)
         raise LabError(
             self._no_logits(idx)
-            or f"loss: {kind.__module__}.{kind.__qualname__} has to return a scalar with a "
-            f"gradient; it returns {loss!r:.80}"
+            or f"loss: {class_name(type(self.loss))} has to return a scalar with a gradient; "
+            f"it returns {loss!r:.80}"
         )
 
     def _no_logits(self, idx: Tensor) -> str | None:
         """Why there is nothing to learn from the model's logits, if there is not."""
         logits = self.model(idx)
-        target = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
+        target = class_name(type(self.model))
         if not isinstance(logits, Tensor):
             return f"model: {target}.forward has to return logits; in training it returns a " + (
                 type(logits).__name__

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from lmlab.config import build
 from lmlab.config.schema import Train
+from lmlab.config.targets import class_name
 from lmlab.errors import LabError, first_line, typed_line
 from lmlab.models.contract import Hooks
 from lmlab.models.inside.memory_limit import memory_bytes
@@ -101,7 +102,7 @@ def check_loss(loss: Loss, model: nn.Module, block_size: int) -> None:
         LabError: with what is wanted, and what it returns.
     """
     kind, trained = type(loss), any(p.requires_grad for p in model.parameters())
-    target, T = f"{kind.__module__}.{kind.__qualname__}", min(2, block_size)
+    target, T = class_name(kind), min(2, block_size)
     if target.startswith("lmlab.") or not trained:
         return
     wanted = f"{target} has to make a scalar with a gradient of model, idx and targets (1, {T})"

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from lmlab.config.targets import class_name
 from lmlab.console import say
 from lmlab.data.corpus import Corpus
 from lmlab.data.sources.blocks import BrokenError, Progress
 from lmlab.data.sources.documents import Listener
 from lmlab.data.tokenising.unfinished import Unfinished
-from lmlab.data.tokenizer import Tokenizer, class_name
+from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 
 MOST_COMPRESSED = 20  # characters that a byte of a compressed text may stand for
