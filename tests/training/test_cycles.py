@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
+from lmlab.training.beginning.restored import restore
 from lmlab.training.optimizers.schedules import cycles, ends_of_cycles
-from lmlab.training.restored import restore
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 SWA = ["callbacks=swa", "callbacks.swa.every=6"]  # after 12, 18 and 24 steps

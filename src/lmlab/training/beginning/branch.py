@@ -25,10 +25,10 @@ from lmlab.runs.contents import (
     check_weights,
     weights_of,
 )
+from lmlab.training.beginning.restored import check_beside
 from lmlab.training.costs.spent import KEY as SPENT
 from lmlab.training.costs.spent import Spent
 from lmlab.training.module import LanguageModule
-from lmlab.training.restored import check_beside
 
 # What an optimizer has gathered stays good when these change.
 TUNED = {"lr", "weight_decay", "betas", "eps", "alpha", "fused", "foreach"}
