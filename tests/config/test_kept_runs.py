@@ -22,7 +22,7 @@ from lmlab.config.stored import FIRST_NAMES, MOVED, NOW_OTHERWISE, with_todays_d
 from lmlab.data.tokens import text_of
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.table.settings import runs_frame
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 KEPT = ROOT / "tests/kept"
 PARAMETRISATIONS = "lmlab.training.optimizers.parametrisation"
