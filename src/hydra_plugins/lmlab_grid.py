@@ -27,7 +27,7 @@ class GridSweeper(LabSweeper):
         from lmlab.sweeps.launch.launching import finish, launch
         from lmlab.sweeps.launch.pool import pool_of
         from lmlab.sweeps.launch.preparing import check_multirun, prepare
-        from lmlab.sweeps.launch.slurm import submit
+        from lmlab.sweeps.launch.slurm import check_outlives, submit
         from lmlab.sweeps.launch.work import work_of
 
         axes = Axes.parse(self.params, self.when, arguments, self.loader, self.config)
@@ -37,9 +37,12 @@ class GridSweeper(LabSweeper):
             from lmlab.sweeps.search.racing import race_grid
 
             return race_grid(self.config, self.loader, self.launcher, arguments, jobs)
+        is_followed = self.config.sweep.wait or self.config.dry_run
+        if not is_followed:
+            check_outlives(self.launcher)  # before anything is started
         with pool_of(self.launcher, len(jobs)) as pool:
             sweep_dir = prepare(self.config, self.loader, len(jobs), jobs, pool=pool)
-            if self.config.sweep.wait or self.config.dry_run:
+            if is_followed:
                 work = work_of(self.config, self.loader, jobs, pool)
                 before = EndedBefore(self.config, self.loader, sweep_dir, arguments)
                 results = launch(pool, sweep_dir, jobs, work, before)

@@ -16,12 +16,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from lmlab.sweeps.compare.equal import read_seconds
+from lmlab.runs.directory import SPENT_COLUMNS
 from lmlab.sweeps.figures import charts, scales
 from lmlab.sweeps.figures.charts import Chart, Lines
 from lmlab.sweeps.figures.scales import Axis
-from lmlab.sweeps.table.curves import has_curves, read_curves, shared_steps, spent_at
+from lmlab.sweeps.table.curves import has_curves, read_curves, shared_steps
 from lmlab.sweeps.table.settings import Table, folded
+from lmlab.sweeps.table.taken import spent_at
 from lmlab.sweeps.table.values import canonical, ceiling, heading, is_number
 from lmlab.sweeps.table.words import setting_names
 
@@ -89,8 +90,8 @@ def curves_of(table: Table) -> Curves | None:
     runs = folded(table.runs)
     runs = runs[runs["directory"].map(has_curves).astype(bool) | runs["diverged"]]
     runs = runs[runs["setting"].isin(runs["setting"].unique()[: scales.MOST_DRAWN])]
-    tags = [LOSSES["val"], LOSSES["train"]]
-    values = read_curves(runs, tags).rename(columns=dict(zip(tags, ("val", "train"), strict=True)))
+    tags = {LOSSES[name]: name for name in ("val", "train")}
+    values = read_curves(runs, [*tags, *SPENT_COLUMNS]).rename(columns=tags)
     # A run without any keeps a row: no mean over the others is taken for one over all.
     has_any = values[["val", "train"]].notna().any(axis=1)
     values = values[has_any | ~values["run"].duplicated()].reset_index(drop=True)
@@ -100,21 +101,14 @@ def curves_of(table: Table) -> Curves | None:
     drawn = values[values["val"].notna() | values["train"].notna()]
     amounts = {
         "steps": values["step"].astype("float64"),
-        **{name: spent_at(table, values, name) for name in ("tokens", "flops")},
-        "seconds": _seconds(table, values),
+        **{name: spent_at(table, values, name) for name in SPENT_COLUMNS},
     }
+    values = values.drop(columns=list(SPENT_COLUMNS))
     for name, amount in amounts.items():
         known = amount[drawn.index]
         if known.notna().all() and known[drawn["step"] > 0].gt(0).all():
             values[name] = amount
     return Curves(table, values)
-
-
-def _seconds(table: Table, values: pd.DataFrame) -> pd.Series:
-    times = {run: read_seconds(table.runs.at[run, "directory"]) for run in values["run"].unique()}
-    pairs = values[["run", "step"]].itertuples(index=False)
-    seconds = [times[run].get(step, math.nan) for run, step in pairs]
-    return pd.Series(seconds, values.index, "float64")
 
 
 def loss_curves(curves: Curves, x: str = "steps", on_log: bool = False) -> Chart:
@@ -150,8 +144,13 @@ def loss_curves(curves: Curves, x: str = "steps", on_log: bool = False) -> Chart
     return charts.titled(chart, title, up["val"]["below"])
 
 
-def _seen(channel: Any, opacity: float) -> Any:
-    return charts.when_picked(channel, PICKED, opacity)
+def seen(channel: Any, opacity: float) -> Any:
+    """Of a line; of the others less, once some were picked in the legend.
+
+    The channels of all figures are made of their classes: altair takes milliseconds to find each.
+    """
+    of_picked = alt.when(PICKED).then(alt.value(opacity)).otherwise(alt.value(opacity / 8))
+    return channel(**of_picked)
 
 
 def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[str]) -> Any:
@@ -161,7 +160,7 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
     )
 
     written = {"steps": ",d", "tokens": ",d", "seconds": ",.1f", "flops": ".3~e"}
-    told = [
+    tooltip = [
         alt.Tooltip("setting:N"),
         *(alt.Tooltip(f"{name}:Q", format=written[name]) for name in curves.amounts),
         alt.Tooltip("mean:Q", title="loss", format=".4f"),
@@ -171,15 +170,15 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
     point = base.mark_point(filled=True).encode(lines.shape())
     layers = [
         base.mark_area(opacity=1).encode(
-            alt.Y("low:Q"), alt.Y2("high"), _seen(alt.FillOpacityValue, 0.18)
+            alt.Y("low:Q"), alt.Y2("high"), seen(alt.FillOpacityValue, 0.18)
         ),
-        base.mark_line().encode(charts.DASH, _seen(alt.StrokeOpacityValue, 1)).add_params(PICKED),
-        point.transform_filter("datum.size > 0").encode(charts.SIZE, _seen(alt.OpacityValue, 1)),
+        base.mark_line().encode(charts.DASH, seen(alt.StrokeOpacityValue, 1)).add_params(PICKED),
+        point.transform_filter("datum.size > 0").encode(charts.SIZE, seen(alt.OpacityValue, 1)),
         point.transform_filter("isValid(datum.mean)")
         .encode(
             alt.SizeValue(90),
             alt.OpacityValue(**alt.when(near).then(alt.value(1)).otherwise(alt.value(0))),
-            tooltip=told,
+            tooltip=tooltip,
         )
         .add_params(near),
     ]
@@ -245,7 +244,7 @@ def _seeds(curves: Curves, line_of: Mapping[int, int], lines: Lines) -> dict[str
     rows = charts.data(values[["line", "run", *curves.amounts, *curves.losses]])
     layer = alt.Chart(rows).mark_line(strokeWidth=0.8, clip=True)
     layer = layer.encode(
-        lines.colour(), alt.Y("val:Q"), _seen(alt.OpacityValue, 0.7), alt.Detail("run:N")
+        lines.colour(), alt.Y("val:Q"), seen(alt.OpacityValue, 0.7), alt.Detail("run:N")
     )
     about = layer.to_dict(validate=False)
     return {"data": rows.to_dict(), **{part: about[part] for part in ("mark", "encoding")}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 
 from lmlab.sweeps.figures import charts, scales
 from lmlab.sweeps.figures.charts import Chart, Lines
+from lmlab.sweeps.figures.learning_curves import PICKED, seen
 from lmlab.sweeps.table.curves import shared_steps
 from lmlab.sweeps.table.values import ceiling
 
@@ -41,17 +41,15 @@ def losses_side_by_side(curves: pd.DataFrame, names: Sequence[str]) -> Chart:
         name=points["setting"].map(dict(enumerate(names))),
     )
 
-    picked = alt.selection_point(name="picked", fields=["line"], bind="legend")
-
-    def seen(channel: Any, opacity: float) -> Any:
-        return charts.when_picked(channel, picked, opacity)
-
     axis = {"format": ",d", "tickCount": 7, "labelOverlap": "greedy"}
     place = alt.X("step", type="quantitative", title="step", axis=axis)
     loss = scales.loss_axis("loss, nats per token", low - margin, top + margin)
     base = alt.Chart(charts.data(points)).encode(place, lines.colour(), alt.Detail("tag:N"))
-    told = ["name:N", "tag:N", alt.Tooltip("step:Q", format=",d")]
-    told += [alt.Tooltip("mean:Q", title="loss", format=".4f"), alt.Tooltip("sd:Q", format=".4f")]
+    tooltip = ["name:N", "tag:N", alt.Tooltip("step:Q", format=",d")]
+    tooltip += [
+        alt.Tooltip("mean:Q", title="loss", format=".4f"),
+        alt.Tooltip("sd:Q", format=".4f"),
+    ]
     mean = alt.Y("mean", **loss)
     band = base.mark_area().encode(
         alt.Y("low", **loss), alt.Y2("high"), seen(alt.FillOpacityValue, 0.16)
@@ -59,7 +57,7 @@ def losses_side_by_side(curves: pd.DataFrame, names: Sequence[str]) -> Chart:
     line = (
         base.mark_line()
         .encode(mean, charts.DASH, seen(alt.StrokeOpacityValue, 1))
-        .add_params(picked)
+        .add_params(PICKED)
     )
     marks = base.mark_point().encode(
         mean,
@@ -67,7 +65,7 @@ def losses_side_by_side(curves: pd.DataFrame, names: Sequence[str]) -> Chart:
         charts.SIZE,
         seen(alt.FillOpacityValue, 1),
         seen(alt.StrokeOpacityValue, 1),
-        tooltip=told,
+        tooltip=tooltip,
     )
     several = points["sd"].notna().any()
     below = charts.joined(

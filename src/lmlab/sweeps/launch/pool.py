@@ -99,8 +99,13 @@ class Workers(Pool):
         self.launcher, self.environments = launcher, list(environments)
         self.at_once = len(self.environments)
         self._executors: dict[int, Any] = {}
+        self._has_begun = False  # a job
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not self._has_begun:  # refused: nobody waits for imports
+            for executor in self._executors.values():
+                executor.shutdown(wait=True, kill_workers=True)
+            return
         if kind is not None:  # asked to stop, or at fault: each job ends with its step
             for executor in self._executors.values():
                 _ask_to_stop(executor)
@@ -146,6 +151,7 @@ class Workers(Pool):
     def _submit(self, place: int, number: int, overrides: Sequence[str]) -> Future[Any]:
         from hydra.core.singleton import Singleton
 
+        self._has_begun = True
         launcher = self.launcher
         future: Future[Any] = self._executor(place).submit(
             worker.run,

@@ -37,9 +37,8 @@ class Place:
     cluster_job: str  # the cluster's name for it
 
 
-def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -> list[Result]:
-    """Submit what has not been, and give back how each job is.
-
+def check_outlives(launcher: Launcher) -> None:
+    """
     Raises:
         LabError: if the launcher's jobs end with this process, or there is no cluster.
     """
@@ -49,6 +48,10 @@ def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -
             "hydra/launcher=submitit_slurm leaves them to a cluster"
         )
     check_settings(launcher)
+
+
+def submit(launcher: Launcher, sweep_dir: Path, jobs: Sequence[Sequence[str]]) -> list[Result]:
+    """Submit what has not been, and give back how each job is. `check_outlives` goes before."""
     folder = sweep_dir / FOLDER
     make_folder(folder, within=sweep_dir)
     with lock_at(folder / f".{KEPT}.lock", sweep_dir):
