@@ -72,8 +72,9 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
 def weights_alone(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint without what training gathers beside weights, their averages and the step: it
     can be used, and begun from, but not gone on with."""
-    nothing = {"optimizer_states": [], "lr_schedulers": [], "callbacks": {}, "since_log": []}
-    return {**checkpoint, **nothing, "TextDataModule": {}, "random": None}
+    gathered = ("optimizer_states", "lr_schedulers", "since_log")
+    lists: dict[str, Any] = {name: [] for name in gathered}
+    return {**checkpoint, **lists, "callbacks": {}, "TextDataModule": {}, "random": None}
 
 
 def is_weights_alone(checkpoint: Mapping[str, Any]) -> bool:

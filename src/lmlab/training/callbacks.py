@@ -170,10 +170,7 @@ class Checkpoints(L.Callback):
         contents = weights_alone(read_checkpoint(left[0]))
         write_checkpoint(contents, left[0])
         self._let_go([path for path in self.run.checkpoints() if path != left[0]])
-        step = contents["global_step"]
-        say(
-            f"checkpoint.keep=0: of its checkpoints the weights of step {step}, the best's, are left"
-        )
+        say(f"checkpoint.keep=0: the best's weights are left, of step {contents['global_step']}")
 
     def _let_go(self, checkpoints: Iterable[Path]) -> None:
         for path in checkpoints:

@@ -156,7 +156,7 @@ class Start:
             say("it was begun by an earlier lmlab, whose schedule ended a step before today's")
         newest = newest_whole(run, lambda stored: check_goes_on(stored, module, callbacks))
         if newest is None:
-            if run.best.is_file() and is_weights_alone(read_checkpoint(run.checkpoint("best"))):
+            if _has_weights_alone(run):
                 raise LabError(f"run={run.path} cannot go on: {WEIGHTS_ALONE}")
             return Resumed(0, None)
         path, contents = newest
@@ -175,6 +175,13 @@ def _check_same(run: RunDirectory, config: Train) -> None:
     check_continues(run.config, config.plain(), may_change=("corpus",) if knows_text else ())
     if run.checkpoints():
         check_same_code(run.record, config.plain(), f"run={run.path} cannot go on")
+
+
+def _has_weights_alone(run: RunDirectory) -> bool:
+    try:
+        return is_weights_alone(read_checkpoint(run.checkpoint("best")))
+    except LabError:  # there is none, or it is damaged
+        return False
 
 
 def _began_otherwise(run: RunDirectory, config: Train) -> bool:
