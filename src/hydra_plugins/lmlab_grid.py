@@ -26,7 +26,7 @@ class GridSweeper(LabSweeper):
         from lmlab.sweeps.launch.before import EndedBefore
         from lmlab.sweeps.launch.launching import finish, launch
         from lmlab.sweeps.launch.pool import pool_of
-        from lmlab.sweeps.launch.preparing import check_multirun, prepare
+        from lmlab.sweeps.launch.preparing import check_jobs, check_multirun, make_sweep
         from lmlab.sweeps.launch.slurm import check_outlives, submit
         from lmlab.sweeps.launch.work import work_of
 
@@ -41,7 +41,8 @@ class GridSweeper(LabSweeper):
         if not is_followed:
             check_outlives(self.launcher)  # before anything is started
         with pool_of(self.launcher, len(jobs)) as pool:
-            sweep_dir = prepare(self.config, self.loader, len(jobs), jobs, pool=pool)
+            check_jobs(self.config, self.loader, arguments, jobs, pool=pool)
+            sweep_dir = make_sweep(self.config)
             if is_followed:
                 work = work_of(self.config, self.loader, jobs, pool)
                 before = EndedBefore(self.config, self.loader, sweep_dir, arguments)

@@ -7,7 +7,9 @@ from hydra.core.plugins import Plugins
 SEARCH = ["hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3", "hydra/sweeper/sampler=grid"]
 
 
-@pytest.mark.parametrize("more", [[], ["hydra/sweeper=optuna", *SEARCH]])
+@pytest.mark.parametrize(
+    "more", [[], pytest.param(["hydra/sweeper=optuna", *SEARCH], marks=pytest.mark.slow)]
+)
 def test_it_launches_the_jobs_of_any_sweeper(here, lab, more):
     from hydra_plugins.backwards import Backwards
 

@@ -146,6 +146,7 @@ def test_what_is_refused(halve, words, problem):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_what_halving_leaves_races_for_the_other_seeds(halve):
     words = ["optimizer.lr=1e-4,1e-2,1e-1,3e-1", "seed=1,2,3", "sweep.race.first=2"]
     folder, said = halve("a", *words, "trainer.max_steps=4", "hydra.sweeper.synchronous=true")

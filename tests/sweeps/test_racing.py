@@ -70,6 +70,7 @@ def test_equal_settings_race_to_their_last_seed(held):
     assert len(records(folder)) == 2 * 4 + 3
 
 
+@pytest.mark.slow
 def test_a_difference_that_does_not_matter_ends_it(held):
     words = ["optimizer.lr=1e-2", "optimizer.eps=1e-8,1.001e-8", "seed=1,2,3,4"]
     folder, _ = held(*words, "sweep.race.least=0.5")

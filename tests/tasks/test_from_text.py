@@ -74,7 +74,7 @@ def test_a_text_without_such_places_makes_none(kind, text):
     assert all(item.choices[0] != item.choices[1] for item in task.items([text]))
 
 
-@pytest.mark.parametrize("model", ["gpt", "modern", "bigram"])
+@pytest.mark.parametrize("model", ["gpt", pytest.param("modern", marks=pytest.mark.slow), "bigram"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_untrained_model_is_at_chance(kind, model, items, val, composed):
     tokenizer = CharTokenizer.fit(val)
