@@ -51,8 +51,7 @@ SNAPSHOTS = "snapshots"
 SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
 TOKENIZER = "tokenizer.json"
 METRICS, PROJECTOR, PROJECTOR_CONFIG = "metrics.csv", "projector", "projector_config.pbtxt"
-# What training had taken at each row of METRICS, in the words of RECORD.
-SPENT_COLUMNS = ("seconds", "tokens", "flops")
+SPENT_COLUMNS = ("seconds", "tokens", "flops")  # of METRICS, by their names in RECORD
 EVENTS = "events.out.tfevents."  # how TensorBoard knows an event file
 FILES = (RECORD, CONFIG, SAMPLE, LOG, LOCK, TOKENIZER, METRICS, PROJECTOR_CONFIG)
 # The checkpoints that are ours to delete: by step, and Lightning's when SLURM takes the machine.
@@ -305,8 +304,7 @@ class RunDirectory:
         Raises:
             LabError: if it is in this directory, and a link leads it out.
         """
-        is_ours = path.absolute().is_relative_to(self.path.absolute())
-        if is_ours and leads_out(path, self.path):
+        if path.absolute().is_relative_to(self.path.absolute()) and leads_out(path, self.path):
             raise LabError(f"checkpoint {path} is a link that leads out of {self.path}")
 
     def check_places(self) -> None:
