@@ -27,8 +27,8 @@ def cosine(
 
 
 def linear(
-    step: int,
-    max_steps: int,
+    step: float,
+    max_steps: float,
     warmup_steps: CountOrZero = 0,
     warmdown: Fraction = 0.5,
     final: Fraction = 0.0,
@@ -46,24 +46,24 @@ def linear(
 def cycles(
     step: int,
     max_steps: int,
+    warmup_steps: CountOrZero = 0,
+    warmdown: Fraction = 1.0,
+    final: Fraction = 0.0,
     n_cycles: Count = 4,
     first: Fraction | None = None,
     top: Fraction = 1.0,
-    final: Fraction = 0.0,
-    warmup_steps: CountOrZero = 0,
 ) -> float:
-    """Half a cosine down to `final`, again and again (Loshchilov & Hutter 2017, arXiv 1608.03983):
-    the first from the full rate over `first` of all steps (None: as long as the others), and
-    `n_cycles - 1` of equal length from `top`. At the end of each the weights are good ones.
+    """`linear` again and again, with warm restarts (Loshchilov & Hutter 2017, arXiv 1608.03983):
+    the first cycle has `first` of all steps (None: as many as each other), and `n_cycles - 1` of
+    equal length begin at `top`. At the end of each the weights are good ones.
     """
-    first = 1 / n_cycles if first is None else first
-    end = max_steps * first if n_cycles > 1 else max_steps
+    share = 1 / n_cycles if first is None else first
+    end = max_steps * share if n_cycles > 1 else max_steps
     if step < end:
-        height, done = 1.0, step / end
-    else:
-        height, done = top, (step - end) / (max_steps - end) * (n_cycles - 1) % 1.0
-    factor = final + (height - final) * 0.5 * (1 + math.cos(math.pi * done))
-    return min(_warmup(step, warmup_steps), factor)
+        return linear(step, end, warmup_steps, warmdown, final)
+    length = (max_steps - end) / (n_cycles - 1)
+    within = (step - end) % length
+    return min(_warmup(step, warmup_steps), top * linear(within, length, 0, warmdown, final))
 
 
 def ends_of_cycles(schedule: Callable[[int, int], float], max_steps: int) -> list[int]:
@@ -79,5 +79,5 @@ def ends_of_cycles(schedule: Callable[[int, int], float], max_steps: int) -> lis
     return [*ends, max_steps]
 
 
-def _warmup(step: int, warmup_steps: int) -> float:
+def _warmup(step: float, warmup_steps: int) -> float:
     return min(1.0, (step + 1) / (warmup_steps + 1))
