@@ -161,30 +161,27 @@ def _look_for_text(cfg: DictConfig) -> None:
 
 
 def _evaluate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab.config import schema
-    from lmlab.config.check import check
+    from lmlab.config import check, schema
 
-    config = check(cfg, schema.Evaluate, **given)
+    config = check.check(cfg, schema.Evaluate, **given)
     from lmlab.core.evaluate import evaluate
 
     evaluate(config)
 
 
 def _generate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab.config import schema
-    from lmlab.config.check import check
+    from lmlab.config import check, schema
 
-    config = check(cfg, schema.Generate, **given)
+    config = check.check(cfg, schema.Generate, **given)
     from lmlab.core.generate import write
 
     write(config)
 
 
 def _export(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab.config import schema
-    from lmlab.config.check import check
+    from lmlab.config import check, schema
 
-    config = check(cfg, schema.Export, **given)
+    config = check.check(cfg, schema.Export, **given)
     from lmlab.core.export import export
 
     export(config)
@@ -203,7 +200,7 @@ def _show(run: RunDirectory) -> None:
         console.rule(style="dim")
     in_bits = "".join(  # what others wrote, or an earlier lmlab, may lack them
         f", {tag} {metrics[tag]:.4f} {unit}"
-        for tag, unit in (("val/bpc", "bits per character"), ("val/bpb", "per byte"))
+        for tag, unit in (("val/bpc_full", "bits per character"), ("val/bpb_full", "per byte"))
         if metrics.get(tag) is not None
     )
     say(

@@ -103,9 +103,9 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
         f"{len(data.val_tokens) - 1:,} tokens, windows of {data.block_size} every {data.stride}"
     )
     ends = "" if tokenizer.end_of_text is None else "; the ends of documents count as tokens"
-    if "val/bpc" in module.metrics:  # else nobody knows what ids stand for
-        say(f"val/bpc        {module.metrics['val/bpc']:.4f} bits per character{ends}")
-        say(f"val/bpb        {module.metrics['val/bpb']:.4f} bits per byte")
+    if "val/bpc_full" in module.metrics:  # else nobody knows what ids stand for
+        say(f"val/bpc_full   {module.metrics['val/bpc_full']:.4f} bits per character{ends}")
+        say(f"val/bpb_full   {module.metrics['val/bpb_full']:.4f} bits per byte")
     if dynamic:
         say(
             f"{METRIC}  {module.metrics[METRIC]:.4f} nats per token, by a copy that learns from "

@@ -51,6 +51,8 @@ SNAPSHOTS = "snapshots"
 SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
 TOKENIZER = "tokenizer.json"
 METRICS, PROJECTOR, PROJECTOR_CONFIG = "metrics.csv", "projector", "projector_config.pbtxt"
+# What training had taken at each row of METRICS, in the words of RECORD.
+SPENT_COLUMNS = ("seconds", "tokens", "flops")
 EVENTS = "events.out.tfevents."  # how TensorBoard knows an event file
 FILES = (RECORD, CONFIG, SAMPLE, LOG, LOCK, TOKENIZER, METRICS, PROJECTOR_CONFIG)
 # The checkpoints that are ours to delete: by step, and Lightning's when SLURM takes the machine.

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lmlab.config.stored import metrics_by_todays_names
 from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import DivergedError
@@ -31,10 +32,9 @@ class Recorder(L.Callback):
         self.run, self.costs = run, Costs()  # until they are known
         self.metrics: dict[str, float] = {}
         self.step: int | None = None  # of the last evaluation within training
-        self._began = time.monotonic()
 
     def _spent(self, trainer: L.Trainer) -> Spent:
-        return self.costs.at(trainer.global_step, time.monotonic() - self._began)
+        return self.costs.now(trainer.global_step)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]
@@ -45,7 +45,8 @@ class Recorder(L.Callback):
         return {"metrics": self.metrics, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.metrics, self.step = state_dict["metrics"], state_dict["step"]
+        self.metrics = metrics_by_todays_names(state_dict["metrics"])
+        self.step = state_dict["step"]
         for metric in OF_THE_END:
             self.metrics.pop(metric, None)  # it is not the end any more
 
@@ -191,13 +192,13 @@ class Bar(L.Callback):
     def __init__(self) -> None:
         self.console = current_console()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        fields = TextColumn("{task.fields[said]}")
+        fields = TextColumn("{task.fields[state]}")
         # Drawn between steps: a thread of rich's own would take a processor from them.
         self.progress = Progress(
             *columns, TimeRemainingColumn(), fields, console=self.console, auto_refresh=False
         )
         self._drawn = 0.0
-        self.task = self.progress.add_task("training", total=None, said="")
+        self.task = self.progress.add_task("training", total=None, state="")
         self.val_loss = ""
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
@@ -206,11 +207,11 @@ class Bar(L.Callback):
             self.progress.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        said = f"loss {module.last_loss:.4f}{self.val_loss} {_rate(module.tokens_per_second)}"
+        state = f"loss {module.last_loss:.4f}{self.val_loss} {_rate(module.tokens_per_second)}"
         now = time.monotonic()
         due = now - self._drawn > 0.25  # a person sees no more than a few changes a second
         self._drawn = now if due else self._drawn
-        self.progress.update(self.task, completed=trainer.global_step, said=said, refresh=due)
+        self.progress.update(self.task, completed=trainer.global_step, state=state, refresh=due)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.sanity_checking and trainer.is_global_zero:

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins import DoublePrecision
 from torch import Tensor, nn
 
 from lmlab.config.schema import Train
+from lmlab.config.targets import class_name
 from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.streams import default_states, derive, set_default_states
@@ -210,17 +211,16 @@ class LanguageModule(L.LightningModule):
             raise
         if isinstance(loss, Tensor) and loss.requires_grad and not loss.dim():
             return loss, shown
-        kind = type(self.loss)
         raise LabError(
             self._no_logits(idx)
-            or f"loss: {kind.__module__}.{kind.__qualname__} has to return a scalar with a "
-            f"gradient; it returns {loss!r:.80}"
+            or f"loss: {class_name(type(self.loss))} has to return a scalar with a gradient; "
+            f"it returns {loss!r:.80}"
         )
 
     def _no_logits(self, idx: Tensor) -> str | None:
         """Why there is nothing to learn from the model's logits, if there is not."""
         logits = self.model(idx)
-        target = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
+        target = class_name(type(self.model))
         if not isinstance(logits, Tensor):
             return f"model: {target}.forward has to return logits; in training it returns a " + (
                 type(logits).__name__
@@ -245,12 +245,12 @@ class LanguageModule(L.LightningModule):
     ) -> list[tuple[str, list[dict[str, Any]], Schedule]]:
         """Of each rule, the optimizer itself first: the tag of its rate, its parameter groups, and
         its schedule. (Loading a state puts new groups in place.)"""
-        found = []
+        rated = []
         for name, groups in groups_by_rule(optimizer).items():
             tag = "train/lr" if name == REST else f"train/lr/{name}"
             own = None if name == REST else self.rules[name].schedule
-            found.append((tag, groups, own or self.schedule))
-        return found
+            rated.append((tag, groups, own or self.schedule))
+        return rated
 
     def _keep_losses(self, first: int, losses: Tensor, rates: list[Rates]) -> None:
         """Keep the losses of the steps after `first` on the device until they are due.
@@ -341,30 +341,28 @@ class LanguageModule(L.LightningModule):
         sums = {m: reduce(own, reduce_op="sum").tolist() for m, own in self._sums.items()}
         self._sums.clear()
         metrics = {name: nats / n_tokens for name, (nats, n_tokens, _, _) in sums.items()}
-        shown = dict(metrics)
         for name in metrics.keys() & {"val/loss", "val/loss_full"}:
             # Nats per token, in bits, over the characters and the bytes that a token stands for.
             _, n_tokens, *amounts = sums[name]
-            for tag, amount in zip(("val/bpc", "val/bpb"), amounts, strict=True):
+            for unit, amount in zip(("bpc", "bpb"), amounts, strict=True):
                 if amount:  # none, where nobody knows what ids stand for
-                    shown[tag] = metrics[name] / math.log(2) / (amount / n_tokens)
+                    in_bits = metrics[name] / math.log(2) / (amount / n_tokens)
+                    metrics[name.replace("loss", unit)] = in_bits  # val/bpc, val/bpc_full
         for name, loss in metrics.items():
             if not math.isfinite(loss):
                 raise DivergedError(
                     f"{name} became {loss} at step {self.global_step} (last loss of training "
                     f"{self.last_loss:.4f}); {self.what_to_try()}"
                 )
+        self.metrics = dict(metrics)
         if not math.isnan(self.tokens_per_second):
-            shown["train/tokens_per_second"] = self.tokens_per_second
-        self.metrics = shown
-        # The curves of val/bpc and val/bpb belong to val/loss; the full pass is another protocol.
-        full = {f"{tag}_full": shown[tag] for tag in ("val/bpc", "val/bpb") if tag in shown}
-        full = full if "val/loss_full" in metrics else shown
-        self.write({**metrics, **full}, self.global_step)
+            self.metrics["train/tokens_per_second"] = self.tokens_per_second
+        of_the_end = "val/loss_full" in metrics  # behind training, whose speed was said
+        self.write(metrics if of_the_end else self.metrics, self.global_step)
         for logger in self.loggers:
             logger.save()  # an evaluation is when somebody may look
         # For callbacks that watch a metric. (All processes have the same: the means are shared.)
-        self.log_dict(shown, logger=False, sync_dist=self.trainer.world_size > 1)
+        self.log_dict(self.metrics, logger=False, sync_dist=self.trainer.world_size > 1)
 
     def on_validation_start(self) -> None:
         self._go_on_drawing()  # where no step was left to train, nothing else has seen to it
@@ -389,7 +387,7 @@ class LanguageModule(L.LightningModule):
         if isinstance(self.trainer.precision_plugin, DoublePrecision):
             self.double()  # as the Trainer does, but only after float32 weights were loaded into
         data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        begin_at(self.trainer, checkpoint, data.batches_before(checkpoint["global_step"]))
+        begin_at(self.trainer, checkpoint, data.ends.until(checkpoint["global_step"]))
         self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
         self._random = checkpoint["random"]
         self._trains = checkpoint.get("trains", True)  # older checkpoints do not say

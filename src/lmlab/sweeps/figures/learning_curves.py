@@ -16,12 +16,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from lmlab.sweeps.compare.equal import read_seconds
+from lmlab.runs.directory import SPENT_COLUMNS
 from lmlab.sweeps.figures import charts, scales
 from lmlab.sweeps.figures.charts import Chart, Lines
 from lmlab.sweeps.figures.scales import Axis
-from lmlab.sweeps.table.curves import has_curves, read_curves, shared_steps, spent_at
+from lmlab.sweeps.table.curves import has_curves, read_curves, shared_steps
 from lmlab.sweeps.table.settings import Table, folded
+from lmlab.sweeps.table.taken import spent_at
 from lmlab.sweeps.table.values import canonical, ceiling, heading, is_number
 from lmlab.sweeps.table.words import setting_names
 
@@ -89,8 +90,8 @@ def curves_of(table: Table) -> Curves | None:
     runs = folded(table.runs)
     runs = runs[runs["directory"].map(has_curves).astype(bool) | runs["diverged"]]
     runs = runs[runs["setting"].isin(runs["setting"].unique()[: scales.MOST_DRAWN])]
-    tags = [LOSSES["val"], LOSSES["train"]]
-    values = read_curves(runs, tags).rename(columns=dict(zip(tags, ("val", "train"), strict=True)))
+    tags = {LOSSES[name]: name for name in ("val", "train")}
+    values = read_curves(runs, [*tags, *SPENT_COLUMNS]).rename(columns=tags)
     # A run without any keeps a row: no mean over the others is taken for one over all.
     has_any = values[["val", "train"]].notna().any(axis=1)
     values = values[has_any | ~values["run"].duplicated()].reset_index(drop=True)
@@ -100,21 +101,14 @@ def curves_of(table: Table) -> Curves | None:
     drawn = values[values["val"].notna() | values["train"].notna()]
     amounts = {
         "steps": values["step"].astype("float64"),
-        **{name: spent_at(table, values, name) for name in ("tokens", "flops")},
-        "seconds": _seconds(table, values),
+        **{name: spent_at(table, values, name) for name in SPENT_COLUMNS},
     }
+    values = values.drop(columns=list(SPENT_COLUMNS))
     for name, amount in amounts.items():
         known = amount[drawn.index]
         if known.notna().all() and known[drawn["step"] > 0].gt(0).all():
             values[name] = amount
     return Curves(table, values)
-
-
-def _seconds(table: Table, values: pd.DataFrame) -> pd.Series:
-    times = {run: read_seconds(table.runs.at[run, "directory"]) for run in values["run"].unique()}
-    pairs = values[["run", "step"]].itertuples(index=False)
-    seconds = [times[run].get(step, math.nan) for run, step in pairs]
-    return pd.Series(seconds, values.index, "float64")
 
 
 def loss_curves(curves: Curves, x: str = "steps", on_log: bool = False) -> Chart:
@@ -150,7 +144,7 @@ def loss_curves(curves: Curves, x: str = "steps", on_log: bool = False) -> Chart
     return charts.titled(chart, title, up["val"]["below"])
 
 
-def _seen(opacity: float) -> Any:
+def seen(opacity: float) -> Any:
     """Of a line; of the others less, once some were picked in the legend."""
     return alt.when(PICKED).then(alt.value(opacity)).otherwise(alt.value(opacity / 8))
 
@@ -162,7 +156,7 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
     )
 
     written = {"steps": ",d", "tokens": ",d", "seconds": ",.1f", "flops": ".3~e"}
-    told = [
+    tooltip = [
         alt.Tooltip("setting:N"),
         *(alt.Tooltip(f"{name}:Q", format=written[name]) for name in curves.amounts),
         alt.Tooltip("mean:Q", title="loss", format=".4f"),
@@ -171,14 +165,14 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
     base = alt.Chart().encode(lines.colour())
     point = base.mark_point(filled=True).encode(lines.shape())
     layers = [
-        base.mark_area(opacity=1).encode(alt.Y("low:Q"), y2="high", fillOpacity=_seen(0.18)),
-        base.mark_line().encode(charts.DASH, strokeOpacity=_seen(1)).add_params(PICKED),
-        point.transform_filter("datum.size > 0").encode(charts.SIZE, opacity=_seen(1)),
+        base.mark_area(opacity=1).encode(alt.Y("low:Q"), y2="high", fillOpacity=seen(0.18)),
+        base.mark_line().encode(charts.DASH, strokeOpacity=seen(1)).add_params(PICKED),
+        point.transform_filter("datum.size > 0").encode(charts.SIZE, opacity=seen(1)),
         point.transform_filter("isValid(datum.mean)")
         .encode(
             size=alt.value(90),
             opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
-            tooltip=told,
+            tooltip=tooltip,
         )
         .add_params(near),
     ]
@@ -243,7 +237,7 @@ def _seeds(curves: Curves, line_of: Mapping[int, int], lines: Lines) -> dict[str
     values = values[of_run % math.ceil(len(values) / MOST_POINTS) == 0]
     rows = charts.data(values[["line", "run", *curves.amounts, *curves.losses]])
     layer = alt.Chart(rows).mark_line(strokeWidth=0.8, clip=True)
-    layer = layer.encode(lines.colour(), alt.Y("val:Q"), opacity=_seen(0.7), detail="run:N")
+    layer = layer.encode(lines.colour(), alt.Y("val:Q"), opacity=seen(0.7), detail="run:N")
     about = layer.to_dict(validate=False)
     return {"data": rows.to_dict(), **{part: about[part] for part in ("mark", "encoding")}}
 
