@@ -53,7 +53,7 @@ def test_the_rate_falls_as_often_as_it_says():
 
 def test_where_cycles_end_is_seen_in_the_rates_of_any_schedule():
     assert ends_of_cycles(lambda s, n: cycles(s, n, n_cycles=3, first=0.6), 100) == [60, 80, 100]
-    assert ends_of_cycles(lambda s, n: cycles(s, n, n_cycles=7), 100)[:3] == [15, 29, 43]
+    assert ends_of_cycles(lambda s, n: cycles(s, n, n_cycles=7), 100)[:3] == [14, 29, 43]
     assert ends_of_cycles(lambda s, n: min(s, 5), 20) == [20]  # a warm-up
     assert ends_of_cycles(lambda s, n: [3, 2, 1, 1, 2, 1, 1][s], 7) == [4, 7]
     assert ends_of_cycles(lambda s, n: 1, 1) == [1]
@@ -127,14 +127,14 @@ def test_snapshots_answer_together_and_teach(experiment, lab, text):
         of_each.append(float(out.split("val/loss_full")[1].split()[0]))
     status, out, err = lab("evaluate", "run=run", "ensemble=snapshots", "accelerator=cpu")
     assert (status, err) == (0, "")
-    assert "run (its snapshots of steps 7, 14, 20, their probabilities averaged)" in out
+    assert "run (its snapshots of steps 7, 13, 20, their probabilities averaged)" in out
     assert float(out.split("val/loss_full")[1].split()[0]) < sum(of_each) / 3
     status, out, err = lab("evaluate", "run=run", "ensemble=snapshots", "weights=[1,2]")
     assert (status, err) == (2, "error: weights=[1.0, 2.0]: give 3, one for each snapshot\n")
 
     assert lab("train", *words, "teacher.runs=run@snapshots", "run_dir=pupil")[0] == 0
     pupil = RunDirectory(Path("pupil"))
-    assert [one["step"] for one in pupil.config["teacher"]["runs"]] == [7, 14, 20]
+    assert [one["step"] for one in pupil.config["teacher"]["runs"]] == [7, 13, 20]
     status, _, err = lab("evaluate", "run=pupil", "ensemble=snapshots")
     assert (status, err.count("\n")) == (2, 1)
     assert "ensemble=snapshots: pupil has no snapshots; train with schedule=cycles" in err

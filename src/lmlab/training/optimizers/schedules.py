@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 
 from lmlab.bounds import Count, CountOrZero, Fraction
@@ -27,8 +28,8 @@ def cosine(
 
 
 def linear(
-    step: float,
-    max_steps: float,
+    step: int,
+    max_steps: int,
     warmup_steps: CountOrZero = 0,
     warmdown: Fraction = 0.5,
     final: Fraction = 0.0,
@@ -58,12 +59,13 @@ def cycles(
     equal length begin at `top`. At the end of each the weights are good ones.
     """
     share = 1 / n_cycles if first is None else first
-    end = max_steps * share if n_cycles > 1 else max_steps
-    if step < end:
-        return linear(step, end, warmup_steps, warmdown, final)
-    length = (max_steps - end) / (n_cycles - 1)
-    within = (step - end) % length
-    return min(_warmup(step, warmup_steps), top * linear(within, length, 0, warmdown, final))
+    shares = [0.0, *(share + (1 - share) * i / (n_cycles - 1) for i in range(n_cycles - 1))]
+    begins = [round(max_steps * each) for each in shares]
+    i = bisect_right(begins, min(step, max_steps - 1)) - 1
+    end = begins[i + 1] if i + 1 < n_cycles else max_steps
+    height = 1.0 if i == 0 else top
+    within = linear(step - begins[i], end - begins[i], 0, warmdown, final)
+    return min(_warmup(step, warmup_steps), height * within)
 
 
 def ends_of_cycles(schedule: Callable[[int, int], float], max_steps: int) -> list[int]:
@@ -79,5 +81,5 @@ def ends_of_cycles(schedule: Callable[[int, int], float], max_steps: int) -> lis
     return [*ends, max_steps]
 
 
-def _warmup(step: float, warmup_steps: int) -> float:
+def _warmup(step: int, warmup_steps: int) -> float:
     return min(1.0, (step + 1) / (warmup_steps + 1))
