@@ -9,13 +9,18 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from lmlab.console import say
@@ -98,7 +103,7 @@ class Workers(Pool):
     def __init__(self, launcher: Any, environments: Sequence[dict[str, str]]):
         self.launcher, self.environments = launcher, list(environments)
         self.at_once = len(self.environments)
-        self._executors: dict[int, Any] = {}
+        self._executors: dict[int, ProcessPoolExecutor] = {}
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:  # asked to stop, or at fault: each job ends with its step
@@ -113,7 +118,7 @@ class Workers(Pool):
 
     def begin(self) -> None:
         for place in range(self.at_once):
-            self._executor(place).submit(worker.import_all)
+            self._executor(place)
 
     def ask(self, function: Callable[..., T], *args: Any) -> T:
         """
@@ -144,34 +149,20 @@ class Workers(Pool):
                 yield Ended([number], [] if died is not None else [future.result()], died)
 
     def _submit(self, place: int, number: int, overrides: Sequence[str]) -> Future[Any]:
-        from hydra.core.singleton import Singleton
-
-        launcher = self.launcher
         future: Future[Any] = self._executor(place).submit(
-            worker.run,
-            number,
-            list(overrides),
-            launcher.hydra_context,
-            launcher.config,
-            launcher.task_function,
-            Singleton.get_state(),
-            Path.cwd(),
+            worker.run, number, list(overrides), self._sweep
         )
         return future
 
-    def _executor(self, place: int) -> Any:
-        """The one process of a place, begun when it is first wanted."""
-        from joblib.externals.loky import ProcessPoolExecutor
+    @cached_property
+    def _sweep(self) -> bytes:
+        """What all jobs have in common; see `worker.sweep_of`."""
+        return worker.sweep_of(self.launcher)
 
+    def _executor(self, place: int) -> ProcessPoolExecutor:
+        """The one process of a place, begun when it is first wanted."""
         if place not in self._executors:
-            # A worker whose memory grew, as by importing torch, is replaced, and loky says so.
-            warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
-            self._executors[place] = ProcessPoolExecutor(
-                1,
-                env=self.environments[place],
-                initializer=worker.end_with,
-                initargs=(os.getpid(),),
-            )
+            self._executors[place] = worker.begun(self.environments[place])
         return self._executors[place]
 
 
@@ -263,11 +254,11 @@ class Queue(Pool):
             self._submit(jobs, attempts + 1)
 
 
-def _ask_to_stop(executor: Any) -> None:
+def _ask_to_stop(executor: ProcessPoolExecutor) -> None:
     """Let the run that a worker trains finish its step and write a checkpoint.
 
     By SIGTERM, for SIGINT it may have had from the terminal already, and two of them mean at once.
-    loky's own way to end a worker is SIGKILL, so its processes are looked up in its inside.
+    An executor has no way to ask for that, so its processes are looked up in its inside.
     """
     for process in list(executor._processes.values()):
         with suppress(ProcessLookupError):
