@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lmlab.data.tokenizer import Tokenizer
     from lmlab.sweeps.figures.charts import Chart
     from lmlab.sweeps.table.settings import Table
-    from lmlab.training.restored import Trained
+    from lmlab.training.beginning.restored import Trained
 
 
 def folder_named(path: Any, key: str = "path") -> Path:
@@ -197,7 +197,7 @@ class Run:
 
     def _trained(self, checkpoint: str | Path) -> Trained:
         from lmlab.data.streams import own_default_generators
-        from lmlab.training.restored import restore
+        from lmlab.training.beginning.restored import restore
 
         which = plain(checkpoint, "checkpoint")
         if not isinstance(which, str):

@@ -19,7 +19,7 @@ from lmlab.config.fingerprint import fingerprint
 from lmlab.config.stored import FIRST_NAMES, MOVED, NOW_OTHERWISE, with_todays_defaults
 from lmlab.data.tokens import text_of
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 KEPT = ROOT / "tests/kept"
 PARAMETRISATIONS = "lmlab.training.optimizers.parametrisation"

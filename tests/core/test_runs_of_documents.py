@@ -10,7 +10,7 @@ from small import train
 from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
 from lmlab.handles import Run
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 DOCUMENTS = ["né", "ab"] * 200
 

@@ -15,7 +15,7 @@ from comparing import BY_SECONDS, NOISY
 from PIL import Image
 from small import checked
 
-from lmlab.display.summaries import CHARTS, METRICS
+from lmlab.display.for_tensorboard.summaries import CHARTS, METRICS
 from lmlab.training.costs.flops import flops_per_token
 
 GPT, RESUMED, HEAD = "sweeps/mixed/gpt", "resumed", "sweeps/mixed/head"

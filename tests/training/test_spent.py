@@ -24,10 +24,10 @@ from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.questions import Asked
 from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import load
+from lmlab.training.beginning.restored import restore
 from lmlab.training.costs import spent
 from lmlab.training.costs.flops import flops_per_token
 from lmlab.training.processes.stopping import Interrupted
-from lmlab.training.restored import restore
 
 V, T = 65, 8  # of tinyshakespeare, and a window of a tiny run
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.n_head=2"]

@@ -18,7 +18,7 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import text_of
 from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 
 def optimizer_state(run: RunDirectory) -> list:

@@ -28,12 +28,12 @@ from lmlab.tasks.asked import (
     lines_of_differences,
     metrics_of,
 )
+from lmlab.training.beginning.restored import Trained, config_beside, precision_of, restore
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.schedules import constant
 from lmlab.training.processes.processes import checked_trainer
 from lmlab.training.processes.waiting import waiting
-from lmlab.training.restored import Trained, config_beside, precision_of, restore
 
 
 def evaluate(config: schema.Evaluate) -> dict[str, float]:

@@ -17,8 +17,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from lmlab.console import log
-from lmlab.display import summaries
-from lmlab.display.event_files import (
+from lmlab.display.for_tensorboard import summaries
+from lmlab.display.for_tensorboard.event_files import (
     BEGIN,
     END,
     Records,

@@ -22,7 +22,7 @@ from lmlab.config.trust import UntrustedError
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
-from lmlab.memory_limit import memory_bytes
+from lmlab.models.inside.memory_limit import memory_bytes
 from lmlab.runs import contents
 from lmlab.runs.directory import RunDirectory
 

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 
-from lmlab.display.board import MOST_TICKED
+from lmlab.display.for_tensorboard.board import MOST_TICKED
 from lmlab.sweeps.board.scan import Scan, SeenRun, SeenSweep
 from lmlab.sweeps.kept import SEED_MEAN
 from lmlab.sweeps.table.curves import Curves, averaged, mean_curves, names_of_settings

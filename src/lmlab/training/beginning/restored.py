@@ -19,7 +19,7 @@ from lmlab.config.trust import check_stored
 from lmlab.console import say
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
-from lmlab.models.document_mask import keep_within
+from lmlab.models.inside.document_mask import keep_within
 from lmlab.runs import contents
 from lmlab.runs.checkpoint import EMA_KEY, load_averaged, naming_checkpoint, newest, read_checkpoint
 from lmlab.runs.directory import RunDirectory
