@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,9 +17,9 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, ClassVar, TypeVar
 
 from lmlab.console import say
@@ -46,7 +45,7 @@ class Ended:
     """Jobs that were given together, and what Hydra says of each or what took them all along."""
 
     numbers: list[int]
-    returned: list[Any] = field(default_factory=list)
+    returned: Callable[[], list[Any]] = list
     died: BaseException | None = None  # what ended the worker, or the launcher
 
 
@@ -92,7 +91,7 @@ class Launches(Pool):
             except Exception as error:  # each launcher has its own for a worker that died
                 yield Ended([*jobs], died=error)
             else:
-                yield Ended([*jobs], list(returned or []))
+                yield Ended([*jobs], partial(list, returned or []))
 
 
 class Workers(Pool):
@@ -126,14 +125,13 @@ class Workers(Pool):
             LabError: if the process dies of it.
         """
         try:
-            answer: T = self._executor(0).submit(function, *args).result()
+            return self._executor(0).submit(function, *args).result()
         except BrokenExecutor as error:
             raise LabError(f"a worker died before its first job: {one_line(str(error))}") from error
-        return answer
 
     def run(self, next_job: NextJob) -> Iterator[Ended]:
         free = list(range(self.at_once))
-        running: dict[Future[Any], tuple[int, int]] = {}
+        running: dict[Future[bytes], tuple[int, int]] = {}
         while True:
             while free and (job := next_job()) is not None:
                 place = free.pop(0)
@@ -146,13 +144,13 @@ class Workers(Pool):
                 if died is not None:
                     self._executors.pop(place).shutdown(wait=False)
                 free.append(place)
-                yield Ended([number], [] if died is not None else [future.result()], died)
+                if died is None:
+                    yield Ended([number], partial(worker.returned, future.result()))
+                else:
+                    yield Ended([number], died=died)
 
-    def _submit(self, place: int, number: int, overrides: Sequence[str]) -> Future[Any]:
-        future: Future[Any] = self._executor(place).submit(
-            worker.run, number, list(overrides), self._sweep
-        )
-        return future
+    def _submit(self, place: int, number: int, overrides: Sequence[str]) -> Future[bytes]:
+        return self._executor(place).submit(worker.run, number, list(overrides), self._sweep)
 
     @cached_property
     def _sweep(self) -> bytes:
@@ -226,7 +224,7 @@ class Queue(Pool):
                 continue
             del self._jobs[number]
             try:
-                yield Ended([number], [job.handle.results()[0]])
+                yield Ended([number], partial(list, [job.handle.results()[0]]))
             except Exception as error:  # whatever the job raised, as submitit says it
                 yield Ended([number], died=error)
 
@@ -257,12 +255,10 @@ class Queue(Pool):
 def _ask_to_stop(executor: ProcessPoolExecutor) -> None:
     """Let the run that a worker trains finish its step and write a checkpoint.
 
-    By SIGTERM, for SIGINT it may have had from the terminal already, and two of them mean at once.
     An executor has no way to ask for that, so its processes are looked up in its inside.
     """
     for process in list(executor._processes.values()):
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGTERM)
+        process.terminate()  # by SIGTERM
 
 
 def pool_of(launcher: Any, n_jobs: int, batch: int | None = None) -> Pool:

@@ -1,4 +1,4 @@
-"""The worker processes of a pool: each begins with everything imported, and goes from job to job."""
+"""The worker processes of a pool: each begins with all imported, and goes from job to job."""
 
 from __future__ import annotations
 
@@ -108,10 +108,11 @@ def _taken_up(sweep: bytes) -> Any:
     return context, config, task
 
 
-def run(number: int, overrides: list[str], sweep: bytes) -> Any:
-    """One job of a sweep."""
+def run(number: int, overrides: list[str], sweep: bytes) -> bytes:
+    """One job of a sweep; see `returned`."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import run_job
+    from joblib.externals.loky.backend.reduction import dumps
     from omegaconf import open_dict
 
     context, config, task = _taken_up(sweep)
@@ -119,10 +120,17 @@ def run(number: int, overrides: list[str], sweep: bytes) -> Any:
     with open_dict(job):
         job.hydra.job.id = job.hydra.job.num = number
     HydraConfig.instance().set_config(job)
-    return run_job(
+    done = run_job(
         hydra_context=context,
         task_function=task,
         config=job,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+    return bytes(dumps(done))
+
+
+def returned(pickled: bytes) -> list[Any]:
+    """What Hydra says of a job that `run` has run. It holds the whole config twice, and most who
+    wait for a job do not look at it."""
+    return [pickle.loads(pickled)]
