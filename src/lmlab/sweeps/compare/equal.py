@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from google.protobuf.message import DecodeError
 
+from lmlab.display.for_tensorboard.event_files import events_with
 from lmlab.errors import LabError
-from lmlab.files import check_regular
 from lmlab.sweeps.compare.differences import Measured
 from lmlab.sweeps.table.curves import read_curves, spent_at
 from lmlab.sweeps.table.settings import BPC, METRICS, Table
@@ -150,15 +150,10 @@ def read_seconds(directory: str) -> dict[int, float]:
 def _seconds_in(directory: str, files: tuple[Path, ...], _: object) -> dict[int, float]:
     """Kept as long as the files are as they were. Only what holds the tag is looked into: the other
     events, pictures and histograms among them, take fifty times as long."""
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event
-
     seconds = {}
     try:
         for path in files:
-            check_regular(path, within=Path(directory))
-            for content in RawEventFileLoader(str(path)).Load():
-                event = Event.FromString(content) if SECONDS.encode() in content else Event()
+            for event in events_with(SECONDS, path):
                 for value in event.summary.value:
                     if value.tag == SECONDS:  # of one logged twice, the later
                         seconds[event.step] = value.simple_value
