@@ -88,6 +88,9 @@ class Run:
     def curves(self) -> pd.DataFrame:
         """Every metric that was logged: a row for each step, a column for each metric.
 
+        `seconds` (of training, evaluations included and pauses not), `tokens` and `flops` stand
+        first: what training had taken when the row was written. Earlier runs lack them.
+
         Raises:
             LabError: if metrics.csv is not there, or no table.
         """

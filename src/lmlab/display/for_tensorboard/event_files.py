@@ -7,7 +7,6 @@ read before the beginning, and then what lies between is dropped.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import time
@@ -67,24 +66,6 @@ def record(event: Event) -> bytes:
     data = event.SerializeToString()
     length = struct.pack("<Q", len(data))
     return length + _checksum(length) + data + _checksum(data)
-
-
-def events_with(tag: str, path: Path) -> Iterator[Event]:
-    """The events of a file that may hold a tag. The others are passed over unread, and so are
-    checksums: TensorBoard's own reader computes them in Python, a second for each ten megabytes.
-
-    Raises:
-        OSError, ValueError, DecodeError: if the file cannot be read, or is damaged there.
-    """
-    with open_to_read(path, within=path.parent) as file:
-        size = os.fstat(file.fileno()).st_size
-        while len(head := file.read(LENGTH)) == LENGTH:
-            (length,) = struct.unpack_from("<Q", head)
-            if file.tell() + length + CHECKSUM > size:
-                return
-            content = file.read(length + CHECKSUM)
-            if tag.encode() in content:
-                yield Event.FromString(content[:length])
 
 
 def records_in(content: bytes) -> Iterator[tuple[int, int]]:

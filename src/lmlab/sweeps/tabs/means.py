@@ -23,7 +23,7 @@ from lmlab.sweeps.table.settings import BEST, BPC, LOSS, Table, fitting_metric
 SECONDS = 20.0  # between two looks at which runs are the best
 FOLDER = "mean"  # of the names of means, below that of their sweep
 # The figures of the leaderboard, by the tags that runs have at their end.
-AT_END = {LOSS: LOSS, BPC: "val/bpc_full", BEST: "val/loss_best", "seconds": "train/seconds"}
+AT_END = {LOSS: LOSS, BPC: BPC, BEST: "val/loss_best", "seconds": "train/seconds"}
 
 
 @dataclass(frozen=True)
