@@ -106,7 +106,7 @@ def test_its_maps_and_its_name_are_in_tensorboard(here, lab):
 
 def test_its_table_is_in_tensorboard(here, lab):
     run = trained(lab, "model=pairwise")
-    assert [step for step, _ in tensorboard(run)["view/bigram"]] == [4, 8]
+    assert [step for step, _ in tensorboard(run)["view/bigram"]] == [8]
     assert shown_as(run)["model"] == "Pairwise"
 
 

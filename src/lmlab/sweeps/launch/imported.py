@@ -2,9 +2,12 @@
 it has no threads."""
 
 import gc
+import signal
 
-import lmlab.core.train
-import lmlab.sweeps.launch.job  # noqa: F401
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process has it too, and says so
+
+import lmlab.core.train  # noqa: E402
+import lmlab.sweeps.launch.job  # noqa: E402, F401
 
 gc.collect()
 gc.freeze()  # what is there now stays: no later collection looks through it

@@ -35,7 +35,7 @@ def begun(environment: Mapping[str, str]) -> ProcessPoolExecutor:
     with _added(environment), _without_main():
         whole = dict(os.environ)
         executor = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(whole,))
-        executor.submit(importlib.import_module, IMPORTED)  # which starts the process
+        executor.submit(_import_all)  # which starts the process
     return executor
 
 
@@ -71,6 +71,10 @@ def _begin(environment: dict[str, str]) -> None:
     wanted = environment.get("OMP_NUM_THREADS")
     if wanted != has and wanted is not None and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(wanted))
+
+
+def _import_all() -> None:
+    importlib.import_module(IMPORTED)
 
 
 def _end_with_the_first() -> None:
