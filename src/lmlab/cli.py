@@ -161,30 +161,27 @@ def _look_for_text(cfg: DictConfig) -> None:
 
 
 def _evaluate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab.config import schema
-    from lmlab.config.check import check
+    from lmlab.config import check, schema
 
-    config = check(cfg, schema.Evaluate, **given)
+    config = check.check(cfg, schema.Evaluate, **given)
     from lmlab.core.evaluate import evaluate
 
     evaluate(config)
 
 
 def _generate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab.config import schema
-    from lmlab.config.check import check
+    from lmlab.config import check, schema
 
-    config = check(cfg, schema.Generate, **given)
+    config = check.check(cfg, schema.Generate, **given)
     from lmlab.core.generate import write
 
     write(config)
 
 
 def _export(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab.config import schema
-    from lmlab.config.check import check
+    from lmlab.config import check, schema
 
-    config = check(cfg, schema.Export, **given)
+    config = check.check(cfg, schema.Export, **given)
     from lmlab.core.export import export
 
     export(config)

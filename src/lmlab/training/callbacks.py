@@ -192,13 +192,13 @@ class Bar(L.Callback):
     def __init__(self) -> None:
         self.console = current_console()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        fields = TextColumn("{task.fields[said]}")
+        fields = TextColumn("{task.fields[state]}")
         # Drawn between steps: a thread of rich's own would take a processor from them.
         self.progress = Progress(
             *columns, TimeRemainingColumn(), fields, console=self.console, auto_refresh=False
         )
         self._drawn = 0.0
-        self.task = self.progress.add_task("training", total=None, said="")
+        self.task = self.progress.add_task("training", total=None, state="")
         self.val_loss = ""
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
@@ -207,11 +207,11 @@ class Bar(L.Callback):
             self.progress.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        said = f"loss {module.last_loss:.4f}{self.val_loss} {_rate(module.tokens_per_second)}"
+        state = f"loss {module.last_loss:.4f}{self.val_loss} {_rate(module.tokens_per_second)}"
         now = time.monotonic()
         due = now - self._drawn > 0.25  # a person sees no more than a few changes a second
         self._drawn = now if due else self._drawn
-        self.progress.update(self.task, completed=trainer.global_step, said=said, refresh=due)
+        self.progress.update(self.task, completed=trainer.global_step, state=state, refresh=due)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.sanity_checking and trainer.is_global_zero:

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins import DoublePrecision
 from torch import Tensor, nn
 
 from lmlab.config.schema import Train
+from lmlab.config.targets import class_name
 from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.streams import default_states, derive, set_default_states
@@ -205,17 +206,16 @@ class LanguageModule(L.LightningModule):
             raise
         if isinstance(loss, Tensor) and loss.requires_grad and not loss.dim():
             return loss, shown
-        kind = type(self.loss)
         raise LabError(
             self._no_logits(idx)
-            or f"loss: {kind.__module__}.{kind.__qualname__} has to return a scalar with a "
-            f"gradient; it returns {loss!r:.80}"
+            or f"loss: {class_name(type(self.loss))} has to return a scalar with a gradient; "
+            f"it returns {loss!r:.80}"
         )
 
     def _no_logits(self, idx: Tensor) -> str | None:
         """Why there is nothing to learn from the model's logits, if there is not."""
         logits = self.model(idx)
-        target = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
+        target = class_name(type(self.model))
         if not isinstance(logits, Tensor):
             return f"model: {target}.forward has to return logits; in training it returns a " + (
                 type(logits).__name__
@@ -240,12 +240,12 @@ class LanguageModule(L.LightningModule):
     ) -> list[tuple[str, list[dict[str, Any]], Schedule]]:
         """Of each rule, the optimizer itself first: the tag of its rate, its parameter groups, and
         its schedule. (Loading a state puts new groups in place.)"""
-        found = []
+        rated = []
         for name, groups in groups_by_rule(optimizer).items():
             tag = "train/lr" if name == REST else f"train/lr/{name}"
             own = None if name == REST else self.rules[name].schedule
-            found.append((tag, groups, own or self.schedule))
-        return found
+            rated.append((tag, groups, own or self.schedule))
+        return rated
 
     def _keep_losses(self, first: int, losses: Tensor, rates: list[Rates]) -> None:
         """Keep the losses of the steps after `first` on the device until they are due.
@@ -382,7 +382,7 @@ class LanguageModule(L.LightningModule):
         if isinstance(self.trainer.precision_plugin, DoublePrecision):
             self.double()  # as the Trainer does, but only after float32 weights were loaded into
         data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        begin_at(self.trainer, checkpoint, data.batches_before(checkpoint["global_step"]))
+        begin_at(self.trainer, checkpoint, data.ends.until(checkpoint["global_step"]))
         self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
         self._random = checkpoint["random"]
         self._trains = checkpoint.get("trains", True)  # older checkpoints do not say

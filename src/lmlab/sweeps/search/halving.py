@@ -14,13 +14,12 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import Field
 
-from lmlab.config.check import check_plain
-from lmlab.config.schema import Count, Node, Seed
+from lmlab.config.schema import Count, Seed
 from lmlab.config.words.axes import Axes, every_row
 from lmlab.console import say
 from lmlab.errors import LabError
@@ -31,7 +30,15 @@ from lmlab.sweeps.launch.launching import run_jobs
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.preparing import check_jobs, check_multirun, make_sweep
 from lmlab.sweeps.launch.progress import Progress
-from lmlab.sweeps.search.candidates import Placed, by_setting, end, placed
+from lmlab.sweeps.search.candidates import (
+    Placed,
+    SweeperSettings,
+    by_setting,
+    end,
+    is_last,
+    placed,
+    sweeper_settings,
+)
 from lmlab.sweeps.search.racing import hold_race, seeds_of_race
 from lmlab.sweeps.search.rungs import Standing, next_move, rungs
 
@@ -42,27 +49,14 @@ if TYPE_CHECKING:
 METRICS_LOGGER = "lmlab.display.loggers.MetricsCSV"
 
 
-class Settings(Node):
+class Settings(SweeperSettings):
     """conf/hydra/sweeper/halving.yaml."""
 
-    target: str = Field(alias="_target_")
-    params: dict[str, Any]
-    when: dict[str, dict[str, Any]]
     min_steps: Count
     factor: Annotated[int, Field(ge=2)]
     synchronous: bool
     n_drawn: Count | None
     seed: Seed
-
-
-class Sweeper(Node):
-    sweeper: Settings
-
-
-class Hydra(Node):
-    """So that errors name the whole key."""
-
-    hydra: Sweeper
 
 
 def halve(
@@ -79,9 +73,8 @@ def halve(
         raise LabError(
             "sweep.wait=false: halving learns from its results; hydra/sweeper=grid can leave"
         )
-    plain: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
-    asked = check_plain({"hydra": {"sweeper": plain}}, Hydra).hydra.sweeper
-    axes = Axes.parse(plain["params"], plain["when"], arguments, loader, config)
+    asked = sweeper_settings(config, Settings)
+    axes = Axes.parse(asked.params, asked.when, arguments, loader, config)
     jobs, searched = _jobs(axes, asked, check_multirun(config).sweep.max_jobs)
     check_jobs(config, loader, len(jobs), jobs, searched)
     candidates = placed(config, loader, Path(config.hydra.sweep.dir), jobs, arguments)
@@ -168,8 +161,8 @@ class Candidate:
         record = self.run.record if self.run is not None else {}
         if self.run is None or not record:
             return
-        told, status, last = record.get("pause_at"), record["status"], len(steps) - 1
-        goal = next((i for i, step in enumerate(steps) if told and step >= told), last)
+        pause_at, status, last = record.get("pause_at"), record["status"], len(steps) - 1
+        goal = next((i for i, step in enumerate(steps) if pause_at and step >= pause_at), last)
         is_there = status == "done" or (status == "paused" and record["step"] >= steps[goal])
         passed = steps[: goal + is_there]
         losses = _val_losses(self.run)
@@ -256,8 +249,7 @@ class Halving:
             run.fail()
         elif result.status in ("done", "paused"):
             run.look(self.steps)
-        last = ("skipped", "planned", *(FAILED if self.fail_fast else ()))
-        self.is_over = self.is_over or result.status in last
+        self.is_over |= is_last(result, self.fail_fast)
 
 
 def _standing(runs: Sequence[Candidate]) -> Standing:
@@ -295,15 +287,15 @@ def _check_losses_are_kept(candidates: Sequence[Placed]) -> None:
     for one in candidates:
         loggers = one.config.logger.values() if one.config is not None else ()
         targets = {str(part["_target_"]) for part in loggers if isinstance(part, dict)}
-        if one.config and METRICS_LOGGER not in targets and all(map(_is_ours, targets)):
+        if (
+            one.config
+            and METRICS_LOGGER not in targets
+            and all(target.startswith("lmlab.") for target in targets)
+        ):
             raise LabError(
                 f"hydra/sweeper=halving ranks runs by their {METRICS}, which logger.csv writes: "
                 "leave ~logger.csv out"
             )
-
-
-def _is_ours(target: str) -> bool:
-    return target.startswith("lmlab.")
 
 
 def _rungs(candidates: Sequence[Placed], asked: Settings) -> list[int]:

@@ -23,7 +23,7 @@ from lmlab.sweeps.launch.launching import run_jobs
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.preparing import check_jobs, make_sweep
 from lmlab.sweeps.launch.progress import Progress
-from lmlab.sweeps.search.candidates import Placed, by_setting, end, placed
+from lmlab.sweeps.search.candidates import Placed, by_setting, end, is_last, placed
 from lmlab.sweeps.table.raced import Raced, Row
 from lmlab.sweeps.table.reading import SEED
 
@@ -189,8 +189,7 @@ class Racing:
         one.look()
         if result.status in FAILED:
             one.loss = math.inf
-        last = ("skipped", "planned", *(FAILED if self.fail_fast else ()))
-        self.is_over = self.is_over or result.status in last
+        self.is_over |= is_last(result, self.fail_fast)
 
     def result(self, names: Sequence[str], fresh: list[int]) -> Raced:
         """What the race came to; `names` of the settings, and the seeds that measured the best."""

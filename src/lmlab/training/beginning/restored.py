@@ -94,8 +94,8 @@ def _load(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        said = str(error).splitlines()[-1].strip()
-        raise LabError(f"its weights do not fit the model: {said[:300]}") from error
+        last_line = str(error).splitlines()[-1].strip()
+        raise LabError(f"its weights do not fit the model: {last_line[:300]}") from error
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ def restore(run: RunDirectory, which: str) -> Trained:
         LabError: if there is none, or it cannot be used.
     """
     if which in ("last", "ema"):
-        found = newest(run, lambda path, checkpoint: (_restored(run, path, checkpoint), checkpoint))
-        if found is not None:
-            trained, checkpoint = found
+        read = newest(run, lambda path, checkpoint: (_restored(run, path, checkpoint), checkpoint))
+        if read is not None:
+            trained, checkpoint = read
             if which == "ema":
                 load_averaged(trained.model, checkpoint, trained.path)
             return trained
@@ -189,14 +189,9 @@ def _model(config: Train, vocab_size: int, weights: Mapping[str, torch.Tensor]) 
     Its shapes are compared before it takes any memory.
     """
     most = 1000 + 16 * len(weights)  # of which some hold no weights
-    try:
-        with torch.random.fork_rng(devices=[]):
-            on_shapes = model_on_meta(config, vocab_size, most)
-    except build.TooLargeError:
-        raise
-    except LabError:  # somebody's own may compute while it is built
-        pass
-    else:
+    with torch.random.fork_rng(devices=[]):
+        on_shapes = model_on_meta(config, vocab_size, most)
+    if on_shapes is not None:
         contents.check_weights(weights, on_shapes)
     model = build.model(config.model, vocab_size, config.data.block_size, most)
     return model.double() if precision_of(config) == DOUBLE else model

@@ -45,21 +45,6 @@ def configure(
     return optimizer
 
 
-def check_optimizer(
-    model: nn.Module,
-    make: MakeOptimizer,
-    rules: Mapping[str, Rule] | None = None,
-    factors: Mapping[nn.Parameter, Factors] | None = None,
-) -> None:
-    """Whether `configure` can make an optimizer for this model.
-
-    Raises:
-        LabError: as `configure` does. A model without parameters to train needs no optimizer.
-    """
-    if any(parameter.requires_grad for parameter in model.parameters()):
-        configure(model, make, rules, factors)
-
-
 def _optimizer_of(
     key: str,
     make: MakeOptimizer,
