@@ -126,10 +126,12 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
         from lmlab.sweeps.launch.job import train_job
 
         return train_job(cfg, swept)
+    from lmlab.config.check import plain_of
+    from lmlab.data.corpus import check_is_there
     from lmlab.runs.parents import config_asked_for
 
     if not given.keys() & {"run", "from"} and cfg["resume"] is None:
-        _look_for_text(cfg)
+        check_is_there(plain_of(cfg))
     config = config_asked_for(cfg, given)
     if config.dry_run:
         from lmlab.core.plan import plan
@@ -145,19 +147,6 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
         return None  # how it goes on is said
     _show(run)
     return run.record["metrics"]["val/loss_full"]
-
-
-def _look_for_text(cfg: DictConfig) -> None:
-    """Say that a text is not there before torch and Lightning are imported, which takes seconds."""
-    from lmlab.config.build import part
-    from lmlab.config.check import check_plain, plain_of
-    from lmlab.config.schema import Train
-    from lmlab.data.corpus import Corpus
-
-    config = check_plain(plain_of(cfg), Train, parts=("corpus",))
-    # Others may take long to make, and ours without a path may have to be fetched.
-    if str(config.corpus["_target_"]).startswith("lmlab.data.") and config.corpus.get("path"):
-        part(config.corpus, "corpus", Corpus)
 
 
 def _evaluate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:

@@ -213,6 +213,24 @@ def _matching(pattern: Path, key: str) -> list[Path]:
     return files
 
 
+def check_is_there(config: dict[str, Any]) -> None:
+    """Whether the text of a config is there, found before anything that takes seconds to import.
+
+    Others' corpora may take long to make, and the lab's without a path may have to be fetched:
+    these are left to the run.
+
+    Raises:
+        LabError: if it is not, or the corpus has a value that is refused.
+    """
+    from lmlab.config.build import part  # here: what only reads a text does without Hydra
+    from lmlab.config.check import check_plain
+    from lmlab.config.schema import Train
+
+    node = check_plain(config, Train, parts=()).corpus
+    if str(node.get("_target_")).startswith("lmlab.data.") and node.get("path"):
+        part(check_plain(config, Train, parts=("corpus",)).corpus, "corpus", Corpus)
+
+
 def tinyshakespeare(path: str | None = None) -> Corpus:
     """`corpus=tinyshakespeare`: 1,115,394 characters, the same wherever they come from.
 

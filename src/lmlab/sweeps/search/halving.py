@@ -11,7 +11,7 @@ import csv
 import hashlib
 import io
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,8 +43,10 @@ from lmlab.sweeps.search.racing import hold_race, seeds_of_race
 from lmlab.sweeps.search.rungs import Standing, next_move, rungs
 
 if TYPE_CHECKING:
-    from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
+
+    from lmlab.sweeps.launch.composing import RememberingLoader
+    from lmlab.sweeps.search.space import Example
 
 METRICS_LOGGER = "lmlab.display.loggers.MetricsCSV"
 
@@ -60,7 +62,7 @@ class Settings(SweeperSettings):
 
 
 def halve(
-    config: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str]
+    config: DictConfig, loader: RememberingLoader, launcher: Launcher, arguments: list[str]
 ) -> list[Result]:
     """Train settings by successive halving; the results of what this process trained.
 
@@ -75,8 +77,12 @@ def halve(
         )
     asked = sweeper_settings(config, Settings)
     axes = Axes.parse(asked.params, asked.when, arguments, loader, config)
-    jobs, searched = _jobs(axes, asked, check_multirun(config).sweep.max_jobs)
-    check_jobs(config, loader, len(jobs), jobs, searched)
+    jobs, examples = _jobs(axes, asked, check_multirun(config).sweep.max_jobs)
+    if examples is None:
+        check_jobs(config, loader, arguments, jobs)
+    else:
+        words, open_keys = zip(*examples, strict=True)
+        check_jobs(config, loader, arguments, words, len(jobs), open_keys)
     candidates = placed(config, loader, Path(config.hydra.sweep.dir), jobs, arguments)
     if any(one.config is not None and one.config.pause_at is not None for one in candidates):
         raise LabError("pause_at: hydra/sweeper=halving says where each run pauses; leave it out")
@@ -115,9 +121,9 @@ def halve(
     return results
 
 
-def _jobs(axes: Axes, asked: Settings, most: int) -> tuple[list[list[str]], Collection[str]]:
+def _jobs(axes: Axes, asked: Settings, most: int) -> tuple[list[list[str]], list[Example] | None]:
     """The overrides of each run: every combination of the values, or settings drawn at random, each
-    with every seed; and the keys that are drawn."""
+    with every seed, and then examples of what may be drawn."""
     endless = [b.label for b in axes.branches if b.is_swept and b.rows is None]
     if asked.n_drawn is None and endless:
         raise LabError(
@@ -125,14 +131,14 @@ def _jobs(axes: Axes, asked: Settings, most: int) -> tuple[list[list[str]], Coll
         )
     if asked.n_drawn is None:
         axes.check_size(most)
-        return list(axes.jobs(every_row)), ()
+        return list(axes.jobs(every_row)), None
     try:
         from lmlab.sweeps.search.draws import drawn
         from lmlab.sweeps.search.space import Space
     except ModuleNotFoundError as error:
         raise LabError('hydra.sweeper.n_drawn: pip install "lmlab[sweep]" brings it') from error
     space = Space.of(axes)
-    return list(drawn(space, asked.n_drawn, asked.seed)), space.keys
+    return list(drawn(space, asked.n_drawn, asked.seed)), list(space.examples())
 
 
 @dataclass

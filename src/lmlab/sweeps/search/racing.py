@@ -28,14 +28,15 @@ from lmlab.sweeps.table.raced import Raced, Row
 from lmlab.sweeps.table.reading import SEED
 
 if TYPE_CHECKING:
-    from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
     from omegaconf import DictConfig
+
+    from lmlab.sweeps.launch.composing import RememberingLoader
 
 
 def race_grid(
     config: DictConfig,
-    loader: ConfigLoader,
+    loader: RememberingLoader,
     launcher: Launcher,
     arguments: Sequence[str],
     jobs: Sequence[list[str]],
@@ -45,7 +46,7 @@ def race_grid(
     Raises:
         LabError: if they cannot race, before anything is made; if a run failed, once all is done.
     """
-    check_jobs(config, loader, len(jobs), jobs)
+    check_jobs(config, loader, arguments, jobs)
     folder = Path(config.hydra.sweep.dir)
     settings = by_setting(placed(config, loader, folder, jobs, arguments))
     seeds_of_race(config, settings)
@@ -54,7 +55,7 @@ def race_grid(
 
 def hold_race(
     config: DictConfig,
-    loader: ConfigLoader,
+    loader: RememberingLoader,
     launcher: Launcher,
     arguments: Sequence[str],
     folder: Path,

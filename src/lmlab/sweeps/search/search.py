@@ -23,15 +23,15 @@ from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.journal.journal import FAILED, Result
 from lmlab.sweeps.launch.launching import finish, run_jobs
 from lmlab.sweeps.launch.pool import pool_of
-from lmlab.sweeps.launch.preparing import check_multirun, prepare
+from lmlab.sweeps.launch.preparing import check_jobs, check_multirun, make_sweep
 from lmlab.sweeps.launch.progress import Progress
 from lmlab.sweeps.search.candidates import SweeperSettings, is_last, sweeper_settings
 
 if TYPE_CHECKING:
-    from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
     from optuna import Trial
 
+    from lmlab.sweeps.launch.composing import RememberingLoader
     from lmlab.sweeps.search.space import Space
     from lmlab.sweeps.search.study import MakeSampler, SharedStudy
 
@@ -55,7 +55,7 @@ class Settings(SweeperSettings):
 
 
 def search(
-    config: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str]
+    config: DictConfig, loader: RememberingLoader, launcher: Launcher, arguments: list[str]
 ) -> list[Result]:
     """Train trials until the study has as many as it is to have; the results of this process's.
 
@@ -93,7 +93,9 @@ def search(
         )
     most = check_multirun(config).sweep.max_jobs
     n_trials, make_sampler = _plan(settings, space, most)
-    folder = prepare(config, loader, n_trials, list(space.examples()), space.keys)
+    examples, open_keys = zip(*space.examples(), strict=True)
+    check_jobs(config, loader, arguments, examples, n_trials, open_keys)
+    folder = make_sweep(config)
     with SharedStudy.opened(
         folder,
         settings["storage"],
