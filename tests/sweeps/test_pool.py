@@ -226,6 +226,7 @@ def _one_long_job(folder: Path) -> None:
         launching.launch(pool, Path(), jobs("seconds=600"))
 
 
+@pytest.mark.slow
 def test_workers_end_with_what_gave_them_jobs(tmp_path):
     launched = processes.Process(target=_one_long_job, args=(tmp_path,))
     launched.start()
@@ -239,6 +240,7 @@ def test_workers_end_with_what_gave_them_jobs(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_worker_begins_with_all_imported_and_without_the_script_that_began_it(tmp_path):
     """Few scripts guard what they do by `if __name__ == "__main__"`."""
     script = tmp_path / "script.py"
