@@ -72,6 +72,19 @@ def board() -> None:
     main()
 
 
+def docs() -> None:
+    """Where the pages are that tell how it is used."""
+    beside = conf_dir().parent  # of a checkout; a wheel has none
+    site, pages = beside / "outputs/site/index.html", beside / "docs"
+    with whole_output():
+        if site.is_file():
+            print(site.as_uri())
+        elif pages.is_dir():
+            print(f"{pages}: the pages as they are written; make docs shows them with search")
+        else:
+            print("the pages are in docs/ of the lab's repository; --help has every key")
+
+
 def show() -> None:
     """The result of a run, what it writes like, and what can be done next."""
     from lmlab.runs.directory import RunDirectory
@@ -114,7 +127,7 @@ def export() -> None:
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
-    entry.__name__: entry for entry in (train, sweep, evaluate, generate, export, board, show)
+    entry.__name__: entry for entry in (train, sweep, evaluate, generate, export, board, show, docs)
 }
 
 
