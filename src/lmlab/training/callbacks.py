@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -17,6 +19,7 @@ from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import DivergedError
 from lmlab.files import link_or_copy, remove
+from lmlab.runs.checkpoint import read_checkpoint, weights_alone, write_checkpoint
 from lmlab.runs.directory import OF_THE_END, RunDirectory
 from lmlab.runs.provenance import computed_on
 from lmlab.training.costs.spent import KEY as SPENT
@@ -156,9 +159,23 @@ class Checkpoints(L.Callback):
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
             self.run.forget_requeued()
-            for path in self.run.checkpoints()[self.keep :]:
-                if not path.is_dir():
-                    remove(path, self.run.path)
+            self._let_go(self.run.checkpoints()[max(self.keep, 1) :])
+
+    def leave_weights(self) -> None:
+        """Where none is to be kept: of a run that is done, the best's weights alone; the last's,
+        where a model takes no steps and none is the best."""
+        left = [self.run.best] if self.run.best.is_file() else self.run.checkpoints()
+        if self.keep or not left:
+            return
+        contents = weights_alone(read_checkpoint(left[0]))
+        write_checkpoint(contents, left[0])
+        self._let_go([path for path in self.run.checkpoints() if path != left[0]])
+        say(f"checkpoint.keep=0: the best's weights are left, of step {contents['global_step']}")
+
+    def _let_go(self, checkpoints: Iterable[Path]) -> None:
+        for path in checkpoints:
+            if not path.is_dir():
+                remove(path, self.run.path)
 
 
 class NoteSignals(L.Callback):

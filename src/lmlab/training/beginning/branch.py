@@ -17,7 +17,7 @@ from lmlab.config.stored import with_todays_defaults
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import BESIDE
+from lmlab.runs.checkpoint import BESIDE, is_weights_alone
 from lmlab.runs.contents import (
     check_callbacks,
     check_continuable,
@@ -195,6 +195,8 @@ def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str
         new["state"] = parent["optimizer_states"][0]["state"]
     elif parent["optimizer_states"]:
         say("from: the optimizer is another one and begins afresh")
+    elif is_weights_alone(parent):
+        say("from: the parent kept weights alone; the optimizer and the windows begin afresh")
     return new
 
 

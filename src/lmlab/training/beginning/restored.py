@@ -143,18 +143,21 @@ def restore(run: RunDirectory, which: str) -> Trained:
     Raises:
         LabError: if there is none, or it cannot be used.
     """
-    if which in ("last", "ema"):
+    of_run = run if which in ("last", "ema") else None
+    read = None
+    if of_run is not None:
         read = newest(run, lambda path, checkpoint: (_restored(run, path, checkpoint), checkpoint))
-        if read is not None:
-            trained, checkpoint = read
-            if which == "ema":
-                load_averaged(trained.model, checkpoint, trained.path)
-            return trained
-    path = run.checkpoint(which)
-    try:
-        return _restored(None, path, read_checkpoint(path))
-    except LabError as error:
-        raise LabError(naming_checkpoint(path, error)) from error
+    if read is None:
+        path = run.checkpoint(which)
+        try:
+            checkpoint = read_checkpoint(path)
+            read = _restored(of_run, path, checkpoint), checkpoint
+        except LabError as error:
+            raise LabError(naming_checkpoint(path, error)) from error
+    trained, checkpoint = read
+    if which == "ema":
+        load_averaged(trained.model, checkpoint, trained.path)
+    return trained
 
 
 def _restored(run: RunDirectory | None, path: Path, checkpoint: dict[str, Any]) -> Trained:
