@@ -234,13 +234,16 @@ def _show(run: RunDirectory) -> None:
 
 def _prompt(run: RunDirectory) -> str:
     """A prompt of characters that the run's text has: its sample began with it, or Shakespeare."""
+    from lmlab.console import console
     from lmlab.data.tokenizer import END_SHOWN
 
     corpus = run.config["corpus"]["_target_"]
     if re.fullmatch(r"lmlab\.data\.corpus\.\w*shakespeare\w*", corpus) and not run.config["from"]:
         return ' prompt="ROMEO:"'
     sample = (run.sample or "").replace(END_SHOWN, " ")
-    words = [word for word in sample.split() if word.isprintable()]
+    # As it can be typed again: an ASCII terminal shows other letters as escapes.
+    here = (console.encoding, "ignore")
+    words = [w for w in sample.split() if w.isprintable() and w.encode(*here).decode(here[0]) == w]
     return f" {shlex.quote(f'prompt={words[0][:20]}')}" if words else ""
 
 
