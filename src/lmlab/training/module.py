@@ -87,6 +87,7 @@ class LanguageModule(L.LightningModule):
         self.config = config
         self.about, self.stop = about or {}, Stop() if stop is None else stop
         self.loss = CrossEntropy() if loss is None else loss
+        self.beside = self.loss.learned_beside(model)  # what is trained, and no part of the model
         self.characters: Tensor
         self.bytes: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
@@ -116,7 +117,7 @@ class LanguageModule(L.LightningModule):
             # A fused optimizer unscales the gradients itself, too late to clip them. (One of
             # several does not.)
             make = partial(make, fused=False)
-        optimizer = configure(self.model, make, self.rules, self.factors)
+        optimizer = self._configured(make)
         if self.clip_norm is not None:
             # Right before the step, since a gradient scaler (16-mixed) unscales at its beginning.
             optimizer.register_step_pre_hook(self._clip)
@@ -124,11 +125,15 @@ class LanguageModule(L.LightningModule):
 
     def fresh_optimizer(self) -> torch.optim.Optimizer:
         """One over the model's parameters, before its first step."""
-        return configure(self.model, self.make_optimizer, self.rules, self.factors)
+        return self._configured(self.make_optimizer)
+
+    def _configured(self, make: MakeOptimizer) -> torch.optim.Optimizer:
+        beside = [] if self.beside is None else [*self.beside.parameters()]
+        return configure(self.model, make, self.rules, self.factors, beside)
 
     def _clip(self, *_: Any) -> None:
         assert self.clip_norm is not None
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm)
 
     def on_train_start(self) -> None:
         # Here, since a loaded state brings parameter groups of its own.
@@ -158,7 +163,7 @@ class LanguageModule(L.LightningModule):
         direct = nobody_between(self.trainer, self)
         if direct:
             backward, update = Tensor.backward, optimizer.optimizer.step
-        parameters, n = list(self.model.parameters()), self.accumulate
+        parameters, n = list(self.parameters()), self.accumulate
         share = torch.full((), 1 / n, device=windows.device)  # of a micro-batch in its step
         # Contiguous for the whole chunk at once; a step then takes views.
         idx, targets = (ids.contiguous() for ids in inputs_and_targets(windows))
