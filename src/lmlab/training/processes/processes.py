@@ -65,10 +65,13 @@ def checked_trainer(key: str, **settings: Any) -> L.Trainer:
     from lightning.pytorch.plugins.environments import LightningEnvironment
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+    from lmlab.training.lightning_inside import packages_asked_once
+
     if is_alone_in_slurm(settings):
         settings["plugins"] = [*settings.get("plugins", ()), LightningEnvironment()]
     try:
-        return L.Trainer(**settings)
+        with packages_asked_once():
+            return L.Trainer(**settings)
     # TypeError: of devices. ImportError: of a strategy or an accelerator that is not installed.
     except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
         chosen = [
