@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lmlab.handles import Run
-from lmlab.sweeps.compare.equal import read_seconds
+from lmlab.sweeps.table.taken import read_seconds
 
 
 def main() -> None:
@@ -23,12 +23,12 @@ def main() -> None:
     for named in given.runs:
         label, _, path = named.rpartition("=")
         run = Run(path)
-        losses = run.curves()["val/loss"].dropna()
-        minutes = {step: seconds / 60 for step, seconds in read_seconds(path).items()}
-        steps = [step for step in losses.index if step in minutes and step > 0]
+        evaluations = run.curves().loc[1:].dropna(subset=["val/loss"])
+        if "seconds" not in evaluations:  # an earlier lmlab wrote them into the event files alone
+            evaluations["seconds"] = evaluations.index.map(read_seconds(path))
         (line,) = ax.plot(
-            [minutes[step] for step in steps],
-            losses[steps],
+            evaluations["seconds"] / 60,
+            evaluations["val/loss"],
             marker=".",
             label=f"{label or run.config['name']} ({run.metrics['val/loss_full']:.3f})",
         )

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from PIL import Image
 from playwright.sync_api import FrameLocator, Page, TimeoutError, ViewportSize, sync_playwright
 
-from lmlab.display.board import start
+from lmlab.display.for_tensorboard.board import start
 from lmlab.sweeps.board.plugin import BoardLoader
 from lmlab.sweeps.board.scan import Scan
 

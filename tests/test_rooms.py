@@ -15,7 +15,7 @@ MODULES = {
 
 # From the ground up: a room imports from those below it, and those of one floor not each other.
 FLOORS = (
-    ("errors", "bounds", "output", "memory_limit"),
+    ("errors", "bounds", "output"),
     ("files", "models"),
     ("console", "config"),
     ("data",),

@@ -110,7 +110,7 @@ def make_run(path: Path, config: str, swept: dict[str, Any], best: float) -> Non
         "swept": swept,
         "choices": {"model": "gpt", "optimizer": "adamw", "corpus": "tinyshakespeare"},
         "step": 50 * EVALUATIONS,
-        "metrics": {"val/loss": loss, "val/bpc": loss / 0.7, "val/loss_full": loss + 0.01},
+        "metrics": {"val/loss": loss, "val/loss_full": loss + 0.01, "val/bpc_full": loss / 0.7},
         "seconds": 60 + noise.random(),
         "started": f"2026-01-01T{path.stat().st_mtime_ns % 24:02}:00:00+00:00",
         "corpus_sha256": "86c4e6aa" * 8,

@@ -63,10 +63,10 @@ class Grid:
         names = [self.settings[i] for i in settings]
         return Grid(self.name, names, self.steps, self.losses[settings][:, seeds])
 
-    def raced(self) -> tuple[int, int]:
-        """Where a race leads, and the steps that it takes."""
+    def raced(self, first: int) -> tuple[int, int]:
+        """Where a race leads that is first looked at after `first` seeds, and its steps."""
         n_seeds = self.losses.shape[1]
-        end = race(self.losses[:, :, -1].tolist(), n_seeds, FIRST)
+        end = race(self.losses[:, :, -1].tolist(), n_seeds, first)
         n_runs = end.n * len(end.racing) + sum(one.n for one in end.stopped.values())
         return end.racing[0], n_runs * self.steps[-1]
 
@@ -109,7 +109,10 @@ def replays(grid: Grid) -> list[Replayed]:
     early, late = {"optimizers": (50, 200), "ladder": (50, 150), "transfer": (20, 40)}[grid.name]
     chance = np.random.default_rng(0)
     orders = [grid.shuffled(chance) for _ in range(ORDERS)]
-    ways = {"race": [one.raced() for one in orders]}
+    ways = {
+        f"race, first look after {first} seeds": [one.raced(first) for one in orders]
+        for first in (FIRST, FIRST - 1)
+    }
     for min_steps in (early, late):
         halved = [one.halved(min_steps, FIRST, False) for one in orders]
         share = FIRST / grid.losses.shape[1]  # beside a grid of as few seeds

@@ -203,7 +203,7 @@ def _show(run: RunDirectory) -> None:
         console.rule(style="dim")
     in_bits = "".join(  # what others wrote, or an earlier lmlab, may lack them
         f", {tag} {metrics[tag]:.4f} {unit}"
-        for tag, unit in (("val/bpc", "bits per character"), ("val/bpb", "per byte"))
+        for tag, unit in (("val/bpc_full", "bits per character"), ("val/bpb_full", "per byte"))
         if metrics.get(tag) is not None
     )
     say(

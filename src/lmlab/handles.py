@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lmlab.data.tokenizer import Tokenizer
     from lmlab.sweeps.figures.charts import Chart
     from lmlab.sweeps.table.settings import Table
-    from lmlab.training.restored import Trained
+    from lmlab.training.beginning.restored import Trained
 
 
 def folder_named(path: Any, key: str = "path") -> Path:
@@ -87,6 +87,9 @@ class Run:
 
     def curves(self) -> pd.DataFrame:
         """Every metric that was logged: a row for each step, a column for each metric.
+
+        `seconds` (of training, evaluations included and pauses not), `tokens` and `flops` stand
+        first: what training had taken when the row was written. Earlier runs lack them.
 
         Raises:
             LabError: if metrics.csv is not there, or no table.
@@ -197,7 +200,7 @@ class Run:
 
     def _trained(self, checkpoint: str | Path) -> Trained:
         from lmlab.data.streams import own_default_generators
-        from lmlab.training.restored import restore
+        from lmlab.training.beginning.restored import restore
 
         which = plain(checkpoint, "checkpoint")
         if not isinstance(which, str):

@@ -153,9 +153,9 @@ def test_a_bound_that_does_not_go_with_its_type_is_the_authors_to_correct(check)
 def test_nothing_that_is_left_out_is_imported():
     adapter = TypeAdapter(Annotated[dict[str, Any], Target("key")])
     node = {"_target_": "nowhere.Part"}
-    assert adapter.validate_python(node, context=("key",)) == node
+    assert adapter.validate_python(node, context={"left": ("key",)}) == node
     with pytest.raises(ValidationError):
-        adapter.validate_python(node, context=("other",))
+        adapter.validate_python(node, context={"left": ("other",)})
 
 
 # --- signatures ------------------------------------------------------------------------------

@@ -21,13 +21,13 @@ import lmlab
 from lmlab.config import trust
 from lmlab.config.stored import MOVED, conf_dir
 from lmlab.data.tokenizer import Tokenizer
-from lmlab.display import board
+from lmlab.display.for_tensorboard import board
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps import command
 from lmlab.sweeps.board.scan import Scan
 from lmlab.sweeps.tabs.means import Choice
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 # A package that says so when one of its modules is imported.
 LOUD = "from pathlib import Path\nPath({folder!r}, 'exploded').mkdir(exist_ok=True)\n"

@@ -10,7 +10,7 @@ from small import train
 from lmlab.config.fingerprint import fingerprint
 from lmlab.errors import LabError
 from lmlab.handles import Run
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 DOCUMENTS = ["né", "ab"] * 200
 
@@ -51,11 +51,11 @@ def test_a_model_of_documents_begins_and_ends_them(experiment, lab, of_documents
     metrics = opened.evaluate()
     n_tokens, n_characters, n_bytes = 40 * 3 - 1, 40 * 2 - 1, 40 * 2.5 - 1
     nats = metrics["val/loss_full"] * n_tokens  # the end of each document among them
-    assert metrics["val/bpc"] == pytest.approx(nats / math.log(2) / n_characters)
-    assert metrics["val/bpb"] == pytest.approx(nats / math.log(2) / n_bytes, rel=0.02)
+    assert metrics["val/bpc_full"] == pytest.approx(nats / math.log(2) / n_characters)
+    assert metrics["val/bpb_full"] == pytest.approx(nats / math.log(2) / n_bytes, rel=0.02)
     _, said, _ = lab("evaluate", f"run={run.path}")
     assert "bits per character; the ends of documents count as tokens" in said
-    assert f"val/bpb        {metrics['val/bpb']:.4f} bits per byte" in said
+    assert f"val/bpb_full   {metrics['val/bpb_full']:.4f} bits per byte" in said
 
 
 def test_documents_after_one_long_text_need_a_tokenizer_that_ends_them(

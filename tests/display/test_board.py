@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from boards import Board, Sweep, get
 
-from lmlab.display.event_files import next_number, numbered
+from lmlab.display.for_tensorboard.event_files import next_number, numbered
 from lmlab.display.loggers import CurveWriter
 from lmlab.sweeps import board_command
 

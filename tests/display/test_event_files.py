@@ -16,9 +16,14 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from lmlab.config import build
-from lmlab.display.event_files import PREFIX, Records, forget_after, next_number, numbered
-from lmlab.display.loggers import CurveWriter
-from lmlab.display.summaries import (
+from lmlab.display.for_tensorboard.event_files import (
+    PREFIX,
+    Records,
+    forget_after,
+    next_number,
+    numbered,
+)
+from lmlab.display.for_tensorboard.summaries import (
     LINE,
     ending,
     hyperparameters,
@@ -26,6 +31,7 @@ from lmlab.display.summaries import (
     refused,
     values_of_columns,
 )
+from lmlab.display.loggers import CurveWriter
 
 TEXTS = st.text(st.sampled_from("<>&/`*_#|[]()!\\\"'$ {}=-~\n\t\r\x00\x7fab1é中") | st.characters())
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lmlab.runs.directory import RunDirectory
+from lmlab.runs.directory import SPENT_COLUMNS, RunDirectory
 
 wandb_internal_pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
 pytest.importorskip("mlflow")
@@ -44,7 +44,7 @@ def in_csv(run: RunDirectory) -> Points:
             (key, int(row["step"])): [float(value)]
             for row in csv.DictReader(file)
             for key, value in row.items()
-            if key != "step" and value
+            if key not in ("step", *SPENT_COLUMNS) and value
         }
 
 

@@ -25,7 +25,7 @@ from lmlab.exchange.foreign import find_foreign
 from lmlab.models.gpt import GPT
 from lmlab.models.sampling import generate
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 transformers.utils.logging.disable_progress_bar()
 

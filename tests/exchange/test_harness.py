@@ -18,7 +18,7 @@ from lmlab.tasks.from_files import MinimalPairs, MultipleChoice
 from lmlab.tasks.from_text import NextLine, WordOrder
 from lmlab.tasks.items import Item
 from lmlab.tasks.likelihood import ask
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 BLOCK_SIZE = 120
 FOLDERS = [Path(sys.prefix) / name for name in ("transformers", "harness")]

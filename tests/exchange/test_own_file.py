@@ -26,7 +26,7 @@ from lmlab.exchange import own_file
 from lmlab.models.modern import Modern
 from lmlab.models.sampling import generate
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 transformers.utils.logging.disable_progress_bar()
 

@@ -15,7 +15,7 @@ from torch import nn
 import lmlab.models
 from lmlab.models.sampling import generate
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 SRC = Path(lmlab.__file__).parent
 MINE = ["--config-dir=conf", "corpus=file", "corpus.path=mypackage/fox.txt", *TINY]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models.definition import slow_probs
 from modern_parts import T, V, lively, modern, random_ids
 
-from lmlab.models.counts import CrossFitted, hashed
+from lmlab.models.inside.counts import CrossFitted, hashed
 from lmlab.models.ngram import NGram
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmlab.models.document_mask import can_stay_within, keep_within
 from lmlab.models.gpt import GPT
+from lmlab.models.inside.document_mask import can_stay_within, keep_within
 from lmlab.models.memory import Memory
 from lmlab.models.modern import Modern
 

@@ -20,7 +20,7 @@ from lmlab.config import build
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 GPT = ["model=gpt", "model.n_embd=8", "model.n_layer=1", "model.n_head=2"]
 NORM = "model.final_norm.weight"

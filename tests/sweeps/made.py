@@ -43,9 +43,9 @@ def made(
         if not isinstance(node.get(leaf), dict):
             node[leaf] = value
     (path / "config.yaml").write_text(yaml.safe_dump(whole))
-    metrics = {} if loss is None else {"val/loss": loss + 0.01, "val/bpc": loss / math.log(2)}
+    metrics = {} if loss is None else {"val/loss": loss + 0.01}
     if status == "done" and loss is not None:
-        metrics["val/loss_full"] = loss
+        metrics |= {"val/loss_full": loss, "val/bpc_full": loss / math.log(2)}
     record = {
         "status": status,
         "step": 100,

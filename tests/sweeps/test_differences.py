@@ -307,9 +307,11 @@ def timed(path: Path, seconds: dict[int, float]) -> None:
     writer.close()
 
 
-@pytest.fixture
-def curves(tmp_path):
-    """fast falls by 0.1 in 10 steps or 1 s, slow in 20 steps or 4 s; 100 tokens a step."""
+@pytest.fixture(params=["today", "an earlier lmlab"])
+def curves(tmp_path, request):
+    """fast falls by 0.1 in 10 steps or 1 s, slow in 20 steps or 4 s; 100 tokens a step.
+
+    What that took stands in metrics.csv today; once it was in the record and in event files."""
     for model, steps, seconds in (("fast", 10, 1), ("slow", 20, 4)):
         for seed in (1, 2, 3):
             start = 4 + seed / 100
@@ -320,7 +322,12 @@ def curves(tmp_path):
                 step=5 * steps,
                 tokens=500 * steps,
             )
-            timed(path, {i * steps: i * seconds for i in range(1, 6)})
+            if request.param == "today":
+                rows = [f"{s},{s // steps * seconds},{100 * s},{loss}" for s, loss in curve.items()]
+                header = "step,seconds,tokens,val/loss"
+                (path / "metrics.csv").write_text("\n".join([header, *rows, ""]))
+            else:
+                timed(path, {i * steps: i * seconds for i in range(1, 6)})
     return load([tmp_path])
 
 
@@ -378,6 +385,7 @@ def test_a_loss_that_only_some_seeds_reach_has_no_mean(curves):
     assert set(found.settings["why"]) == {"3 of 3 did not reach it"}
 
 
+@pytest.mark.parametrize("curves", ["an earlier lmlab"], indirect=True)
 def test_a_run_without_event_files_has_no_time_but_steps(curves, tmp_path):
     for path in tmp_path.glob("*/*tfevents*"):
         path.unlink()

@@ -18,10 +18,10 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.plugins.scalar import metadata as scalars
 
-from lmlab.display import tensorboard_inside
-from lmlab.display.event_files import BEGIN, END, numbered, write_summaries
-from lmlab.display.summaries import ending
-from lmlab.display.tensorboard_inside import hparams_columns, hparams_row
+from lmlab.display.for_tensorboard import tensorboard_inside
+from lmlab.display.for_tensorboard.event_files import BEGIN, END, numbered, write_summaries
+from lmlab.display.for_tensorboard.summaries import ending
+from lmlab.display.for_tensorboard.tensorboard_inside import hparams_columns, hparams_row
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.board.scan import Scan
 from lmlab.sweeps.tabs import means

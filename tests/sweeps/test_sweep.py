@@ -17,7 +17,7 @@ from sweeps.conftest import ROOT, ended, records, small_sweep
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.launch.job import job_name
 
-NUMBERS = ("val/loss", "val/loss_full", "val/bpc", "train/loss_eval")
+NUMBERS = ("val/loss", "val/loss_full", "val/bpc", "val/bpc_full", "train/loss_eval")
 
 
 def only_sweep(folder: Path) -> Path:

@@ -191,10 +191,10 @@ def test_tokens_that_cannot_be_compared_are_sorted_by_bits_per_character(tmp_pat
     other = {"tokenizer._target_": "lmlab.data.tokenizer.Gpt2Tokenizer"}
     coarse = made(tmp_path, {"tokenizer": "gpt2"}, 4.0, config=other)
     record = json.loads((coarse / "run.json").read_text())
-    record["metrics"]["val/bpc"] = 1.5
+    record["metrics"]["val/bpc_full"] = 1.5
     (coarse / "run.json").write_text(json.dumps(record))
     found = table(tmp_path)
-    assert found.metric == "val/bpc"
+    assert found.metric == "val/bpc_full"
     assert values(found)[0] == {"tokenizer": "gpt2"}
     assert values(table(tmp_path, "val/loss_full"))[0] == {"tokenizer": "char"}
 

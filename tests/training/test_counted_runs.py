@@ -6,7 +6,7 @@ from comparing import assert_same_run, checkpoint
 from small import cut, train
 
 from lmlab.models.ngram import NGram
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 COUNTS = [
     "model=modern",

@@ -13,7 +13,7 @@ from torch import nn
 from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.handles import Run
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1"]
 ON = ["callbacks=dynamic", "callbacks.dynamic.lr=0.3", "data.val_fraction=0.001"]

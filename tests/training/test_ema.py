@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lmlab.errors import LabError
 from lmlab.runs.checkpoint import write_checkpoint
+from lmlab.training.beginning.restored import restore
 from lmlab.training.ema import EMA
-from lmlab.training.restored import restore
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 ON = "callbacks=ema"

@@ -6,10 +6,10 @@ import pytest
 import torch
 from small import SMALL, checked
 
-from lmlab import memory_limit as module
 from lmlab.config import build
 from lmlab.errors import LabError
-from lmlab.memory_limit import memory_bytes
+from lmlab.models.inside import memory_limit as module
+from lmlab.models.inside.memory_limit import memory_bytes
 from lmlab.training.optimizers.configure import configure
 from lmlab.training.preflight import check_fits, footprint
 

@@ -6,7 +6,7 @@ from small import branch, checked, train
 
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.start import Start
+from lmlab.training.beginning.start import Start
 
 GPT = [
     *("model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"),

@@ -1,7 +1,9 @@
 """Tokens, operations and seconds of a run: counted beside torch's own counter, and by hand."""
 
+import math
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,17 +19,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmlab.config import build
+from lmlab.display.loggers import MetricsCSV
 from lmlab.errors import LabError
+from lmlab.handles import Run
 from lmlab.runs.checkpoint import read_checkpoint
-from lmlab.runs.directory import RunDirectory
+from lmlab.runs.directory import SPENT_COLUMNS, RunDirectory
 from lmlab.sweeps.report.leaderboard import leaderboard
 from lmlab.sweeps.report.questions import Asked
-from lmlab.sweeps.table.curves import read_curves, spent_at
+from lmlab.sweeps.table.curves import read_curves
 from lmlab.sweeps.table.settings import load
+from lmlab.sweeps.table.taken import spent_at
+from lmlab.training.beginning.restored import restore
 from lmlab.training.costs import spent
 from lmlab.training.costs.flops import flops_per_token
 from lmlab.training.processes.stopping import Interrupted
-from lmlab.training.restored import restore
 
 V, T = 65, 8  # of tinyshakespeare, and a window of a tiny run
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.n_head=2"]
@@ -163,6 +168,13 @@ def test_a_branch_counts_its_parents_steps_as_the_parents(experiment, tmp_path):
         assert [x for _, x in shown["train/flops"]] == pytest.approx(flops)
     clock = EventAccumulator(str(again.path)).Reload().Scalars("train/seconds")
     assert [point.step for point in clock] == [33, 36]
+    rows = Run(again.path).curves()
+    assert list(rows)[:3] == ["seconds", "tokens", "flops"]
+    assert dict(rows["tokens"]) == {s: of_child + (s - 30) * 4 * T for s in rows.index}
+    assert dict(rows["flops"]) == {s: n * PER_TOKEN for s, n in rows["tokens"].items()}
+    assert list(rows["seconds"]) == sorted(rows["seconds"])
+    for point in clock:
+        assert rows["seconds"][point.step] == pytest.approx(point.value, abs=0.5)
     assert clock[0].value > read_checkpoint(child.checkpoints()[0])[spent.KEY]["seconds"]
     assert_shown_together(parent, child, tmp_path / "both")
 
@@ -171,14 +183,27 @@ def assert_shown_together(parent: RunDirectory, child: RunDirectory, folder: Pat
     for run in (parent, child):
         shutil.copytree(run.path, folder / run.path.name)
     table = load([folder])
-    curves = read_curves(table.runs, ["val/loss"]).dropna(subset=["val/loss"])
-    curves["tokens"] = spent_at(table, curves, "tokens")
+    today = read_curves(table.runs, ["val/loss", *SPENT_COLUMNS]).dropna(subset=["val/loss"])
     (number,) = (i for i, run in enumerate(table.files) if "before" in run.record)
-    of_child = curves[curves["run"] == number].set_index("step")["tokens"]
     first = child.record["before"]["step"]
     steps = [step for step in (21, 24, 27, 30) if step > first]
-    assert dict(of_child) == {s: first * 4 * T + (s - first) * 16 * T for s in steps}
+    for curves in (today, today.assign(tokens=math.nan)):  # an earlier lmlab wrote no column
+        curves["tokens"] = spent_at(table, curves, "tokens")
+        of_child = curves[curves["run"] == number].set_index("step")["tokens"]
+        assert dict(of_child) == {s: first * 4 * T + (s - first) * 16 * T for s in steps}
     assert "those of the other up to there" in " ".join(leaderboard(table).notes)
+
+
+def test_what_is_added_to_an_evaluations_row_leaves_its_time(tmp_path):
+    logger = MetricsCSV(tmp_path)
+    logger.costs = spent.Costs(tokens=32, began=time.monotonic() - 5)
+    logger.log_metrics({"train/loss": 3.0}, 10)
+    logger.costs = spent.Costs(tokens=32, began=time.monotonic() - 7)
+    logger.log_metrics({"val/loss": 3.0}, 10)
+    logger.costs = spent.Costs(tokens=32, began=time.monotonic() - 60)
+    logger.log_metrics({"val/loss_full": 3.0}, 10)
+    assert logger.rows[10]["seconds"] == pytest.approx(7, abs=0.5)
+    assert (logger.rows[10]["tokens"], logger.rows[10]["flops"]) == (320, 0)
 
 
 def test_a_branch_that_is_stopped_between_evaluations_says_what_it_took(experiment, tmp_path):

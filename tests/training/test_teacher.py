@@ -65,7 +65,7 @@ def test_it_draws_a_run_towards_what_the_teacher_says(experiment, taught):
 
 
 def restored(run: Any) -> nn.Module:
-    from lmlab.training.restored import restore
+    from lmlab.training.beginning.restored import restore
 
     return restore(run, "last").model.eval()
 

@@ -18,7 +18,7 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import text_of
 from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.restored import restore
+from lmlab.training.beginning.restored import restore
 
 
 def optimizer_state(run: RunDirectory) -> list:
@@ -58,12 +58,16 @@ def test_run_directory_explains_itself(experiment):
         "val/loss",
         "val/loss_full",
         "val/bpb",
+        "val/bpb_full",
         "val/bpc",
+        "val/bpc_full",
     }
-    for tag in ("val/bpb", "val/bpc"):  # the text is of one byte a character
-        assert record["metrics"][tag] == pytest.approx(
-            record["metrics"]["val/loss_full"] / math.log(2)
-        )
+    for pass_ in ("", "_full"):
+        in_nats = record["metrics"][f"val/loss{pass_}"]
+        for unit in ("bpb", "bpc"):  # the text is of one byte a character
+            in_bits = record["metrics"][f"val/{unit}{pass_}"]
+            assert in_bits == pytest.approx(in_nats / math.log(2))
+            assert in_bits == pytest.approx(float(curves(run)[-1][f"val/{unit}{pass_}"]))
     assert len(record["fingerprint"]) == 16
     assert record["versions"]["torch"].startswith("2.13.0")
     assert (record["threads"], record["device"]) == (torch.get_num_threads(), "cpu")
@@ -169,7 +173,7 @@ def test_every_val_token_but_the_first_counts_once(experiment, stride):
         n_characters += length[targets].sum().item()
         done = end
     assert found["val/loss_full"] == pytest.approx(total / (len(val) - 1), rel=1e-6)
-    assert found["val/bpc"] == pytest.approx(total / math.log(2) / n_characters, rel=1e-6)
+    assert found["val/bpc_full"] == pytest.approx(total / math.log(2) / n_characters, rel=1e-6)
 
 
 def test_accumulated_small_batches_equal_one_large_batch(experiment):
@@ -215,8 +219,8 @@ def test_a_run_of_bytes_tells_losses_per_character_and_per_byte(experiment, tmp_
     found = run.record["metrics"]
     # Nats per byte times bytes per character, in bits; the text repeats, so val has its ratio.
     expected = found["val/loss_full"] * (n_bytes / n_chars) / math.log(2)
-    assert found["val/bpc"] == pytest.approx(expected, rel=0.02)
-    assert found["val/bpb"] == pytest.approx(found["val/loss_full"] / math.log(2))
+    assert found["val/bpc_full"] == pytest.approx(expected, rel=0.02)
+    assert found["val/bpb_full"] == pytest.approx(found["val/loss_full"] / math.log(2))
 
 
 @pytest.mark.parametrize(("steps", "every"), [(24, 10), (7, 10)])

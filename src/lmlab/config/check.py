@@ -79,7 +79,7 @@ def check_plain(plain: Any, schema: type[T], parts: Collection[str] = PARTS) -> 
     others = [group for group in PARTS if group not in parts]
     try:
         for left in dict.fromkeys(frozenset((*others, *later)) for later in (PARTS, LAST, ())):
-            checked = schema.model_validate(plain, context=left)
+            checked = schema.model_validate(plain, context={"left": left})
     except ValidationError as error:
         raise LabError(_explain(error, plain)) from error
     return checked

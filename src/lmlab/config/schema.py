@@ -306,7 +306,7 @@ class Evaluate(Node):
     checkpoint: str
     stride: Count | None
     dynamic_lr: Positive | None
-    ensemble: list[Text] | None
+    ensemble: Literal["snapshots"] | list[Text] | None
     weights: list[Positive] | None
     tasks: dict[str, Task] = {}
     against: Text | None = None

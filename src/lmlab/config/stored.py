@@ -1,8 +1,9 @@
 """The folder of configs; and the past: how what an earlier lmlab left is read as today's.
 
-`with_todays_defaults` reads a stored config. `as_written_first` is its other half: it writes a
-config of today as one of then, so that the fingerprints of runs stay as they are. A feature that
-comes adds its defaults to ADDED_LATER, a class that moves its two names to MOVED.
+`with_todays_defaults` reads a stored config, `metrics_by_todays_names` the figures of a record.
+`as_written_first` is the other half of the first: it writes a config of today as one of then, so
+that the fingerprints of runs stay as they are. A feature that comes adds its defaults to
+ADDED_LATER, a class that moves its two names to MOVED.
 """
 
 from __future__ import annotations
@@ -86,6 +87,15 @@ def with_todays_defaults(stored: Any) -> Any:
     if isinstance(today.get("logger"), dict):
         today["logger"] = _with_switches_replaced(today["logger"])
     return _filled(today, _defaults())
+
+
+def metrics_by_todays_names(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a run by what they are called today. Behind the full pass over val its bits
+    once took the names of those of val/loss: val/bpc was that of val/loss_full."""
+    if "val/loss_full" not in metrics or "val/bpc_full" in metrics:
+        return metrics
+    full = {"val/bpc": "val/bpc_full", "val/bpb": "val/bpb_full"}
+    return {full.get(name, name): value for name, value in metrics.items()}
 
 
 def as_written_first(config: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,11 +7,20 @@ comes from: it is imported, and `inspect` asked. Nodes within a node are checked
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import (
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from dataclasses import dataclass, field
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
@@ -33,6 +42,9 @@ from lmlab.errors import LabError
 
 UNKNOWN_ARGUMENT = "unknown_argument"  # the type of that error
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+KEPT = 128  # of what pydantic makes of arguments, which takes it a millisecond or two
+
+Nodes = tuple[tuple[str, Mapping[str, Any]], ...]  # one within the other, each with its key
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,8 @@ class Target:
     `method` is what is called in place of the constructor. `bounds` are for floats whose annotation
     has none. `more` are keys that are no arguments, with their types.
 
-    Where pydantic is given a context, these are the keys of nodes that are left alone: what they
-    name is not imported.
+    Where pydantic's context has keys as "left", their nodes are left alone: what they name is not
+    imported.
     """
 
     key: str
@@ -58,17 +70,17 @@ class Target:
     method: str = ""
     bounds: Mapping[str, Any] = field(default_factory=dict, hash=False)
     more: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    # The nodes that this one stands in, each with its key.
-    around: tuple[tuple[str, Mapping[str, Any]], ...] = field(default=(), hash=False)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         def check(node: Any, info: ValidationInfo) -> Any:
-            return node if self.key in (info.context or ()) else self.check(node)
+            is_left = self.key in (info.context or {}).get("left", ())
+            return node if is_left else self.check(node)
 
         return handler.generate_schema(Annotated[Any, PlainValidator(check)])
 
-    def check(self, node: Any) -> dict[str, Any]:
-        """A node, with floats for whole numbers where its target wants floats.
+    def check(self, node: Any, around: Nodes = ()) -> dict[str, Any]:
+        """A node, with floats for whole numbers where its target wants floats; `around` are those
+        that it stands in.
 
         Raises:
             ValidationError: pydantic's, of the keys and values that are refused.
@@ -77,84 +89,94 @@ class Target:
         """
         if not isinstance(node, Mapping) or not all(isinstance(key, str) for key in node):
             raise PydanticCustomError("no_node", "give a mapping with a _target_")
-        parameters, takes_others = self._parameters(node.get("_target_"))
-        fields: dict[str, Any] = {"_target_": str}
-        fields |= {name: NotRequired[kind] for name, kind in HYDRAS.items()} | dict(self.more)
-        for name, parameter in parameters.items():
-            kind = self._kind(name, parameter.annotation, node)
-            fields[name] = kind if self._asks_for(parameter, node) else NotRequired[kind]
-        for name in [name for name in node if name not in fields]:
-            fields[name] = self._kind(name, Any, node) if takes_others else _refused([*parameters])
-        typed_dict: Any = TypedDict  # mypy takes no other fields than a literal
-        schema = typed_dict("schema", fields)
-        schema.__pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+        arguments = self._arguments(node.get("_target_"))
+        nodes = (*around, (self.key, node))
         try:
-            checked: dict[str, Any] = TypeAdapter(schema).validate_python(dict(node))
+            typed_dict = self._typed_dict(arguments, tuple(node), "_args_" in node)
+            checked: dict[str, Any] = typed_dict.validate_python(dict(node), context={"in": nodes})
         except (TypeError, RuntimeError) as error:  # a bound that does not go with its type
             target, reason = node["_target_"], str(error).splitlines()[0]
             raise LabError(f"{self.key}: the annotations of {target}: {reason}") from error
-        for name, parameter in parameters.items():
+        for name, parameter in arguments.parameters.items():
             if name in checked:
-                self._check_divides(name, parameter.annotation, checked)
+                _check_divides(name, parameter.annotation, (*around, (self.key, checked)))
         return checked
 
-    def _parameters(self, target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-        """What a config may say to a target, and whether it may say other things too."""
+    def _arguments(self, target: Any) -> Arguments:
         if not isinstance(target, str):
-            return {}, True
+            return ANY_ARGUMENTS
         try:
             call = named(target)
         except LabError as error:
             reason = str(error).removeprefix(f"{target} ")
             raise _problem("not_there", reason, "_target_", target) from error
-        takes = signature(getattr(call, self.method, None) if self.method else call)
-        if takes is None:
-            return {}, True
-        parameters = [*takes.parameters.values()]
-        sayable = [p for p in parameters[self.positional :] if p.kind in NAMED]
-        takes_others = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-        return {p.name: p for p in sayable if p.name not in (self.given or ())}, takes_others
+        return arguments_of(getattr(call, self.method, None) if self.method else call)
 
-    def _asks_for(self, parameter: inspect.Parameter, node: Mapping[str, Any]) -> bool:
-        if self.given is None or "_args_" in node or parameter.name in self.offered:
-            return False
-        return parameter.default is inspect.Parameter.empty
+    @functools.lru_cache(KEPT)  # noqa: B019 (a target is kept with what is made of it)
+    def _typed_dict(
+        self, arguments: Arguments, keys: tuple[str, ...], has_args: bool
+    ) -> TypeAdapter[dict[str, Any]]:
+        """What checks the nodes with these keys."""
+        sayable = {
+            parameter.name: parameter
+            for parameter in [*arguments.parameters.values()][self.positional :]
+            if parameter.kind in NAMED and parameter.name not in (self.given or ())
+        }
+        fields: dict[str, Any] = {"_target_": str}
+        fields |= {name: NotRequired[kind] for name, kind in HYDRAS.items()} | dict(self.more)
+        is_asked = self.given is not None and not has_args
+        for name, parameter in sayable.items():
+            kind = self._kind(name, parameter.annotation)
+            is_required = parameter.default is inspect.Parameter.empty
+            is_required &= is_asked and name not in self.offered
+            fields[name] = kind if is_required else NotRequired[kind]
+        for name in [name for name in keys if name not in fields]:
+            takes = arguments.takes_others
+            fields[name] = self._kind(name, Any) if takes else _refused([*sayable])
+        typed_dict: Any = TypedDict  # mypy takes no other fields than a literal
+        schema = typed_dict("schema", fields)
+        schema.__pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+        return TypeAdapter(schema)
 
-    def _kind(self, name: str, annotation: Any, node: Mapping[str, Any]) -> Any:
+    def _kind(self, name: str, annotation: Any) -> Any:
         """The type of an argument, which may be or hold a node with a target."""
         kind = annotation
         if name in self.bounds:
             kind = _with_bound(annotation, self.bounds[name])
-        return Annotated[kind, AfterValidator(self._inner(name, annotation, node))]
+        return Annotated[kind, AfterValidator(self._inner(name, annotation))]
 
-    def _inner(self, name: str, annotation: Any, node: Mapping[str, Any]) -> Callable[[Any], Any]:
+    def _inner(self, name: str, annotation: Any) -> Callable[[Any, ValidationInfo], Any]:
         """The check of the nodes within an argument."""
-        if node.get("_recursive_") is False:  # then Hydra makes nothing of what stands below
-            return lambda value: value
         given = next((m.arguments for m in _metadata(annotation) if isinstance(m, Given)), None)
-        around = (*self.around, (self.key, node))
-        target = Target(f"{self.key}.{name}", given, bounds=self.bounds, around=around)
+        whole = Target(f"{self.key}.{name}", bounds=self.bounds)
+        partial = Target(f"{self.key}.{name}", given, bounds=self.bounds)
 
-        def check(value: Any) -> Any:
+        def check(value: Any, info: ValidationInfo) -> Any:
+            if not isinstance(value, Mapping | list):
+                return value
+            nodes: Nodes = (info.context or {})["in"]
+            if nodes[-1][1].get("_recursive_") is False:  # Hydra makes nothing of what is below
+                return value
             if isinstance(value, Mapping) and "_target_" in value:
-                is_partial = value.get("_partial_") is True
-                return (target if is_partial else replace(target, given=frozenset())).check(value)
-            inside: Any = Annotated[Any, AfterValidator(check)]
-            if isinstance(value, Mapping):
-                return TypeAdapter(dict[Any, inside]).validate_python(value)
-            if isinstance(value, list):
-                return TypeAdapter(list[inside]).validate_python(value)
-            return value
+                target = partial if value.get("_partial_") is True else whole
+                return target.check(value, nodes)
+            adapter = of_list() if isinstance(value, list) else of_mapping()
+            return adapter.validate_python(value, context=info.context)
 
+        inside: Any = Annotated[Any, AfterValidator(check)]
+        of_list = functools.cache(lambda: TypeAdapter(list[inside]))
+        of_mapping = functools.cache(lambda: TypeAdapter(dict[Any, inside]))
         return check
 
-    def _check_divides(self, name: str, annotation: Any, node: dict[str, Any]) -> None:
-        for whole in (m.whole for m in _metadata(annotation) if isinstance(m, Divides)):
-            nodes = reversed([*self.around, (self.key, node)])  # the nearest that has it counts
-            key, size = next(((key, n[whole]) for key, n in nodes if whole in n), ("", None))
-            n = node[name]
-            if isinstance(size, int) and isinstance(n, int) and (n == 0 or size % n):
-                raise _problem("undivided", f"{key}.{whole}={size} is not divisible by it", name, n)
+
+def _check_divides(name: str, annotation: Any, nodes: Nodes) -> None:
+    """`nodes` are the one with this argument, last, and those around it."""
+    for whole in (m.whole for m in _metadata(annotation) if isinstance(m, Divides)):
+        having = ((key, node[whole]) for key, node in reversed(nodes) if whole in node)
+        key, size = next(having, ("", None))  # the nearest that has it counts
+        n = nodes[-1][1][name]
+        if isinstance(size, int) and isinstance(n, int) and (n == 0 or size % n):
+            raise _problem("undivided", f"{key}.{whole}={size} is not divisible by it", name, n)
 
 
 def named(target: str) -> Any:
@@ -165,7 +187,9 @@ def named(target: str) -> Any:
     """
     from hydra.utils import get_object  # here: what only reads runs does without Hydra
 
-    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it prints what it then raises
+    hydras = logging.getLogger("hydra.utils")  # it prints what it then raises
+    if hydras.level != logging.CRITICAL:  # setting it costs all loggers what they have looked up
+        hydras.setLevel(logging.CRITICAL)
     try:
         return get_object(target)
     except (Exception, SystemExit) as error:  # whatever importing somebody's module raises
@@ -177,11 +201,44 @@ def named(target: str) -> Any:
         raise LabError(f"{target} cannot be imported: {reason}") from error
 
 
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """What a class or function takes, with the types that a config can hold."""
+
+    parameters: Mapping[str, inspect.Parameter]
+    takes_others: bool
+
+
+ANY_ARGUMENTS = Arguments({}, takes_others=True)
+
+
+def arguments_of(call: Any) -> Arguments:
+    """All arguments, where it does not say which it takes, as what is built in."""
+    if not isinstance(call, Hashable):
+        return ANY_ARGUMENTS
+    return _arguments(call, getattr(_function(call), "__code__", None))
+
+
+@functools.lru_cache(KEPT)
+def _arguments(call: Any, code: Any) -> Arguments:
+    """`code` is another one where %autoreload has changed a class in place."""
+    takes = signature(call)
+    if takes is None:
+        return ANY_ARGUMENTS
+    takes_others = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.parameters.values())
+    return Arguments(takes.parameters, takes_others)
+
+
+def _function(call: Any) -> Any:
+    """What says the types: torch wraps the constructors of optimizers, and of a class it is the
+    first that has annotations."""
+    return inspect.unwrap(call.__init__ if isinstance(call, type) else call)  # type: ignore[misc]
+
+
 def signature(call: Any) -> inspect.Signature | None:
     """What a class or function takes, with the types that a config can hold; None if it does not
     say, as what is built in."""
-    # torch wraps the constructors of optimizers: of a class it is the first that has annotations.
-    function = inspect.unwrap(call.__init__ if isinstance(call, type) else call)  # type: ignore[misc]
+    function = _function(call)
     is_readable = inspect.isfunction(function) or inspect.ismethod(function)
     if not isinstance(call, type) and not is_readable:
         return None

@@ -42,8 +42,11 @@ PARTS = {
     "lmlab.training.dynamic": "Dynamic",
     "lmlab.training.ema": "EMA",
     "lmlab.training.loss": "CrossEntropy",
+    "lmlab.training.many_passes.by_step": "DecaySchedule DropoutSchedule GrowingWindows",
+    "lmlab.training.many_passes.swa": "SWA",
+    "lmlab.training.many_passes.snapshots": "Snapshots",
     "lmlab.training.optimizers.muon": "Muon",
-    "lmlab.training.optimizers.schedules": "constant cosine linear",
+    "lmlab.training.optimizers.schedules": "constant cosine cycles linear",
     "lmlab.training.optimizers.parametrisation": "MuP Standard",
     "lightning.pytorch.callbacks": (
         "DeviceStatsMonitor EMAWeightAveraging EarlyStopping GradientAccumulationScheduler "

@@ -18,8 +18,9 @@ from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
 from lmlab.models.ensemble import ensemble_of
-from lmlab.runs.directory import RunDirectory
+from lmlab.runs.directory import SNAPSHOTS, RunDirectory
 from lmlab.runs.newest import run_meant
+from lmlab.runs.parents import snapshots_of
 from lmlab.tasks.asked import (
     Items,
     answers_to,
@@ -28,12 +29,12 @@ from lmlab.tasks.asked import (
     lines_of_differences,
     metrics_of,
 )
+from lmlab.training.beginning.restored import Trained, config_beside, precision_of, restore
 from lmlab.training.dynamic import METRIC, Dynamic
 from lmlab.training.module import LanguageModule
 from lmlab.training.optimizers.schedules import constant
 from lmlab.training.processes.processes import checked_trainer
 from lmlab.training.processes.waiting import waiting
-from lmlab.training.restored import Trained, config_beside, precision_of, restore
 
 
 def evaluate(config: schema.Evaluate) -> dict[str, float]:
@@ -71,7 +72,7 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
     }
     data = TextDataModule(text.train, text.val, text.tokenizer.vocab_size, **settings)
     questions = Questions.of(config, trained, data) if config.tasks else None
-    model = _with_others(trained, config)
+    model = _with_others(run, trained, config)
     tokenizer = text.tokenizer
     lengths = tokenizer.characters_per_token(), tokenizer.bytes_per_token()
     module = LanguageModule(model, _no_optimizer, constant, *lengths, max_steps=0)
@@ -90,17 +91,21 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
     with parts_named(trained.config.plain()):
         trainer.validate(module, data.full_dataloader(), verbose=False)
     averaged = ", averaged weights" if config.checkpoint == "ema" else ""
-    say(f"{trained.path} (step {trained.step}{averaged})")
-    for other in config.ensemble or []:
-        say(f"and {other}, their probabilities averaged")
+    if config.ensemble == SNAPSHOTS:
+        steps = ", ".join(map(str, run.snapshots_by_step()))
+        say(f"{run.path} (its snapshots of steps {steps}, their probabilities averaged)")
+    else:
+        say(f"{trained.path} (step {trained.step}{averaged})")
+        for other in config.ensemble or []:
+            say(f"and {other}, their probabilities averaged")
     say(
         f"val/loss_full  {module.metrics['val/loss_full']:.4f} nats per token, over "
         f"{len(data.val_tokens) - 1:,} tokens, windows of {data.block_size} every {data.stride}"
     )
     ends = "" if tokenizer.end_of_text is None else "; the ends of documents count as tokens"
-    if "val/bpc" in module.metrics:  # else nobody knows what ids stand for
-        say(f"val/bpc        {module.metrics['val/bpc']:.4f} bits per character{ends}")
-        say(f"val/bpb        {module.metrics['val/bpb']:.4f} bits per byte")
+    if "val/bpc_full" in module.metrics:  # else nobody knows what ids stand for
+        say(f"val/bpc_full   {module.metrics['val/bpc_full']:.4f} bits per character{ends}")
+        say(f"val/bpb_full   {module.metrics['val/bpb_full']:.4f} bits per byte")
     if dynamic:
         say(
             f"{METRIC}  {module.metrics[METRIC]:.4f} nats per token, by a copy that learns from "
@@ -163,19 +168,29 @@ def _corpus(run: RunDirectory, trained: Trained) -> dict[str, Any]:
     return beside.corpus
 
 
-def _with_others(trained: Trained, config: schema.Evaluate) -> nn.Module:
-    """The model of a run, or an ensemble of it and the runs beside it."""
-    runs, data = config.ensemble or [], trained.config.data
-    weights = config.weights
-    if weights is not None and len(weights) != 1 + len(runs):
-        raise LabError(f"weights={weights}: give {1 + len(runs)}, run's first")
-    if not runs:
-        return trained.model
-    models = [trained.model]
-    for path in runs:
-        other = restore(RunDirectory.open(path, "ensemble"), "last")
-        other.check_beside("ensemble", path, trained.tokenizer, trained.corpus_sha256, data)
-        models.append(other.model)
+def _with_others(run: RunDirectory, trained: Trained, config: schema.Evaluate) -> nn.Module:
+    """The model of a run, an ensemble of it and the runs beside it, or of its snapshots."""
+    data, weights = trained.config.data, config.weights
+    if config.ensemble == SNAPSHOTS:
+        models = []
+        for path in snapshots_of(run, "ensemble=snapshots").values():
+            one = restore(run, str(path))
+            one.check_beside("ensemble", str(path), trained.tokenizer, trained.corpus_sha256, data)
+            models.append(one.model)
+        asked = f"{len(models)}, one for each snapshot"
+    else:
+        models = [trained.model]
+        for other_path in config.ensemble or []:
+            other = restore(RunDirectory.open(other_path, "ensemble"), "last")
+            other.check_beside(
+                "ensemble", other_path, trained.tokenizer, trained.corpus_sha256, data
+            )
+            models.append(other.model)
+        asked = f"{len(models)}, run's first"
+    if weights is not None and len(weights) != len(models):
+        raise LabError(f"weights={weights}: give {asked}")
+    if len(models) == 1:
+        return models[0]
     return ensemble_of(models, weights, trained.tokenizer.vocab_size, data.block_size).eval()
 
 

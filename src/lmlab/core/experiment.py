@@ -24,12 +24,14 @@ from lmlab.data.tokens import TokenizedCorpus
 from lmlab.display.from_config import MakeLoggers, loggers
 from lmlab.errors import LabError, first_line
 from lmlab.models.contract import Hooks
-from lmlab.models.document_mask import can_stay_within, keep_within
+from lmlab.models.inside.document_mask import can_stay_within, keep_within
 from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import checkpoint_path
 from lmlab.tasks.asked import Items, items_of
 from lmlab.tasks.items import Task
 from lmlab.training import preflight
+from lmlab.training.beginning.restored import restore
+from lmlab.training.beginning.start import Start
 from lmlab.training.lightning_inside import sees_batches
 from lmlab.training.loss import CrossEntropy, Distillation, Loss
 from lmlab.training.module import LanguageModule
@@ -37,8 +39,6 @@ from lmlab.training.optimizers.configure import check_optimizer
 from lmlab.training.optimizers.parametrisation import Factors, parametrisation_of, scale_weights
 from lmlab.training.optimizers.rules import MakeOptimizer, Rule, Schedule, n_inside, rules_of
 from lmlab.training.processes.stopping import Stop
-from lmlab.training.restored import restore
-from lmlab.training.start import Start
 
 
 @dataclass(frozen=True)

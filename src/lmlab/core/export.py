@@ -16,7 +16,7 @@ from lmlab.console import quiet_libraries, say
 from lmlab.errors import LabError
 from lmlab.files import path_typed
 from lmlab.runs.directory import RunDirectory
-from lmlab.training.restored import Trained, restore
+from lmlab.training.beginning.restored import Trained, restore
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,8 +15,8 @@ from lmlab.models.contract import Hooks
 from lmlab.models.sampling import generate
 from lmlab.output import output
 from lmlab.runs.directory import RunDirectory
+from lmlab.training.beginning.restored import Trained, restore
 from lmlab.training.processes.waiting import waiting
-from lmlab.training.restored import Trained, restore
 
 AT_A_TIME = 64  # samples made beside each other
 

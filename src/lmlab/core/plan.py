@@ -16,12 +16,12 @@ from lmlab.console import console, quiet_libraries
 from lmlab.core.experiment import about_order, make_data
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
+from lmlab.training.beginning.start import Start
 from lmlab.training.optimizers.configure import CombinedOptimizer, configure, groups_by_rule
 from lmlab.training.optimizers.parametrisation import parametrisation_of
 from lmlab.training.optimizers.rules import REST, names_of, rules_of
 from lmlab.training.preflight import footprint
 from lmlab.training.processes.processes import Processes
-from lmlab.training.start import Start
 
 NAMES = 2  # of parameters that a row of the rules has room for
 RULE_COLUMNS = (

@@ -25,6 +25,7 @@ from lmlab.runs.checkpoint import Resumed
 from lmlab.runs.directory import LOG, SAMPLE, RunDirectory
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
+from lmlab.training.beginning.start import Start
 from lmlab.training.beside_loss import AskTasks
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
 from lmlab.training.costs.spent import NOTHING, costs_of, spent_at
@@ -34,7 +35,6 @@ from lmlab.training.processes import starting
 from lmlab.training.processes.processes import Processes
 from lmlab.training.processes.stopping import Paused, Stop
 from lmlab.training.processes.waiting import waiting
-from lmlab.training.start import Start
 from lmlab.training.trainer import make_trainer
 
 

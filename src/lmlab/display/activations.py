@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmlab.bounds import Count, CountOrZero
-from lmlab.models.torch_inside import in_eval_mode, uncompiled
+from lmlab.models.inside.torch_inside import in_eval_mode, uncompiled
 
 TAG = "activations/"
 LOGITS = "logits"

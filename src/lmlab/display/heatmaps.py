@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from PIL import Image
 
-from lmlab.display.summaries import visible
+from lmlab.display.for_tensorboard.summaries import visible
 
 DPI = 100
 CELL, LETTER = 13, 6  # pixels: a row, and the width of a letter in its label of 7 points

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from lmlab.console import log
-from lmlab.display import summaries
-from lmlab.display.event_files import (
+from lmlab.display.for_tensorboard import summaries
+from lmlab.display.for_tensorboard.event_files import (
     BEGIN,
     END,
     Records,
@@ -30,7 +29,7 @@ from lmlab.display.event_files import (
 )
 from lmlab.errors import LabError
 from lmlab.files import open_to_read, write_atomically
-from lmlab.runs.directory import METRICS, OF_THE_END
+from lmlab.runs.directory import METRICS, OF_THE_END, SPENT_COLUMNS
 from lmlab.training.costs.spent import Costs
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class EventFiles(TensorBoardLogger):
         super().__init__(folder, name="", version="", default_hp_metric=False)
         self.folder, self.resume_step = folder, resume_step
         self._number = 0
-        self._best, self._costs, self._began = math.inf, Costs(), time.monotonic()
+        self._best, self._costs = math.inf, Costs()
 
     @property
     @rank_zero_experiment
@@ -121,7 +120,7 @@ class EventFiles(TensorBoardLogger):
         """Write what is known before the first step, and go on from what stood at resume_step."""
         # Where there is no checkpoint to go on from, all that an earlier start left is done again.
         forget(self.folder, *(() if self.resume_step is None else (BEGIN, END)))
-        self._costs, self._began = costs, time.monotonic()
+        self._costs = costs
         write_summaries(numbered(self.folder, next_number(self.folder), BEGIN), summaries)
         if self.resume_step is not None:
             forget_after(self.folder, self.resume_step)
@@ -147,7 +146,7 @@ class EventFiles(TensorBoardLogger):
             more["val/loss_best"] = min(self._best, metrics["val/loss"])
             if step:  # what a fresh model has is not the best of training
                 self._best = more["val/loss_best"]
-            spent = self._costs.at(step, time.monotonic() - self._began)
+            spent = self._costs.now(step)
             more["train/seconds"] = seconds = spent.seconds
             if self._costs.flops and spent.flops is not None:
                 more["train/flops"] = spent.flops
@@ -229,6 +228,10 @@ def _curves(folder: Path, last_step: int) -> Curves:
 class MetricsCSV(Logger):
     """metrics.csv: a row for each step that has metrics, a column for each metric.
 
+    Behind the step stands what training had taken when the row was written: seconds, evaluations
+    included and pauses not; tokens; floating-point operations, where these are known. A row with
+    val/loss tells the seconds of that evaluation, whatever is added to it later.
+
     Unlike Lightning's CSVLogger it goes on with the file of a resumed run, and never leaves one
     half-written.
     """
@@ -236,6 +239,7 @@ class MetricsCSV(Logger):
     def __init__(self, folder: Path, resume_step: int | None = None):
         """`resume_step` keeps the rows of an earlier start up to that step."""
         super().__init__()
+        self.costs = Costs()  # until they are known
         self.path = path = folder / METRICS
         self.rows: dict[int, dict[str, Any]] = {}
         self._changed = False
@@ -271,14 +275,22 @@ class MetricsCSV(Logger):
         """The config has a file of its own."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.rows.setdefault(step or 0, {}).update(metrics)
+        row = self.rows.setdefault(step or 0, {})
+        row.update(metrics)
+        if "val/loss" in metrics or SPENT_COLUMNS[0] not in row:
+            spent = self.costs.now(step or 0).recorded
+            row.update({name: spent[name] for name in SPENT_COLUMNS if name in spent})
         self._changed = True
 
     @rank_zero_only
     def save(self) -> None:
         if not self._changed:
             return
-        columns = sorted({key for row in self.rows.values() for key in row})
+        keys = {key for row in self.rows.values() for key in row}
+        columns = [
+            *(name for name in SPENT_COLUMNS if name in keys),
+            *sorted(keys.difference(SPENT_COLUMNS)),
+        ]
         text = io.StringIO()
         lines = csv.DictWriter(text, ["step", *columns], lineterminator="\n")
         lines.writeheader()
@@ -296,9 +308,13 @@ def event_files(loggers: list[Logger]) -> list[EventFiles]:
 
 
 def begin(loggers: list[Logger], module: Any, costs: Costs, started: str) -> None:
-    """Write what TensorBoard shows of a run before its first step; `started` is an ISO time."""
-    for logger in event_files(loggers):
-        logger.begin(summaries.opening(module, started), costs)
+    """Tell our loggers what steps cost, and write what TensorBoard shows of a run before the first
+    of them; `started` is an ISO time."""
+    for logger in loggers:
+        if isinstance(logger, MetricsCSV):
+            logger.costs = costs
+        elif isinstance(logger, EventFiles):
+            logger.begin(summaries.opening(module, started), costs)
 
 
 def end(loggers: list[Logger], status: str) -> None:

@@ -15,8 +15,8 @@ from lmlab.data.ids import Ids
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.display.loggers import event_files
 from lmlab.models.contract import Hooks, pictured_as
+from lmlab.models.inside.torch_inside import in_eval_mode
 from lmlab.models.maps import attention_maps
-from lmlab.models.torch_inside import in_eval_mode
 
 if TYPE_CHECKING:
     from PIL.Image import Image

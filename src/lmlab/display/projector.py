@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from lmlab.data.tokenizer import Tokenizer
+from lmlab.display.for_tensorboard.summaries import visible
 from lmlab.display.loggers import event_files
-from lmlab.display.summaries import visible
 from lmlab.files import make_folder, write_atomically
 from lmlab.runs.directory import PROJECTOR, PROJECTOR_CONFIG
 

@@ -14,8 +14,8 @@ from lmlab.data.tokenizer import Tokenizer, stream_text
 from lmlab.data.windows import get_batch
 from lmlab.display.loggers import event_files
 from lmlab.errors import LabError
+from lmlab.models.inside.torch_inside import in_eval_mode
 from lmlab.models.sampling import generate
-from lmlab.models.torch_inside import in_eval_mode
 from lmlab.training.callbacks import of_training
 from lmlab.training.ema import EMA
 

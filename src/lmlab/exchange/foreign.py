@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lmlab.data.download import sha256
 from lmlab.errors import LabError
 from lmlab.files import path_typed, read_small
-from lmlab.memory_limit import memory_bytes
+from lmlab.models.inside.memory_limit import memory_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,7 +63,7 @@ class Foreign:
         """
         from lmlab.exchange import gpt2
         from lmlab.exchange.tensor_files import describe, described
-        from lmlab.models.torch_inside import COMPILED
+        from lmlab.models.inside.torch_inside import COMPILED
 
         sizes = self.model["n_layer"], self.model["n_embd"], self.vocab_size, self.block_size
         expected = partial(gpt2.expected_shapes, *sizes, self.model["bias"])
@@ -94,7 +94,7 @@ class Foreign:
         from lmlab.exchange.gpt2 import imported
         from lmlab.exchange.tensor_files import tensors_of
         from lmlab.models.gpt import GPT
-        from lmlab.models.torch_inside import COMPILED
+        from lmlab.models.inside.torch_inside import COMPILED
 
         assert isinstance(model, GPT)
         tensors: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ of the lab's. All else may be left out:
   `positionwise = True`: sampling then hands over new tokens alone.
 - A class of a model may declare `end_of_text: int | None = None`: it is set where windows are
   packed with documents (`data.order=documents`) to the id behind each, and says that attention then
-  stays within one (`lmlab.models.document_mask`).
+  stays within one (`lmlab.models.inside.document_mask`).
 - A class of a layer may declare `watch: Watch | None = None` (`lmlab.models.maps`): pictures of
   where it looks, called by its `pictured_as`.
 - Annotations of a constructor, such as `n_layer: Count` (`lmlab.bounds`): a config is checked by

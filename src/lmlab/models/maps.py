@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lmlab.models.contract import declares
-from lmlab.models.torch_inside import lend, take_back, uncompiled
+from lmlab.models.inside.torch_inside import lend, take_back, uncompiled
 
 Watch = Callable[[Tensor], None]
 

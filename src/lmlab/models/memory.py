@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lmlab.models.contract import Hooks, declares, takes_new_tokens_alone
-from lmlab.models.torch_inside import is_torchs, lend, take_back
+from lmlab.models.inside.torch_inside import is_torchs, lend, take_back
 
 
 class Past:

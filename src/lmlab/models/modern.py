@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from lmlab.bounds import BelowOne, Count, Divides, NotNegative, Positive
 from lmlab.errors import LabError
 from lmlab.models.attention import Heads, attention_weights, size_of_heads
-from lmlab.models.counts import Counts
-from lmlab.models.document_mask import document_mask, numbered
 from lmlab.models.gpt import attend
+from lmlab.models.inside.counts import Counts
+from lmlab.models.inside.document_mask import document_mask, numbered
 from lmlab.models.maps import Watch
 from lmlab.models.memory import Past
 from lmlab.models.ngram import Order

@@ -184,14 +184,19 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float):
         super().__init__()
-        self.n_dropped = min(round(256 * p), 255)  # of the 256 values of a byte
+        self.p = p  # may change as training goes on
+
+    @property
+    def n_dropped(self) -> int:
+        """Of the 256 values of a byte."""
+        return min(round(256 * self.p), 255)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.n_dropped:
+        if not self.training or not (n_dropped := self.n_dropped):
             return x
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
-        kept = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()] >= self.n_dropped
-        return x * (kept.view_as(x) * (256 / (256 - self.n_dropped))).to(x.dtype)
+        kept = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()] >= n_dropped
+        return x * (kept.view_as(x) * (256 / (256 - n_dropped))).to(x.dtype)
 
 
 # --- tables of tokens ------------------------------------------------------------------------

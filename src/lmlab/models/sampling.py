@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lmlab.errors import LabError
 from lmlab.models.contract import Hooks
+from lmlab.models.inside.torch_inside import uncompiled
 from lmlab.models.memory import Memory
-from lmlab.models.torch_inside import uncompiled
 
 
 def probabilities(

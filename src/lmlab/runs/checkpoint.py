@@ -22,11 +22,14 @@ from lmlab.config.trust import UntrustedError
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
-from lmlab.memory_limit import memory_bytes
+from lmlab.models.inside.memory_limit import memory_bytes
 from lmlab.runs import contents
 from lmlab.runs.directory import RunDirectory
 
-EMA_KEY = "ema"  # of a checkpoint: {"step": …, "weights": {name of a parameter: tensor}}
+# Further weights that a checkpoint may hold: {"step": …, "weights": {name of a parameter: tensor}}.
+EMA_KEY, SWA_KEY = "ema", "swa"  # averages
+TRAINED_KEY = "trained"  # those that training goes on with, where the run's own are averages
+BESIDE = (EMA_KEY, SWA_KEY, TRAINED_KEY)
 MARK, N_DIGITS = b"lmlab-sha256:", 64  # of the comment that ends a checkpoint
 T = TypeVar("T")
 

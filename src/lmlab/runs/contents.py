@@ -82,7 +82,7 @@ class Random(Part):
     cuda: list[Tensor] | None = None
 
 
-class AveragedWeights(Part):
+class FurtherWeights(Part):
     step: CountOrZero
     weights: dict[str, Tensor]
 
@@ -132,7 +132,9 @@ class Usable(Part):
     tokenizer: Annotated[dict[str, Any], AfterValidator(check_plain_data)]
     corpus_sha256: str
     global_step: CountOrZero
-    ema: AveragedWeights | None = None
+    ema: FurtherWeights | None = None
+    swa: FurtherWeights | None = None
+    trained: FurtherWeights | None = None
 
 
 class Contents(Usable):

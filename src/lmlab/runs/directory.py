@@ -4,6 +4,7 @@ config.yaml     what was composed, resolved
 run.json        status, step, metrics, fingerprint, versions, git commit
 checkpoints/    the newest few, by step, and best.ckpt
 metrics.csv     and TensorBoard's event files: the curves
+snapshots/      weights at the ends of cycles, with callbacks=snapshots
 projector/      its token embeddings, for TensorBoard
 sample.txt      the last text it made
 train.log       what was printed, and warnings
@@ -46,9 +47,12 @@ from lmlab.runs.provenance import git_commit, versions
 from lmlab.runs.record import Dumper, check_record, read_config, read_record, read_sample
 
 RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
+SNAPSHOTS = "snapshots"
 SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
 TOKENIZER = "tokenizer.json"
 METRICS, PROJECTOR, PROJECTOR_CONFIG = "metrics.csv", "projector", "projector_config.pbtxt"
+# What training had taken at each row of METRICS, in the words of RECORD.
+SPENT_COLUMNS = ("seconds", "tokens", "flops")
 EVENTS = "events.out.tfevents."  # how TensorBoard knows an event file
 FILES = (RECORD, CONFIG, SAMPLE, LOG, LOCK, TOKENIZER, METRICS, PROJECTOR_CONFIG)
 # The checkpoints that are ours to delete: by step, and Lightning's when SLURM takes the machine.
@@ -272,7 +276,18 @@ class RunDirectory:
 
     def checkpoints_by_step(self) -> dict[int, Path]:
         """Those that are called by their step."""
-        paths = (self.path / CHECKPOINTS).glob("step-*.ckpt")
+        return self._by_step(CHECKPOINTS)
+
+    def snapshot(self, step: int) -> Path:
+        """Where the weights of a cycle's end are kept."""
+        return self.path / SNAPSHOTS / f"step-{step:08}.ckpt"
+
+    def snapshots_by_step(self) -> dict[int, Path]:
+        """The weights of cycles' ends, the first one first."""
+        return dict(sorted(self._by_step(SNAPSHOTS).items()))
+
+    def _by_step(self, folder: str) -> dict[int, Path]:
+        paths = (self.path / folder).glob("step-*.ckpt")
         return {int(m[1]): path for path in paths if (m := STEP_CHECKPOINT.fullmatch(path.name))}
 
     def _requeued(self) -> list[Path]:
@@ -301,7 +316,7 @@ class RunDirectory:
         Raises:
             LabError: naming the first that is something else.
         """
-        for folder in (CHECKPOINTS, PROJECTOR):
+        for folder in (CHECKPOINTS, SNAPSHOTS, PROJECTOR):
             check_place(self.path / folder, self.path, is_folder=True)
         for name in FILES:
             check_place(self.path / name, self.path)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from lmlab.config.words.command_line import CommandLine
 
+AT_SNAPSHOTS = "@snapshots"
+
 
 def config_asked_for(cfg: DictConfig, given: dict[str, str]) -> Train:
     """The checked config of one run: what Hydra has composed, which is its current job, with the
@@ -214,7 +216,8 @@ def _checkpoint_named(typed: str, key: str) -> Parent:
 
 
 def _with_teachers(config: Train) -> Train:
-    """A folder of runs, such as a sweep's, stands for all of its runs."""
+    """A folder of runs, such as a sweep's, stands for all of its runs; <run>@snapshots for all
+    that it has."""
     typed = config.teacher and config.teacher.runs
     if not config.teacher or not typed:
         return config
@@ -229,10 +232,28 @@ def _with_teachers(config: Train) -> Train:
             if not inside:
                 raise LabError(f"teacher.runs={one}: there is no run in this folder")
             runs += [_checkpoint_named(str(path), "teacher.runs") for path in inside]
+        elif one.endswith(AT_SNAPSHOTS):
+            run = RunDirectory.open(one.removesuffix(AT_SNAPSHOTS), "teacher.runs")
+            steps = snapshots_of(run, f"teacher.runs={one}")
+            print_of_run = fingerprint(run.config)
+            runs += [Parent(run=str(run.path), step=s, fingerprint=print_of_run) for s in steps]
         else:
             runs.append(_checkpoint_named(one, "teacher.runs"))
     teacher = config.teacher.model_copy(update={"runs": runs})
     return config.model_copy(update={"teacher": teacher})
+
+
+def snapshots_of(run: RunDirectory, asked: str) -> dict[int, Path]:
+    """A run's snapshots by step, for what was `asked`.
+
+    Raises:
+        LabError: if it has none.
+    """
+    if not (snapshots := run.snapshots_by_step()):
+        raise LabError(
+            f"{asked}: {run.path} has no snapshots; train with schedule=cycles callbacks=snapshots"
+        )
+    return snapshots
 
 
 def foreign_parent(parent: Parent) -> Foreign | None:
@@ -254,7 +275,10 @@ def checkpoint_path(parent: Parent, key: str = "from") -> Path:
         LabError: if it is not there any more.
     """
     run = run_of(parent.run, key)
-    path = _steps(run).get(parent.step)
+    steps = _steps(run)
+    if key == "teacher.runs":  # which learns from weights alone
+        steps = run.snapshots_by_step() | steps
+    path = steps.get(parent.step)
     if path is None or fingerprint(run.config) != parent.fingerprint:
         raise LabError(f"{key}={parent.run}@{parent.step}: this checkpoint is gone")
     run.check_checkpoint(path)

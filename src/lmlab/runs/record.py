@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lmlab.bounds import CountOrZero
+from lmlab.config.stored import metrics_by_todays_names
 from lmlab.errors import LabError
 from lmlab.files import read_small
 
@@ -136,6 +137,8 @@ def read_record(path: Path) -> dict[str, Any]:
         raise LabError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict):
         raise LabError(f"{path} is not a run's record")
+    if isinstance(metrics := record.get("metrics"), dict):
+        record["metrics"] = metrics_by_todays_names(metrics)
     return record
 
 

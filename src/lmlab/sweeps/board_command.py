@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from lmlab.display.board import MOST_TICKED, count, start
+from lmlab.display.for_tensorboard.board import MOST_TICKED, count, start
 from lmlab.errors import LabError
 from lmlab.sweeps.board.plugin import BoardLoader
 from lmlab.sweeps.board.scan import Scan

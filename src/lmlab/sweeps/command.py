@@ -14,7 +14,11 @@ from lmlab.errors import LabError, is_too_long
 from lmlab.output import whole_output
 
 # What may be typed, and the column that it means.
-METRICS = {"val/loss_full": "val/loss_full", "val/bpc": "val/bpc", "best": "best val/loss"}
+METRICS = {
+    "val/loss_full": "val/loss_full",
+    "val/bpc_full": "val/bpc_full",
+    "best": "best val/loss",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -138,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metric",
         choices=METRICS,
-        help="what to sort and draw by (default: val/loss_full; val/bpc if tokens differ)",
+        help="what to sort and draw by (default: val/loss_full; val/bpc_full if tokens differ)",
     )
     parser.add_argument(
         "--by", metavar="KEY,…", help="print only the best setting for each value of these keys"

@@ -16,8 +16,8 @@ from lmlab.data.datamodule import EVAL_LOGITS, EVAL_TOKENS
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.models.contract import Hooks
+from lmlab.models.inside.torch_inside import uncompiled
 from lmlab.models.memory import Memory
-from lmlab.models.torch_inside import uncompiled
 from lmlab.tasks.items import Item
 
 SHORTEST_PREFIX = 8  # tokens: to read less than this twice is cheaper than to remember it

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lmlab.config.stored import metrics_by_todays_names
 from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import DivergedError
@@ -31,10 +32,9 @@ class Recorder(L.Callback):
         self.run, self.costs = run, Costs()  # until they are known
         self.metrics: dict[str, float] = {}
         self.step: int | None = None  # of the last evaluation within training
-        self._began = time.monotonic()
 
     def _spent(self, trainer: L.Trainer) -> Spent:
-        return self.costs.at(trainer.global_step, time.monotonic() - self._began)
+        return self.costs.now(trainer.global_step)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]
@@ -45,7 +45,8 @@ class Recorder(L.Callback):
         return {"metrics": self.metrics, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.metrics, self.step = state_dict["metrics"], state_dict["step"]
+        self.metrics = metrics_by_todays_names(state_dict["metrics"])
+        self.step = state_dict["step"]
         for metric in OF_THE_END:
             self.metrics.pop(metric, None)  # it is not the end any more
 

@@ -44,7 +44,7 @@ class EMA(L.Callback):
 
     def _begin(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         self.average = {
-            name: weights[name].detach().to(p.device, _sum_dtype(p), copy=True)
+            name: weights[name].detach().to(p.device, sum_dtype(p), copy=True)
             for name, p in model.named_parameters()
         }
 
@@ -95,6 +95,6 @@ class EMA(L.Callback):
             self._begin(module.model, checkpoint[EMA_KEY]["weights"])
 
 
-def _sum_dtype(parameter: Tensor) -> torch.dtype:
+def sum_dtype(parameter: Tensor) -> torch.dtype:
     """In bfloat16 a small step of an average would be rounded away."""
     return torch.promote_types(parameter.dtype, torch.float32)

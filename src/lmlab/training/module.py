@@ -336,30 +336,28 @@ class LanguageModule(L.LightningModule):
         sums = {m: reduce(own, reduce_op="sum").tolist() for m, own in self._sums.items()}
         self._sums.clear()
         metrics = {name: nats / n_tokens for name, (nats, n_tokens, _, _) in sums.items()}
-        shown = dict(metrics)
         for name in metrics.keys() & {"val/loss", "val/loss_full"}:
             # Nats per token, in bits, over the characters and the bytes that a token stands for.
             _, n_tokens, *amounts = sums[name]
-            for tag, amount in zip(("val/bpc", "val/bpb"), amounts, strict=True):
+            for unit, amount in zip(("bpc", "bpb"), amounts, strict=True):
                 if amount:  # none, where nobody knows what ids stand for
-                    shown[tag] = metrics[name] / math.log(2) / (amount / n_tokens)
+                    in_bits = metrics[name] / math.log(2) / (amount / n_tokens)
+                    metrics[name.replace("loss", unit)] = in_bits  # val/bpc, val/bpc_full
         for name, loss in metrics.items():
             if not math.isfinite(loss):
                 raise DivergedError(
                     f"{name} became {loss} at step {self.global_step} (last loss of training "
                     f"{self.last_loss:.4f}); {self.what_to_try()}"
                 )
+        self.metrics = dict(metrics)
         if not math.isnan(self.tokens_per_second):
-            shown["train/tokens_per_second"] = self.tokens_per_second
-        self.metrics = shown
-        # The curves of val/bpc and val/bpb belong to val/loss; the full pass is another protocol.
-        full = {f"{tag}_full": shown[tag] for tag in ("val/bpc", "val/bpb") if tag in shown}
-        full = full if "val/loss_full" in metrics else shown
-        self.write({**metrics, **full}, self.global_step)
+            self.metrics["train/tokens_per_second"] = self.tokens_per_second
+        of_the_end = "val/loss_full" in metrics  # behind training, whose speed was said
+        self.write(metrics if of_the_end else self.metrics, self.global_step)
         for logger in self.loggers:
             logger.save()  # an evaluation is when somebody may look
         # For callbacks that watch a metric. (All processes have the same: the means are shared.)
-        self.log_dict(shown, logger=False, sync_dist=self.trainer.world_size > 1)
+        self.log_dict(self.metrics, logger=False, sync_dist=self.trainer.world_size > 1)
 
     def on_validation_start(self) -> None:
         self._go_on_drawing()  # where no step was left to train, nothing else has seen to it

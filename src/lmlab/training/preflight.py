@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 from lmlab.config import build
 from lmlab.config.schema import Train
 from lmlab.errors import LabError, first_line, typed_line
-from lmlab.memory_limit import memory_bytes
 from lmlab.models.contract import Hooks
-from lmlab.models.torch_inside import in_eval_mode
+from lmlab.models.inside.memory_limit import memory_bytes
+from lmlab.models.inside.torch_inside import in_eval_mode
 from lmlab.runs.contents import on_shapes
 from lmlab.training.loss import Loss, both
 from lmlab.training.optimizers.configure import configure

@@ -7,7 +7,7 @@ import pytest
 from browsers import watched_page
 from playwright.sync_api import BrowserContext, Page
 
-from lmlab.display.board import start
+from lmlab.display.for_tensorboard.board import start
 from lmlab.sweeps.board import scan
 from lmlab.sweeps.board.plugin import BoardLoader
 

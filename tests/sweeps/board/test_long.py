@@ -26,7 +26,7 @@ SCRIPTS = Path(__file__).parents[3] / "scripts"
 SERVE = """
 import sys, time
 from pathlib import Path
-from lmlab.display.board import start
+from lmlab.display.for_tensorboard.board import start
 from lmlab.sweeps.board import scan
 from lmlab.sweeps.board.plugin import BoardLoader
 scan.SECONDS = float(sys.argv[2])

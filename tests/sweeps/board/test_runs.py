@@ -16,10 +16,10 @@ from sweeps.made import made
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from lmlab.display import summaries
-from lmlab.display.event_files import Records, numbered, record
+from lmlab.display.for_tensorboard import summaries
+from lmlab.display.for_tensorboard.event_files import Records, numbered, record
 from lmlab.files import read_small
-from lmlab.sweeps.board.shown import Shown, is_picture
+from lmlab.sweeps.board.single.shown import Shown, is_picture
 
 LAYER = "view/attention/layer_1"
 HOSTILE = "<script>alert(1)</script>\n\u202eright to left" + "x" * 5000

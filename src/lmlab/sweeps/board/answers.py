@@ -20,6 +20,7 @@ from lmlab.sweeps.report.sections import Column, Section
 from lmlab.sweeps.table.reading import RunFiles
 from lmlab.sweeps.table.settings import (
     BEST,
+    BPC,
     LOSS,
     METRICS,
     STATUSES,
@@ -258,7 +259,7 @@ def _losses(files: Sequence[RunFiles]) -> Iterable[tuple[float, str]]:
         if run.status == "done"
     }
     figures = [run.figures() for run in files if not run.diverged]
-    metric = LOSS if len(tokens) <= 1 else "val/bpc"
+    metric = LOSS if len(tokens) <= 1 else BPC
     done = [(f[metric], metric) for f in figures if f["status"] == "done"]
     rows = done or [(f[BEST], BEST) for f in figures]
     return [(value, name) for value, name in rows if finite(value) is not None]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.sweeps.board.answers import describe, drawn
-from lmlab.sweeps.board.one_run import about_run
 from lmlab.sweeps.board.scan import SeenRun, SeenSweep
+from lmlab.sweeps.board.single.one_run import about_run
 from lmlab.sweeps.figures.vega_script import vega_script
 from lmlab.sweeps.live.watched import told_by_runs
 from lmlab.sweeps.report.sections import Section

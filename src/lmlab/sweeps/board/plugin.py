@@ -15,8 +15,8 @@ from werkzeug import wrappers
 
 from lmlab.sweeps.board.answering import Answers, RefusedError
 from lmlab.sweeps.board.laws import Laws
-from lmlab.sweeps.board.of_runs import OfRuns
 from lmlab.sweeps.board.scan import Scan, SeenSweep
+from lmlab.sweeps.board.single.of_runs import OfRuns
 
 PREFIX = "/data/plugin/lmlab/"  # where TensorBoard has the routes of a plugin of this name
 FRONTEND = Path(__file__).parent / "frontend"

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import math
 import re
-from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from google.protobuf.message import DecodeError
 
 from lmlab.errors import LabError
-from lmlab.files import check_regular
+from lmlab.runs.directory import SPENT_COLUMNS
 from lmlab.sweeps.compare.differences import Measured
-from lmlab.sweeps.table.curves import read_curves, spent_at
+from lmlab.sweeps.table.curves import read_curves
 from lmlab.sweeps.table.settings import BPC, METRICS, Table
+from lmlab.sweeps.table.taken import spent_at
 from lmlab.sweeps.table.values import shown
 from lmlab.sweeps.table.words import what_is_counted
 
 UNITS = {"s": "seconds", "steps": "steps", "tokens": "tokens", "flops": "FLOPs"}
-SECONDS = "train/seconds"  # in the event files, at each evaluation
 STRAIGHT = "between two evaluations a curve is taken to be straight"
 
 
@@ -100,9 +97,9 @@ def _remarks(table: Table, unit: str) -> list[str]:
     remarks = [STRAIGHT]
     records = [table.files[run].record for run in table.runs.index[table.runs["counted"]]]
     if unit == "flops":
-        remarks.append("FLOPs: of products of matrices, forward and backward (train/flops)")
+        remarks.append("FLOPs: of products of matrices, forward and backward")
     if unit == "s":
-        remarks.append("seconds: of training to that point, evaluations included (train/seconds)")
+        remarks.append("seconds: of training to that point, evaluations included")
     return [*remarks, *what_is_counted(records)]
 
 
@@ -122,46 +119,9 @@ def _curves(table: Table, tag: str, unit: str) -> pd.DataFrame:
     """The curves of the runs that count, and of those that diverged as far as they go: columns run,
     `unit` and `tag`, in the order of steps."""
     runs = table.runs[table.runs["counted"] | table.runs["diverged"]]
-    curves = read_curves(runs, [tag]).dropna(subset=[tag])
+    curves = read_curves(runs, [tag, *SPENT_COLUMNS]).dropna(subset=[tag])
     if unit == "steps":
         curves[unit] = curves["step"]
-    elif unit in ("tokens", "flops"):
-        curves[unit] = spent_at(table, curves, unit)
     else:
-        times = {run: read_seconds(directory) for run, directory in runs["directory"].items()}
-        curves[unit] = [
-            times[run].get(step, math.nan)
-            for run, step in curves[["run", "step"]].itertuples(index=False)
-        ]
+        curves[unit] = spent_at(table, curves, "seconds" if unit == "s" else unit)
     return curves.dropna(subset=[unit]).sort_values(["run", "step"])[["run", unit, tag]]
-
-
-def read_seconds(directory: str) -> dict[int, float]:
-    """By step of each evaluation: seconds of training, from a run's event files.
-
-    What cannot be read is left out.
-    """
-    files = sorted(Path(directory).glob("*tfevents*"))
-    stamps = [(path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.is_file()]
-    return _seconds_in(directory, tuple(files), tuple(stamps))
-
-
-@lru_cache(4096)
-def _seconds_in(directory: str, files: tuple[Path, ...], _: object) -> dict[int, float]:
-    """Kept as long as the files are as they were. Only what holds the tag is looked into: the other
-    events, pictures and histograms among them, take fifty times as long."""
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    seconds = {}
-    try:
-        for path in files:
-            check_regular(path, within=Path(directory))
-            for content in RawEventFileLoader(str(path)).Load():
-                event = Event.FromString(content) if SECONDS.encode() in content else Event()
-                for value in event.summary.value:
-                    if value.tag == SECONDS:  # of one logged twice, the later
-                        seconds[event.step] = value.simple_value
-    except (OSError, ValueError, DecodeError):
-        return {}
-    return {step: value for step, value in seconds.items() if math.isfinite(value)}

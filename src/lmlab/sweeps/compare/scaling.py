@@ -141,7 +141,9 @@ def points_of(table: Table) -> tuple[pd.DataFrame, list[str]]:
         if key.startswith(("corpus", "tokenizer")):
             raise LabError(f"--fit: the runs differ in {key}, so their tokens are not the same")
     if table.metric == BEST:
-        raise LabError("--fit: give val/loss_full or val/bpc; a best loss is the best of several")
+        raise LabError(
+            "--fit: give val/loss_full or val/bpc_full; a best loss is the best of several"
+        )
     remarks = []
     diverged = table.settings.index[table.settings["diverged"] > 0]
     lost = table.runs["setting"].isin(diverged)

@@ -16,12 +16,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from lmlab.sweeps.compare.equal import read_seconds
+from lmlab.runs.directory import SPENT_COLUMNS
 from lmlab.sweeps.figures import charts, scales
 from lmlab.sweeps.figures.charts import Chart, Lines
 from lmlab.sweeps.figures.scales import Axis
-from lmlab.sweeps.table.curves import has_curves, read_curves, shared_steps, spent_at
+from lmlab.sweeps.table.curves import has_curves, read_curves, shared_steps
 from lmlab.sweeps.table.settings import Table, folded
+from lmlab.sweeps.table.taken import spent_at
 from lmlab.sweeps.table.values import canonical, ceiling, heading, is_number
 from lmlab.sweeps.table.words import setting_names
 
@@ -89,8 +90,8 @@ def curves_of(table: Table) -> Curves | None:
     runs = folded(table.runs)
     runs = runs[runs["directory"].map(has_curves).astype(bool) | runs["diverged"]]
     runs = runs[runs["setting"].isin(runs["setting"].unique()[: scales.MOST_DRAWN])]
-    tags = [LOSSES["val"], LOSSES["train"]]
-    values = read_curves(runs, tags).rename(columns=dict(zip(tags, ("val", "train"), strict=True)))
+    tags = {LOSSES[name]: name for name in ("val", "train")}
+    values = read_curves(runs, [*tags, *SPENT_COLUMNS]).rename(columns=tags)
     # A run without any keeps a row: no mean over the others is taken for one over all.
     has_any = values[["val", "train"]].notna().any(axis=1)
     values = values[has_any | ~values["run"].duplicated()].reset_index(drop=True)
@@ -100,21 +101,14 @@ def curves_of(table: Table) -> Curves | None:
     drawn = values[values["val"].notna() | values["train"].notna()]
     amounts = {
         "steps": values["step"].astype("float64"),
-        **{name: spent_at(table, values, name) for name in ("tokens", "flops")},
-        "seconds": _seconds(table, values),
+        **{name: spent_at(table, values, name) for name in SPENT_COLUMNS},
     }
+    values = values.drop(columns=list(SPENT_COLUMNS))
     for name, amount in amounts.items():
         known = amount[drawn.index]
         if known.notna().all() and known[drawn["step"] > 0].gt(0).all():
             values[name] = amount
     return Curves(table, values)
-
-
-def _seconds(table: Table, values: pd.DataFrame) -> pd.Series:
-    times = {run: read_seconds(table.runs.at[run, "directory"]) for run in values["run"].unique()}
-    pairs = values[["run", "step"]].itertuples(index=False)
-    seconds = [times[run].get(step, math.nan) for run, step in pairs]
-    return pd.Series(seconds, values.index, "float64")
 
 
 def loss_curves(curves: Curves, x: str = "steps", on_log: bool = False) -> Chart:

@@ -322,7 +322,7 @@ def _keep_failure(
     reason: str,
 ) -> None:
     """Leave a failure in the record and in the log; nothing that is done is touched."""
-    from lmlab.display.event_files import show_refused
+    from lmlab.display.for_tensorboard.event_files import show_refused
 
     with suppress(LabError, OSError):  # the disk may be what failed
         status = run.record.get("status")

@@ -221,7 +221,7 @@ def _is_alive(event: Event) -> bool:
 
 
 def _record_killed(journal: Journal, number: int) -> None:
-    from lmlab.display.event_files import show_killed
+    from lmlab.display.for_tensorboard.event_files import show_killed
 
     path = Path(str(journal.last[number].run))
     RunDirectory(path).update(status="killed", error=KILLED)

@@ -101,21 +101,6 @@ def shared_steps(curves: pd.DataFrame, tag: str) -> pd.DataFrame:
     return values[from_last % np.ceil(steps.transform("nunique") / MOST_POINTS) == 0]
 
 
-def spent_at(table: Table, curves: pd.DataFrame, quantity: str) -> pd.Series:
-    """The `tokens` or `flops` that training took to each point of some curves of a table's runs.
-
-    Each step of a run took as much; those of the run that it began from are counted as they were.
-    """
-    runs = table.runs.loc[curves["run"].unique()]
-    before = pd.DataFrame(
-        [table.files[i].before for i in runs.index], runs.index, ["step", quantity], "float64"
-    )
-    n_steps = runs["step"].astype("float64") - before["step"]
-    a_step = (runs[quantity].astype("float64") - before[quantity]) / n_steps
-    n = curves["step"] - curves["run"].map(before["step"])
-    return curves["run"].map(before[quantity]) + n * curves["run"].map(a_step)
-
-
 def has_curves(run_dir: str) -> bool:
     return Path(run_dir, METRICS).is_file()
 

@@ -84,7 +84,7 @@ class RunFiles:
         return {
             "seed": self.seed,
             "val/loss_full": _number(metrics.get("val/loss_full")),
-            "val/bpc": _number(metrics.get("val/bpc")),
+            "val/bpc_full": _number(metrics.get("val/bpc_full")),
             "best val/loss": _number(best.get("val/loss")),
             "seconds": seconds if seconds is not None and math.isfinite(seconds) else None,
             "step": _whole(self.record.get("step")),

@@ -29,7 +29,7 @@ class Metric(NamedTuple):
     protocol: str  # which tokens, in words; {full} and {evals} are filled in from the configs
 
 
-LOSS, BPC, BEST = "val/loss_full", "val/bpc", "best val/loss"
+LOSS, BPC, BEST = "val/loss_full", "val/bpc_full", "best val/loss"
 METRICS = {
     LOSS: Metric("nats per token", "{full}"),
     BPC: Metric("bits per character", "{full}"),
@@ -57,7 +57,7 @@ def runs_frame(folder: Path | str) -> pd.DataFrame:
     - seed: the seed
     - val/loss_full: nats per token, every token of val but the first predicted once; NaN until the
       run is done, and if it diverged
-    - val/bpc: the same in bits per character; of a run that is not done, at its last evaluation
+    - val/bpc_full: the same in bits per character
     - best val/loss: nats per token, the lowest of all evaluations so far
     - seconds: of training
     - step: optimizer steps so far

@@ -20,7 +20,7 @@ from tensorboard.data.provider import (
     TensorTimeSeries,
 )
 
-from lmlab.display.tensorboard_inside import (
+from lmlab.display.for_tensorboard.tensorboard_inside import (
     CUSTOM_SCALARS,
     HPARAMS,
     LAYOUT,

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 
-from lmlab.display.board import MOST_TICKED
+from lmlab.display.for_tensorboard.board import MOST_TICKED
 from lmlab.sweeps.board.scan import Scan, SeenRun, SeenSweep
 from lmlab.sweeps.kept import SEED_MEAN
 from lmlab.sweeps.table.curves import Curves, averaged, mean_curves, names_of_settings
@@ -23,7 +23,7 @@ from lmlab.sweeps.table.settings import BEST, BPC, LOSS, Table, fitting_metric
 SECONDS = 20.0  # between two looks at which runs are the best
 FOLDER = "mean"  # of the names of means, below that of their sweep
 # The figures of the leaderboard, by the tags that runs have at their end.
-AT_END = {LOSS: LOSS, BPC: "val/bpc_full", BEST: "val/loss_best", "seconds": "train/seconds"}
+AT_END = {LOSS: LOSS, BPC: BPC, BEST: "val/loss_best", "seconds": "train/seconds"}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -59,6 +60,11 @@ class Costs:
     tokens: int = 0
     flops: float | None = 0.0  # of model and teachers; None: nobody knows
     teacher_flops: float | None = 0.0
+    began: float = field(default_factory=time.monotonic)  # when the first of them did
+
+    def now(self, step: int) -> Spent:
+        """What was spent up to a step that has just been taken; pauses are no part of it."""
+        return self.at(step, time.monotonic() - self.began)
 
     def at(self, step: int, seconds: float = 0.0) -> Spent:
         """What was spent up to a step, `seconds` of it since the first.

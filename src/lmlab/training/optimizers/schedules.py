@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from lmlab.bounds import CountOrZero, Fraction
+from lmlab.bounds import Count, CountOrZero, Fraction
 
 
 def constant(step: int, max_steps: int, warmup_steps: CountOrZero = 0) -> float:
@@ -40,6 +41,42 @@ def linear(
     steps_down = warmdown * max_steps
     left = min(max((max_steps - step) / steps_down, 0.0), 1.0) if steps_down else 1.0
     return min(_warmup(step, warmup_steps), final + (1 - final) * left)
+
+
+def cycles(
+    step: int,
+    max_steps: int,
+    n_cycles: Count = 4,
+    first: Fraction | None = None,
+    top: Fraction = 1.0,
+    final: Fraction = 0.0,
+    warmup_steps: CountOrZero = 0,
+) -> float:
+    """Half a cosine down to `final`, again and again (Loshchilov & Hutter 2017, arXiv 1608.03983):
+    the first from the full rate over `first` of all steps (None: as long as the others), and
+    `n_cycles - 1` of equal length from `top`. At the end of each the weights are good ones.
+    """
+    first = 1 / n_cycles if first is None else first
+    end = max_steps * first if n_cycles > 1 else max_steps
+    if step < end:
+        height, done = 1.0, step / end
+    else:
+        height, done = top, (step - end) / (max_steps - end) * (n_cycles - 1) % 1.0
+    factor = final + (height - final) * 0.5 * (1 + math.cos(math.pi * done))
+    return min(_warmup(step, warmup_steps), factor)
+
+
+def ends_of_cycles(schedule: Callable[[int, int], float], max_steps: int) -> list[int]:
+    """After how many steps a rate that has fallen rises again, and the last of all: of a schedule
+    without cycles the last alone."""
+    ends, falls = [], False
+    before = schedule(0, max_steps)
+    for step in range(1, max_steps):
+        now = schedule(step, max_steps)
+        if falls and now > before:
+            ends.append(step)
+        falls, before = now < before or (falls and now == before), now
+    return [*ends, max_steps]
 
 
 def _warmup(step: int, warmup_steps: int) -> float:

@@ -22,10 +22,10 @@ from lmlab.files import read_small, write_atomically
 from lmlab.runs.checkpoint import Resumed, newest_whole, read_checkpoint, write_checkpoint
 from lmlab.runs.directory import TOKENIZER, RunDirectory
 from lmlab.runs.parents import checkpoint_path, foreign_parent, run_of
-from lmlab.training.branch import first_checkpoint, fitted
+from lmlab.training.beginning.branch import first_checkpoint, fitted
+from lmlab.training.beginning.restored import check_goes_on
 from lmlab.training.costs.spent import spent_at
 from lmlab.training.module import LanguageModule
-from lmlab.training.restored import check_goes_on
 
 MOST_TOKENIZER = 1 << 28  # bytes
 

@@ -11,8 +11,8 @@ from lmlab.sweeps.board.answering import Answers, RefusedError, as_json
 from lmlab.sweeps.board.scan import Scan, SeenRun
 
 if TYPE_CHECKING:
-    from lmlab.sweeps.board.shown import Shown
-    from lmlab.sweeps.board.side import Chosen
+    from lmlab.sweeps.board.single.shown import Shown
+    from lmlab.sweeps.board.single.side import Chosen
 
 MOST_SHOWN = 40  # runs of which it is remembered where their pictures stand
 Asked = Mapping[str, str]
@@ -29,7 +29,7 @@ class OfRuns:
 
     def run(self, asked: Asked) -> bytes:
         """Everything about the run `name`."""
-        from lmlab.sweeps.board.one_run import about_run, news_of
+        from lmlab.sweeps.board.single.one_run import about_run, news_of
 
         run, runs = self._run(asked.get("name", "")), self._scan.runs()
         return self._answers.made(
@@ -38,19 +38,19 @@ class OfRuns:
 
     def side(self, asked: Asked) -> bytes:
         """What differs between those in the list `name`."""
-        from lmlab.sweeps.board.side import about_side
+        from lmlab.sweeps.board.single.side import about_side
 
         return self._of_chosen("side", asked, about_side)
 
     def curves(self, asked: Asked) -> bytes:
         """Their losses while training, in one figure."""
-        from lmlab.sweeps.board.side import curves_of
+        from lmlab.sweeps.board.single.side import curves_of
 
         return self._of_chosen("curves", asked, curves_of)
 
     def kept(self, asked: Asked) -> bytes:
         """What those in the list `name` wrote and drew at one `step`, or the last that all have."""
-        from lmlab.sweeps.board.side import SETTING
+        from lmlab.sweeps.board.single.side import SETTING
 
         runs = [self._scan.run(word.removeprefix(SETTING)) for word in self._words(asked)]
         shown = [None if run is None else self._shown_by(run) for run in runs]
@@ -85,7 +85,7 @@ class OfRuns:
         return run
 
     def _words(self, asked: Asked) -> list[str]:
-        from lmlab.sweeps.board.side import words_in
+        from lmlab.sweeps.board.single.side import words_in
 
         try:
             return words_in(asked.get("name", ""))
@@ -95,7 +95,7 @@ class OfRuns:
     def _of_chosen(
         self, kind: str, asked: Asked, about: Callable[[Sequence[Chosen]], dict[str, Any]]
     ) -> bytes:
-        from lmlab.sweeps.board.side import SETTING, choose
+        from lmlab.sweeps.board.single.side import SETTING, choose
 
         words, sweeps = self._words(asked), self._scan.sweeps()
         version: list[Any] = []
@@ -109,7 +109,7 @@ class OfRuns:
         )
 
     def _shown_by(self, run: SeenRun) -> Shown:
-        from lmlab.sweeps.board.shown import Shown
+        from lmlab.sweeps.board.single.shown import Shown
 
         with self._remembering:
             shown = self._shown.pop(run.name, None) or Shown(run.path, self._scan.folder)

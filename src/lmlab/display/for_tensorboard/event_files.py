@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 
-from lmlab.display import summaries
+from lmlab.display.for_tensorboard import summaries
 from lmlab.files import open_to_append, open_to_read, remove, write_atomically
 from lmlab.runs.directory import EVENTS
 

@@ -17,7 +17,11 @@ import yaml
 
 from lmlab.config.stored import conf_dir
 from lmlab.config.targets import named
-from lmlab.display.tensorboard_inside import hparams_columns, hparams_end, hparams_row
+from lmlab.display.for_tensorboard.tensorboard_inside import (
+    hparams_columns,
+    hparams_end,
+    hparams_row,
+)
 from lmlab.errors import LabError
 from lmlab.models.contract import Hooks, n_head
 from lmlab.runs.record import Dumper

@@ -17,7 +17,7 @@ from lmlab.config.stored import with_todays_defaults
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import EMA_KEY
+from lmlab.runs.checkpoint import BESIDE
 from lmlab.runs.contents import (
     check_callbacks,
     check_continuable,
@@ -25,6 +25,7 @@ from lmlab.runs.contents import (
     check_weights,
     weights_of,
 )
+from lmlab.training.beginning.restored import check_beside
 from lmlab.training.costs.spent import KEY as SPENT
 from lmlab.training.costs.spent import Spent
 from lmlab.training.module import LanguageModule
@@ -50,9 +51,10 @@ def cropped(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
         name: _crop(value, shapes.get(name.removeprefix("model.")))
         for name, value in parent["state_dict"].items()
     }
-    if averaged := parent.get(EMA_KEY):
-        weights = {name: _crop(w, shapes.get(name)) for name, w in averaged["weights"].items()}
-        cropped[EMA_KEY] = {**averaged, "weights": weights}
+    for key in BESIDE:
+        if beside := parent.get(key):
+            weights = {name: _crop(w, shapes.get(name)) for name, w in beside["weights"].items()}
+            cropped[key] = {**beside, "weights": weights}
     optimizer = module.fresh_optimizer()
     names = {p: name for name, p in module.model.named_parameters()}
     order = [names[p] for group in optimizer.param_groups for p in group["params"]]
@@ -132,8 +134,7 @@ def fitted(
         raise LabError("from: a model without parameters takes no steps to go on with")
     try:
         check_weights(weights_of(parent), module.model)
-        if parent.get(EMA_KEY) is not None:
-            check_weights(parent[EMA_KEY]["weights"], module.model)
+        check_beside(parent, module.model)
         if _same_optimizer(parent, module):
             check_optimizer_state(parent["optimizer_states"], module.fresh_optimizer)
         check_callbacks(parent["callbacks"], [c for c in callbacks if _keeps_its_state(c)])

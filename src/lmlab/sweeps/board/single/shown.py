@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from lmlab.display.event_files import CHECKSUM, records_in
-from lmlab.display.summaries import as_typed
+from lmlab.display.for_tensorboard.event_files import CHECKSUM, records_in
+from lmlab.display.for_tensorboard.summaries import as_typed
 from lmlab.files import open_to_read
 from lmlab.runs.directory import EVENTS
 from lmlab.sweeps.board.rows import cut

@@ -9,7 +9,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from lmlab.display.tensorboard_inside import plugins, program
+from lmlab.display.for_tensorboard.tensorboard_inside import plugins, program
 from lmlab.errors import LabError
 from lmlab.runs.directory import EVENTS
 

@@ -19,9 +19,9 @@ from lmlab.config.trust import check_stored
 from lmlab.console import say
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
-from lmlab.models.document_mask import keep_within
+from lmlab.models.inside.document_mask import keep_within
 from lmlab.runs import contents
-from lmlab.runs.checkpoint import EMA_KEY, load_averaged, naming_checkpoint, newest, read_checkpoint
+from lmlab.runs.checkpoint import BESIDE, load_averaged, naming_checkpoint, newest, read_checkpoint
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.preflight import check_logits, model_on_meta
 
@@ -54,9 +54,19 @@ def check_goes_on(
             f"{module.max_steps}"
         )
     _load(model, checkpoint)
-    if checkpoint.get(EMA_KEY) is not None:
-        contents.check_weights(checkpoint[EMA_KEY]["weights"], model)
+    check_beside(checkpoint, model)
     check_gathered(checkpoint, module, callbacks)
+
+
+def check_beside(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
+    """Whether averages of a checkpoint's, and weights that they stand for, fit a model.
+
+    Raises:
+        LabError: if they do not.
+    """
+    for key in BESIDE:
+        if checkpoint.get(key) is not None:
+            contents.check_weights(checkpoint[key]["weights"], model)
 
 
 def check_gathered(

@@ -1,0 +1,1 @@
+"""Where a run begins: anew, where it was, or at the end of another."""

@@ -1,0 +1,1 @@
+"""What is meant for many passes over little text: each a callback or a loss of its own."""
