@@ -46,8 +46,9 @@ def _attempt(options: argparse.Namespace, docs: Path, commit: str | None) -> Non
         check_new(rows, budget.name, recipe.fingerprint)
         if commit is None or commit.endswith("-dirty"):
             raise LabError("a row names the commit that repeats it: commit your changes first")
-    rehearsed = "rehearsal-" if recipe.is_rehearsal else ""
-    folder = options.folder / f"{rehearsed}{budget.name}-{recipe.fingerprint}"
+    # Seeds of one commit: after another, all begin anew.
+    kind = "rehearsal" if recipe.is_rehearsal else str(commit)[:8]
+    folder = options.folder / f"{budget.name}-{recipe.fingerprint}-{kind}"
     say(f"{recipe}: {options.seeds} seeds in {folder}")
     seeds = list(seeds_of(recipe, budget, folder, options.seeds, options.threads))
     if recipe.is_rehearsal:

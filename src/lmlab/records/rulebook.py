@@ -103,8 +103,8 @@ def _rules(stage: Train) -> Sequence[tuple[str, bool, str]]:
 def _no_network(stage: Train) -> str | None:
     """What of a model is no network, or is several."""
     from lmlab.config import build
-    from lmlab.models.counts import Counts
     from lmlab.models.ensemble import Ensemble
+    from lmlab.models.inside.counts import Counts
     from lmlab.models.ngram import NGram
 
     vocab_size = 65
