@@ -26,7 +26,7 @@ class GridSweeper(LabSweeper):
         from lmlab.sweeps.launch.before import EndedBefore
         from lmlab.sweeps.launch.launching import finish, launch
         from lmlab.sweeps.launch.pool import pool_of
-        from lmlab.sweeps.launch.preparing import check_multirun, prepare
+        from lmlab.sweeps.launch.preparing import check_jobs, check_multirun, make_sweep
         from lmlab.sweeps.launch.slurm import submit
         from lmlab.sweeps.launch.work import work_of
 
@@ -38,7 +38,8 @@ class GridSweeper(LabSweeper):
 
             return race_grid(self.config, self.loader, self.launcher, arguments, jobs)
         with pool_of(self.launcher, len(jobs)) as pool:
-            sweep_dir = prepare(self.config, self.loader, len(jobs), jobs, pool=pool)
+            check_jobs(self.config, self.loader, arguments, jobs, pool=pool)
+            sweep_dir = make_sweep(self.config)
             if self.config.sweep.wait or self.config.dry_run:
                 work = work_of(self.config, self.loader, jobs, pool)
                 before = EndedBefore(self.config, self.loader, sweep_dir, arguments)

@@ -72,6 +72,19 @@ def board() -> None:
     main()
 
 
+def docs() -> None:
+    """Where the pages are that tell how it is used."""
+    beside = conf_dir().parent  # of a checkout; a wheel has none
+    site, pages = beside / "outputs/site/index.html", beside / "docs"
+    with whole_output():
+        if site.is_file():
+            print(site.as_uri())
+        elif pages.is_dir():
+            print(f"{pages}: the pages as they are written; make docs shows them with search")
+        else:
+            print("the pages are in docs/ of the lab's repository; --help has every key")
+
+
 def show() -> None:
     """The result of a run, what it writes like, and what can be done next."""
     from lmlab.runs.directory import RunDirectory
@@ -114,7 +127,7 @@ def export() -> None:
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
-    entry.__name__: entry for entry in (train, sweep, evaluate, generate, export, board, show)
+    entry.__name__: entry for entry in (train, sweep, evaluate, generate, export, board, show, docs)
 }
 
 
@@ -126,10 +139,12 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
         from lmlab.sweeps.launch.job import train_job
 
         return train_job(cfg, swept)
+    from lmlab.config.check import plain_of
+    from lmlab.data.corpus import check_is_there
     from lmlab.runs.parents import config_asked_for
 
     if not given.keys() & {"run", "from"} and cfg["resume"] is None:
-        _look_for_text(cfg)
+        check_is_there(plain_of(cfg))
     config = config_asked_for(cfg, given)
     if config.dry_run:
         from lmlab.core.plan import plan
@@ -147,44 +162,28 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
     return run.record["metrics"]["val/loss_full"]
 
 
-def _look_for_text(cfg: DictConfig) -> None:
-    """Say that a text is not there before torch and Lightning are imported, which takes seconds."""
-    from lmlab.config.build import part
-    from lmlab.config.check import check_plain, plain_of
-    from lmlab.config.schema import Train
-    from lmlab.data.corpus import Corpus
-
-    config = check_plain(plain_of(cfg), Train, parts=("corpus",))
-    # Others may take long to make, and ours without a path may have to be fetched.
-    if str(config.corpus["_target_"]).startswith("lmlab.data.") and config.corpus.get("path"):
-        part(config.corpus, "corpus", Corpus)
-
-
 def _evaluate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab.config import schema
-    from lmlab.config.check import check
+    from lmlab.config import check, schema
 
-    config = check(cfg, schema.Evaluate, **given)
+    config = check.check(cfg, schema.Evaluate, **given)
     from lmlab.core.evaluate import evaluate
 
     evaluate(config)
 
 
 def _generate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab.config import schema
-    from lmlab.config.check import check
+    from lmlab.config import check, schema
 
-    config = check(cfg, schema.Generate, **given)
+    config = check.check(cfg, schema.Generate, **given)
     from lmlab.core.generate import write
 
     write(config)
 
 
 def _export(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
-    from lmlab.config import schema
-    from lmlab.config.check import check
+    from lmlab.config import check, schema
 
-    config = check(cfg, schema.Export, **given)
+    config = check.check(cfg, schema.Export, **given)
     from lmlab.core.export import export
 
     export(config)
@@ -235,13 +234,16 @@ def _show(run: RunDirectory) -> None:
 
 def _prompt(run: RunDirectory) -> str:
     """A prompt of characters that the run's text has: its sample began with it, or Shakespeare."""
+    from lmlab.console import console
     from lmlab.data.tokenizer import END_SHOWN
 
     corpus = run.config["corpus"]["_target_"]
     if re.fullmatch(r"lmlab\.data\.corpus\.\w*shakespeare\w*", corpus) and not run.config["from"]:
         return ' prompt="ROMEO:"'
     sample = (run.sample or "").replace(END_SHOWN, " ")
-    words = [word for word in sample.split() if word.isprintable()]
+    # As it can be typed again: an ASCII terminal shows other letters as escapes.
+    here = (console.encoding, "ignore")
+    words = [w for w in sample.split() if w.isprintable() and w.encode(*here).decode(here[0]) == w]
     return f" {shlex.quote(f'prompt={words[0][:20]}')}" if words else ""
 
 

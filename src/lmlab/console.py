@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
@@ -193,24 +193,21 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-@contextmanager
-def bytes_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+Advance = Callable[[int], None]  # told how much more is done
+
+
+def bytes_progress(what: str, total: int) -> AbstractContextManager[Advance]:
     """For work counted in bytes: a bar in a terminal, else one plain line if it takes a second."""
-    with _progress(what, total, DownloadColumn(), f"{total / 1e6:,.0f} MB to read") as advance:
-        yield advance
+    return _progress(what, total, DownloadColumn(), f"{total / 1e6:,.0f} MB to read")
 
 
-@contextmanager
-def count_progress(what: str, total: int, of_what: str) -> Iterator[Callable[[int], None]]:
+def count_progress(what: str, total: int, of_what: str) -> AbstractContextManager[Advance]:
     """The same for anything else that is counted."""
-    with _progress(what, total, MofNCompleteColumn(), f"{total:,} {of_what}") as advance:
-        yield advance
+    return _progress(what, total, MofNCompleteColumn(), f"{total:,} {of_what}")
 
 
 @contextmanager
-def _progress(
-    what: str, total: int, column: ProgressColumn, amount: str
-) -> Iterator[Callable[[int], None]]:
+def _progress(what: str, total: int, column: ProgressColumn, amount: str) -> Iterator[Advance]:
     columns = (TextColumn("{task.description}"), BarColumn(), column)
     console = current_console()
     progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmlab.data.plays import TINY_PLAYS, all_plays, correct, nine_plays, play_to_text
+from lmlab.data.sources.plays import TINY_PLAYS, all_plays, correct, nine_plays, play_to_text
 from lmlab.errors import LabError
 
 TINY_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"

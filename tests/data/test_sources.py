@@ -21,7 +21,7 @@ from lmlab.data.bpe import BPETokenizer
 from lmlab.data.corpus import Corpus, from_files
 from lmlab.data.pieces import END
 from lmlab.data.sources import documents, records
-from lmlab.data.sources.documents import Told
+from lmlab.data.sources.documents import Listener
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 from lmlab.data.tokens import TokenizedCorpus, tokenize
 from lmlab.errors import LabError
@@ -45,8 +45,8 @@ def jsonl(path: Path, texts: list[Any] = TEXTS) -> str:
     return str(path)
 
 
-def documents_of(read: Corpus, told: Told | None = None) -> list[str]:
-    text = "".join(read.pieces(told or Told()))
+def documents_of(read: Corpus, told: Listener | None = None) -> list[str]:
+    text = "".join(read.pieces(told or Listener()))
     return text.split(END)[:-1]
 
 
@@ -81,7 +81,7 @@ def test_every_kind_of_file_also_compressed(
     read = from_files(str(path), documents="files" if suffix == ".txt" else None)
     told: list[int] = []
     expected = TEXTS[1:2] if suffix == ".txt" else TEXTS
-    assert documents_of(read, Told(progress=told.append)) == expected
+    assert documents_of(read, Listener(progress=told.append)) == expected
     assert sum(told) == read.n_bytes == path.stat().st_size
 
 
@@ -303,7 +303,7 @@ def test_a_broken_line_is_named_or_left_out(
     assert str(error.value).endswith("; corpus.skip_broken=true leaves out what is broken")
     left_out: list[LabError] = []
     read = from_files(str(path), skip_broken=True)
-    assert documents_of(read, Told(broken=left_out.append)) == ["whole", "whole"]
+    assert documents_of(read, Listener(broken=left_out.append)) == ["whole", "whole"]
     assert len(left_out) == 1
 
 
@@ -326,7 +326,7 @@ def test_a_damaged_file_is_named_and_what_stood_before_kept(
     with pytest.raises(LabError, match=rf"a\.jsonl\{suffix},? {what}"):
         documents_of(from_files(str(path)))
     left_out: list[LabError] = []
-    kept = documents_of(from_files(str(path), skip_broken=True), Told(broken=left_out.append))
+    kept = documents_of(from_files(str(path), skip_broken=True), Listener(broken=left_out.append))
     assert left_out
     if damage != "altered":  # which may change a letter and be noticed only at the end
         assert kept == texts[: len(kept)]

@@ -1,6 +1,5 @@
 """What a report leaves in a folder, and what it leaves alone."""
 
-import base64
 import json
 import os
 import shutil
@@ -75,9 +74,7 @@ def test_a_report_at_the_end_has_what_was_asked_before(folder):
     assert '"curves": {' in page
 
 
-OWN = ["plots/mine.png", "plots/notes/a.txt", "_seed-mean/notes.txt", "leaderboard.txt"]
-OWN += ["_seed-mean/model=head/mine", "_seed-mean/other/events.out.tfevents.1.me"]
-MEAN = "_seed-mean/model=head/events.out.tfevents.1"
+OWN = ["plots/mine.png", "plots/notes/a.txt", "leaderboard.txt", "other/events.out.tfevents.1.me"]
 
 
 def test_what_is_somebody_s_own_is_neither_deleted_nor_replaced(folder, capsys):
@@ -98,17 +95,6 @@ def test_what_is_somebody_s_own_is_neither_deleted_nor_replaced(folder, capsys):
     assert drawn.read_bytes() == b"drawn by hand"
 
 
-def test_the_mean_curves_that_an_earlier_report_wrote_go(folder):
-    report(folder)
-    record = json.loads((folder / kept.RECORD).read_text())
-    record["files"][MEAN] = [kept.digest(b"curves")]
-    (folder / kept.RECORD).write_text(json.dumps(record))
-    (folder / MEAN).parent.mkdir(parents=True)
-    (folder / MEAN).write_bytes(b"curves")
-    report(folder)
-    assert not (folder / "_seed-mean").exists()
-
-
 def test_nothing_is_replaced_that_was_there_before_the_first_report(folder):
     names = ["report.html", "leaderboard.csv", "plots/curves.png", "scaling.csv"]
     (folder / "plots").mkdir()
@@ -119,35 +105,11 @@ def test_nothing_is_replaced_that_was_there_before_the_first_report(folder):
     assert (folder / "leaderboard.md").is_file()
 
 
-def test_a_report_of_before_there_was_a_record_is_known_by_its_page(folder):
-    report(folder)
-    (folder / kept.RECORD).unlink()
-    for path in folder.glob("plots/*.svg"):  # which there were none of, then
-        path.unlink()
-    pngs = [base64.b64encode(path.read_bytes()).decode() for path in folder.glob("plots/*.png")]
-    (folder / MEAN).parent.mkdir(parents=True)
-    (folder / MEAN).write_bytes(b"curves")
-    images = "".join(f'<img src="data:image/png;base64,{png}">' for png in pngs)
-    (folder / "report.html").write_text(f"{images}<h2>again</h2>")
-    (folder / "plots/mine.png").write_bytes(b"mine")
-    for run in list(folder.glob("job-*"))[1:]:
-        shutil.rmtree(run)
-    report(folder)
-    assert not (folder / "_seed-mean").exists()
-    assert {path.name for path in (folder / "plots").iterdir()} == {
-        *("curves.png", "curves.svg", "mine.png"),
-    }
-    assert (folder / "leaderboard.md").read_text().count("\n|") == 3
-
-
 def test_nothing_is_written_or_deleted_through_a_link_out_of_the_folder(folder, tmp_path):
     report(folder)
-    (folder / MEAN).parent.mkdir(parents=True)
-    (folder / MEAN).write_bytes(b"curves")
     outside = tmp_path / "outside"
-    for name in ("plots", "_seed-mean"):
-        shutil.move(folder / name, outside / name)
-        (folder / name).symlink_to(outside / name)
+    shutil.move(folder / "plots", outside / "plots")
+    (folder / "plots").symlink_to(outside / "plots")
     shutil.move(folder / "report.html", outside)
     (folder / "report.html").symlink_to(outside / "report.html")
     for run in list(folder.glob("job-*"))[1:]:

@@ -249,15 +249,6 @@ def test_of_the_best_runs_alone_the_others_are_asked_for_in_no_tab(folder):
     assert [name for name, *_ in tabs.hparams()] == of_means
 
 
-def test_means_that_an_earlier_report_wrote_are_not_shown_twice(folder):
-    for where in ("rates/_seed-mean/model=a", "_seed-mean/model=a", "rates/_seed-mean"):
-        (folder / where).mkdir(parents=True, exist_ok=True)
-        write_summaries(numbered(folder / where, 1), [ending("done")])
-    names = {run.run_name for run in Tabs(folder).ask("list_runs")}
-    # Those of a folder that is no sweep have no others in their place.
-    assert {name for name in names if "_seed" in name} == {"_seed-mean/model=a", "rates/_seed-mean"}
-
-
 def test_what_is_used_of_tensorboards_inside_is_there():
     inside = tensorboard_inside
     assert inside.SCALARS == scalars.PLUGIN_NAME

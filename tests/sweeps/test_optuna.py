@@ -132,19 +132,19 @@ def test_hopeless_trials_are_pruned_while_they_train(search, lab, tmp_path):
 
 
 def test_failed_trials_are_told_so_counted_and_tried_again_when_asked(search, tmp_path):
-    words = ["model=gpt", "model.n_layer=1", "model.n_head=2", "model.n_embd=8,9"]
+    words = ["data.block_size=8,99999"]
     words += ["optimizer.lr=1e-3", "seed=1", "hydra/sweeper/sampler=grid", "trainer.max_steps=1"]
     status, _, err = search("a", *words)
     assert status == 2
     assert "1 of 2 jobs failed; hydra.sweeper.retry_failed=true tries them again" in err
     folder = tmp_path / "outputs/sweeps/a"
-    by_size = {trial.params["model.n_embd"]: trial.state for trial in trials(folder)}
-    assert by_size == {"8": TrialState.COMPLETE, "9": TrialState.FAIL}
+    by_size = {trial.params["data.block_size"]: trial.state for trial in trials(folder)}
+    assert by_size == {"8": TrialState.COMPLETE, "99999": TrialState.FAIL}
 
     assert search("a", *words)[0] == 0  # nothing is left to do
     assert len(trials(folder)) == 2
     assert search("a", *words, "hydra.sweeper.retry_failed=true")[0] == 2
-    assert [trial.params["model.n_embd"] for trial in trials(folder)][2:] == ["9"]
+    assert [trial.params["data.block_size"] for trial in trials(folder)][2:] == ["99999"]
 
 
 def test_a_loss_that_is_not_finite_is_a_failure(search, tmp_path):

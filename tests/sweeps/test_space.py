@@ -60,11 +60,15 @@ def test_a_job_spells_its_values_exactly(parse):
     assert job == ["fixed=1", "lr=0.30000000000000004", "n=2", "betas=[0.9,0.99]"]
 
 
-def test_examples_hold_every_choice(parse):
-    examples = list(parse("model=bigram,head,gpt", "lr=interval(1,2)", "n=4,5").examples())
-    assert {"model=bigram", "model=head", "model=gpt", "n=4", "n=5", "lr=1.0"} == set().union(
-        *examples
-    )
+def test_examples_hold_every_choice_and_both_ends(parse):
+    words = ["model=bigram,head,gpt", "lr=interval(1,2)", "n=4,5", "k=range(1,1000000000,2)"]
+    examples = list(parse(*words).examples())
+    assert set().union(*(example.words for example in examples)) == {
+        *("model=bigram", "model=head", "model=gpt", "n=4", "n=5"),
+        *("lr=1.0", "lr=2.0", "k=1", "k=999999999"),
+    }
+    (open_keys,) = (example.open_keys for example in examples if "lr=2.0" in example.words)
+    assert open_keys == {"model", "n", "k"}
 
 
 def test_the_grid_is_every_value(parse):

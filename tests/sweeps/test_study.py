@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from lmlab.config.words.axes import Axes
 from lmlab.errors import LabError
 from lmlab.sweeps.search.space import Space
-from lmlab.sweeps.search.storage import open_storage, storage_in
+from lmlab.sweeps.search.storage import open_storage
 from lmlab.sweeps.search.study import (
     FILES,
     NAME,
@@ -262,19 +262,3 @@ def test_the_name_of_a_dead_process_is_no_path(tmp_path):
     with opened(tmp_path) as study:
         assert [trial.number for trial in study.take(1, 1, sampler)] == [0]
     assert (tmp_path / "mine.lock").exists()
-
-
-@STORAGES
-def test_a_study_goes_on_with_what_it_began_with(tmp_path, storage):
-    tpe = {"_target_": "optuna.samplers.TPESampler", "multivariate": None}
-    older = tmp_path / "older"
-    older.mkdir()
-    with storage_in(older / FILES[storage]) as in_file:  # as an earlier lmlab left it
-        optuna.create_study(study_name=NAME, storage=in_file).set_user_attr("about", {})
-    for folder, jointly in ((older, False), (tmp_path / "new", None)):
-        folder.mkdir(exist_ok=True)
-        for _ in range(2):
-            with opened(folder, storage) as study:
-                assert study.as_it_began(tpe)["multivariate"] is jointly
-                assert study.as_it_began({**tpe, "multivariate": True})["multivariate"] is True
-                assert study.as_it_began({"_target_": "x"}) == {"_target_": "x"}

@@ -276,7 +276,6 @@ def test_only_runs_are_found_wherever_they_are(tmp_path):
     (inner / "checkpoints/run.json").parent.mkdir()
     (inner / "checkpoints/run.json").write_text("{}")
     made(tmp_path / ".hidden", {"seed": 2})
-    (tmp_path / "_seed-mean/model=head").mkdir(parents=True)
     assert len(read([tmp_path])[0]) == 2
     assert len(read([tmp_path, tmp_path / "alone", inner])[0]) == 2  # none twice
     with pytest.raises(LabError, match="no such directory"):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from hydra.utils import get_object
 
 from lmlab.config.instantiate import instantiate, is_recursive
-from lmlab.config.targets import named
-from lmlab.errors import LabError
+from lmlab.config.targets import class_name, named
+from lmlab.errors import LabError, first_line
 from lmlab.models.contract import give_sizes
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def part(node: dict[str, Any], key: str, kind: type, **more: Any) -> Any:
         raise LabError(f"{key}._partial_=True: {node['_target_']} is made at once; leave it out")
     made = _part(node, key, kind, more)
     if not isinstance(made, kind):
-        wanted = f"{kind.__module__}.{kind.__qualname__}"
+        wanted = class_name(kind)
         raise LabError(f"{key}: {node['_target_']} has to make a {wanted}; it returns {made!r:.80}")
     return made
 
@@ -62,14 +62,15 @@ def unmade(node: dict[str, Any], key: str, kind: type) -> partial[Any]:
 def _part(node: dict[str, Any], key: str, kind: type, more: dict[str, Any]) -> Any:
     for target_key, target in targets(node, key):
         if not _makes(target, kind):
-            raise LabError(f"{target_key}={target}: not a {kind.__module__}.{kind.__qualname__}")
+            raise LabError(f"{target_key}={target}: not a {class_name(kind)}")
     try:
         return instantiate(node, get_object, **more)
     except LabError:
         raise
     except REFUSALS as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LabError(f"{key}: {node.get('_target_')} cannot be made: {said}") from error
+        raise LabError(
+            f"{key}: {node.get('_target_')} cannot be made: {first_line(error)}"
+        ) from error
 
 
 def targets(node: Any, key: str) -> Iterator[tuple[str, str]]:

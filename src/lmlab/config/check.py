@@ -15,7 +15,7 @@ from lmlab.config.fingerprint import under
 from lmlab.config.origins import brought
 from lmlab.config.slips import called_here, nearest, several_values
 from lmlab.config.targets import UNKNOWN_ARGUMENT
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
 
 # What is checked first is what needs no import; then what needs torch; last, what needs Lightning,
 # which takes twice as long.
@@ -64,7 +64,7 @@ def plain_of(cfg: DictConfig, **given: Any) -> Any:
             plain = OmegaConf.to_container(cfg, resolve=True)
     except (OmegaConfBaseException, RecursionError) as error:
         key = getattr(error, "full_key", None) or "config"
-        raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
+        raise LabError(f"{key}: {first_line(error)}") from error
     return {**plain, **given} if isinstance(plain, dict) else plain
 
 
@@ -115,20 +115,20 @@ def _explain(error: ValidationError, plain: dict[Any, Any]) -> str:
     key, value = _place(first, plain)
     if first["type"] in UNKNOWN:
         unknown = [_place(p, plain) for p in problems if p["type"] in UNKNOWN]
-        if said := brought(unknown, len(problems) - len(unknown)):
-            return said
+        if other_version := brought(unknown, len(problems) - len(unknown)):
+            return other_version
     more = len({k for k, _ in (_place(p, plain) for p in problems) if not under(key, (k,))})
     tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
     if first["type"] in UNKNOWN:
         return f"unknown key {key}={_short(value)}{_instead(key, first, plain)}{tail}"
     if first["type"] == "missing":
         return f"{key} is missing{tail}"
-    said = first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
+    message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
     if not key:  # a rule between keys, which names them itself
-        return said + tail
+        return message + tail
     several = several_values(value)
     as_sweep = f"; several values are a sweep: -m {key}={several}" if several else ""
-    return f"{key}={_short(value)}: {said[0].lower()}{said[1:]}{as_sweep}{tail}"
+    return f"{key}={_short(value)}: {message[0].lower()}{message[1:]}{as_sweep}{tail}"
 
 
 def _short(value: Any) -> str:

@@ -46,26 +46,25 @@ def fingerprint(config: dict[str, Any]) -> str:
 
 def determining(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that determines the result: dotted keys and their values."""
-    found = as_written_first(
+    settings = as_written_first(
         (key, value) for key, value in leaves(config) if not under(key, NOT_IN_FINGERPRINT)
     )
-    teachers = found.get("teacher.runs")
+    teachers = settings.get("teacher.runs")
     if isinstance(teachers, list) and teachers:  # as of a parent
-        found["teacher.runs"] = [
+        settings["teacher.runs"] = [
             {key: value for key, value in run.items() if key != "run"}
             if isinstance(run, dict)
             else run
             for run in teachers
         ]
-    optimizer = config.get("optimizer")
-    rules = optimizer.get("rules") if isinstance(optimizer, dict) else None
+    rules = value_at(config, "optimizer.rules")
     rules = rules if isinstance(rules, dict) else {}
     for name in (name for name, rule in rules.items() if rule is None):
-        found.pop(f"optimizer.rules.{name}", None)  # it is turned off
-    found.pop("optimizer.rules", None)  # none at all
+        settings.pop(f"optimizer.rules.{name}", None)  # it is turned off
+    settings.pop("optimizer.rules", None)  # none at all
     if on := [name for name, rule in rules.items() if rule is not None]:
-        found["optimizer.rules"] = on  # the first that matches wins, and keys have no order
-    return found
+        settings["optimizer.rules"] = on  # the first that matches wins, and keys have no order
+    return settings
 
 
 def _compared(config: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +116,13 @@ def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def value_at(tree: Any, key: str) -> Any:
+    """The value at a dotted key of whatever was stored; None where there is none."""
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
 
 
 def under(key: str, roots: tuple[str, ...]) -> bool:

@@ -171,7 +171,7 @@ class Eval(Node):
 class Checkpoint(Node):
     every: Count | None
     minutes: Positive | None
-    keep: Count
+    keep: CountOrZero
 
 
 class Trainer(Node):

@@ -38,7 +38,7 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 
 from lmlab.bounds import Divides, Given
 from lmlab.config.instantiate import HYDRAS
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
 
 UNKNOWN_ARGUMENT = "unknown_argument"  # the type of that error
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -95,8 +95,8 @@ class Target:
             typed_dict = self._typed_dict(arguments, tuple(node), "_args_" in node)
             checked: dict[str, Any] = typed_dict.validate_python(dict(node), context={"in": nodes})
         except (TypeError, RuntimeError) as error:  # a bound that does not go with its type
-            target, reason = node["_target_"], str(error).splitlines()[0]
-            raise LabError(f"{self.key}: the annotations of {target}: {reason}") from error
+            about = f"{self.key}: the annotations of {node['_target_']}"
+            raise LabError(f"{about}: {first_line(error)}") from error
         for name, parameter in arguments.parameters.items():
             if name in checked:
                 _check_divides(name, parameter.annotation, (*around, (self.key, checked)))
@@ -179,6 +179,11 @@ def _check_divides(name: str, annotation: Any, nodes: Nodes) -> None:
             raise _problem("undivided", f"{key}.{whole}={size} is not divisible by it", name, n)
 
 
+def class_name(kind: type) -> str:
+    """Where a class is found: `package.module.Name`."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def named(target: str) -> Any:
     """The class or function that a `_target_` names.
 
@@ -194,7 +199,7 @@ def named(target: str) -> Any:
         return get_object(target)
     except (Exception, SystemExit) as error:  # whatever importing somebody's module raises
         cause = error.__cause__ or error
-        reason = str(cause).partition("\n")[0] or type(cause).__name__
+        reason = first_line(cause)
         module, _, name = target.rpartition(".")
         if close := difflib.get_close_matches(name, dir(sys.modules.get(module)), n=1):
             reason += f"; did you mean {module}.{close[0]}?"

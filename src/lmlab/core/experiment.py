@@ -35,7 +35,7 @@ from lmlab.training.beginning.start import Start
 from lmlab.training.lightning_inside import sees_batches
 from lmlab.training.loss import CrossEntropy, Distillation, Loss
 from lmlab.training.module import LanguageModule
-from lmlab.training.optimizers.configure import check_optimizer
+from lmlab.training.optimizers.configure import configure
 from lmlab.training.optimizers.parametrisation import Factors, parametrisation_of, scale_weights
 from lmlab.training.optimizers.rules import MakeOptimizer, Rule, Schedule, n_inside, rules_of
 from lmlab.training.processes.stopping import Stop
@@ -74,7 +74,8 @@ class Parts:
         factors = parametrisation_of(config.parametrisation).factors(model, config.model)
         scale_weights(factors)
         optimizer, rules = build.optimizer(config.optimizer), rules_of(config.optimizer)
-        check_optimizer(model, optimizer, rules, factors)
+        if any(p.requires_grad for p in model.parameters()):
+            configure(model, optimizer, rules, factors)  # whether it can be made
         trial = config.sweep and config.sweep.trial
         return cls(
             config,
@@ -234,7 +235,7 @@ def steps_per_batch(config: Train) -> int:
 def may_draw(model: dict[str, Any]) -> bool:
     """Whether a model's config may stand for one that draws random numbers in its forward pass."""
     ours = all(target.startswith("lmlab.models.") for _, target in targets(model, "model"))
-    return not ours or any(p for key, p in leaves(model) if key.endswith("dropout"))
+    return not ours or any(p for key, p in leaves(model) if key.endswith(("dropout", "drop_path")))
 
 
 def _sees_batches(target: str) -> bool:

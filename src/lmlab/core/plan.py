@@ -37,8 +37,8 @@ def plan(config: Train) -> None:
     """
     quiet_libraries()
     config = resolve(config)
-    crew = Processes(config)
-    if crew.rank:
+    processes = Processes(config)
+    if processes.rank:
         return  # the first says it
     start = Start.find(config)
     text = start.text()
@@ -51,11 +51,11 @@ def plan(config: Train) -> None:
     n_parameters = sum(p.numel() for p in size.model.parameters() if p.requires_grad)
     rules = _rules(config, size.model) if n_parameters else []
     tokens_per_step = shape.batch_size * shape.block_size
-    tokens_per_step *= trainer.accumulate_grad_batches * crew.world_size
+    tokens_per_step *= trainer.accumulate_grad_batches * processes.world_size
     first = config.begins_from.step if config.begins_from else 0
     tokens = tokens_per_step * (trainer.max_steps - first)
 
-    order = "; ".join(about_order(config, data, size.model, crew.world_size))
+    order = "; ".join(about_order(config, data, size.model, processes.world_size))
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in (
         ("model", f"{type(size.model).__name__}, {n_parameters:,} parameters"),
@@ -128,8 +128,8 @@ def _last(target: str) -> str:
 def _shortened(names: list[str]) -> str:
     """Names of parameters with * for what is numbered, each once; those that have room."""
     patterns = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))
-    said = ", ".join(patterns[:NAMES])
-    return f"{said} and {len(patterns) - NAMES} more" if len(patterns) > NAMES else said
+    first = ", ".join(patterns[:NAMES])
+    return f"{first} and {len(patterns) - NAMES} more" if len(patterns) > NAMES else first
 
 
 def _where(start: Start) -> str:

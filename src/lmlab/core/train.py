@@ -12,16 +12,16 @@ from lightning.pytorch.loggers import Logger
 from lmlab.config import trust
 from lmlab.config.own_code import code_of, parts_named
 from lmlab.config.schema import Train
+from lmlab.config.targets import class_name
 from lmlab.console import logged_to, make_console, quiet_libraries, say, shown_on
 from lmlab.core.experiment import Experiment
 from lmlab.data.streams import own_default_generators
-from lmlab.data.tokenizer import class_name
 from lmlab.display.loggers import begin, end, event_files
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.models.contract import Hooks
-from lmlab.runs.checkpoint import Resumed
+from lmlab.runs.checkpoint import WEIGHTS_ALONE, Resumed
 from lmlab.runs.directory import LOG, SAMPLE, RunDirectory
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
@@ -92,6 +92,8 @@ def _train(
             start.keep_moved_text(run)
             record = run.record
             say(f"{run.path} is {record['status']} already, after {record['step']} steps")
+            if not run.checkpoints() and run.best.is_file():
+                say(f"{WEIGHTS_ALONE}; from={run.path} begins a new run with them")
     if processes.gather(start.is_finished)[0]:
         return run
     with processes.agreed():
@@ -193,3 +195,4 @@ def _fit(
     keeper.save(trainer, module)
     if trainer.is_global_zero:
         run.update(status="done", step=trainer.global_step, metrics=recorder.metrics)
+        keeper.leave_weights()  # only now is there nothing that may have to go on

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from lmlab.data.pieces import END, cut_between_words, parts_between_words
+from lmlab.data.sources.blocks import import_extra
 from lmlab.data.tokenizer import (
-    NEEDS_BPE,
     SINGLE_BYTES,
     WITHOUT_BPE,
     Tokenizer,
@@ -199,7 +199,7 @@ def words(longest: int | None) -> Any:
     return cut.Sequence([by_pattern, by_length])
 
 
-def import_tokenizers(what: str = "tokenizer=bpe", instead: str = f"; {WITHOUT_BPE}") -> Any:
+def import_tokenizers(what: str = "tokenizer=bpe", instead: str = WITHOUT_BPE) -> Any:
     """The library. `what` needs it, and `instead` says what does not.
 
     Raises:
@@ -207,8 +207,4 @@ def import_tokenizers(what: str = "tokenizer=bpe", instead: str = f"; {WITHOUT_B
     """
     # Without it `tokenizers` warns in each process that is forked later.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise LabError(f"{what} {NEEDS_BPE}{instead}") from error
-    return tokenizers
+    return import_extra("tokenizers", "bpe", what, instead)

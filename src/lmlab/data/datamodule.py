@@ -278,10 +278,6 @@ class TextDataModule(L.LightningDataModule):
         """How many items of the training stream lie between two evaluations."""
         return self.ends.until(self.eval_every)
 
-    def batches_before(self, step: int) -> int:
-        """How many items of the training stream end by the time `step` steps are done."""
-        return self.ends.until(step)
-
     def state_dict(self) -> dict[str, Any]:
         """Where training is in the stream; Lightning keeps it in every checkpoint."""
         if self.trainer is None or self.stream is None or not self.trainer.global_step:

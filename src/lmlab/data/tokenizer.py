@@ -16,21 +16,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lmlab.config.targets import class_name
 from lmlab.config.trust import VARIABLE, UntrustedError, is_allowed
 from lmlab.data.pieces import END, cut_between_words, parts_between_words
+from lmlab.data.sources.blocks import import_extra
 from lmlab.errors import LabError
 
-NEEDS_BPE = "needs the extra `bpe`: pip install 'lmlab[bpe]'"
 WITHOUT_BPE = "tokenizer=char and tokenizer=byte need nothing"
 PART = 1 << 13  # characters that tiktoken is given at a time: the fastest
 N_CODE_POINTS = 0x110000
 END_SHOWN = "<|endoftext|>\n"  # where a sample goes on with another document
 SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
-
-
-def smallest_dtype(n_values: int) -> np.dtype:
-    """The smallest unsigned integer type that has `n_values` values."""
-    return np.min_scalar_type(max(n_values - 1, 0))
 
 
 class Tokenizer(ABC):
@@ -134,8 +130,8 @@ class Tokenizer(ABC):
 
     @property
     def dtype(self) -> np.dtype:
-        """The smallest integer type that holds every id."""
-        return smallest_dtype(self.vocab_size)
+        """The smallest unsigned integer type that holds every id."""
+        return np.min_scalar_type(self.vocab_size - 1)
 
     def opening(self) -> np.ndarray:
         """What to continue where no prompt is given: the end of the document before; else a line
@@ -183,7 +179,7 @@ class CharTokenizer(Tokenizer):
         self.vocabulary = vocabulary
         self.vocab_size = len(vocabulary) + has_end
         # Code point -> id, one gather for a whole text. vocab_size itself stands for "unknown".
-        self._ids = np.full(N_CODE_POINTS, self.vocab_size, smallest_dtype(self.vocab_size + 1))
+        self._ids = np.full(N_CODE_POINTS, self.vocab_size, np.min_scalar_type(self.vocab_size))
         self._ids[_code_points(vocabulary)] = np.arange(len(vocabulary))
         if has_end:
             if END in vocabulary:
@@ -254,7 +250,6 @@ class ByteTokenizer(Tokenizer):
     kind = "byte"
 
     def __init__(self, has_end: bool = False):
-        """`has_end`: there is an end-of-text id."""
         self.vocab_size = 256 + has_end
         self.end_of_text = 256 if has_end else None
 
@@ -312,19 +307,19 @@ class GPT2Tokenizer(Tokenizer):
         return cls(gpt2_ranks())
 
     def encode(self, text: str) -> np.ndarray:
-        encode = self._encoding.encode_to_numpy  # of a long text it takes longer a character
-        parts = parts_between_words(text, PART)
-        ids = [encode(part, disallowed_special=()).astype(self.dtype) for part in parts]
-        return np.concatenate(ids) if ids else np.empty(0, self.dtype)
+        return self._encoded(parts_between_words(text, PART), disallowed_special=())
 
     def encode_documents(self, text: str) -> np.ndarray:
         if self._end_written in text:  # which is plain text there
             return super().encode_documents(text)
-        encode, end = self._encoding.encode_to_numpy, {self._end_written}
         parts = parts_between_words(text, PART)
         written = (part.replace(END, self._end_written) for part in parts)
-        ids = [encode(part, allowed_special=end).astype(self.dtype) for part in written]
-        return np.concatenate(ids) if ids else np.empty(0, self.dtype)
+        return self._encoded(written, allowed_special={self._end_written})
+
+    def _encoded(self, parts: Iterable[str], **special: Any) -> np.ndarray:
+        encode = self._encoding.encode_to_numpy
+        ids = [encode(part, **special).astype(self.dtype) for part in parts]
+        return np.concatenate([np.empty(0, self.dtype), *ids])
 
     def token_bytes(self, token: int) -> bytes:
         if token == self.end_of_text:
@@ -370,11 +365,6 @@ def has_end_of(state: dict[str, Any]) -> bool:
     return state.get("end_of_text") is not None
 
 
-def class_name(kind: type) -> str:
-    """Where a class is found: `package.module.Name`."""
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _subclass(name: Any) -> type[Tokenizer]:
     """The tokenizer's class of that name; its module is imported, and nothing else is called."""
     if not is_allowed(name):
@@ -405,9 +395,5 @@ def _code_points(text: str) -> np.ndarray:
 
 
 def _import_tiktoken() -> tuple[Any, Any]:
-    try:
-        import tiktoken
-        from tiktoken_ext import openai_public
-    except ImportError as error:
-        raise LabError(f"tokenizer=gpt2 {NEEDS_BPE}; {WITHOUT_BPE}") from error
-    return tiktoken, openai_public
+    needs = "bpe", "tokenizer=gpt2", WITHOUT_BPE
+    return import_extra("tiktoken", *needs), import_extra("tiktoken_ext.openai_public", *needs)

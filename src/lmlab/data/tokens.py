@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,16 @@ import numpy as np
 from lmlab.config.build import part, unmade
 from lmlab.config.own_code import code_of_target
 from lmlab.config.schema import Train
+from lmlab.config.targets import class_name
 from lmlab.console import bytes_progress, say
 from lmlab.data import download
 from lmlab.data.corpus import Corpus
 from lmlab.data.ids import Ids
 from lmlab.data.prepared import Prepared
+from lmlab.data.sources.blocks import Progress
 from lmlab.data.tokenising.encoding import TextOf, check_made, write
 from lmlab.data.tokenising.unfinished import Unfinished, one_at_a_time
-from lmlab.data.tokenizer import Tokenizer, class_name
+from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 
@@ -37,10 +38,6 @@ ALWAYS_CHECKED = 1 << 28  # bytes
 # What is kept about ids: crc32 is their checksum; n_train is there if the train split ends at a
 # character or a document; and `left_out` says which documents were broken.
 ABOUT = ("n_tokens", "sha256", "tokenizer", "crc32", "n_train", "left_out")
-
-MOST_COMPRESSED = 20  # characters that a byte of a compressed text may stand for
-
-Progress = Callable[[int], None]  # given the number of bytes of text just worked through
 
 
 @dataclass(frozen=True)

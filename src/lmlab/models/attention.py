@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lmlab.bounds import Count, Divides
 from lmlab.errors import LabError
 from lmlab.models.maps import Watch
-from lmlab.models.memory import Past
+from lmlab.models.memory import Past, causal_mask
 
 Heads = Annotated[Count, Divides("n_embd")]  # how many heads share n_embd
 
@@ -35,13 +35,10 @@ def attention_weights(
     wei = query @ key.transpose(-2, -1)  # (..., T, hs) @ (..., hs, T) -> (..., T, T)
     if scaled:
         wei = wei * head_size**-0.5
+    if mask is None and n_queries > 1:  # the last position has nothing ahead of it
+        mask = causal_mask(n_queries, n_keys, wei.device, window)
     if mask is not None:
-        wei = wei.masked_fill(~mask, float("-inf"))
-    elif n_queries > 1:  # the last position has nothing ahead of it
-        tril = torch.tril(torch.ones(n_queries, n_keys, device=wei.device), n_keys - n_queries)
-        if window is not None:
-            tril = tril.triu(n_keys - n_queries - window + 1)
-        wei = wei.masked_fill(tril == 0, float("-inf"))  # no looking ahead
+        wei = wei.masked_fill(~mask, float("-inf"))  # no looking ahead
     return F.softmax(wei, dim=-1)
 
 

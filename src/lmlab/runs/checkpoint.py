@@ -31,6 +31,10 @@ EMA_KEY, SWA_KEY = "ema", "swa"  # averages
 TRAINED_KEY = "trained"  # those that training goes on with, where the run's own are averages
 BESIDE = (EMA_KEY, SWA_KEY, TRAINED_KEY)
 MARK, N_DIGITS = b"lmlab-sha256:", 64  # of the comment that ends a checkpoint
+WEIGHTS_ALONE = (
+    "only its best's weights are kept (checkpoint.keep=0), and neither the optimizer's state nor "
+    "the place in the data"
+)
 T = TypeVar("T")
 
 
@@ -63,6 +67,19 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     except OSError as error:
         raise LabError(f"cannot write {path}: {error.strerror or error}") from error
     write_atomically(path, content.getbuffer())
+
+
+def weights_alone(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint without what training gathers beside weights, their averages and the step: it
+    can be used, and begun from, but not gone on with."""
+    gathered = ("optimizer_states", "lr_schedulers", "since_log")
+    lists: dict[str, Any] = {name: [] for name in gathered}
+    return {**checkpoint, **lists, "callbacks": {}, "TextDataModule": {}, "random": None}
+
+
+def is_weights_alone(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is what `weights_alone` leaves of one."""
+    return checkpoint["global_step"] > 0 and not checkpoint.get("optimizer_states")
 
 
 def seal(content: io.BytesIO) -> None:

@@ -51,8 +51,7 @@ SNAPSHOTS = "snapshots"
 SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
 TOKENIZER = "tokenizer.json"
 METRICS, PROJECTOR, PROJECTOR_CONFIG = "metrics.csv", "projector", "projector_config.pbtxt"
-# What training had taken at each row of METRICS, in the words of RECORD.
-SPENT_COLUMNS = ("seconds", "tokens", "flops")
+SPENT_COLUMNS = ("seconds", "tokens", "flops")  # beside each row of METRICS, as RECORD has them
 EVENTS = "events.out.tfevents."  # how TensorBoard knows an event file
 FILES = (RECORD, CONFIG, SAMPLE, LOG, LOCK, TOKENIZER, METRICS, PROJECTOR_CONFIG)
 # The checkpoints that are ours to delete: by step, and Lightning's when SLURM takes the machine.
@@ -331,14 +330,15 @@ class RunDirectory:
                     check_stays_in(self.path, path)
 
     def checkpoint(self, which: str) -> Path:
-        """The path of checkpoint `last` (`ema` is in it), `best`, or any other given as a path.
+        """The path of checkpoint `last` (`ema` is in it; the best, where that alone is kept),
+        `best`, or any other given as a path.
 
         Raises:
             LabError: if there is none.
         """
         newest = self.checkpoints()
         if which in ("last", "ema"):
-            path = newest[0] if newest else self.step_checkpoint(0)
+            path = newest[0] if newest else self.best
         else:
             path = self.best if which == "best" else path_typed(which, "checkpoint")
         if not path.is_file():

@@ -6,7 +6,6 @@ with other bytes in it is somebody's own.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +24,6 @@ LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV = "leaderboard.md", "leaderboard.csv", "r
 DIFFERENCES_CSV = "differences.csv"
 SCALING_CSV, SCALING_JSON = "scaling.csv", "scaling.json"
 PLOTS = "plots"
-SEED_MEAN = "_seed-mean"  # mean curves for TensorBoard, which earlier reports wrote
-TABLES = (LEADERBOARD, LEADERBOARD_CSV, RUNS_CSV, DIFFERENCES_CSV, SCALING_CSV, SCALING_JSON)
 PICTURES, FIT = "pictures", "--fit"  # what a report may be asked for; and "--at …", "--to …"
 MOST = 1 << 28  # bytes of a file
 
@@ -68,7 +65,7 @@ class Kept:
         try:
             record = json.loads(read_small(path, MOST, within=folder))
         except FileNotFoundError:
-            return cls(folder, *_by_the_page(folder))
+            return cls(folder)
         except (OSError, ValueError, RecursionError) as error:
             raise LabError(f"{path} cannot be read: {error}") from error
         if not _is_record(record):
@@ -132,28 +129,6 @@ def _is_record(record: Any) -> bool:
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
-def _by_the_page(folder: Path) -> tuple[frozenset[str], dict[str, list[str]]]:
-    """What a report left before there was a record: it is known by its page, and its pictures by
-    being in there."""
-    try:
-        page = read_small(folder / PAGE, MOST, within=folder)
-    except (OSError, ValueError):
-        return frozenset(), {}
-    if b"<h2>again</h2>" not in page:
-        return frozenset(), {}
-    contents: dict[str, list[str]] = {PAGE: [digest(page)]}
-    pictures = {f"{PLOTS}/{path.name}": path for path in (folder / PLOTS).glob("*.png")}
-    curves = folder.glob(f"{SEED_MEAN}/*/events.*")
-    others = {path.relative_to(folder).as_posix(): path for path in curves}
-    for name, path in {**pictures, **others, **{n: folder / n for n in TABLES}}.items():
-        with suppress(OSError, ValueError):
-            content = read_small(path, MOST, within=folder)
-            if name not in pictures or base64.b64encode(content) in page:
-                contents[name] = [digest(content)]
-    asked = {PICTURES} if b"<img" in page else set()
-    return frozenset(asked | ({FIT} if SCALING_CSV in contents else set())), contents
 
 
 def left_alone(names: Sequence[str]) -> str:

@@ -78,8 +78,8 @@ def lines(items: Items, answers: Mapping[str, Answers]) -> Iterator[str]:
         asked = [items[name][i] for i in np.flatnonzero(given.is_asked).tolist()]
         chance = sum(item.chance for item in asked) / len(asked)
         figures = scores(given)
-        told = [_score(figures.get(score), form) for score, (_, form) in SHOWN.items()]
-        rows.append([name, f"{len(asked):,}", f"{chance:.2f}", *told])
+        cells = [_score(figures.get(score), form) for score, (_, form) in SHOWN.items()]
+        rows.append([name, f"{len(asked):,}", f"{chance:.2f}", *cells])
     if len(rows) > 1:
         yield from _aligned(rows)
     for name, given in answers.items():
@@ -108,15 +108,14 @@ def lines_of_differences(
 
 def _row(name: str, score: str, difference: Difference) -> list[str]:
     heading, form = SHOWN[score]
-    told = difference
     return [
         name,
         heading,
-        f"{told.n_items:,}",
-        f"{told.value:+{form}} ({told.low:+{form}} {told.high:+{form}})",
-        "" if told.better is None else f"{told.better:,}",
-        "" if told.worse is None else f"{told.worse:,}",
-        "" if told.p is None else f"{told.p:.2g}",
+        f"{difference.n_items:,}",
+        f"{difference.value:+{form}} ({difference.low:+{form}} {difference.high:+{form}})",
+        "" if difference.better is None else f"{difference.better:,}",
+        "" if difference.worse is None else f"{difference.worse:,}",
+        "" if difference.p is None else f"{difference.p:.2g}",
     ]
 
 

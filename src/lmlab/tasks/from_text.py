@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -103,15 +103,7 @@ class NextLine(OfText):
 
     def questions(self, val: Sequence[str], draw: np.random.Generator) -> Iterator[Question]:
         line = re.compile(rf"(?<=\n)[^\s].{{{SHORTEST_LINE - 1},{LONGEST_LINE - 1}}}")
-        by_length = defaultdict(list)
-        for text in val:
-            for match in line.finditer(text):
-                by_length[len(match[0])].append(match[0])
-        for text, match in _drawn(line, val, draw):
-            others = by_length[len(match[0])]
-            other = others[draw.integers(len(others))]
-            if other != match[0]:
-                yield Question(text, match.start(), match[0], other)
+        return _or_another(line, val, draw, lambda text: True)
 
 
 class Name(OfText):
@@ -124,22 +116,31 @@ class Name(OfText):
     def questions(self, val: Sequence[str], draw: np.random.Generator) -> Iterator[Question]:
         small = {m[0] for text in val for m in WORD.finditer(text) if m[0] == m[0].lower()}
         name = re.compile(r"(?<=[^\W\d_A-Z] |[,;] )[^\W\d_]{3,}")
-        by_length = defaultdict(list)
-        for text in val:
-            for match in name.finditer(text):
-                if _is_name(match[0], small):
-                    by_length[len(match[0])].append(match[0])
-        for text, match in _drawn(name, val, draw):
-            if not _is_name(match[0], small):
-                continue
-            others = by_length[len(match[0])]
-            other = others[draw.integers(len(others))]
-            if other != match[0]:
-                yield Question(text, match.start(), match[0], other)
+        return _or_another(name, val, draw, lambda word: _is_name(word, small))
 
 
 def _is_name(word: str, small: set[str]) -> bool:
     return word[0].isupper() and word[1:] == word[1:].lower() and word.lower() not in small
+
+
+def _or_another(
+    pattern: re.Pattern[str],
+    texts: Sequence[str],
+    draw: np.random.Generator,
+    is_meant: Callable[[str], bool],
+) -> Iterator[Question]:
+    """What a pattern matches, if it is meant, or another such text of the same length?"""
+    by_length = defaultdict(list)
+    for text in texts:
+        for match in pattern.finditer(text):
+            if is_meant(match[0]):
+                by_length[len(match[0])].append(match[0])
+    for text, match in _drawn(pattern, texts, draw):
+        if is_meant(match[0]):
+            others = by_length[len(match[0])]
+            other = others[draw.integers(len(others))]
+            if other != match[0]:
+                yield Question(text, match.start(), match[0], other)
 
 
 def _drawn(

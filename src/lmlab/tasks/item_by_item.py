@@ -45,13 +45,13 @@ def compare(these: Answers, others: Answers) -> dict[str, Difference]:
     mine, theirs = measured(these.select(both)), measured(others.select(both))
     differences = {}
     for name, (low, high) in _bootstrap(mine, theirs, n_items).items():
-        told = mine[name].value - theirs[name].value, low, high, n_items
+        difference = mine[name].value - theirs[name].value, low, high, n_items
         if name in ACCURACIES:
             ahead = mine[name].shares - theirs[name].shares
             better, worse = int((ahead > 0).sum()), int((ahead < 0).sum())
-            differences[name] = Difference(*told, better, worse, mcnemar(better, worse))
+            differences[name] = Difference(*difference, better, worse, mcnemar(better, worse))
         else:
-            differences[name] = Difference(*told)
+            differences[name] = Difference(*difference)
     return differences
 
 

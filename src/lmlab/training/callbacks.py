@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -17,6 +19,7 @@ from lmlab.console import current_console, say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import DivergedError
 from lmlab.files import link_or_copy, remove
+from lmlab.runs.checkpoint import read_checkpoint, weights_alone, write_checkpoint
 from lmlab.runs.directory import OF_THE_END, RunDirectory
 from lmlab.runs.provenance import computed_on
 from lmlab.training.costs.spent import KEY as SPENT
@@ -156,9 +159,23 @@ class Checkpoints(L.Callback):
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
             self.run.forget_requeued()
-            for path in self.run.checkpoints()[self.keep :]:
-                if not path.is_dir():
-                    remove(path, self.run.path)
+            self._let_go(self.run.checkpoints()[max(self.keep, 1) :])
+
+    def leave_weights(self) -> None:
+        """Where none is to be kept: of a run that is done, the best's weights alone; the last's,
+        where a model takes no steps and none is the best."""
+        left = [self.run.best] if self.run.best.is_file() else self.run.checkpoints()
+        if self.keep or not left:
+            return
+        contents = weights_alone(read_checkpoint(left[0]))
+        write_checkpoint(contents, left[0])
+        self._let_go([path for path in self.run.checkpoints() if path != left[0]])
+        say(f"checkpoint.keep=0: the best's weights are left, of step {contents['global_step']}")
+
+    def _let_go(self, checkpoints: Iterable[Path]) -> None:
+        for path in checkpoints:
+            if not path.is_dir():
+                remove(path, self.run.path)
 
 
 class NoteSignals(L.Callback):
@@ -192,13 +209,13 @@ class Bar(L.Callback):
     def __init__(self) -> None:
         self.console = current_console()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        fields = TextColumn("{task.fields[said]}")
+        fields = TextColumn("{task.fields[state]}")
         # Drawn between steps: a thread of rich's own would take a processor from them.
         self.progress = Progress(
             *columns, TimeRemainingColumn(), fields, console=self.console, auto_refresh=False
         )
         self._drawn = 0.0
-        self.task = self.progress.add_task("training", total=None, said="")
+        self.task = self.progress.add_task("training", total=None, state="")
         self.val_loss = ""
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
@@ -207,11 +224,11 @@ class Bar(L.Callback):
             self.progress.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        said = f"loss {module.last_loss:.4f}{self.val_loss} {_rate(module.tokens_per_second)}"
+        state = f"loss {module.last_loss:.4f}{self.val_loss} {_rate(module.tokens_per_second)}"
         now = time.monotonic()
         due = now - self._drawn > 0.25  # a person sees no more than a few changes a second
         self._drawn = now if due else self._drawn
-        self.progress.update(self.task, completed=trainer.global_step, said=said, refresh=due)
+        self.progress.update(self.task, completed=trainer.global_step, state=state, refresh=due)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.sanity_checking and trainer.is_global_zero:

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins import DoublePrecision
 from torch import Tensor, nn
 
 from lmlab.config.schema import Train
+from lmlab.config.targets import class_name
 from lmlab.console import say
 from lmlab.data.datamodule import EvalBatch, TextDataModule
 from lmlab.data.streams import default_states, derive, set_default_states
@@ -86,6 +87,7 @@ class LanguageModule(L.LightningModule):
         self.config = config
         self.about, self.stop = about or {}, Stop() if stop is None else stop
         self.loss = CrossEntropy() if loss is None else loss
+        self.beside = self.loss.learned_beside(model)  # what is trained, and no part of the model
         self.characters: Tensor
         self.bytes: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
@@ -115,7 +117,7 @@ class LanguageModule(L.LightningModule):
             # A fused optimizer unscales the gradients itself, too late to clip them. (One of
             # several does not.)
             make = partial(make, fused=False)
-        optimizer = configure(self.model, make, self.rules, self.factors)
+        optimizer = self._configured(make)
         if self.clip_norm is not None:
             # Right before the step, since a gradient scaler (16-mixed) unscales at its beginning.
             optimizer.register_step_pre_hook(self._clip)
@@ -123,11 +125,15 @@ class LanguageModule(L.LightningModule):
 
     def fresh_optimizer(self) -> torch.optim.Optimizer:
         """One over the model's parameters, before its first step."""
-        return configure(self.model, self.make_optimizer, self.rules, self.factors)
+        return self._configured(self.make_optimizer)
+
+    def _configured(self, make: MakeOptimizer) -> torch.optim.Optimizer:
+        beside = [] if self.beside is None else [*self.beside.parameters()]
+        return configure(self.model, make, self.rules, self.factors, beside)
 
     def _clip(self, *_: Any) -> None:
         assert self.clip_norm is not None
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm)
 
     def on_train_start(self) -> None:
         # Here, since a loaded state brings parameter groups of its own.
@@ -157,7 +163,7 @@ class LanguageModule(L.LightningModule):
         direct = nobody_between(self.trainer, self)
         if direct:
             backward, update = Tensor.backward, optimizer.optimizer.step
-        parameters, n = list(self.model.parameters()), self.accumulate
+        parameters, n = list(self.parameters()), self.accumulate
         share = torch.full((), 1 / n, device=windows.device)  # of a micro-batch in its step
         # Contiguous for the whole chunk at once; a step then takes views.
         idx, targets = (ids.contiguous() for ids in inputs_and_targets(windows))
@@ -205,17 +211,16 @@ class LanguageModule(L.LightningModule):
             raise
         if isinstance(loss, Tensor) and loss.requires_grad and not loss.dim():
             return loss, shown
-        kind = type(self.loss)
         raise LabError(
             self._no_logits(idx)
-            or f"loss: {kind.__module__}.{kind.__qualname__} has to return a scalar with a "
-            f"gradient; it returns {loss!r:.80}"
+            or f"loss: {class_name(type(self.loss))} has to return a scalar with a gradient; "
+            f"it returns {loss!r:.80}"
         )
 
     def _no_logits(self, idx: Tensor) -> str | None:
         """Why there is nothing to learn from the model's logits, if there is not."""
         logits = self.model(idx)
-        target = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
+        target = class_name(type(self.model))
         if not isinstance(logits, Tensor):
             return f"model: {target}.forward has to return logits; in training it returns a " + (
                 type(logits).__name__
@@ -240,12 +245,12 @@ class LanguageModule(L.LightningModule):
     ) -> list[tuple[str, list[dict[str, Any]], Schedule]]:
         """Of each rule, the optimizer itself first: the tag of its rate, its parameter groups, and
         its schedule. (Loading a state puts new groups in place.)"""
-        found = []
+        rated = []
         for name, groups in groups_by_rule(optimizer).items():
             tag = "train/lr" if name == REST else f"train/lr/{name}"
             own = None if name == REST else self.rules[name].schedule
-            found.append((tag, groups, own or self.schedule))
-        return found
+            rated.append((tag, groups, own or self.schedule))
+        return rated
 
     def _keep_losses(self, first: int, losses: Tensor, rates: list[Rates]) -> None:
         """Keep the losses of the steps after `first` on the device until they are due.
@@ -382,7 +387,7 @@ class LanguageModule(L.LightningModule):
         if isinstance(self.trainer.precision_plugin, DoublePrecision):
             self.double()  # as the Trainer does, but only after float32 weights were loaded into
         data: TextDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        begin_at(self.trainer, checkpoint, data.batches_before(checkpoint["global_step"]))
+        begin_at(self.trainer, checkpoint, data.ends.until(checkpoint["global_step"]))
         self._since_log, self.last_loss = checkpoint["since_log"], checkpoint["last_loss"]
         self._random = checkpoint["random"]
         self._trains = checkpoint.get("trains", True)  # older checkpoints do not say

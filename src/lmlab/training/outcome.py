@@ -23,14 +23,10 @@ def outcome_recorded(run: RunDirectory) -> Iterator[None]:
             yield
         except SIGTERMException:  # Lightning's own answer, in the middle of an evaluation
             raise Interrupted(signal.SIGTERM, run.record["step"]) from None
-    except Interrupted as stopped:
-        run.update(status="interrupted", step=stopped.step)
+    except (Interrupted, Paused) as stopped:
+        status = "paused" if isinstance(stopped, Paused) else "interrupted"
+        run.update(status=status, step=stopped.step)
         say(f"{stopped}; everything is kept")
-        say(f"continue  {command('train')} {shlex.quote(f'run={run.path}')}")
-        raise
-    except Paused as paused:
-        run.update(status="paused", step=paused.step)
-        say(f"{paused}; everything is kept")
         say(f"continue  {command('train')} {shlex.quote(f'run={run.path}')}")
         raise
     except Pruned as pruned:

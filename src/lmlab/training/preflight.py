@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from lmlab.config import build
 from lmlab.config.schema import Train
+from lmlab.config.targets import class_name
 from lmlab.errors import LabError, first_line, typed_line
 from lmlab.models.contract import Hooks
 from lmlab.models.inside.memory_limit import memory_bytes
@@ -101,7 +102,7 @@ def check_loss(loss: Loss, model: nn.Module, block_size: int) -> None:
         LabError: with what is wanted, and what it returns.
     """
     kind, trained = type(loss), any(p.requires_grad for p in model.parameters())
-    target, T = f"{kind.__module__}.{kind.__qualname__}", min(2, block_size)
+    target, T = class_name(kind), min(2, block_size)
     if target.startswith("lmlab.") or not trained:
         return
     wanted = f"{target} has to make a scalar with a gradient of model, idx and targets (1, {T})"
@@ -155,11 +156,8 @@ def footprint(config: Train, vocab_size: int) -> Footprint:
     Raises:
         LabError: if its model or its optimizer cannot be made.
     """
-    try:
-        model = model_on_meta(config, vocab_size)
-    except build.TooLargeError:
-        raise
-    except LabError:  # somebody's own may compute while it is built
+    model = model_on_meta(config, vocab_size)
+    if model is None:
         model = build.model(config.model, vocab_size, config.data.block_size)
     return Footprint(model, _trained_bytes(model), _optimizer_bytes(model, config))
 
@@ -173,12 +171,9 @@ def check_fits(config: Train, vocab_size: int) -> None:
         LabError: if weights, gradients and what the optimizer keeps are more than there is.
     """
     memory = memory_bytes()
-    try:
-        model = model_on_meta(config, vocab_size)
-    except build.TooLargeError:
-        raise
-    except LabError:
-        return  # made in earnest it says why; or it is a model that cannot do without memory
+    model = model_on_meta(config, vocab_size)
+    if model is None:
+        return
     needed = _trained_bytes(model)
     if needed < SMALL * memory:
         return
@@ -210,23 +205,25 @@ class _NothingDrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def model_on_meta(config: Train, vocab_size: int, most: int = build.MOST_PARTS) -> nn.Module:
-    """The model of a config on the meta device, which takes no memory.
+def model_on_meta(config: Train, vocab_size: int, most: int = build.MOST_PARTS) -> nn.Module | None:
+    """The model of a config on the meta device, which takes no memory; None if it cannot be made
+    there: made in earnest it says why, or it is somebody's own that computes while it is built.
 
     Raises:
-        TooLargeError: if no computer could hold one of its weights.
-        LabError: if it cannot be made, or computes while it is.
+        TooLargeError: if it has too many parts, or no computer could hold one of its weights.
     """
     try:
         with torch.device("meta"), _NothingDrawn():
             return build.model(config.model, vocab_size, config.data.block_size, most)
+    except build.TooLargeError:
+        raise
     except LabError as error:
         if isinstance(error.__cause__, RuntimeError) and "overflow" in str(error.__cause__):
             target = config.model["_target_"]
             raise build.TooLargeError(
                 f"model: {target} has weights of 2^63 bytes and more; give it smaller sizes"
             ) from error
-        raise
+        return None
 
 
 def _trained_bytes(model: nn.Module) -> int:

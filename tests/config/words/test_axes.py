@@ -95,7 +95,7 @@ def test_a_condition_may_be_on_what_depends_on_another_or_goes_together():
     assert ["a=2", "model.n_layer=1", "model.n_embd=32"] in found
     assert len(found) == (3 + 1) * (1 + 2)
     space = Space.of(Axes.parse({"a": "1,2", **SIZE}, when, []))
-    seen = {word for job in space.examples() for word in job}
+    seen = {word for job in space.examples() for word in job.words}
     assert seen == {word for job in found for word in job}
 
 

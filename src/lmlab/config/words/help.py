@@ -146,15 +146,11 @@ class _Page:
         elif value is not _NOTHING and not offered:
             lines += self._line(topic, value)
         if not lines:
-            known = sorted({*self.groups, *self.values, *self._keys()})
+            from lmlab.config.check import keys  # here, for it imports pydantic
+
+            known = sorted({*self.groups, *keys(self.values)})
             raise LabError(f"--help {topic}: no such group and no such key{nearest(topic, known)}")
         return "\n".join(lines)
-
-    def _keys(self, node: Any = None, prefix: str = "") -> Iterator[str]:
-        for key, value in (self.values if node is None else node).items():
-            yield prefix + key
-            if isinstance(value, Mapping):
-                yield from self._keys(value, f"{prefix}{key}.")
 
     def _at(self, key: str) -> Any:
         node: Any = self.values

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from lmlab.errors import LabError
+from lmlab.errors import LabError, first_line
 
 LITERALS = ("run", "from")  # keys whose value is taken as it is, outside of Hydra's grammar
 DEEPEST = 16  # levels of containers within each other
@@ -180,7 +180,7 @@ def _resolved(value: Any, key: str) -> Any:
     try:
         return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
+        raise LabError(f"{key}: {first_line(error)}") from error
 
 
 def _listed(value: Any, key: str) -> Any:

@@ -16,7 +16,6 @@ GZIP, ZSTANDARD = ".gz", ".zst"
 COMPRESSED = (GZIP, ZSTANDARD)
 # Read of a compressed file at a time: what few bytes stand for may be long, and comes at once.
 PACKED_BYTES = 1 << 13
-NEEDS_DATA = "needs the extra `data`: pip install 'lmlab[data]'"
 
 Progress = Callable[[int], None]  # given the number of bytes of a file just worked through
 
@@ -85,7 +84,7 @@ def _unzipped(file: BinaryIO, name: str, size: int) -> Iterator[bytes]:
 
 
 def _unpacked(file: BinaryIO, name: str, size: int) -> Iterator[bytes]:
-    zstandard = import_extra("zstandard", name)
+    zstandard = import_extra("zstandard", "data", name)
     make = zstandard.ZstdDecompressor().decompressobj
     return _members(file, name, size, make, zstandard.ZstdError)
 
@@ -122,8 +121,8 @@ def _members(
         raise BrokenError(f"{name} {reason}")
 
 
-def import_extra(library: str, name: str) -> Any:
-    """A library of the extra `data`.
+def import_extra(library: str, extra: str, what: str, instead: str = "") -> Any:
+    """A library of an extra, which `what` needs; `instead` says what does not.
 
     Raises:
         LabError: if it is not installed.
@@ -131,4 +130,5 @@ def import_extra(library: str, name: str) -> Any:
     try:
         return importlib.import_module(library)
     except ImportError as error:
-        raise LabError(f"{name} {NEEDS_DATA}") from error
+        needs = f"{what} needs the extra `{extra}`: pip install 'lmlab[{extra}]'"
+        raise LabError(f"{needs}; {instead}" if instead else needs) from error

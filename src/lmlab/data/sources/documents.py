@@ -20,7 +20,7 @@ SPLIT = b"\0\0"  # between train and val in what a checksum is of: no document i
 Split = Literal["hash", "end"]
 
 
-class Told(NamedTuple):
+class Listener(NamedTuple):
     """Who is told what is read."""
 
     text: Callable[[bytes], object] = lambda raw: None  # what the sha256 of a corpus is of
@@ -37,7 +37,7 @@ class Documents:
     split: Split = "hash"
     skip_broken: bool = False
 
-    def of_file(self, path: Path, key: str, told: Told) -> Iterator[str]:
+    def of_file(self, path: Path, key: str, listener: Listener) -> Iterator[str]:
         """The documents of a file, which the config names at `key`.
 
         Raises:
@@ -45,34 +45,36 @@ class Documents:
         """
         name, kind = f"{key}={path}", records.kind_of(path)
         if kind == records.JSONL:
-            documents = records.texts_of_lines(path, name, told.progress, self.field)
+            documents = records.texts_of_lines(path, name, listener.progress, self.field)
         elif kind == records.PARQUET:
-            documents = records.texts_of_rows(path, name, told.progress, self.column)
+            documents = records.texts_of_rows(path, name, listener.progress, self.column)
         else:
-            documents = records.text_of_file(path, name, told.progress)
+            documents = records.text_of_file(path, name, listener.progress)
         for document in documents:
             if isinstance(document, str):
                 yield document
             elif self.skip_broken:
-                told.broken(document)
+                listener.broken(document)
             else:
                 raise LabError(f"{document}; corpus.skip_broken=true leaves out what is broken")
 
-    def of_files(self, files: tuple[Path, ...], key: str, told: Told) -> Iterator[str]:
+    def of_files(self, files: tuple[Path, ...], key: str, listener: Listener) -> Iterator[str]:
         """The documents of several files."""
         for file in files:
-            yield from self.of_file(file, key, told)
+            yield from self.of_file(file, key, listener)
 
     def divided(
-        self, files: tuple[Path, ...], val_fraction: float, told: Told
+        self, files: tuple[Path, ...], val_fraction: float, listener: Listener
     ) -> tuple[Iterator[str], Iterator[str]]:
         """Those to train on, and those of val, to be read in this order.
 
         By `hash` a document's own text decides, so of two that are alike both are on one side.
         """
-        documents = self.of_files(files, "corpus.path", told)
+        documents = self.of_files(files, "corpus.path", listener)
         if self.split == "end":
-            n = sum(1 for _ in self.of_files(files, "corpus.path", Told(progress=told.progress)))
+            n = sum(
+                1 for _ in self.of_files(files, "corpus.path", Listener(progress=listener.progress))
+            )
             n_train = int((1 - val_fraction) * n)
             return islice(documents, n_train), documents
         aside: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (closed once read back)
@@ -88,7 +90,7 @@ class Documents:
         return train(), _read_back(aside)
 
 
-def in_pieces(documents: Iterator[str], told: Told) -> Iterator[str]:
+def in_pieces(documents: Iterator[str], listener: Listener) -> Iterator[str]:
     """Documents as text, END behind each, about a megabyte at a time."""
     held: list[str] = []
     n_characters = 0
@@ -96,14 +98,14 @@ def in_pieces(documents: Iterator[str], told: Told) -> Iterator[str]:
         held += (document, END)
         n_characters += len(document) + 1
         if n_characters >= PIECE_CHARACTERS:
-            yield _told("".join(held), told)
+            yield _heard("".join(held), listener)
             held, n_characters = [], 0
     if held:
-        yield _told("".join(held), told)
+        yield _heard("".join(held), listener)
 
 
-def _told(piece: str, told: Told) -> str:
-    told.text(piece.encode())
+def _heard(piece: str, listener: Listener) -> str:
+    listener.text(piece.encode())
     return piece
 
 

@@ -34,8 +34,13 @@ Document = str | BrokenError
 
 def kind_of(path: Path) -> str:
     """.jsonl or .parquet, whatever it is compressed by; "" for a file of text."""
-    suffix = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    suffix = suffix_of(path)
     return suffix if suffix in (JSONL, PARQUET) else ""
+
+
+def suffix_of(path: Path) -> str:
+    """What a name ends in, but for how it is compressed."""
+    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def text_of_file(path: Path, name: str, progress: Progress) -> Iterator[Document]:
@@ -134,9 +139,9 @@ def texts_of_rows(path: Path, name: str, progress: Progress, column: str) -> Ite
 
 def _batches(path: Path, name: str, progress: Progress, column: str) -> Iterator[Any]:
     """The values of a column, some rows at a time."""
-    pyarrow = import_extra("pyarrow", name)
-    parquet = import_extra("pyarrow.parquet", name)
-    n_bytes, told, done = path.stat().st_size, 0, 0
+    pyarrow = import_extra("pyarrow", "data", name)
+    parquet = import_extra("pyarrow.parquet", "data", name)
+    n_bytes, noted, done = path.stat().st_size, 0, 0
     with _seekable(path, name) as file:
         try:
             table = parquet.ParquetFile(file, buffer_size=BLOCK_BYTES, pre_buffer=False)
@@ -145,11 +150,12 @@ def _batches(path: Path, name: str, progress: Progress, column: str) -> Iterator
             for batch in table.iter_batches(ROWS, columns=[column], use_threads=False):
                 yield batch.column(0)
                 done += batch.num_rows
-                progress(n_bytes * done // n_rows - told)
-                told = n_bytes * done // n_rows
+                progress(n_bytes * done // n_rows - noted)
+                noted = n_bytes * done // n_rows
         except (pyarrow.ArrowException, OSError) as error:
-            said = first_line(error)
-            raise BrokenError(f"{name} is no Parquet file, or damaged: {said}") from error
+            raise BrokenError(
+                f"{name} is no Parquet file, or damaged: {first_line(error)}"
+            ) from error
 
 
 def _check_column(pyarrow: Any, schema: Any, column: str, name: str) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from lmlab.config.targets import class_name
 from lmlab.console import say
 from lmlab.data.corpus import Corpus
 from lmlab.data.sources.blocks import BrokenError, Progress
-from lmlab.data.sources.documents import Told
+from lmlab.data.sources.documents import Listener
 from lmlab.data.tokenising.unfinished import Unfinished
-from lmlab.data.tokenizer import Tokenizer, class_name
+from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 
 MOST_COMPRESSED = 20  # characters that a byte of a compressed text may stand for
@@ -65,16 +66,16 @@ class TextOf:
     kind: type[Tokenizer]
     n_first: int | None = None  # characters of the train split, where a tokenizer must know them
 
-    def splits(self, told: Told) -> tuple[Iterator[str], Iterator[str]]:
+    def splits(self, listener: Listener) -> tuple[Iterator[str], Iterator[str]]:
         """Train and val, to be read in this order; nothing is val's where it is a share of ids."""
         if self.corpus.knows_val:
-            return self.corpus.train_and_val(self.val_fraction, told)
-        return divided(self.corpus.pieces(told), self.n_first)
+            return self.corpus.train_and_val(self.val_fraction, listener)
+        return divided(self.corpus.pieces(listener), self.n_first)
 
     def fit(self, arguments: dict[str, Any]) -> Tokenizer:
         """The tokenizer for the text."""
-        told, kind, name = Told(progress=self.progress), self.kind, class_name(self.kind)
-        first: Iterator[str] = self.corpus.pieces(told)
+        listener, kind, name = Listener(progress=self.progress), self.kind, class_name(self.kind)
+        first: Iterator[str] = self.corpus.pieces(listener)
         rest: Iterator[str] = iter(())
         if kind.fitted_on_train:
             if self.corpus.knows_val:
@@ -82,20 +83,20 @@ class TextOf:
             else:
                 n_characters = sum(map(len, first))
                 self.n_first = int((1 - self.val_fraction) * n_characters)
-            first, rest = self._sampled(told)
+            first, rest = self._sampled(listener)
         tokenizer = kind.fit(first, **arguments)
         check_made(tokenizer, name)
         deque(rest, maxlen=0)  # for the sake of progress alone
         return tokenizer.with_end_of_text() if self.corpus.documents else tokenizer
 
-    def _sampled(self, told: Told) -> tuple[Iterator[str], Iterator[str]]:
+    def _sampled(self, listener: Listener) -> tuple[Iterator[str], Iterator[str]]:
         """Both splits; of a large one for training as much as its kind learns from."""
-        train, val = self.splits(told)
+        train, val = self.splits(listener)
         most, n_characters = self.kind.learns_from, self.n_first
         if most is None or self.corpus.n_bytes * MOST_COMPRESSED < most:
             return train, val
         if n_characters is None:
-            n_characters = sum(map(len, self.splits(Told())[0]))
+            n_characters = sum(map(len, self.splits(Listener())[0]))
         if n_characters <= most:
             return train, val
         say(
@@ -128,7 +129,7 @@ def write(text: TextOf, tokenizer: Tokenizer, unfinished: Unfinished) -> dict[st
     broken: list[BrokenError] = []
 
     n_pieces = 0
-    for split in text.splits(Told(digest.update, text.progress, broken.append)):
+    for split in text.splits(Listener(digest.update, text.progress, broken.append)):
         pieces = tokenizer.cut(split)
         for _ in islice(pieces, max(n_done - n_pieces, 0)):  # read for the sake of the checksum
             n_pieces += 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lmlab.config.fingerprint import value_at
 from lmlab.config.stored import conf_dir
 from lmlab.config.targets import named
 from lmlab.display.for_tensorboard.tensorboard_inside import (
@@ -83,7 +84,7 @@ def hyperparameters(
     logarithmic scale of its column. Of a run that was refused there is no `model`, and any value of
     `config` may be missing or nonsense.
     """
-    at = partial(_at, config)
+    at = partial(value_at, config)
     node = at("model")
     counts = _counts(at("model._target_")) if model is None else Hooks.of(model).fit is not None
     heads = [*_values(node, "n_head"), None if model is None else n_head(model)]
@@ -110,30 +111,22 @@ def hyperparameters(
     }
 
 
-def _at(config: dict[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where there is none."""
-    node: Any = config
-    for name in key.split("."):
-        node = node.get(name) if isinstance(node, dict) else None
-    return node
-
-
 def _optimizer(node: Any) -> str:
     """`AdamW`, or with rules `Muon + AdamW`: those of the rules, then the one of the rest."""
-    rules = _at(node, "rules")
+    rules = value_at(node, "rules")
     rules = list(rules.values()) if isinstance(rules, dict) else []
-    rules = [rule for rule in rules if _at(rule, "_target_") is not None]
+    rules = [rule for rule in rules if value_at(rule, "_target_") is not None]
     return " + ".join(dict.fromkeys(map(_name, [*rules, node])))
 
 
 def _name(node: Any) -> str:
-    return _text(_at(node, "_target_")).rpartition(".")[2]
+    return _text(value_at(node, "_target_")).rpartition(".")[2]
 
 
 def _model(node: Any) -> str:
     """A model by the name of its class; a stack of layers by that of the layer."""
-    layer = _at(node, "layer")
-    return _name(layer if _at(layer, "_target_") is not None else node)
+    layer = value_at(node, "layer")
+    return _name(layer if value_at(layer, "_target_") is not None else node)
 
 
 def _counts(target: Any) -> bool:
@@ -170,7 +163,7 @@ def _text(value: Any) -> str:
 
 
 def _corpus(node: Any) -> str:
-    path = _at(node, "path")
+    path = value_at(node, "path")
     return Path(path).name if _name(node) == "from_files" and isinstance(path, str) else _name(node)
 
 

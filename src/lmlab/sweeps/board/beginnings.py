@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from lmlab.config.fingerprint import value_at
 from lmlab.config.stored import conf_dir
 from lmlab.console import command
 from lmlab.errors import LabError
@@ -25,7 +26,7 @@ MOST_MACHINES = 40  # lines on versions and machines
 def question_of(folder: Path) -> str:
     """What a named sweep asks: the comment that its config begins with."""
     options = conf_dir() / "sweep"
-    path = options / f"{_composed(folder, 'hydra', 'runtime', 'choices', 'sweep')}.yaml"
+    path = options / f"{_composed(folder, 'hydra.runtime.choices.sweep')}.yaml"
     if not path.is_file() or leads_out(path, options):
         return ""
     lines = path.read_text("utf-8").splitlines()[1:]  # behind the package
@@ -38,7 +39,7 @@ def commands_of(folder: Path) -> list[list[str]]:
     asked = [
         word
         for kind in ("task", "hydra")
-        for word in _listed(_composed(folder, "hydra", "overrides", kind))
+        for word in _listed(_composed(folder, f"hydra.overrides.{kind}"))
         if word != "hydra.mode=MULTIRUN" and not word.startswith("sweep.name='")  # it follows
     ]
     again = [["train again", cut(f"{command('train')} -m {shlex.join(asked)}")]] if asked else []
@@ -49,7 +50,7 @@ def made_with(files: Sequence[RunFiles]) -> list[str]:
     """Versions and processors of the runs, each once."""
     lines: dict[str, None] = {}
     for run in files:
-        versions = run.record.get("versions") or {}
+        versions = run.record.get("versions")
         if isinstance(versions, dict):
             lines[", ".join(f"{name} {version}" for name, version in versions.items())] = None
         keys = ("git_commit", "processor", "threads", "device")
@@ -58,16 +59,13 @@ def made_with(files: Sequence[RunFiles]) -> list[str]:
     return [cut(line) for line in lines if line][:MOST_MACHINES]
 
 
-def _composed(folder: Path, *keys: str) -> Any:
+def _composed(folder: Path, key: str) -> Any:
     """What Hydra composed for the sweep at some key; None where nothing is left of it."""
     path = folder / MULTIRUN
     try:
-        node: Any = _read(path, path.stat().st_mtime_ns)
+        return value_at(_read(path, path.stat().st_mtime_ns), key)
     except (LabError, OSError):
         return None
-    for key in keys:
-        node = node.get(key) if isinstance(node, dict) else None
-    return node
 
 
 @lru_cache(32)

@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ class Board(base_plugin.TBPlugin):
             return self._respond(request, script, "application/javascript", 86_400)
         routes: dict[str, Callable[[Mapping[str, str]], bytes]] = {
             "sweeps": self._sweeps,
-            "sweep": self._sweep,
-            "figures": self._figures,
+            "sweep": partial(self._of_sweep, "sweep"),
+            "figures": partial(self._of_sweep, "figures"),
             "jobs": self._jobs,
             "run": self._of_runs.run,
             "side": self._of_runs.side,
@@ -135,12 +136,6 @@ class Board(base_plugin.TBPlugin):
             return listed(sweeps.values(), self._scan.is_cut)
 
         return self._answers.made(("sweeps",), version, make)
-
-    def _sweep(self, asked: Mapping[str, str]) -> bytes:
-        return self._of_sweep("sweep", asked)
-
-    def _figures(self, asked: Mapping[str, str]) -> bytes:
-        return self._of_sweep("figures", asked)
 
     def _jobs(self, asked: Mapping[str, str]) -> bytes:
         from lmlab.sweeps.board.answers import jobs_of

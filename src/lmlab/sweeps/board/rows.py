@@ -44,6 +44,13 @@ def pairs(mapping: Any) -> list[list[str]]:
     return [[cut(key, 300), cut(shown(v))] for key, v in known.items() if v is not None]
 
 
+def made_with(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was computed on and with, by its record."""
+    keys, versions = ("processor", "threads", "device", "git_commit"), record.get("versions")
+    machine = {key: record[key] for key in keys if record.get(key) is not None}
+    return machine | (versions if isinstance(versions, dict) else {})
+
+
 def finite(value: Any) -> float | None:
     """A number as JSON has it; None for what is none."""
     if isinstance(value, bool | str | None) or not hasattr(value, "__float__"):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab.errors import LabError
-from lmlab.runs.directory import CONFIG, METRICS, RECORD, RunDirectory
+from lmlab.runs.directory import CONFIG, METRICS, RECORD
 from lmlab.sweeps.journal.journal import FOLDER, MULTIRUN
 from lmlab.sweeps.live.watched import SweepProgress, Watched
 from lmlab.sweeps.table.raced import RACE
@@ -95,21 +95,21 @@ class Scan:
         self._asked, self._starting = 0.0, threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def sweeps(self, wait: float = 20.0) -> Mapping[str, SeenSweep]:
+    def sweeps(self) -> Mapping[str, SeenSweep]:
         """By name, as last seen; a first look, or one after a while, is waited for, so many
         seconds."""
         with self._starting:
             self._start()
-        self._first.wait(wait)
+        self._first.wait(20.0)
         return self._sweeps
 
-    def has_runs(self, wait: float = 3.0) -> bool:
+    def has_runs(self) -> bool:
         """Whether there is a sweep, or more than one run: known before any is read, and looked for
         while there is none."""
         if not self._has_runs:
             with self._starting:
                 self._start()
-            self._walked.wait(wait)
+            self._walked.wait(3.0)
         return self._has_runs
 
     def runs(self) -> Mapping[str, SeenRun]:
@@ -200,10 +200,10 @@ class Scan:
         return self._seen(run.name, run.path, run.sweep)
 
     def _seen(self, name: str, path: Path, sweep: str) -> SeenRun:
-        stamp = tuple(_stamp(path / file) for file in (RECORD, CONFIG, METRICS))
+        stamp = tuple(stamp_of(path / file) for file in (RECORD, CONFIG, METRICS))
         before = self._runs.get(name)
         if before is not None and before.stamp == stamp and before.sweep == sweep:
-            return _as_it_stands(before)
+            return replace(before, files=before.files and before.files.as_it_stands())
         try:
             files = None if self._is_elsewhere(path) else read_run(path)
             if files is None or self._is_elsewhere(path):  # a link in its place, by now
@@ -225,24 +225,17 @@ class Scan:
         progress = watched.look(run.files for run in runs if run.files)
         seen = [(run.name, run.stamp, run.status, run.problem) for run in runs]
         # Without what changes by itself: the time left of what has not moved.
-        told = [(job.name, job.status, job.error) for job in progress.jobs]
+        jobs = [(job.name, job.status, job.error) for job in progress.jobs]
         version = hashlib.sha256(
-            repr((seen, told, progress.counts, _stamp(path / RACE))).encode(errors="replace")
+            repr((seen, jobs, progress.counts, stamp_of(path / RACE))).encode(errors="replace")
         ).hexdigest()
         times = [modified / 1e9 for run in runs for modified, _ in run.stamp]
         moved = max([*times, *(job.time for job in progress.jobs)], default=0.0)
         return SeenSweep(name, path, is_launched, tuple(runs), progress, moved, version[:20])
 
 
-def _as_it_stands(run: SeenRun) -> SeenRun:
-    """A run whose files are as they were: whether a process trains in it is not told by them."""
-    if run.files is None or run.files.record.get("status") != "running":
-        return run
-    status = "running" if RunDirectory(run.path).is_locked() else "killed"
-    return replace(run, files=replace(run.files, status=status))
-
-
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp_of(path: Path) -> tuple[int, int]:
+    """When a file was last written, in nanoseconds, and its size; nothing where there is none."""
     try:
         about = path.lstat()
     except OSError:

@@ -155,8 +155,8 @@ def points_chart(
     base = alt.Chart()
     drawn = base.transform_filter("isValid(datum.loss)")
     best = base.transform_filter("datum.is_best")
-    told = [alt.Tooltip("setting:N"), alt.Tooltip("loss:Q", format=".4f")]
-    told.append(alt.Tooltip("sd:Q", title="standard deviation", format=".4f"))
+    tooltip = [alt.Tooltip("setting:N"), alt.Tooltip("loss:Q", format=".4f")]
+    tooltip.append(alt.Tooltip("sd:Q", title="standard deviation", format=".4f"))
     layers: list[Any] = []
     if as_lines:
         line = drawn.transform_filter(alt.FieldOneOfPredicate("line", list(as_lines))).mark_line()
@@ -165,20 +165,20 @@ def points_chart(
         error = drawn.transform_filter("datum.sd > 0").mark_errorbar(ticks={"size": 7})
         layers.append(error.encode(lines.colour(), **on("low", **{f"{of_loss}2": "high"})))
     point = drawn.mark_point().encode(
-        lines.colour(), lines.shape(), FILL, SIZE, **on("loss"), tooltip=told
+        lines.colour(), lines.shape(), FILL, SIZE, **on("loss"), tooltip=tooltip
     )
     layers.append(point)
     if points["is_lost"].any():
         cross = base.transform_filter("datum.is_lost").mark_point(shape=CROSS, size=60)
         far = alt.value(5 if across else edge - 5)
         layers.append(
-            cross.encode(lines.colour(), **on("loss", **{of_loss: far}), tooltip=told[:1])
+            cross.encode(lines.colour(), **on("loss", **{of_loss: far}), tooltip=tooltip[:1])
         )
     if points["is_best"].any():
         star = best.mark_point(shape=STAR, size=200, fill="#F0E442", stroke=INK, strokeWidth=1.2)
         text = best.mark_text(color=INK, dy=16) if across else best.mark_text(
             color=INK, dy=-16, dx=-8, align="left")  # fmt: skip
-        layers.append(star.encode(**on("loss"), tooltip=told))
+        layers.append(star.encode(**on("loss"), tooltip=tooltip))
         layers.append(text.encode(**on("low" if across else "loss"), text="best:N"))
     return alt.layer(*layers, data=data(points))
 

@@ -144,7 +144,7 @@ def loss_curves(curves: Curves, x: str = "steps", on_log: bool = False) -> Chart
     return charts.titled(chart, title, up["val"]["below"])
 
 
-def _seen(opacity: float) -> Any:
+def seen(opacity: float) -> Any:
     """Of a line; of the others less, once some were picked in the legend."""
     return alt.when(PICKED).then(alt.value(opacity)).otherwise(alt.value(opacity / 8))
 
@@ -156,7 +156,7 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
     )
 
     written = {"steps": ",d", "tokens": ",d", "seconds": ",.1f", "flops": ".3~e"}
-    told = [
+    tooltip = [
         alt.Tooltip("setting:N"),
         *(alt.Tooltip(f"{name}:Q", format=written[name]) for name in curves.amounts),
         alt.Tooltip("mean:Q", title="loss", format=".4f"),
@@ -165,14 +165,14 @@ def _layers(curves: Curves, points: pd.DataFrame, lines: Lines, names: Sequence[
     base = alt.Chart().encode(lines.colour())
     point = base.mark_point(filled=True).encode(lines.shape())
     layers = [
-        base.mark_area(opacity=1).encode(alt.Y("low:Q"), y2="high", fillOpacity=_seen(0.18)),
-        base.mark_line().encode(charts.DASH, strokeOpacity=_seen(1)).add_params(PICKED),
-        point.transform_filter("datum.size > 0").encode(charts.SIZE, opacity=_seen(1)),
+        base.mark_area(opacity=1).encode(alt.Y("low:Q"), y2="high", fillOpacity=seen(0.18)),
+        base.mark_line().encode(charts.DASH, strokeOpacity=seen(1)).add_params(PICKED),
+        point.transform_filter("datum.size > 0").encode(charts.SIZE, opacity=seen(1)),
         point.transform_filter("isValid(datum.mean)")
         .encode(
             size=alt.value(90),
             opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
-            tooltip=told,
+            tooltip=tooltip,
         )
         .add_params(near),
     ]
@@ -237,7 +237,7 @@ def _seeds(curves: Curves, line_of: Mapping[int, int], lines: Lines) -> dict[str
     values = values[of_run % math.ceil(len(values) / MOST_POINTS) == 0]
     rows = charts.data(values[["line", "run", *curves.amounts, *curves.losses]])
     layer = alt.Chart(rows).mark_line(strokeWidth=0.8, clip=True)
-    layer = layer.encode(lines.colour(), alt.Y("val:Q"), opacity=_seen(0.7), detail="run:N")
+    layer = layer.encode(lines.colour(), alt.Y("val:Q"), opacity=seen(0.7), detail="run:N")
     about = layer.to_dict(validate=False)
     return {"data": rows.to_dict(), **{part: about[part] for part in ("mark", "encoding")}}
 

@@ -44,7 +44,7 @@ def history(trials: Trials) -> Chart:
     x = alt.X("number:Q", title="trial", axis=alt.Axis(format=",d"), scale=alt.Scale(padding=14))
     axis = scales.loss_axis(charts.with_unit(metric))
     base = alt.Chart(charts.data(points)).encode(x)
-    told = ["number:Q", "setting:N", alt.Tooltip("loss:Q", format=".4f"), "kind:N"]
+    tooltip = ["number:Q", "setting:N", alt.Tooltip("loss:Q", format=".4f"), "kind:N"]
     colour = alt.Color(
         "kind:N",
         scale=alt.Scale(domain=["done", "pruned"], range=[COLOURS[0], GREY]),
@@ -54,7 +54,9 @@ def history(trials: Trials) -> Chart:
         base.mark_line(interpolate="step-after", color=INK, strokeWidth=1.6).encode(
             alt.Y("best", **axis)
         ),
-        base.mark_point(filled=True, size=45).encode(alt.Y("loss", **axis), colour, tooltip=told),
+        base.mark_point(filled=True, size=45).encode(
+            alt.Y("loss", **axis), colour, tooltip=tooltip
+        ),
     ]
     lost = f"{n} off the scale" if (n := int((runs["loss"] > top).sum())) else ""
     below = charts.joined("line: the lowest so far", lost)
@@ -99,9 +101,9 @@ def parallel(trials: Trials) -> Chart:
         scale=alt.Scale(scheme="viridis", domain=[low, high], clamp=True),
         legend=alt.Legend(titleOrient="right", titleLimit=300, gradientLength=140),
     )
-    told = ["number:Q", "setting:N", alt.Tooltip("loss:Q", format=".4f")]
+    tooltip = ["number:Q", "setting:N", alt.Tooltip("loss:Q", format=".4f")]
     line = alt.Chart(charts.data(lines)).mark_line(strokeWidth=1.6)
-    line = line.encode(x, y, colour, detail="number:Q", tooltip=told)
+    line = line.encode(x, y, colour, detail="number:Q", tooltip=tooltip)
     best = line.transform_filter("datum.is_best").mark_line(strokeWidth=4)
     text = alt.Chart(charts.data(pd.DataFrame(ticks)))
     text = text.mark_text(align="left", dx=5, color=PALE, fontSize=11).encode(x, y, text="text:N")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 
 from lmlab.sweeps.figures import charts, scales
 from lmlab.sweeps.figures.charts import Chart, Lines
+from lmlab.sweeps.figures.learning_curves import PICKED, seen
 from lmlab.sweeps.table.curves import shared_steps
 from lmlab.sweeps.table.values import ceiling
 
@@ -41,22 +41,20 @@ def losses_side_by_side(curves: pd.DataFrame, names: Sequence[str]) -> Chart:
         name=points["setting"].map(dict(enumerate(names))),
     )
 
-    picked = alt.selection_point(name="picked", fields=["line"], bind="legend")
-
-    def seen(opacity: float) -> Any:
-        return alt.when(picked).then(alt.value(opacity)).otherwise(alt.value(opacity / 8))
-
     axis = {"format": ",d", "tickCount": 7, "labelOverlap": "greedy"}
     place = alt.X("step", type="quantitative", title="step", axis=axis)
     loss = scales.loss_axis("loss, nats per token", low - margin, top + margin)
     base = alt.Chart(charts.data(points)).encode(place, lines.colour(), detail="tag:N")
-    told = ["name:N", "tag:N", alt.Tooltip("step:Q", format=",d")]
-    told += [alt.Tooltip("mean:Q", title="loss", format=".4f"), alt.Tooltip("sd:Q", format=".4f")]
+    tooltip = ["name:N", "tag:N", alt.Tooltip("step:Q", format=",d")]
+    tooltip += [
+        alt.Tooltip("mean:Q", title="loss", format=".4f"),
+        alt.Tooltip("sd:Q", format=".4f"),
+    ]
     mean = alt.Y("mean", **loss)
     band = base.mark_area().encode(alt.Y("low", **loss), y2="high", fillOpacity=seen(0.16))
-    line = base.mark_line().encode(mean, charts.DASH, strokeOpacity=seen(1)).add_params(picked)
+    line = base.mark_line().encode(mean, charts.DASH, strokeOpacity=seen(1)).add_params(PICKED)
     marks = base.mark_point().encode(
-        mean, charts.FILL, charts.SIZE, tooltip=told, fillOpacity=seen(1), strokeOpacity=seen(1)
+        mean, charts.FILL, charts.SIZE, tooltip=tooltip, fillOpacity=seen(1), strokeOpacity=seen(1)
     )
     several = points["sd"].notna().any()
     below = charts.joined(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from lmlab.errors import LabError
@@ -33,7 +32,7 @@ class Runs:
                     if before is None or before[0] != stamp:
                         seen[path] = stamp, _read(path)
                     else:
-                        seen[path] = stamp, before[1] and _as_it_stands(before[1])
+                        seen[path] = stamp, before[1] and before[1].as_it_stands()
         self._seen = seen
         return [run for _, run in seen.values() if run is not None]
 
@@ -45,10 +44,3 @@ def _read(path: Path) -> RunFiles | None:
             return read_run(path)
         return RunFiles(path, str(record.get("status")), record, None)
     return None
-
-
-def _as_it_stands(run: RunFiles) -> RunFiles:
-    """A run whose record is as it was: whether a process trains in it is not told by that."""
-    if run.record.get("status") != "running":
-        return run
-    return replace(run, status="running" if RunDirectory(run.path).is_locked() else "killed")

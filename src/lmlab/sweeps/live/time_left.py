@@ -94,16 +94,16 @@ def time_left(
     for job in running:
         if job.left is not None:
             left.append(job.left)
-        elif (told := durations.of(job.work)) is None:
+        elif (estimate := durations.of(job.work)) is None:
             return None
         else:
-            left.append(max(0.0, told[0] - job.taken))
-            is_least |= told[1]
+            left.append(max(0.0, estimate[0] - job.taken))
+            is_least |= estimate[1]
     for work in waiting:
-        if (told := durations.of(work)) is None:
+        if (estimate := durations.of(work)) is None:
             return None
-        left.append(told[0])
-        is_least |= told[1]
+        left.append(estimate[0])
+        is_least |= estimate[1]
     if not left:
         return None
     return TimeLeft(max(sum(left) / max(1, at_once), *left), is_least)

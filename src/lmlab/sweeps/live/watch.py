@@ -62,8 +62,8 @@ def _say(before: SweepProgress, now: SweepProgress) -> None:
     if before is now:
         if now.n_jobs:
             console.print(summary(now), markup=False)
-    elif told := news(before, now):
-        for job in told:
+    elif ended := news(before, now):
+        for job in ended:
             console.print(ending(job), markup=False)
         console.print(f"        {summary(now)}", markup=False)
     elif before.counts != now.counts:

@@ -118,8 +118,8 @@ class Watched:
                 if (overrides := launch.asked(number)) is not None:
                     places[overrides] = key
         waiting, not_begun = _not_begun(launches)
-        told = {by_name[name].path for name in by_name.keys() & jobs.keys()}
-        others = [_of_run(run, run.files.status, now) for run in every if run.path not in told]
+        of_jobs = {by_name[name].path for name in by_name.keys() & jobs.keys()}
+        others = [_of_run(run, run.files.status, now) for run in every if run.path not in of_jobs]
         for overrides in waiting & places.keys():  # it ended before, and comes again
             if jobs[places[overrides]].status in ENDED:
                 waiting.discard(overrides)

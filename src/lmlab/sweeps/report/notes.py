@@ -71,16 +71,16 @@ def _flattering(table: Table) -> list[str]:
 
 def _saved(table: Table) -> list[str]:
     """What was spent of the steps that all would take to their ends, where runs have paused."""
-    said = {i: f.record["pause_at"] for i, f in enumerate(table.files) if "pause_at" in f.record}
-    if not any(said.values()):  # they went on after something else
+    pauses = {i: f.record["pause_at"] for i, f in enumerate(table.files) if "pause_at" in f.record}
+    if not any(pauses.values()):  # they went on after something else
         return []
-    told = list(said)
-    ends = [(table.files[i].config or {}).get("trainer.max_steps") for i in told]
+    paused = list(pauses)
+    ends = [(table.files[i].config or {}).get("trainer.max_steps") for i in paused]
     whole = sum(end for end in ends if isinstance(end, int))
     if not whole:
         return []
-    spent = int(table.runs["step"][told].sum())
-    runs = table.runs.loc[told]
+    spent = int(table.runs["step"][paused].sum())
+    runs = table.runs.loc[paused]
     stood = runs.loc[runs["status"] == "paused", "step"].value_counts().sort_index()
     where = [f"{n} paused at step {step:,}" for step, n in stood.items()]
     where.append(f"{(runs['status'] == 'done').sum()} came to the end")

@@ -13,8 +13,8 @@ from lmlab.sweeps.table.words import duration
 
 def rungs_sections(table: Table) -> Iterator[Section]:
     """A row for each rung, where runs of a table have paused and others of them went on."""
-    told = [i for i, files in enumerate(table.files) if "pause_at" in files.record]
-    runs = table.runs.loc[told]
+    may_pause = [i for i, files in enumerate(table.files) if "pause_at" in files.record]
+    runs = table.runs.loc[may_pause]
     paused = runs.loc[runs["status"] == "paused", "step"]
     ends = runs.loc[runs["status"] == "done", "step"]
     if paused.empty or ends.empty:

@@ -1,20 +1,23 @@
-"""The runs that a sweep chooses among: where each is kept, before any is trained."""
+"""What sweeps share that choose among runs: their settings, and where each run is kept before any
+is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, create_model
 
-from lmlab.config.schema import Train
+from lmlab.config.check import check_plain
+from lmlab.config.schema import Node, Train
 from lmlab.config.words.command_line import CommandLine
 from lmlab.config.words.hydra_inside import hydra_config_lent
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
-from lmlab.sweeps.journal.journal import Result
+from lmlab.sweeps.journal.journal import FAILED, Result
 from lmlab.sweeps.launch.job import planned, varied_values
 from lmlab.sweeps.launch.launching import finish
 from lmlab.sweeps.table.reading import SEED
@@ -22,6 +25,31 @@ from lmlab.sweeps.table.values import canonical
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
+
+
+class SweeperSettings(Node):
+    """What those that choose among runs have in common."""
+
+    target: str = Field(alias="_target_")
+    params: dict[str, Any]
+    when: dict[str, dict[str, Any]]
+
+
+T = TypeVar("T", bound=SweeperSettings)
+
+
+def sweeper_settings(config: DictConfig, kind: type[T]) -> T:
+    """hydra.sweeper of a composed config.
+
+    Raises:
+        LabError: naming the first key that is refused.
+    """
+    plain: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    # Within each other, so that errors name the whole key.
+    hydra: Any = create_model("Hydra", __base__=Node, sweeper=(kind, ...))
+    whole: Any = create_model("Whole", __base__=Node, hydra=(hydra, ...))
+    checked: T = check_plain({"hydra": {"sweeper": plain}}, whole).hydra.sweeper
+    return checked
 
 
 class Placed(NamedTuple):
@@ -87,6 +115,11 @@ def by_setting(candidates: Sequence[Placed]) -> dict[str, list[Placed]]:
         if one.run is not None:
             paths.add(one.run.path)
     return settings
+
+
+def is_last(result: Result, fail_fast: bool) -> bool:
+    """Whether no job is begun behind one that has ended so."""
+    return result.status in ("skipped", "planned", *(FAILED if fail_fast else ()))
 
 
 def end(folder: Path, results: Sequence[Result]) -> None:

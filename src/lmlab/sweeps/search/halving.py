@@ -11,16 +11,15 @@ import csv
 import hashlib
 import io
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import Field
 
-from lmlab.config.check import check_plain
-from lmlab.config.schema import Count, Node, Seed
+from lmlab.config.schema import Count, Seed
 from lmlab.config.words.axes import Axes, every_row
 from lmlab.console import say
 from lmlab.errors import LabError
@@ -31,23 +30,30 @@ from lmlab.sweeps.launch.launching import run_jobs
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.preparing import check_jobs, check_multirun, make_sweep
 from lmlab.sweeps.launch.progress import Progress
-from lmlab.sweeps.search.candidates import Placed, by_setting, end, placed
+from lmlab.sweeps.search.candidates import (
+    Placed,
+    SweeperSettings,
+    by_setting,
+    end,
+    is_last,
+    placed,
+    sweeper_settings,
+)
 from lmlab.sweeps.search.racing import hold_race, seeds_of_race
 from lmlab.sweeps.search.rungs import Standing, next_move, rungs
 
 if TYPE_CHECKING:
-    from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
+
+    from lmlab.sweeps.launch.composing import RememberingLoader
+    from lmlab.sweeps.search.space import Example
 
 METRICS_LOGGER = "lmlab.display.loggers.MetricsCSV"
 
 
-class Settings(Node):
+class Settings(SweeperSettings):
     """conf/hydra/sweeper/halving.yaml."""
 
-    target: str = Field(alias="_target_")
-    params: dict[str, Any]
-    when: dict[str, dict[str, Any]]
     min_steps: Count
     factor: Annotated[int, Field(ge=2)]
     synchronous: bool
@@ -55,18 +61,8 @@ class Settings(Node):
     seed: Seed
 
 
-class Sweeper(Node):
-    sweeper: Settings
-
-
-class Hydra(Node):
-    """So that errors name the whole key."""
-
-    hydra: Sweeper
-
-
 def halve(
-    config: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str]
+    config: DictConfig, loader: RememberingLoader, launcher: Launcher, arguments: list[str]
 ) -> list[Result]:
     """Train settings by successive halving; the results of what this process trained.
 
@@ -79,11 +75,14 @@ def halve(
         raise LabError(
             "sweep.wait=false: halving learns from its results; hydra/sweeper=grid can leave"
         )
-    plain: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
-    asked = check_plain({"hydra": {"sweeper": plain}}, Hydra).hydra.sweeper
-    axes = Axes.parse(plain["params"], plain["when"], arguments, loader, config)
-    jobs, searched = _jobs(axes, asked, check_multirun(config).sweep.max_jobs)
-    check_jobs(config, loader, len(jobs), jobs, searched)
+    asked = sweeper_settings(config, Settings)
+    axes = Axes.parse(asked.params, asked.when, arguments, loader, config)
+    jobs, examples = _jobs(axes, asked, check_multirun(config).sweep.max_jobs)
+    if examples is None:
+        check_jobs(config, loader, arguments, jobs)
+    else:
+        words, open_keys = zip(*examples, strict=True)
+        check_jobs(config, loader, arguments, words, len(jobs), open_keys)
     candidates = placed(config, loader, Path(config.hydra.sweep.dir), jobs, arguments)
     if any(one.config is not None and one.config.pause_at is not None for one in candidates):
         raise LabError("pause_at: hydra/sweeper=halving says where each run pauses; leave it out")
@@ -122,9 +121,9 @@ def halve(
     return results
 
 
-def _jobs(axes: Axes, asked: Settings, most: int) -> tuple[list[list[str]], Collection[str]]:
+def _jobs(axes: Axes, asked: Settings, most: int) -> tuple[list[list[str]], list[Example] | None]:
     """The overrides of each run: every combination of the values, or settings drawn at random, each
-    with every seed; and the keys that are drawn."""
+    with every seed, and then examples of what may be drawn."""
     endless = [b.label for b in axes.branches if b.is_swept and b.rows is None]
     if asked.n_drawn is None and endless:
         raise LabError(
@@ -132,14 +131,14 @@ def _jobs(axes: Axes, asked: Settings, most: int) -> tuple[list[list[str]], Coll
         )
     if asked.n_drawn is None:
         axes.check_size(most)
-        return list(axes.jobs(every_row)), ()
+        return list(axes.jobs(every_row)), None
     try:
         from lmlab.sweeps.search.draws import drawn
         from lmlab.sweeps.search.space import Space
     except ModuleNotFoundError as error:
         raise LabError('hydra.sweeper.n_drawn: pip install "lmlab[sweep]" brings it') from error
     space = Space.of(axes)
-    return list(drawn(space, asked.n_drawn, asked.seed)), space.keys
+    return list(drawn(space, asked.n_drawn, asked.seed)), list(space.examples())
 
 
 @dataclass
@@ -168,8 +167,8 @@ class Candidate:
         record = self.run.record if self.run is not None else {}
         if self.run is None or not record:
             return
-        told, status, last = record.get("pause_at"), record["status"], len(steps) - 1
-        goal = next((i for i, step in enumerate(steps) if told and step >= told), last)
+        pause_at, status, last = record.get("pause_at"), record["status"], len(steps) - 1
+        goal = next((i for i, step in enumerate(steps) if pause_at and step >= pause_at), last)
         is_there = status == "done" or (status == "paused" and record["step"] >= steps[goal])
         passed = steps[: goal + is_there]
         losses = _val_losses(self.run)
@@ -256,8 +255,7 @@ class Halving:
             run.fail()
         elif result.status in ("done", "paused"):
             run.look(self.steps)
-        last = ("skipped", "planned", *(FAILED if self.fail_fast else ()))
-        self.is_over = self.is_over or result.status in last
+        self.is_over |= is_last(result, self.fail_fast)
 
 
 def _standing(runs: Sequence[Candidate]) -> Standing:
@@ -295,15 +293,15 @@ def _check_losses_are_kept(candidates: Sequence[Placed]) -> None:
     for one in candidates:
         loggers = one.config.logger.values() if one.config is not None else ()
         targets = {str(part["_target_"]) for part in loggers if isinstance(part, dict)}
-        if one.config and METRICS_LOGGER not in targets and all(map(_is_ours, targets)):
+        if (
+            one.config
+            and METRICS_LOGGER not in targets
+            and all(target.startswith("lmlab.") for target in targets)
+        ):
             raise LabError(
                 f"hydra/sweeper=halving ranks runs by their {METRICS}, which logger.csv writes: "
                 "leave ~logger.csv out"
             )
-
-
-def _is_ours(target: str) -> bool:
-    return target.startswith("lmlab.")
 
 
 def _rungs(candidates: Sequence[Placed], asked: Settings) -> list[int]:

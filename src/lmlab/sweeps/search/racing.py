@@ -23,19 +23,20 @@ from lmlab.sweeps.launch.launching import run_jobs
 from lmlab.sweeps.launch.pool import pool_of
 from lmlab.sweeps.launch.preparing import check_jobs, make_sweep
 from lmlab.sweeps.launch.progress import Progress
-from lmlab.sweeps.search.candidates import Placed, by_setting, end, placed
+from lmlab.sweeps.search.candidates import Placed, by_setting, end, is_last, placed
 from lmlab.sweeps.table.raced import Raced, Row
 from lmlab.sweeps.table.reading import SEED
 
 if TYPE_CHECKING:
-    from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
     from omegaconf import DictConfig
+
+    from lmlab.sweeps.launch.composing import RememberingLoader
 
 
 def race_grid(
     config: DictConfig,
-    loader: ConfigLoader,
+    loader: RememberingLoader,
     launcher: Launcher,
     arguments: Sequence[str],
     jobs: Sequence[list[str]],
@@ -45,7 +46,7 @@ def race_grid(
     Raises:
         LabError: if they cannot race, before anything is made; if a run failed, once all is done.
     """
-    check_jobs(config, loader, len(jobs), jobs)
+    check_jobs(config, loader, arguments, jobs)
     folder = Path(config.hydra.sweep.dir)
     settings = by_setting(placed(config, loader, folder, jobs, arguments))
     seeds_of_race(config, settings)
@@ -54,7 +55,7 @@ def race_grid(
 
 def hold_race(
     config: DictConfig,
-    loader: ConfigLoader,
+    loader: RememberingLoader,
     launcher: Launcher,
     arguments: Sequence[str],
     folder: Path,
@@ -189,8 +190,7 @@ class Racing:
         one.look()
         if result.status in FAILED:
             one.loss = math.inf
-        last = ("skipped", "planned", *(FAILED if self.fail_fast else ()))
-        self.is_over = self.is_over or result.status in last
+        self.is_over |= is_last(result, self.fail_fast)
 
     def result(self, names: Sequence[str], fresh: list[int]) -> Raced:
         """What the race came to; `names` of the settings, and the seeds that measured the best."""

@@ -12,10 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from lmlab.config import build
-from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import NOT_IN_FINGERPRINT, leaves, under
 from lmlab.config.own_code import code_of
-from lmlab.config.schema import Count, Custom, Node, Seed
+from lmlab.config.schema import Count, Custom, Seed
 from lmlab.config.words.axes import Axes
 from lmlab.config.words.python_words import in_grammar
 from lmlab.console import command, say
@@ -24,14 +23,15 @@ from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.journal.journal import FAILED, Result
 from lmlab.sweeps.launch.launching import finish, run_jobs
 from lmlab.sweeps.launch.pool import pool_of
-from lmlab.sweeps.launch.preparing import check_multirun, prepare
+from lmlab.sweeps.launch.preparing import check_jobs, check_multirun, make_sweep
 from lmlab.sweeps.launch.progress import Progress
+from lmlab.sweeps.search.candidates import SweeperSettings, is_last, sweeper_settings
 
 if TYPE_CHECKING:
-    from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
     from optuna import Trial
 
+    from lmlab.sweeps.launch.composing import RememberingLoader
     from lmlab.sweeps.search.space import Space
     from lmlab.sweeps.search.study import MakeSampler, SharedStudy
 
@@ -40,13 +40,10 @@ class Sampler(Custom):
     seed: Seed | None = None
 
 
-class Settings(Node):
+class Settings(SweeperSettings):
     """conf/hydra/sweeper/optuna.yaml."""
 
-    target: str = Field(alias="_target_")
     recursive: bool = Field(alias="_recursive_")
-    params: dict[str, Any]
-    when: dict[str, dict[str, Any]]
     n_trials: Count
     n_jobs: Count | None
     metrics: Annotated[list[str], Field(min_length=1)]
@@ -57,18 +54,8 @@ class Settings(Node):
     pruner: Custom
 
 
-class Sweeper(Node):
-    sweeper: Settings
-
-
-class Hydra(Node):
-    """So that errors name the whole key."""
-
-    hydra: Sweeper
-
-
 def search(
-    config: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str]
+    config: DictConfig, loader: RememberingLoader, launcher: Launcher, arguments: list[str]
 ) -> list[Result]:
     """Train trials until the study has as many as it is to have; the results of this process's.
 
@@ -106,7 +93,9 @@ def search(
         )
     most = check_multirun(config).sweep.max_jobs
     n_trials, make_sampler = _plan(settings, space, most)
-    folder = prepare(config, loader, n_trials, list(space.examples()), space.keys)
+    examples, open_keys = zip(*space.examples(), strict=True)
+    check_jobs(config, loader, arguments, examples, n_trials, open_keys)
+    folder = make_sweep(config)
     with SharedStudy.opened(
         folder,
         settings["storage"],
@@ -119,7 +108,6 @@ def search(
         say(f"{ended} of {n_trials} trials have ended so far in {study.path}")
         if settings["retry_failed"]:
             study.try_failed_again()
-        settings["sampler"] = study.as_it_began(settings["sampler"])
         progress, fail_fast = Progress(n_trials), config.sweep.fail_fast
         trials = _Trials(
             study, space, settings, n_trials, make_sampler, prunes, fail_fast, progress
@@ -167,14 +155,12 @@ class _Trials:
     def tell(self, number: int, result: Result) -> None:
         """How the job of a trial has ended, by its number among those that were asked for."""
         _report(self.study, self.asked[number], result, self.settings)
-        last = ("skipped", "planned", *(FAILED if self.fail_fast else ()))
-        self.is_over = self.is_over or result.status in last
+        self.is_over |= is_last(result, self.fail_fast)
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:
     """hydra.sweeper, checked; every metric has a direction."""
-    plain: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
-    check_plain({"hydra": {"sweeper": plain}}, Hydra)
+    plain = sweeper_settings(config, Settings).plain()
     if plain["directions"] is None:
         plain["directions"] = ["minimize"] * len(plain["metrics"])
     if len(plain["directions"]) != len(plain["metrics"]):

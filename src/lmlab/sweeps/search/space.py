@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.types import IntervalSweep
 from optuna.distributions import (
@@ -18,6 +18,13 @@ from optuna.distributions import (
 from lmlab.config.words.axes import Axes
 from lmlab.config.words.branches import Branch, Row, is_among
 from lmlab.errors import LabError
+
+
+class Example(NamedTuple):
+    """The overrides of a job, and the searched keys of which another has other values."""
+
+    words: list[str]
+    open_keys: set[str]
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,8 @@ class Space:
         """The overrides of the job that tries `params`."""
         return self.suggest(lambda label, _: params[label])
 
-    def examples(self) -> Iterator[list[str]]:
-        """Jobs in which each choice occurs, and a bound of whatever else is searched."""
+    def examples(self) -> Iterator[Example]:
+        """Jobs in which each choice occurs, and both ends of whatever else is searched."""
         for branch in self.axes.branches:
             wanted = self.axes.towards(branch)
             for row in _examples(branch, self.searched.get(branch.label)):
@@ -77,7 +84,8 @@ class Space:
                         rows = [r for r in rows if _has(r, key, values)] or rows
                     return rows[:1]
 
-                yield next(self.axes.jobs(first_rows))
+                others = self.keys - {key.lstrip("+") for key in branch.keys}
+                yield Example(next(self.axes.jobs(first_rows)), others)
 
     @property
     def n_points(self) -> int:
@@ -169,9 +177,10 @@ def _has(row: Row, key: str, values: Sequence[Any]) -> bool:
 
 
 def _examples(branch: Branch, d: BaseDistribution | None) -> list[Row]:
-    """Every choice; of numbers the first."""
+    """Every choice; of numbers the first and the last."""
     if d is None:
         return list(branch.rows or ())
     if isinstance(d, CategoricalDistribution):
         return [_row(branch, choice) for choice in d.choices]
-    return [_row(branch, next(iter(_values(d)[1])))]
+    assert isinstance(d, IntDistribution | FloatDistribution)
+    return [_row(branch, number) for number in dict.fromkeys((d.low, d.high))]

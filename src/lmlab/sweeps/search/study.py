@@ -44,7 +44,6 @@ NAME = "sweep"  # of the study in its storage
 FILES = {"journal": "study.journal", "sqlite": "study.db"}
 SWEEPERS = ".sweepers"  # the folder of the locks that say who lives
 ABOUT = "about"  # noted on the study: what its trials have in common
-JOINTLY = "tpe_jointly"  # too: TPE models its axes jointly, unless told otherwise
 SWEEPER_NAME = re.compile(r"\d+-[0-9a-f]{8}")
 SWEEPER, RUN, AGAIN = "sweeper", "run", "tries_again"  # noted on a trial
 DIVERGED = "diverged"  # too
@@ -115,7 +114,6 @@ class SharedStudy:
         stored = self.study.user_attrs.get(ABOUT)
         if stored is None:
             self.study.set_user_attr(ABOUT, about)
-            self.study.set_user_attr(JOINTLY, True)
             return
         for key in sorted(stored.keys() & about.keys()):
             if canonical(stored[key]) != canonical(about[key]):
@@ -133,13 +131,6 @@ class SharedStudy:
                         f"{key}: this study searches {before} and cannot go on with {now}; give "
                         "it a sweep.name of its own"
                     ) from None
-
-    def as_it_began(self, sampler: dict[str, Any]) -> dict[str, Any]:
-        """The config of a sampler: TPE goes on by single axes where it began with these."""
-        began_otherwise = JOINTLY not in self.study.user_attrs
-        if began_otherwise and sampler.get("multivariate", True) is None:
-            return {**sampler, "multivariate": False}
-        return sampler
 
     def try_failed_again(self) -> None:
         """Queue the failed trials once more, as new trials with the same values."""

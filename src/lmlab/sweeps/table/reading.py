@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,14 @@ class RunFiles:
     status: str
     record: dict[str, Any]  # run.json
     config: dict[str, Any] | None  # dotted keys that determine the result; None if unreadable
+
+    def as_it_stands(self) -> RunFiles:
+        """As it is while its record is as it was: whether a process trains in it, that does not
+        tell."""
+        if self.record.get("status") != "running":
+            return self
+        status = "running" if RunDirectory(self.path).is_locked() else "killed"
+        return replace(self, status=status)
 
     @property
     def swept(self) -> dict[str, Any]:

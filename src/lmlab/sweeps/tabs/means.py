@@ -9,13 +9,11 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePosixPath
 
 import pandas as pd
 
 from lmlab.display.for_tensorboard.board import MOST_TICKED
 from lmlab.sweeps.board.scan import Scan, SeenRun, SeenSweep
-from lmlab.sweeps.kept import SEED_MEAN
 from lmlab.sweeps.table.curves import Curves, averaged, mean_curves, names_of_settings
 from lmlab.sweeps.table.reading import started
 from lmlab.sweeps.table.settings import BEST, BPC, LOSS, Table, fitting_metric
@@ -44,15 +42,10 @@ class Shown:
 
     means: Mapping[str, Mean]  # by name
     best: frozenset[str] | None  # runs by name; None: all
-    sweeps: frozenset[str]  # by name
     summary: str  # of `best`
 
     def shows(self, run: str) -> bool:
-        """Whether it shows a run that TensorBoard has found; no mean that an earlier report wrote
-        into the folder of a sweep."""
-        folder = PurePosixPath(run).parent
-        if folder.name == SEED_MEAN and folder.parent.as_posix() in self.sweeps:
-            return False
+        """Whether it shows a run that TensorBoard has found."""
         return self.best is None or run in self.best
 
 
@@ -83,7 +76,7 @@ class Choice:
             places = [(i, m) for _, means in self._made.values() for i, m in enumerate(means)]
             ranked = [mean for _, mean in sorted(places, key=lambda pair: pair[0])]
             if self._top is None:
-                return Shown({m.name: m for m in ranked}, None, frozenset(sweeps), "")
+                return Shown({m.name: m for m in ranked}, None, "")
             if time.monotonic() - self._looked > SECONDS:
                 self._best, self._by = best_runs(sweeps.values(), self._top)
                 self._looked = time.monotonic()
@@ -93,8 +86,7 @@ class Choice:
             if ranked:
                 of = "" if len(means) == len(ranked) else f" of {len(ranked)}"
                 summary += f", and the mean over seeds of {len(means)}{of} settings"
-            best = frozenset(self._best)
-            return Shown({m.name: m for m in means}, best, frozenset(sweeps), summary)
+            return Shown({m.name: m for m in means}, frozenset(self._best), summary)
 
 
 def best_runs(sweeps: Iterable[SeenSweep], n: int) -> tuple[list[str], str]:

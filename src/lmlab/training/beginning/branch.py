@@ -17,7 +17,7 @@ from lmlab.config.stored import with_todays_defaults
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.errors import LabError
-from lmlab.runs.checkpoint import BESIDE
+from lmlab.runs.checkpoint import BESIDE, is_weights_alone
 from lmlab.runs.contents import (
     check_callbacks,
     check_continuable,
@@ -57,7 +57,7 @@ def cropped(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
             cropped[key] = {**beside, "weights": weights}
     optimizer = module.fresh_optimizer()
     names = {p: name for name, p in module.model.named_parameters()}
-    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    order = [names.get(p, "") for group in optimizer.param_groups for p in group["params"]]
     cropped["optimizer_states"] = [
         {**old, "state": {i: _crop_state(of, i, order, shapes) for i, of in old["state"].items()}}
         for old in parent["optimizer_states"]
@@ -173,6 +173,7 @@ def first_checkpoint(
     return {
         **parent,
         **module.about,
+        "state_dict": _state_dict(parent, module),
         "optimizer_states": [_optimizer_state(parent, module)],
         "TextDataModule": {**stream, "step": parent["global_step"]},
         "random": parent["random"] if same_streams else None,
@@ -188,6 +189,15 @@ def _keeps_its_state(callback: L.Callback) -> bool:
     return not type(callback).__module__.startswith("lmlab.")
 
 
+def _state_dict(parent: dict[str, Any], module: LanguageModule) -> dict[str, Tensor]:
+    """The parent's model, and of what is trained beside it what the parent has, too."""
+    mine = {name: w for name, w in module.state_dict().items() if not name.startswith("model.")}
+    its = parent["state_dict"]
+    fits = {n: n in its and its[n].shape == w.shape for n, w in mine.items()}
+    models = {name: w for name, w in its.items() if name.startswith("model.")}
+    return {**models, **{name: its[name] if fits[name] else w for name, w in mine.items()}}
+
+
 def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
     """The state of the new run's optimizer: its own groups, with what the parent's gathered."""
     new = module.fresh_optimizer().state_dict()
@@ -195,6 +205,8 @@ def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str
         new["state"] = parent["optimizer_states"][0]["state"]
     elif parent["optimizer_states"]:
         say("from: the optimizer is another one and begins afresh")
+    elif is_weights_alone(parent):
+        say("from: the parent kept weights alone; the optimizer and the windows begin afresh")
     return new
 
 

@@ -55,6 +55,8 @@ def check_goes_on(
         )
     _load(model, checkpoint)
     check_beside(checkpoint, model)
+    if module.beside is not None:
+        contents.check_weights(contents.weights_of(checkpoint, "beside."), module.beside)
     check_gathered(checkpoint, module, callbacks)
 
 
@@ -94,8 +96,8 @@ def _load(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        said = str(error).splitlines()[-1].strip()
-        raise LabError(f"its weights do not fit the model: {said[:300]}") from error
+        last_line = str(error).splitlines()[-1].strip()
+        raise LabError(f"its weights do not fit the model: {last_line[:300]}") from error
 
 
 @dataclass(frozen=True)
@@ -143,18 +145,21 @@ def restore(run: RunDirectory, which: str) -> Trained:
     Raises:
         LabError: if there is none, or it cannot be used.
     """
-    if which in ("last", "ema"):
-        found = newest(run, lambda path, checkpoint: (_restored(run, path, checkpoint), checkpoint))
-        if found is not None:
-            trained, checkpoint = found
-            if which == "ema":
-                load_averaged(trained.model, checkpoint, trained.path)
-            return trained
-    path = run.checkpoint(which)
-    try:
-        return _restored(None, path, read_checkpoint(path))
-    except LabError as error:
-        raise LabError(naming_checkpoint(path, error)) from error
+    of_run = run if which in ("last", "ema") else None
+    read = None
+    if of_run is not None:
+        read = newest(run, lambda path, checkpoint: (_restored(run, path, checkpoint), checkpoint))
+    if read is None:
+        path = run.checkpoint(which)
+        try:
+            checkpoint = read_checkpoint(path)
+            read = _restored(of_run, path, checkpoint), checkpoint
+        except LabError as error:
+            raise LabError(naming_checkpoint(path, error)) from error
+    trained, checkpoint = read
+    if which == "ema":
+        load_averaged(trained.model, checkpoint, trained.path)
+    return trained
 
 
 def _restored(run: RunDirectory | None, path: Path, checkpoint: dict[str, Any]) -> Trained:
@@ -189,14 +194,9 @@ def _model(config: Train, vocab_size: int, weights: Mapping[str, torch.Tensor]) 
     Its shapes are compared before it takes any memory.
     """
     most = 1000 + 16 * len(weights)  # of which some hold no weights
-    try:
-        with torch.random.fork_rng(devices=[]):
-            on_shapes = model_on_meta(config, vocab_size, most)
-    except build.TooLargeError:
-        raise
-    except LabError:  # somebody's own may compute while it is built
-        pass
-    else:
+    with torch.random.fork_rng(devices=[]):
+        on_shapes = model_on_meta(config, vocab_size, most)
+    if on_shapes is not None:
         contents.check_weights(weights, on_shapes)
     model = build.model(config.model, vocab_size, config.data.block_size, most)
     return model.double() if precision_of(config) == DOUBLE else model

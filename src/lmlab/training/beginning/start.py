@@ -19,7 +19,14 @@ from lmlab.data.tokens import TokenizedCorpus, text_of
 from lmlab.errors import LabError
 from lmlab.exchange.foreign import Foreign
 from lmlab.files import read_small, write_atomically
-from lmlab.runs.checkpoint import Resumed, newest_whole, read_checkpoint, write_checkpoint
+from lmlab.runs.checkpoint import (
+    WEIGHTS_ALONE,
+    Resumed,
+    is_weights_alone,
+    newest_whole,
+    read_checkpoint,
+    write_checkpoint,
+)
 from lmlab.runs.directory import TOKENIZER, RunDirectory
 from lmlab.runs.parents import checkpoint_path, foreign_parent, run_of
 from lmlab.training.beginning.branch import first_checkpoint, fitted
@@ -51,7 +58,8 @@ class Start:
         if start.run is not None:
             _check_same(start.run, config)
         named = config.begins_from
-        if named is None or (start.run is not None and start.run.checkpoints()):
+        has_begun = start.run is not None and (start.is_finished or start.run.checkpoints())
+        if named is None or has_begun:
             return start
         start.foreign = foreign_parent(named)
         if start.foreign is None:
@@ -148,6 +156,8 @@ class Start:
             say("it was begun by an earlier lmlab, whose schedule ended a step before today's")
         newest = newest_whole(run, lambda stored: check_goes_on(stored, module, callbacks))
         if newest is None:
+            if _has_weights_alone(run):
+                raise LabError(f"run={run.path} cannot go on: {WEIGHTS_ALONE}")
             return Resumed(0, None)
         path, contents = newest
         return Resumed(contents["global_step"], path.absolute(), contents)
@@ -165,6 +175,13 @@ def _check_same(run: RunDirectory, config: Train) -> None:
     check_continues(run.config, config.plain(), may_change=("corpus",) if knows_text else ())
     if run.checkpoints():
         check_same_code(run.record, config.plain(), f"run={run.path} cannot go on")
+
+
+def _has_weights_alone(run: RunDirectory) -> bool:
+    try:
+        return is_weights_alone(read_checkpoint(run.checkpoint("best")))
+    except LabError:  # there is none, or it is damaged
+        return False
 
 
 def _began_otherwise(run: RunDirectory, config: Train) -> bool:

@@ -158,9 +158,8 @@ class Processes:
             with handled_by(signal.SIG_DFL):  # while it waits in torch, Python runs no handler
                 self.strategy.setup_environment()
         except RuntimeError as error:
-            first_line = str(error).splitlines()[0]
             raise LabError(
-                f"{self.world_size} processes did not meet at {address}: {first_line}"
+                f"{self.world_size} processes did not meet at {address}: {first_line(error)}"
             ) from error
         try:
             yield

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lmlab.config.check import check_plain
 from lmlab.config.schema import Train
 from lmlab.console import current_console, logged_to, make_console, say, shown_on
-from lmlab.errors import DivergedError, LabError
+from lmlab.errors import DivergedError, LabError, first_line
 from lmlab.files import lock_at
 from lmlab.runs.directory import LOG, RunDirectory
 from lmlab.training.outcome import record_failure
@@ -111,8 +111,9 @@ def _run_agent(processes: Processes, folder: Path, handler: Callable[[int, Any],
                 host, port, n_nodes, node == 0, timedelta(minutes=30), multi_tenant=True
             )
     except RuntimeError as error:
-        problem = str(error).splitlines()[0]
-        raise LabError(f"{n_nodes} nodes did not meet at {host}:{port}: {problem}") from error
+        raise LabError(
+            f"{n_nodes} nodes did not meet at {host}:{port}: {first_line(error)}"
+        ) from error
     path = [entry or str(Path.cwd()) for entry in sys.path]
     settings = LaunchConfig(
         min_nodes=n_nodes,

@@ -15,8 +15,8 @@ from lmlab.errors import LabError
 from lmlab.files import leads_out, open_to_read, read_small
 from lmlab.runs.directory import CONFIG, LOG, SAMPLE, RunDirectory
 from lmlab.runs.record import MOST_CONFIG
-from lmlab.sweeps.board.rows import cut, job_row, pairs, quoted_key
-from lmlab.sweeps.board.scan import SeenRun
+from lmlab.sweeps.board.rows import cut, job_row, made_with, pairs, quoted_key
+from lmlab.sweeps.board.scan import SeenRun, stamp_of
 from lmlab.sweeps.table.reading import RunFiles
 from lmlab.sweeps.table.values import label, shown
 
@@ -42,12 +42,9 @@ def about_run(run: SeenRun, runs: Mapping[str, SeenRun] | None = None) -> dict[s
         return about
     record, directory = run.files.record, RunDirectory(run.path)
     parents, children = relatives(run, runs or {})
-    metrics = record.get("metrics")
-    versions = record.get("versions")
-    machine = {key: record.get(key) for key in ("processor", "threads", "device", "git_commit")}
     return about | {
-        "metrics": pairs(metrics),
-        "machine": pairs({**machine, **(versions if isinstance(versions, dict) else {})}),
+        "metrics": pairs(record.get("metrics")),
+        "machine": pairs(made_with(record)),
         "started": cut(record.get("started") or ""),
         "parameters": run.files.figures()["parameters"],
         "parents": [parent._asdict() for parent in parents],
@@ -61,17 +58,10 @@ def about_run(run: SeenRun, runs: Mapping[str, SeenRun] | None = None) -> dict[s
 
 def news_of(run: SeenRun, runs: Mapping[str, SeenRun]) -> str:
     """What changes when anything does that `about_run` tells; costs little."""
-    times = [_written(run.path / name) for name in (LOG, SAMPLE)]
+    shown = [stamp_of(run.path / name) for name in (LOG, SAMPLE)]
     return repr(
-        (run.stamp, run.status, run.problem, files_of(run.path), times, relatives(run, runs))
+        (run.stamp, run.status, run.problem, files_of(run.path), shown, relatives(run, runs))
     )
-
-
-def _written(path: Path) -> int:
-    try:
-        return path.lstat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def files_of(run: Path) -> list[tuple[str, int | None]]:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lmlab.errors import LabError
-from lmlab.sweeps.board.rows import cut, job_row
+from lmlab.sweeps.board.rows import cut, job_row, made_with
 from lmlab.sweeps.board.scan import SeenRun, SeenSweep
 from lmlab.sweeps.table.curves import read_curves
 from lmlab.sweeps.table.keys import key_values
@@ -213,7 +213,7 @@ def _means(one: Chosen) -> dict[str, tuple[float, float]]:
 
 def _machine(chosen: Sequence[Chosen]) -> list[list[Any]]:
     """Rows of [name, a text for each, whether they differ]; those that differ first."""
-    by_column = [[_made_with(files) for files in one.files] for one in chosen]
+    by_column = [[made_with(files.record) for files in one.files] for one in chosen]
     names = dict.fromkeys(name for runs in by_column for made in runs for name in made)
     rows = []
     for name in names:
@@ -221,10 +221,3 @@ def _machine(chosen: Sequence[Chosen]) -> list[list[Any]]:
         known = {text for text, runs in zip(texts, by_column, strict=True) if runs}
         rows.append([cut(name, 300), texts, len(known) > 1])
     return sorted(rows, key=lambda row: not row[2])
-
-
-def _made_with(files: RunFiles) -> dict[str, Any]:
-    versions = files.record.get("versions")
-    keys = ("processor", "threads", "device", "git_commit")
-    machine = {key: files.record[key] for key in keys if files.record.get(key) is not None}
-    return {**machine, **(versions if isinstance(versions, dict) else {})}
