@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -21,7 +22,6 @@ from lmlab.records.ledger import (
     write_rows,
 )
 from lmlab.records.rulebook import BUDGETS, SEEDS, budget_named
-from lmlab.runs.provenance import git_commit
 from lmlab.sweeps.command import LineParser, errors_in_a_line
 
 
@@ -33,21 +33,21 @@ def main(docs: Path, arguments: Sequence[str] | None = None, commit: str | None 
     options = _parser().parse_args(arguments)
     with errors_in_a_line():
         try:
-            _attempt(options, docs, commit or git_commit())
+            _attempt(options, docs, commit or _commit(docs.parent))
         except KeyboardInterrupt:
             sys.exit(130)
 
 
-def _attempt(options: argparse.Namespace, docs: Path, commit: str | None) -> None:
+def _attempt(options: argparse.Namespace, docs: Path, commit: str) -> None:
     ledger, budget = docs / "records.csv", budget_named(options.budget)
     recipe = recipe_of(options.words)
     rows = read_rows(ledger)
     if not recipe.is_rehearsal:
         check_new(rows, budget.name, recipe.fingerprint)
-        if commit is None or commit.endswith("-dirty"):
+        if not commit:
             raise LabError("a row names the commit that repeats it: commit your changes first")
     # Seeds of one commit: after another, all begin anew.
-    kind = "rehearsal" if recipe.is_rehearsal else str(commit)[:8]
+    kind = "rehearsal" if recipe.is_rehearsal else commit[:8]
     folder = options.folder / f"{budget.name}-{recipe.fingerprint}-{kind}"
     say(f"{recipe}: {options.seeds} seeds in {folder}")
     seeds = list(seeds_of(recipe, budget, folder, options.seeds, options.threads))
@@ -59,7 +59,7 @@ def _attempt(options: argparse.Namespace, docs: Path, commit: str | None) -> Non
         budget=budget.name,
         recipe=str(recipe),
         fingerprint=recipe.fingerprint,
-        commit=str(commit),
+        commit=commit,
         losses=tuple(round(seed.loss, 6) for seed in seeds),
         mean=0.0,
         against="",
@@ -78,6 +78,18 @@ def _attempt(options: argparse.Namespace, docs: Path, commit: str | None) -> Non
     write_rows(ledger, [*rows, row])
     show_in(docs / "records.md", [*rows, row])
     say(f"mean {row.mean:.4f}; {_verdict(row, standing)}")
+
+
+def _commit(checkout: Path) -> str:
+    """The commit of a checkout; empty where code or recipes differ from it, or there is none."""
+    git = ["git", "-C", str(checkout)]
+    head = [*git, "rev-parse", "HEAD"]
+    changes = [*git, "status", "--porcelain", "--", "src", "conf", "scripts"]
+    try:
+        commit, changed = (subprocess.check_output(ask, text=True) for ask in (head, changes))
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return "" if changed else commit.strip()
 
 
 def _verdict(row: Row, standing: Row | None) -> str:
