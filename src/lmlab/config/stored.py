@@ -51,6 +51,7 @@ ADDED_LATER: dict[str, Any] = {
     "model.temperature": 1.0,
     "trainer.num_nodes": 1,
     "data.order": "random",
+    "eval.full": True,
     "loss._target_": "lmlab.training.loss.CrossEntropy",
     "tasks": {},
     "parametrisation._target_": "lmlab.training.parametrisation.Standard",
