@@ -201,17 +201,26 @@ def test_help_and_config_errors_do_not_import_torch(tmp_path):
         assert done.stderr.endswith("False False\n")
 
 
-def test_generate_imports_neither_lightning_nor_torchs_compiler(trained):
+def test_generate_and_export_import_neither_lightning_nor_torchs_compiler(trained, tmp_path):
+    # In one process: torch takes seconds.
     code = (
-        "import sys\nfrom lmlab.cli import generate\ngenerate()\n"
-        "assert not {'lightning', 'torch._dynamo', 'pandas'} & set(sys.modules)"
+        "import sys\nfrom lmlab.cli import export, generate\nrun = sys.argv[1]\n"
+        "sys.argv[1:] = [run, 'max_new_tokens=5', 'prompt=the']\ngenerate()\n"
+        "sys.argv[1:] = [run, 'folder=exported']\nexport()\n"
+        "heavy = {'lightning', 'torch._dynamo', 'pandas', 'altair', 'matplotlib', 'tensorboard'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
-    words = [f"run={trained}", "max_new_tokens=5", "prompt=the"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-c", code, f"run={trained}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("the")
+    assert (tmp_path / "exported/model.safetensors").is_file()
+
+
+def test_docs_says_where_the_pages_are(lab):
+    status, out, err = lab("main", "docs")
+    assert (status, err) == (0, "")
+    assert "/docs: the pages" in out or out.endswith("outputs/site/index.html\n")
 
 
 SWEEP = [*SMALL, "corpus=file", "corpus.path=text.txt"]

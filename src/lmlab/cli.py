@@ -72,6 +72,19 @@ def board() -> None:
     main()
 
 
+def docs() -> None:
+    """Where the pages are that tell how it is used."""
+    beside = conf_dir().parent  # of a checkout; a wheel has none
+    site, pages = beside / "outputs/site/index.html", beside / "docs"
+    with whole_output():
+        if site.is_file():
+            print(site.as_uri())
+        elif pages.is_dir():
+            print(f"{pages}: the pages as they are written; make docs shows them with search")
+        else:
+            print("the pages are in docs/ of the lab's repository; --help has every key")
+
+
 def show() -> None:
     """The result of a run, what it writes like, and what can be done next."""
     from lmlab.runs.directory import RunDirectory
@@ -115,7 +128,7 @@ def export() -> None:
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
-    entry.__name__: entry for entry in (train, sweep, evaluate, generate, export, board, show)
+    entry.__name__: entry for entry in (train, sweep, evaluate, generate, export, board, show, docs)
 }
 
 
@@ -228,13 +241,16 @@ def _show(run: RunDirectory) -> None:
 
 def _prompt(run: RunDirectory) -> str:
     """A prompt of characters that the run's text has: its sample began with it, or Shakespeare."""
+    from lmlab.console import console
     from lmlab.data.tokenizer import END_SHOWN
 
     corpus = run.config["corpus"]["_target_"]
     if re.fullmatch(r"lmlab\.data\.corpus\.\w*shakespeare\w*", corpus) and not run.config["from"]:
         return ' prompt="ROMEO:"'
     sample = (run.sample or "").replace(END_SHOWN, " ")
-    words = [word for word in sample.split() if word.isprintable()]
+    # As it can be typed again: an ASCII terminal shows other letters as escapes.
+    here = (console.encoding, "ignore")
+    words = [w for w in sample.split() if w.isprintable() and w.encode(*here).decode(here[0]) == w]
     return f" {shlex.quote(f'prompt={words[0][:20]}')}" if words else ""
 
 

@@ -51,6 +51,7 @@ def path_typed(text: str, key: str) -> Path:
         raise LabError(f"{key}={text}: there is no such home folder") from error
 
 
+APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 # How a folder is opened to open what lies in it, no link followed.
 AS_FOLDER = sum(getattr(os, f, 0) for f in ("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC"))
 
@@ -285,7 +286,7 @@ def open_to_append(path: Path, within: Path) -> BufferedWriter:
     try:
         if path.is_file() and path.stat().st_nlink > 1:
             write_atomically(path, path.read_bytes())  # its other names are not ours to change
-        return os.fdopen(_opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+        return os.fdopen(_opened(os.path.realpath(path), APPEND), "ab")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LabError(f"cannot write {path}: {reason}") from error
@@ -298,23 +299,24 @@ def open_to_read(path: Path, within: Path | None = None) -> BufferedReader:
         OSError: if it cannot be opened.
         ValueError: if it is no regular file, or a link leads it out of `within`.
     """
-    check_regular(path, within)
-    return os.fdopen(_opened(path, os.O_RDONLY, within), "rb")
-
-
-def _opened(path: Path, flags: int, within: Path | None = None) -> int:
-    """The descriptor of a regular file, opened by its real path: no link is followed any more,
-    where the system can see to that (not on Windows). One that was put there a moment ago leads
-    nowhere either: below `within` each folder is opened in the one above it."""
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    real = os.path.realpath(path)
-    if within is None or os.open not in os.supports_dir_fd:
-        descriptor = os.open(real, flags, 0o666)
-    else:
+    real, folder = os.path.realpath(path), None
+    if within is not None:
         folder = os.path.realpath(within)
         if not Path(real).is_relative_to(folder):
             raise ValueError(_out(path, within))
+    check_regular(path)
+    return os.fdopen(_opened(real, os.O_RDONLY, folder), "rb")
+
+
+def _opened(real: str, flags: int, folder: str | None = None) -> int:
+    """The descriptor of a regular file, by its real path: no link is followed any more, where the
+    system can see to that (not on Windows). One that was put there a moment ago leads nowhere
+    either: below `folder`, which is real too, each folder is opened in the one above it."""
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    if folder is None or os.open not in os.supports_dir_fd:
+        descriptor = os.open(real, flags, 0o666)
+    else:
         *folders, name = Path(real).relative_to(folder).parts
         above = os.open(folder, os.O_RDONLY | AS_FOLDER)
         try:

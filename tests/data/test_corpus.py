@@ -1,5 +1,6 @@
 """Where text comes from."""
 
+import gzip
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
@@ -126,13 +127,24 @@ def test_the_home_folder_may_be_a_tilde(tmp_path: Path, monkeypatch: pytest.Monk
     assert text_of(from_files("~/te*")) == "text"
 
 
+def test_a_folder_is_the_texts_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a [folder]"
+    (folder / "b/c").mkdir(parents=True)
+    (folder / "b/c/1.txt").write_text("one ")
+    (folder / "b/2.txt.gz").write_bytes(gzip.compress(b"two "))
+    (folder / "z.txt").write_text("three")
+    (folder / "read.me").write_text("none of them")
+    assert text_of(from_files(str(folder))) == text_of(from_files(f"{folder}/")) == "two one three"
+
+
 def test_a_path_without_a_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/page.md").write_text("text")
     for name, message in {
         "missing": "no such file, and no file matches",
         "*.txt": "no such file, and no file matches",
-        "folder": r"is not a file; a folder is given as .*/folder/\*\*/\*\.txt",
+        "folder": r"is a folder without .txt, .jsonl or .parquet; .*/folder/\*\*/\*\.md takes",
         "empty": "is empty",
         "e*": "is empty",
     }.items():

@@ -53,9 +53,9 @@ def test_off_imports_nothing_and_writes_nothing(experiment, monkeypatch):
     assert "lmlab.display.heatmaps" not in sys.modules
 
 
-@pytest.mark.parametrize(("every", "expected"), [(1, [12, 24]), (2, [24])])
+@pytest.mark.parametrize(("every", "expected"), [(1, [8, 16, 24]), (2, [16, 24]), (9, [24])])
 def test_how_often_is_config(experiment, every, expected):
-    run = experiment("model=head", f"callbacks.pictures.every={every}")
+    run = experiment("model=head", "eval.every=8", f"callbacks.pictures.every={every}")
     assert [step for step, _ in tensorboard(run)["view/attention/layer_1"]] == expected
 
 

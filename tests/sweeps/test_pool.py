@@ -4,13 +4,16 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import joblib
 import pytest
+from forked import processes
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
@@ -61,13 +64,12 @@ def job(cfg):
     entry.add("done", run=str(run), loss=1.0, trained=True)
 
 
-@pytest.fixture
-def launcher(tmp_path, monkeypatch):
-    """launcher("local", "hydra.launcher.n_jobs=3"): a launcher, set up for `job`."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(CONFIG % tmp_path)
-    shutil.copytree(conf_dir() / "hydra/launcher", tmp_path / "hydra/launcher")
-    with initialize_config_dir(str(tmp_path), job_name="small", **version_base()):
+@contextmanager
+def launchers(folder: Path):
+    """make("local", "hydra.launcher.n_jobs=3"): a launcher, set up for `job`."""
+    (folder / "small.yaml").write_text(CONFIG % folder)
+    shutil.copytree(conf_dir() / "hydra/launcher", folder / "hydra/launcher")
+    with initialize_config_dir(str(folder), job_name="small", **version_base()):
 
         def make(name: str, *words: str):
             hydra = GlobalHydra.instance().hydra
@@ -80,6 +82,13 @@ def launcher(tmp_path, monkeypatch):
                 config=config,
             )
 
+        yield make
+
+
+@pytest.fixture
+def launcher(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with launchers(tmp_path) as make:
         yield make
 
 
@@ -208,22 +217,44 @@ def test_a_sweeper_of_somebody_elses_has_its_returns_in_order(launcher):
     assert len(spans()) == 2
 
 
-def test_workers_end_with_what_gave_them_jobs(launcher, tmp_path):
-    launched = os.fork()
-    if not launched:  # it trains one job, and has a worker without any
-        with pool_of(launcher("local"), 2) as pool:
-            pids = [pool._executor(place).submit(os.getpid).result() for place in (0, 1)]
-            (tmp_path / "pids.json").write_text(json.dumps(pids))
-            launching.launch(pool, Path(), jobs("seconds=600"))
-        os._exit(0)
+def _one_long_job(folder: Path) -> None:
+    """By two workers, of which one has none."""
+    os.chdir(folder)
+    with launchers(folder) as launcher, pool_of(launcher("local"), 2) as pool:
+        pids = [pool._executor(place).submit(os.getpid).result() for place in (0, 1)]
+        (folder / "pids.json").write_text(json.dumps(pids))
+        launching.launch(pool, Path(), jobs("seconds=600"))
+
+
+@pytest.mark.slow
+def test_workers_end_with_what_gave_them_jobs(tmp_path):
+    launched = processes.Process(target=_one_long_job, args=(tmp_path,))
+    launched.start()
     pids = json.loads(_once_there(tmp_path / "pids.json"))
     _once_there(tmp_path / "job-0/run.json")
-    os.kill(launched, signal.SIGKILL)
-    os.waitpid(launched, 0)
+    launched.kill()
+    launched.join()
     end = time.monotonic() + 20
     while any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_worker_begins_with_all_imported_and_without_the_script_that_began_it(tmp_path):
+    """Few scripts guard what they do by `if __name__ == "__main__"`."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "from lmlab.sweeps.launch import worker\n"
+        "print('once', flush=True)\n"
+        "with worker.begun({'OMP_NUM_THREADS': '1', 'OF_MINE': 'yes'}) as executor:\n"
+        "    has_torch = executor.submit(eval, \"'torch' in __import__('sys').modules\")\n"
+        "    print(has_torch.result(), executor.submit(os.getenv, 'OF_MINE').result())\n"
+        "print(os.getenv('OF_MINE'))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("once\nTrue yes\nNone\n", "")
 
 
 def _once_there(path: Path) -> str:

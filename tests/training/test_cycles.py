@@ -15,7 +15,7 @@ from torch import Tensor
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
 from lmlab.training.beginning.restored import restore
-from lmlab.training.optimizers.schedules import cycles, ends_of_cycles
+from lmlab.training.optimizers.schedules import cycles, ends_of_cycles, linear
 
 GPT = ["model=gpt", "model.n_embd=16", "model.n_layer=1", "model.dropout=0.1"]
 SWA = ["callbacks=swa", "callbacks.swa.every=6"]  # after 12, 18 and 24 steps
@@ -40,18 +40,20 @@ def of_model(run: RunDirectory) -> dict[str, Tensor]:
 
 
 def test_the_rate_falls_as_often_as_it_says():
-    rates = [cycles(step, 100, n_cycles=3, first=0.6, top=0.5, final=0.1) for step in range(100)]
-    assert [round(rates[step], 6) for step in (0, 30, 60, 70, 80, 90)] == [
-        *(1.0, 0.55, 0.5, 0.3, 0.5, 0.3)
+    given = {"n_cycles": 3, "first": 0.6, "top": 0.5, "warmdown": 0.5, "final": 0.1}
+    rates = [cycles(step, 100, **given) for step in range(100)]
+    assert [round(rates[step], 6) for step in (0, 30, 45, 60, 70, 75, 80, 95)] == [
+        *(1.0, 1.0, 0.55, 0.5, 0.5, 0.275, 0.5, 0.275)
     ]
-    assert min(rates) > 0.1
     assert cycles(0, 100, n_cycles=1, warmup_steps=9) == 0.1
     assert cycles(50, 100, n_cycles=1) == cycles(25, 100, n_cycles=2) == 0.5
+    one = [cycles(step, 90, 5, 0.6, 0.2, n_cycles=1) for step in range(90)]
+    assert one == [linear(step, 90, 5, 0.6, 0.2) for step in range(90)]
 
 
 def test_where_cycles_end_is_seen_in_the_rates_of_any_schedule():
-    assert ends_of_cycles(lambda s, n: cycles(s, n, 3, 0.6), 100) == [60, 80, 100]
-    assert ends_of_cycles(lambda s, n: cycles(s, n, 7), 100)[:3] == [15, 29, 43]
+    assert ends_of_cycles(lambda s, n: cycles(s, n, n_cycles=3, first=0.6), 100) == [60, 80, 100]
+    assert ends_of_cycles(lambda s, n: cycles(s, n, n_cycles=7), 100)[:3] == [14, 29, 43]
     assert ends_of_cycles(lambda s, n: min(s, 5), 20) == [20]  # a warm-up
     assert ends_of_cycles(lambda s, n: [3, 2, 1, 1, 2, 1, 1][s], 7) == [4, 7]
     assert ends_of_cycles(lambda s, n: 1, 1) == [1]
@@ -125,14 +127,14 @@ def test_snapshots_answer_together_and_teach(experiment, lab, text):
         of_each.append(float(out.split("val/loss_full")[1].split()[0]))
     status, out, err = lab("evaluate", "run=run", "ensemble=snapshots", "accelerator=cpu")
     assert (status, err) == (0, "")
-    assert "run (its snapshots of steps 7, 14, 20, their probabilities averaged)" in out
+    assert "run (its snapshots of steps 7, 13, 20, their probabilities averaged)" in out
     assert float(out.split("val/loss_full")[1].split()[0]) < sum(of_each) / 3
     status, out, err = lab("evaluate", "run=run", "ensemble=snapshots", "weights=[1,2]")
     assert (status, err) == (2, "error: weights=[1.0, 2.0]: give 3, one for each snapshot\n")
 
     assert lab("train", *words, "teacher.runs=run@snapshots", "run_dir=pupil")[0] == 0
     pupil = RunDirectory(Path("pupil"))
-    assert [one["step"] for one in pupil.config["teacher"]["runs"]] == [7, 14, 20]
+    assert [one["step"] for one in pupil.config["teacher"]["runs"]] == [7, 13, 20]
     status, _, err = lab("evaluate", "run=pupil", "ensemble=snapshots")
     assert (status, err.count("\n")) == (2, 1)
     assert "ensemble=snapshots: pupil has no snapshots; train with schedule=cycles" in err

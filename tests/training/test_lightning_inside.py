@@ -2,6 +2,7 @@
 moves it."""
 
 from functools import partial
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import lightning as L
@@ -19,6 +20,7 @@ from lmlab.training.lightning_inside import (
     count_steps,
     gradients_shared,
     nobody_between,
+    packages_asked_once,
     refusals_of_callbacks,
     scales_gradients,
     sees_batches,
@@ -68,6 +70,23 @@ def fitted(*callbacks: L.Callback, check=lambda trainer, module: None, **setting
     )  # fmt: skip
     trainer.fit(module, DataLoader(torch.zeros(1, 4, dtype=torch.int64)))
     return trainer
+
+
+def test_packages_bring_callbacks_of_which_each_trainer_has_its_own(monkeypatch):
+    point = EntryPoint("own", f"{__name__}:Own", "lightning.pytorch.callbacks_factory")
+    asked = []
+    monkeypatch.setattr(
+        lightning_inside, "entry_points", lambda **of: asked.append(of) or EntryPoints([point])
+    )
+    lightning_inside._makers.cache_clear()
+    brought = []
+    for _ in range(2):
+        with packages_asked_once():
+            trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        brought += [one for one in trainer.callbacks if type(one).__name__ == "Own"]
+    lightning_inside._makers.cache_clear()
+    assert asked == [{"group": "lightning.pytorch.callbacks_factory"}]
+    assert len({id(one) for one in brought}) == 2
 
 
 def test_steps_that_lightning_did_not_see_are_counted():

@@ -9,6 +9,7 @@ ADDED_LATER, a class that moves its two names to MOVED.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ ADDED_LATER: dict[str, Any] = {
     "teacher.runs": None,
     "teacher.share": 0.5,
     "model.temperature": 1.0,
+    "model.drop_path": 0.0,
+    "model.members.*.drop_path": 0.0,  # of each
     "trainer.num_nodes": 1,
     "data.order": "random",
     "eval.full": True,
@@ -62,6 +65,8 @@ ADDED_LATER: dict[str, Any] = {
     "corpus.val": None,
     "corpus.skip_broken": False,
 }
+
+MEMBER = re.compile(r"^(model\.members\.)[^.]+\.")
 
 # What computes otherwise than it once did, so that results of then are not taken for today's:
 # these schedules came to their end at the last step, and spent it on a rate of 0 where that is 0.
@@ -106,7 +111,7 @@ def as_written_first(config: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     for key, value in config:
         if key.endswith("._target_") and isinstance(value, str):
             value = FIRST_NAMES.get(value, value)
-        if (key, value) not in ADDED_LATER.items():
+        if (MEMBER.sub(r"\1*.", key), value) not in ADDED_LATER.items():
             written[key] = value
     if written.get("schedule._target_") in NOW_OTHERWISE:
         written["schedule.ends"] = "after the last step"

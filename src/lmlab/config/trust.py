@@ -45,6 +45,7 @@ PARTS = {
     "lmlab.training.many_passes.by_step": "DecaySchedule DropoutSchedule GrowingWindows",
     "lmlab.training.many_passes.swa": "SWA",
     "lmlab.training.many_passes.snapshots": "Snapshots",
+    "lmlab.training.many_passes.tokens_ahead": "TokensAhead",
     "lmlab.training.optimizers.muon": "Muon",
     "lmlab.training.optimizers.schedules": "constant cosine cycles linear",
     "lmlab.training.optimizers.parametrisation": "MuP Standard",

@@ -237,7 +237,7 @@ def steps_per_batch(config: Train) -> int:
 def may_draw(model: dict[str, Any]) -> bool:
     """Whether a model's config may stand for one that draws random numbers in its forward pass."""
     ours = all(target.startswith("lmlab.models.") for _, target in targets(model, "model"))
-    return not ours or any(p for key, p in leaves(model) if key.endswith("dropout"))
+    return not ours or any(p for key, p in leaves(model) if key.endswith(("dropout", "drop_path")))
 
 
 def _sees_batches(target: str) -> bool:

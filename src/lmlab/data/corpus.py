@@ -22,12 +22,13 @@ from lmlab.data import download
 from lmlab.data.sources import plays
 from lmlab.data.sources.blocks import blocks
 from lmlab.data.sources.documents import SPLIT, Documents, Listener, Split, in_pieces
-from lmlab.data.sources.records import kind_of
+from lmlab.data.sources.records import JSONL, PARQUET, kind_of, suffix_of
 from lmlab.errors import LabError, first_line
 from lmlab.files import path_typed, write_atomically
 
 BYTE_ORDER_MARK = "\ufeff"
 MOST_FILES = 100_000  # of one corpus
+IN_A_FOLDER = (".txt", JSONL, PARQUET)  # each also compressed: what is taken of a folder
 PIECE_BYTES = 1 << 20  # what is made of a piece still fits a core's cache
 
 TINYSHAKESPEARE_URL = (
@@ -143,7 +144,9 @@ def from_files(
     val: str | list[str] | None = None,
     skip_broken: bool = False,
 ) -> Corpus:
-    """`corpus=file`: files, or globs (`texts/**/*.txt`) whose files are taken in sorted order.
+    """`corpus=file`: files, folders, or globs (`texts/*.md`) whose files are taken in sorted order.
+
+    Of a folder all .txt, .jsonl and .parquet are taken, and those of the folders in it.
 
     The records of .jsonl and .parquet are documents, and so is each file where `documents=files`;
     else it is one long text. Each may end in .gz or .zst. `split` says which documents are val,
@@ -185,6 +188,8 @@ def _files(paths: str | list[str], key: str) -> tuple[Path, ...]:
 
 def _files_of_one(path: str, key: str) -> list[Path]:
     expanded = path_typed(path, key)
+    if expanded.is_dir():
+        return _files_in(expanded, f"{key}={path}", key)
     if path.endswith("/") and expanded.is_file():
         raise LabError(f"{key}={path} is a file; a name that ends in / is a folder's")
     files = [expanded] if expanded.exists() else sorted(_matching(expanded, key))
@@ -195,9 +200,18 @@ def _files_of_one(path: str, key: str) -> list[Path]:
         )
     for file in files:
         if not file.is_file():
-            raise LabError(
-                f"{key}={path} is not a file; a folder is given as {Path(path)}/**/*.txt"
-            )
+            raise LabError(f"{key}={path} is neither a file nor a folder")
+    return files
+
+
+def _files_in(folder: Path, typed: str, key: str) -> list[Path]:
+    """The texts and records in a folder, and in those below it."""
+    inside = sorted(_matching(Path(glob.escape(str(folder))) / "**/*", key))
+    files = [file for file in inside if suffix_of(file) in IN_A_FOLDER]
+    if not files:
+        others = sorted({file.suffix for file in inside} - {""})
+        pattern = f"; {folder}/**/*{others[0]} takes files of that name" if others else ""
+        raise LabError(f"{typed} is a folder without .txt, .jsonl or .parquet{pattern}")
     return files
 
 

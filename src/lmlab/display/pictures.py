@@ -38,8 +38,8 @@ class Pictures(L.Callback):
     def __init__(
         self, tokenizer: Tokenizer, every: CountOrZero = 1, tokens: Count = 32, pairs: Count = 65
     ):
-        """A picture at each `every`-th evaluation (0: never) of the first `tokens` tokens of val;
-        tables show the `pairs` most frequent tokens, if there are more."""
+        """A picture at each `every`-th evaluation and at the end (0: never) of the first `tokens`
+        tokens of val; tables show the `pairs` most frequent tokens, if there are more."""
         self.tokenizer, self.every, self.tokens, self.pairs = tokenizer, every, tokens, pairs
         self._truth: tuple[Tensor, np.ndarray] | None = None
 
@@ -49,7 +49,8 @@ class Pictures(L.Callback):
         data, step = trainer.datamodule, trainer.global_step  # type: ignore[attr-defined]
         if trainer.sanity_checking:  # before the first step
             return
-        if trainer.state.fn == "fit" and step // data.eval_every % self.every:
+        is_between = trainer.state.fn == "fit" and step < module.max_steps
+        if is_between and step // data.eval_every % self.every:
             return
         for logger in event_files(trainer.loggers):
             for tag, picture in self.draw(module, data).items():

@@ -45,8 +45,8 @@ class Projector(L.Callback):
 
     def write(self, table: Tensor, folder: Path) -> None:
         """Write the projector's files for a table (vocab_size, C) into a run directory."""
-        vectors = io.BytesIO()
-        np.savetxt(vectors, table[:MOST].detach().float().cpu().numpy(), "%.6g", delimiter="\t")
+        vectors = io.BytesIO()  # four digits are more than a point in space shows
+        np.savetxt(vectors, table[:MOST].detach().float().cpu().numpy(), "%.4g", delimiter="\t")
         labels = (visible(self.tokenizer.decode([i])) for i in range(min(len(table), MOST)))
         tokens, inside = "\n".join(labels).encode() + b"\n", folder / PROJECTOR
         make_folder(inside, within=folder)

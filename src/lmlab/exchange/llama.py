@@ -69,6 +69,9 @@ def caveats(model: Modern) -> Iterator[str]:
             f"trained on there, dropout is of attention weights alone ({block.attention.dropout:g})"
             ": Llama and Qwen3 have no other (model.dropout)"
         )
+    blocks: Any = model.blocks
+    if any(one.drop_path.p for one in blocks):
+        yield "trained on there, no layer is left out (model.drop_path)"
 
 
 def in_the_way(model: Modern) -> Iterator[str]:

@@ -11,6 +11,7 @@ from lmlab.bounds import BelowOne, Count
 from lmlab.models.attention import Heads, attention_weights, size_of_heads
 from lmlab.models.maps import Watch
 from lmlab.models.memory import Past, causal_mask
+from lmlab.models.parts import DropPath, rising
 
 Approximation = Literal["none", "tanh"]  # as torch.nn.GELU has it
 
@@ -91,6 +92,7 @@ class GPTBlock(nn.Module):
         dropout: float,
         bias: bool = False,
         gelu: Approximation = "none",
+        drop_path: float = 0.0,
     ):
         super().__init__()
         self.attention_norm = nn.LayerNorm(n_embd, bias=bias)
@@ -102,11 +104,12 @@ class GPTBlock(nn.Module):
             nn.Linear(4 * n_embd, n_embd, bias=bias),
         )
         self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = x + self.drop_path(self.dropout(self.attention(self.attention_norm(x))))
+        return x + self.drop_path(self.dropout(self.feed_forward(self.feed_forward_norm(x))))
 
 
 class GPT(nn.Module):
@@ -130,6 +133,7 @@ class GPT(nn.Module):
         bias: bool = False,
         tied: bool = False,
         gelu: Approximation = "none",
+        drop_path: BelowOne = 0.0,
     ):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
@@ -137,7 +141,10 @@ class GPT(nn.Module):
         self.position_embedding = nn.Embedding(block_size, n_embd)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.Sequential(
-            *(GPTBlock(n_embd, n_head, dropout, bias, gelu) for _ in range(n_layer))
+            *(
+                GPTBlock(n_embd, n_head, dropout, bias, gelu, rate)
+                for rate in rising(drop_path, n_layer)
+            )
         )
         self.final_norm = nn.LayerNorm(n_embd, bias=bias)
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)

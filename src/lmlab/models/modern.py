@@ -26,11 +26,13 @@ from lmlab.models.parts import (
     GELU,
     Bigrams,
     Dropout,
+    DropPath,
     LayerNorm,
     Norm,
     Shortcut,
     Skip,
     ValueResidual,
+    rising,
     rotate,
     soft_capped,
     turns,
@@ -162,6 +164,7 @@ class ModernBlock(nn.Module):
         feed_forward: nn.Module,
         norm: Norm,
         dropout: float,
+        drop_path: float,
         shortcut: bool,
         skip_from: int | None,
     ):
@@ -174,6 +177,7 @@ class ModernBlock(nn.Module):
         self.feed_forward_norm = norm(size=n_embd)
         self.feed_forward = feed_forward
         self.dropout = Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, shared: Shared) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
@@ -181,8 +185,9 @@ class ModernBlock(nn.Module):
             x = self.skip(x, shared.outputs)
         if self.shortcut is not None:
             x = self.shortcut(x, shared.embedded)
-        x = x + self.dropout(self.attention(self.attention_norm(x), shared))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        attended = self.dropout(self.attention(self.attention_norm(x), shared))
+        x = x + self.drop_path(attended)
+        return x + self.drop_path(self.dropout(self.feed_forward(self.feed_forward_norm(x))))
 
 
 class Modern(nn.Module):
@@ -226,6 +231,7 @@ class Modern(nn.Module):
         counts_folds: Count = 10,
         temperature: Positive = 1.0,
         attention_dropout: BelowOne | None = None,
+        drop_path: BelowOne = 0.0,
     ):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
@@ -252,6 +258,7 @@ class Modern(nn.Module):
             head_gate=head_gate,
             value_vocab_size=vocab_size if value_embeddings else None,
         )
+        drop_paths = rising(drop_path, n_layer)
         self.blocks = nn.ModuleList(
             ModernBlock(
                 n_embd,
@@ -259,6 +266,7 @@ class Modern(nn.Module):
                 feed_forward=feed_forward(n_embd=n_embd),
                 norm=norm,
                 dropout=dropout,
+                drop_path=drop_paths[i],
                 shortcut=embedding_shortcut,
                 skip_from=n_layer - 1 - i if u_net and n_layer - 1 - i < i else None,
             )

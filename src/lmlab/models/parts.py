@@ -199,6 +199,29 @@ class Dropout(nn.Module):
         return x * (kept.view_as(x) * (256 / (256 - n_dropped))).to(x.dtype)
 
 
+class DropPath(nn.Module):
+    """What a layer adds to the stream, left out for some windows in training and scaled up for the
+    others (stochastic depth, Huang et al. 2016, arXiv 1603.09382)."""
+
+    positionwise = True
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        if not self.training or not self.p:
+            return x
+        kept = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) >= self.p
+        return x * (kept / (1 - self.p)).to(x.dtype)
+
+
+def rising(most: float, n_layer: int) -> list[float]:
+    """A rate for each layer, on a straight line from 0 at the first to `most` at the last."""
+    return [most * i / max(1, n_layer - 1) for i in range(n_layer)]
+
+
 # --- tables of tokens ------------------------------------------------------------------------
 
 

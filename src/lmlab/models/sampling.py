@@ -26,7 +26,8 @@ def probabilities(
     """
     if temperature < 1e-20:  # 0, or so little that dividing by it could overflow
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-    logits = logits / temperature
+    if temperature != 1:
+        logits = logits / temperature
     if top_k is not None and top_k < logits.shape[-1]:
         kth = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < kth, float("-inf"))
@@ -40,7 +41,6 @@ def probabilities(
     return probs
 
 
-@torch.no_grad()
 def generate(
     model: nn.Module,
     idx: Tensor,
@@ -66,20 +66,34 @@ def generate(
     sees = block_size if hooks.sees is None else hooks.sees
     forward, n_read = uncompiled(model), 0
     for _ in range(max_new_tokens):
-        if memory is not None and (hooks.endless or idx.shape[1] <= block_size):
-            with memory:
-                for new in idx[:, n_read:].split(block_size, dim=1):
-                    logits = forward(new)[:, -1]  # (B, vocab_size)
-            n_read = idx.shape[1]
-        else:
-            logits = forward(idx[:, -sees:])[:, -1]
-        logits = logits.float()
-        if not logits.amax(-1).isfinite().all():  # the largest of a row is NaN where any is
-            raise LabError("the model's logits are NaN or infinite: there is nothing to draw from")
-        probs = probabilities(logits, temperature, top_k, top_p)
-        token = _draw(probs, generator).to(idx.device)
-        idx = torch.cat([idx, token], dim=1)
+        with torch.no_grad():  # around the function, it would cost a token as much as drawing it
+            if memory is not None and (hooks.endless or idx.shape[1] <= block_size):
+                with memory:
+                    for new in idx[:, n_read:].split(block_size, dim=1):
+                        logits = forward(new)[:, -1]  # (B, vocab_size)
+                n_read = idx.shape[1]
+            else:
+                logits = forward(idx[:, -sees:])[:, -1]
+            token = _next(logits.float(), temperature, top_k, top_p, generator).to(idx.device)
+            idx = torch.cat([idx, token], dim=1)
         yield token
+
+
+def _next(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+) -> Tensor:
+    """A token (B, 1) by the logits (B, vocab_size) of each row.
+
+    Raises:
+        LabError: if they are no numbers.
+    """
+    if not logits.amax(-1).isfinite().all():  # the largest of a row is NaN where any is
+        raise LabError("the model's logits are NaN or infinite: there is nothing to draw from")
+    return _draw(probabilities(logits, temperature, top_k, top_p), generator)
 
 
 def _draw(probs: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:

@@ -215,12 +215,12 @@ def _check_tensor(tensor: Tensor, key: str, n_bytes: int) -> None:
         raise LabError(f"its {key} has the shape {tuple(tensor.shape)}, more than is in the file")
 
 
-def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+def weights_of(checkpoint: Mapping[str, Any], prefix: str = "model.") -> dict[str, Tensor]:
     """A model's weights, by their names in it."""
     return {
-        name.removeprefix("model."): value
+        name.removeprefix(prefix): value
         for name, value in checkpoint["state_dict"].items()
-        if name.startswith("model.")
+        if name.startswith(prefix)
     }
 
 

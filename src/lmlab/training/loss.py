@@ -37,6 +37,13 @@ class Loss(ABC):
     def to(self, device: torch.device) -> None:  # noqa: B027 - most have nothing to bring
         """Bring what else it computes with to the device, before the first step."""
 
+    def learned_beside(self, model: nn.Module) -> nn.Module | None:
+        """What is trained with a model and is no part of it; called once, before anything else.
+
+        Its parameters go to the optimizer itself, whatever its rules, and into checkpoints.
+        """
+        return None
+
     def flops_per_token(self, data: TextDataModule) -> float | None:
         """Operations besides forward and backward of the model, for each token that is learned;
         None: nobody knows."""
@@ -63,6 +70,9 @@ class Distillation(Loss):
         """`share` is the teachers' part of what is descended, from 0 to 1; the rest is `loss`."""
         self.loss, self.share = loss, share
         self.teachers = [model.eval() for model in teachers]
+
+    def learned_beside(self, model: nn.Module) -> nn.Module | None:
+        return self.loss.learned_beside(model)
 
     def to(self, device: torch.device) -> None:
         self.loss.to(device)

@@ -40,6 +40,7 @@ from lmlab.training.optimizers.configure import (
 )
 from lmlab.training.optimizers.parametrisation import Factors
 from lmlab.training.optimizers.rules import REST, MakeOptimizer, Rule, Schedule
+from lmlab.training.processes.processes import gathered
 from lmlab.training.processes.stopping import Interrupted, Stop
 
 Rates = dict[str, float]  # by tag: train/lr, and train/lr/<rule> of each rule
@@ -87,6 +88,7 @@ class LanguageModule(L.LightningModule):
         self.config = config
         self.about, self.stop = about or {}, Stop() if stop is None else stop
         self.loss = CrossEntropy() if loss is None else loss
+        self.beside = self.loss.learned_beside(model)  # what is trained, and no part of the model
         self.characters: Tensor
         self.bytes: Tensor
         self.register_buffer("characters", torch.from_numpy(characters_per_token), persistent=False)
@@ -116,7 +118,7 @@ class LanguageModule(L.LightningModule):
             # A fused optimizer unscales the gradients itself, too late to clip them. (One of
             # several does not.)
             make = partial(make, fused=False)
-        optimizer = configure(self.model, make, self.rules, self.factors)
+        optimizer = self._configured(make)
         if self.clip_norm is not None:
             # Right before the step, since a gradient scaler (16-mixed) unscales at its beginning.
             optimizer.register_step_pre_hook(self._clip)
@@ -124,11 +126,15 @@ class LanguageModule(L.LightningModule):
 
     def fresh_optimizer(self) -> torch.optim.Optimizer:
         """One over the model's parameters, before its first step."""
-        return configure(self.model, self.make_optimizer, self.rules, self.factors)
+        return self._configured(self.make_optimizer)
+
+    def _configured(self, make: MakeOptimizer) -> torch.optim.Optimizer:
+        beside = [] if self.beside is None else [*self.beside.parameters()]
+        return configure(self.model, make, self.rules, self.factors, beside)
 
     def _clip(self, *_: Any) -> None:
         assert self.clip_norm is not None
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm)
 
     def on_train_start(self) -> None:
         # Here, since a loaded state brings parameter groups of its own.
@@ -158,7 +164,7 @@ class LanguageModule(L.LightningModule):
         direct = nobody_between(self.trainer, self)
         if direct:
             backward, update = Tensor.backward, optimizer.optimizer.step
-        parameters, n = list(self.model.parameters()), self.accumulate
+        parameters, n = list(self.parameters()), self.accumulate
         share = torch.full((), 1 / n, device=windows.device)  # of a micro-batch in its step
         # Contiguous for the whole chunk at once; a step then takes views.
         idx, targets = (ids.contiguous() for ids in inputs_and_targets(windows))
@@ -217,9 +223,8 @@ class LanguageModule(L.LightningModule):
         logits = self.model(idx)
         target = class_name(type(self.model))
         if not isinstance(logits, Tensor):
-            return f"model: {target}.forward has to return logits; in training it returns a " + (
-                type(logits).__name__
-            )
+            kind = type(logits).__name__
+            return f"model: {target}.forward has to return logits; in training it returns a {kind}"
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             return f"model: {target} has no parameters to train: give trainer.max_steps=0"
         if not logits.requires_grad:
@@ -375,8 +380,10 @@ class LanguageModule(L.LightningModule):
         checkpoint.update(self.about)
         checkpoint["since_log"], checkpoint["last_loss"] = list(self._since_log), self.last_loss
         checkpoint["trains"] = self._trains
-        # Where the data share this stream, the datamodule knows better how far they have come.
-        checkpoint["random"] = self._random or self._random_states()
+        # Of torch's default generators, by rank. Where the data share this stream, the datamodule
+        # knows better how far they have come.
+        drawn = self._random or gathered(default_states(), self.trainer.world_size)
+        checkpoint["random"] = drawn
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if isinstance(self.trainer.precision_plugin, DoublePrecision):
@@ -396,12 +403,3 @@ class LanguageModule(L.LightningModule):
             seed = derive((self.dropout_seed or 0) + self.global_step, "dropout")
             torch.manual_seed(seed + self.global_rank)
         self._random = None
-
-    def _random_states(self) -> list[dict[str, Any]]:
-        """Of torch's default generators in each process, by rank."""
-        states = default_states()
-        if self.trainer.world_size == 1:
-            return [states]
-        everyones: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(everyones, states)
-        return everyones

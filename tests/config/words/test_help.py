@@ -62,7 +62,7 @@ def test_a_key_is_explained_alone_and_a_node_with_all_it_holds(shown):
     assert shown("--help", "model.n_layer", "model=gpt").splitlines() == [
         "  model.n_layer=4                   blocks, one after the other"
     ]
-    assert "callbacks.pictures.every=1" in shown("--help", "callbacks.pictures")
+    assert "callbacks.pictures.every=2" in shown("--help", "callbacks.pictures")
 
 
 def test_several_words_are_explained_one_after_the_other(shown):

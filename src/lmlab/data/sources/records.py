@@ -34,8 +34,13 @@ Document = str | BrokenError
 
 def kind_of(path: Path) -> str:
     """.jsonl or .parquet, whatever it is compressed by; "" for a file of text."""
-    suffix = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    suffix = suffix_of(path)
     return suffix if suffix in (JSONL, PARQUET) else ""
+
+
+def suffix_of(path: Path) -> str:
+    """What a name ends in, but for how it is compressed."""
+    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def text_of_file(path: Path, name: str, progress: Progress) -> Iterator[Document]:

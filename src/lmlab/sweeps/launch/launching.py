@@ -176,7 +176,7 @@ def _refuse(pool: Pool, ended: Ended, n_left: int) -> NoReturn:
     Raises:
         LabError: why jobs never began.
     """
-    raised = [error for error in map(raised_by, ended.returned) if error is not None]
+    raised = [error for error in map(raised_by, ended.returned()) if error is not None]
     error = ended.died or next(iter(raised), None)
     if ended.died is not None and is_explained(ended.died):
         raise ended.died

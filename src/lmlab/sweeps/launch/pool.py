@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import subprocess
 import sys
 import time
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, ClassVar, TypeVar
 
 from lmlab.console import say
@@ -41,7 +45,7 @@ class Ended:
     """Jobs that were given together, and what Hydra says of each or what took them all along."""
 
     numbers: list[int]
-    returned: list[Any] = field(default_factory=list)
+    returned: Callable[[], list[Any]] = list
     died: BaseException | None = None  # what ended the worker, or the launcher
 
 
@@ -87,7 +91,7 @@ class Launches(Pool):
             except Exception as error:  # each launcher has its own for a worker that died
                 yield Ended([*jobs], died=error)
             else:
-                yield Ended([*jobs], list(returned or []))
+                yield Ended([*jobs], partial(list, returned or []))
 
 
 class Workers(Pool):
@@ -98,7 +102,7 @@ class Workers(Pool):
     def __init__(self, launcher: Any, environments: Sequence[dict[str, str]]):
         self.launcher, self.environments = launcher, list(environments)
         self.at_once = len(self.environments)
-        self._executors: dict[int, Any] = {}
+        self._executors: dict[int, ProcessPoolExecutor] = {}
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:  # asked to stop, or at fault: each job ends with its step
@@ -113,7 +117,7 @@ class Workers(Pool):
 
     def begin(self) -> None:
         for place in range(self.at_once):
-            self._executor(place).submit(worker.import_all)
+            self._executor(place)
 
     def ask(self, function: Callable[..., T], *args: Any) -> T:
         """
@@ -121,14 +125,13 @@ class Workers(Pool):
             LabError: if the process dies of it.
         """
         try:
-            answer: T = self._executor(0).submit(function, *args).result()
+            return self._executor(0).submit(function, *args).result()
         except BrokenExecutor as error:
             raise LabError(f"a worker died before its first job: {one_line(str(error))}") from error
-        return answer
 
     def run(self, next_job: NextJob) -> Iterator[Ended]:
         free = list(range(self.at_once))
-        running: dict[Future[Any], tuple[int, int]] = {}
+        running: dict[Future[bytes], tuple[int, int]] = {}
         while True:
             while free and (job := next_job()) is not None:
                 place = free.pop(0)
@@ -141,37 +144,23 @@ class Workers(Pool):
                 if died is not None:
                     self._executors.pop(place).shutdown(wait=False)
                 free.append(place)
-                yield Ended([number], [] if died is not None else [future.result()], died)
+                if died is None:
+                    yield Ended([number], partial(worker.returned, future.result()))
+                else:
+                    yield Ended([number], died=died)
 
-    def _submit(self, place: int, number: int, overrides: Sequence[str]) -> Future[Any]:
-        from hydra.core.singleton import Singleton
+    def _submit(self, place: int, number: int, overrides: Sequence[str]) -> Future[bytes]:
+        return self._executor(place).submit(worker.run, number, list(overrides), self._sweep)
 
-        launcher = self.launcher
-        future: Future[Any] = self._executor(place).submit(
-            worker.run,
-            number,
-            list(overrides),
-            launcher.hydra_context,
-            launcher.config,
-            launcher.task_function,
-            Singleton.get_state(),
-            Path.cwd(),
-        )
-        return future
+    @cached_property
+    def _sweep(self) -> bytes:
+        """What all jobs have in common; see `worker.sweep_of`."""
+        return worker.sweep_of(self.launcher)
 
-    def _executor(self, place: int) -> Any:
+    def _executor(self, place: int) -> ProcessPoolExecutor:
         """The one process of a place, begun when it is first wanted."""
-        from joblib.externals.loky import ProcessPoolExecutor
-
         if place not in self._executors:
-            # A worker whose memory grew, as by importing torch, is replaced, and loky says so.
-            warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
-            self._executors[place] = ProcessPoolExecutor(
-                1,
-                env=self.environments[place],
-                initializer=worker.end_with,
-                initargs=(os.getpid(),),
-            )
+            self._executors[place] = worker.begun(self.environments[place])
         return self._executors[place]
 
 
@@ -235,7 +224,7 @@ class Queue(Pool):
                 continue
             del self._jobs[number]
             try:
-                yield Ended([number], [job.handle.results()[0]])
+                yield Ended([number], partial(list, [job.handle.results()[0]]))
             except Exception as error:  # whatever the job raised, as submitit says it
                 yield Ended([number], died=error)
 
@@ -263,15 +252,13 @@ class Queue(Pool):
             self._submit(jobs, attempts + 1)
 
 
-def _ask_to_stop(executor: Any) -> None:
+def _ask_to_stop(executor: ProcessPoolExecutor) -> None:
     """Let the run that a worker trains finish its step and write a checkpoint.
 
-    By SIGTERM, for SIGINT it may have had from the terminal already, and two of them mean at once.
-    loky's own way to end a worker is SIGKILL, so its processes are looked up in its inside.
+    An executor has no way to ask for that, so its processes are looked up in its inside.
     """
     for process in list(executor._processes.values()):
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGTERM)
+        process.terminate()  # by SIGTERM
 
 
 def pool_of(launcher: Any, n_jobs: int, batch: int | None = None) -> Pool:

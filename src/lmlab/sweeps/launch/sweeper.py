@@ -69,5 +69,5 @@ class PoolLauncher(Launcher):
             for one in pool.run(lambda: next(jobs, None)):
                 if one.died is not None:
                     raise one.died
-                ended |= zip(one.numbers, one.returned, strict=True)
+                ended |= zip(one.numbers, one.returned(), strict=True)
         return [ended[number] for number in sorted(ended)]

@@ -57,7 +57,7 @@ def cropped(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
             cropped[key] = {**beside, "weights": weights}
     optimizer = module.fresh_optimizer()
     names = {p: name for name, p in module.model.named_parameters()}
-    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    order = [names.get(p, "") for group in optimizer.param_groups for p in group["params"]]
     cropped["optimizer_states"] = [
         {**old, "state": {i: _crop_state(of, i, order, shapes) for i, of in old["state"].items()}}
         for old in parent["optimizer_states"]
@@ -173,6 +173,7 @@ def first_checkpoint(
     return {
         **parent,
         **module.about,
+        "state_dict": _state_dict(parent, module),
         "optimizer_states": [_optimizer_state(parent, module)],
         "TextDataModule": {**stream, "step": parent["global_step"]},
         "random": parent["random"] if same_streams else None,
@@ -186,6 +187,15 @@ def first_checkpoint(
 
 def _keeps_its_state(callback: L.Callback) -> bool:
     return not type(callback).__module__.startswith("lmlab.")
+
+
+def _state_dict(parent: dict[str, Any], module: LanguageModule) -> dict[str, Tensor]:
+    """The parent's model, and of what is trained beside it what the parent has, too."""
+    mine = {name: w for name, w in module.state_dict().items() if not name.startswith("model.")}
+    its = parent["state_dict"]
+    fits = {n: n in its and its[n].shape == w.shape for n, w in mine.items()}
+    models = {name: w for name, w in its.items() if name.startswith("model.")}
+    return {**models, **{name: its[name] if fits[name] else w for name, w in mine.items()}}
 
 
 def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str, Any]:
@@ -203,7 +213,9 @@ def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str
 def _same_optimizer(parent: dict[str, Any], module: LanguageModule) -> bool:
     """Whether what a parent's optimizer gathered is of use to this one."""
     before, now = parent["config"]["optimizer"], module.about["config"]["optimizer"]
-    if not parent["optimizer_states"] or _what_gathers(before) != _what_gathers(now):
+    if not parent["optimizer_states"] or not isinstance(before, dict):
+        return False
+    if _what_gathers(before) != _what_gathers(now):
         return False
     old, new = parent["optimizer_states"][0], module.fresh_optimizer().state_dict()
     members = [[group["params"] for group in state["param_groups"]] for state in (old, new)]

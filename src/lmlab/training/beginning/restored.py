@@ -55,6 +55,8 @@ def check_goes_on(
         )
     _load(model, checkpoint)
     check_beside(checkpoint, model)
+    if module.beside is not None:
+        contents.check_weights(contents.weights_of(checkpoint, "beside."), module.beside)
     check_gathered(checkpoint, module, callbacks)
 
 

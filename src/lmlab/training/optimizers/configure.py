@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -23,19 +23,21 @@ def configure(
     make: MakeOptimizer,
     rules: Mapping[str, Rule] | None = None,
     factors: Mapping[nn.Parameter, Factors] | None = None,
+    beside: Sequence[nn.Parameter] = (),
 ) -> Optimizer:
     """An optimizer over the model's parameters that lets weight decay touch matrices only.
 
     Biases and the gains of norms are left alone: pulling them to zero regularises nothing. What
-    `rules` match goes to optimizers of their own. `factors` are those of a parametrisation. Each
-    group keeps its rate as `initial_lr`, which a schedule multiplies.
+    `rules` match goes to optimizers of their own; what a loss trains `beside` the model, to the
+    optimizer itself. `factors` are those of a parametrisation. Each group keeps its rate as
+    `initial_lr`, which a schedule multiplies.
 
     Raises:
         LabError: naming the rule that takes nothing, or the parameter that an optimizer refuses.
     """
     rules, factors = rules or {}, factors or {}
     taken = assign(model, rules)
-    optimizers = {REST: _optimizer_of("optimizer", make, taken[REST], model, factors)}
+    optimizers = {REST: _optimizer_of("optimizer", make, [*taken[REST], *beside], model, factors)}
     for name, rule in rules.items():
         key = f"optimizer.rules.{name}"
         optimizers[name] = _optimizer_of(key, rule.make, taken[name], model, factors)

@@ -97,7 +97,7 @@ def roles_of(model: nn.Module) -> dict[nn.Parameter, set[str]]:
         if isinstance(module, nn.Embedding | nn.EmbeddingBag)
         for parameter in module.parameters(recurse=False)
     }
-    readouts = _readouts(model)
+    readouts = readouts_of(model)
     roles: dict[nn.Parameter, set[str]] = {}
     for parameter in names_of(model):
         tables = {"embeddings"} if parameter in embedded else set()
@@ -113,14 +113,14 @@ def n_inside(model: nn.Module) -> int:
     return sum(p.numel() for p, roles in roles_of(model).items() if not roles & tables)
 
 
-def _readouts(model: nn.Module) -> set[nn.Parameter]:
+def readouts_of(model: nn.Module) -> set[nn.Parameter]:
     """The weights that make logits: of those that could, the last of the outermost ones.
 
     (A layer within a block may happen to have as many rows as there are tokens.)
     """
     hooks = Hooks.of(model)
     if isinstance(hooks.members, nn.ModuleDict):
-        return {readout for member in hooks.members.values() for readout in _readouts(member)}
+        return {readout for member in hooks.members.values() for readout in readouts_of(member)}
     could_be = [
         (name, parameter)
         for name, parameter in model.named_parameters(remove_duplicate=False)

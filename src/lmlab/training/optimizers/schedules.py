@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 
 from lmlab.bounds import Count, CountOrZero, Fraction
@@ -46,24 +47,25 @@ def linear(
 def cycles(
     step: int,
     max_steps: int,
+    warmup_steps: CountOrZero = 0,
+    warmdown: Fraction = 1.0,
+    final: Fraction = 0.0,
     n_cycles: Count = 4,
     first: Fraction | None = None,
     top: Fraction = 1.0,
-    final: Fraction = 0.0,
-    warmup_steps: CountOrZero = 0,
 ) -> float:
-    """Half a cosine down to `final`, again and again (Loshchilov & Hutter 2017, arXiv 1608.03983):
-    the first from the full rate over `first` of all steps (None: as long as the others), and
-    `n_cycles - 1` of equal length from `top`. At the end of each the weights are good ones.
+    """`linear` again and again, with warm restarts (Loshchilov & Hutter 2017, arXiv 1608.03983):
+    the first cycle has `first` of all steps (None: as many as each other), and `n_cycles - 1` of
+    equal length begin at `top`. At the end of each the weights are good ones.
     """
-    first = 1 / n_cycles if first is None else first
-    end = max_steps * first if n_cycles > 1 else max_steps
-    if step < end:
-        height, done = 1.0, step / end
-    else:
-        height, done = top, (step - end) / (max_steps - end) * (n_cycles - 1) % 1.0
-    factor = final + (height - final) * 0.5 * (1 + math.cos(math.pi * done))
-    return min(_warmup(step, warmup_steps), factor)
+    share = 1 / n_cycles if first is None else first
+    shares = [0.0, *(share + (1 - share) * i / (n_cycles - 1) for i in range(n_cycles - 1))]
+    begins = [round(max_steps * each) for each in shares]
+    i = bisect_right(begins, min(step, max_steps - 1)) - 1
+    end = begins[i + 1] if i + 1 < n_cycles else max_steps
+    height = 1.0 if i == 0 else top
+    within = linear(step - begins[i], end - begins[i], 0, warmdown, final)
+    return min(_warmup(step, warmup_steps), height * within)
 
 
 def ends_of_cycles(schedule: Callable[[int, int], float], max_steps: int) -> list[int]:

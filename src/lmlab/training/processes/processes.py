@@ -65,10 +65,13 @@ def checked_trainer(key: str, **settings: Any) -> L.Trainer:
     from lightning.pytorch.plugins.environments import LightningEnvironment
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+    from lmlab.training.lightning_inside import packages_asked_once
+
     if is_alone_in_slurm(settings):
         settings["plugins"] = [*settings.get("plugins", ()), LightningEnvironment()]
     try:
-        return L.Trainer(**settings)
+        with packages_asked_once():
+            return L.Trainer(**settings)
     # TypeError: of devices. ImportError: of a strategy or an accelerator that is not installed.
     except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
         chosen = [
@@ -168,13 +171,7 @@ class Processes:
 
     def gather(self, mine: Any) -> list[Any]:
         """What each process has, by rank."""
-        import torch
-
-        if self.world_size == 1:
-            return [mine]
-        everyones: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(everyones, mine)
-        return everyones
+        return gathered(mine, self.world_size)
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
@@ -198,3 +195,14 @@ class Processes:
         for rank, why in enumerate(everyones):
             if why is not None:
                 raise LabError(f"process {rank} of {self.world_size}: {why}")
+
+
+def gathered(mine: Any, world_size: int) -> list[Any]:
+    """What each of the processes that have met has, by rank."""
+    import torch
+
+    if world_size == 1:
+        return [mine]
+    everyones: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(everyones, mine)
+    return everyones
