@@ -304,8 +304,7 @@ class RunDirectory:
         Raises:
             LabError: if it is in this directory, and a link leads it out.
         """
-        is_ours = path.absolute().is_relative_to(self.path.absolute())
-        if is_ours and leads_out(path, self.path):
+        if path.absolute().is_relative_to(self.path.absolute()) and leads_out(path, self.path):
             raise LabError(f"checkpoint {path} is a link that leads out of {self.path}")
 
     def check_places(self) -> None:

@@ -40,6 +40,7 @@ from lmlab.training.optimizers.configure import (
 )
 from lmlab.training.optimizers.parametrisation import Factors
 from lmlab.training.optimizers.rules import REST, MakeOptimizer, Rule, Schedule
+from lmlab.training.processes.processes import gathered
 from lmlab.training.processes.stopping import Interrupted, Stop
 
 Rates = dict[str, float]  # by tag: train/lr, and train/lr/<rule> of each rule
@@ -222,9 +223,8 @@ class LanguageModule(L.LightningModule):
         logits = self.model(idx)
         target = class_name(type(self.model))
         if not isinstance(logits, Tensor):
-            return f"model: {target}.forward has to return logits; in training it returns a " + (
-                type(logits).__name__
-            )
+            kind = type(logits).__name__
+            return f"model: {target}.forward has to return logits; in training it returns a {kind}"
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             return f"model: {target} has no parameters to train: give trainer.max_steps=0"
         if not logits.requires_grad:
@@ -380,8 +380,10 @@ class LanguageModule(L.LightningModule):
         checkpoint.update(self.about)
         checkpoint["since_log"], checkpoint["last_loss"] = list(self._since_log), self.last_loss
         checkpoint["trains"] = self._trains
-        # Where the data share this stream, the datamodule knows better how far they have come.
-        checkpoint["random"] = self._random or self._random_states()
+        # Of torch's default generators, by rank. Where the data share this stream, the datamodule
+        # knows better how far they have come.
+        drawn = self._random or gathered(default_states(), self.trainer.world_size)
+        checkpoint["random"] = drawn
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if isinstance(self.trainer.precision_plugin, DoublePrecision):
@@ -401,12 +403,3 @@ class LanguageModule(L.LightningModule):
             seed = derive((self.dropout_seed or 0) + self.global_step, "dropout")
             torch.manual_seed(seed + self.global_rank)
         self._random = None
-
-    def _random_states(self) -> list[dict[str, Any]]:
-        """Of torch's default generators in each process, by rank."""
-        states = default_states()
-        if self.trainer.world_size == 1:
-            return [states]
-        everyones: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(everyones, states)
-        return everyones

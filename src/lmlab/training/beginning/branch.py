@@ -213,7 +213,9 @@ def _optimizer_state(parent: dict[str, Any], module: LanguageModule) -> dict[str
 def _same_optimizer(parent: dict[str, Any], module: LanguageModule) -> bool:
     """Whether what a parent's optimizer gathered is of use to this one."""
     before, now = parent["config"]["optimizer"], module.about["config"]["optimizer"]
-    if not parent["optimizer_states"] or _what_gathers(before) != _what_gathers(now):
+    if not parent["optimizer_states"] or not isinstance(before, dict):
+        return False
+    if _what_gathers(before) != _what_gathers(now):
         return False
     old, new = parent["optimizer_states"][0], module.fresh_optimizer().state_dict()
     members = [[group["params"] for group in state["param_groups"]] for state in (old, new)]

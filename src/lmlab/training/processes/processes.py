@@ -171,13 +171,7 @@ class Processes:
 
     def gather(self, mine: Any) -> list[Any]:
         """What each process has, by rank."""
-        import torch
-
-        if self.world_size == 1:
-            return [mine]
-        everyones: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(everyones, mine)
-        return everyones
+        return gathered(mine, self.world_size)
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
@@ -201,3 +195,14 @@ class Processes:
         for rank, why in enumerate(everyones):
             if why is not None:
                 raise LabError(f"process {rank} of {self.world_size}: {why}")
+
+
+def gathered(mine: Any, world_size: int) -> list[Any]:
+    """What each of the processes that have met has, by rank."""
+    import torch
+
+    if world_size == 1:
+        return [mine]
+    everyones: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(everyones, mine)
+    return everyones
