@@ -25,7 +25,7 @@ FLOORS = (
     ("display",),
     ("core",),
     ("sweeps",),
-    ("handles", "cli", "hydra_plugins", "lmlab_tensorboard"),
+    ("handles", "cli", "records", "hydra_plugins", "lmlab_tensorboard"),
     ("api", "__main__"),
 )
 FLOORS_OF_SWEEPS = (

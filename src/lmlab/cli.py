@@ -97,8 +97,9 @@ def show() -> None:
                 raise LabError("lmlab show takes a run: its directory, a folder of runs, or last")
             typed = words[0].removeprefix("run=")
             run = RunDirectory.open(run_meant(typed, "run"))
-            if "val/loss_full" not in run.record.get("metrics", {}):
-                status, step = run.record.get("status"), run.record.get("step")
+            status, metrics = run.record.get("status"), run.record.get("metrics", {})
+            if "val/loss_full" not in metrics and status != "done":
+                step = run.record.get("step")
                 raise LabError(f"{run.path} is {status} at step {step}: it has no result yet")
             _show(run)
         except LabError as error:
@@ -159,7 +160,10 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
     if run.record["status"] == "paused":
         return None  # how it goes on is said
     _show(run)
-    return run.record["metrics"]["val/loss_full"]
+    from lmlab.runs.record import result_of
+
+    metrics = run.record["metrics"]
+    return metrics[result_of(metrics)]
 
 
 def _evaluate(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
@@ -193,8 +197,11 @@ def _show(run: RunDirectory) -> None:
     """The end of a run: its result, what it writes like, and what to do next."""
     from lmlab.console import board_command, command, console, say
     from lmlab.display.tracker_commands import tracker_commands
+    from lmlab.runs.record import result_of, tokens_of_result
 
     metrics, step = run.record["metrics"], run.record["step"]
+    result = result_of(metrics)
+    assert result is not None  # a record that says done has one
     this = shlex.quote(f"run={run.path}")
     if (sample := run.sample) is not None:
         console.rule("sample", style="dim")
@@ -202,13 +209,13 @@ def _show(run: RunDirectory) -> None:
         console.rule(style="dim")
     in_bits = "".join(  # what others wrote, or an earlier lmlab, may lack them
         f", {tag} {metrics[tag]:.4f} {unit}"
-        for tag, unit in (("val/bpc_full", "bits per character"), ("val/bpb_full", "per byte"))
+        for tag, unit in (
+            (result.replace("loss", "bpc"), "bits per character"),
+            (result.replace("loss", "bpb"), "per byte"),
+        )
         if metrics.get(tag) is not None
     )
-    say(
-        f"val/loss_full {metrics['val/loss_full']:.4f} nats per token{in_bits} "
-        "(each val token predicted once)"
-    )
+    say(f"{result} {metrics[result]:.4f} nats per token{in_bits} ({tokens_of_result(run.record)})")
     if (dynamic := metrics.get("val/loss_dynamic")) is not None:
         say(f"val/loss_dynamic {dynamic:.4f} nats per token (it learns from val as it reads it)")
     accuracies = [

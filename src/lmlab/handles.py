@@ -14,6 +14,7 @@ from lmlab.console import shown_on
 from lmlab.errors import LabError
 from lmlab.files import open_to_read, path_typed
 from lmlab.runs import directory as runs
+from lmlab.runs.record import tokens_of_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,8 +211,13 @@ class Run:
 
     def __repr__(self) -> str:
         loss = self.metrics.get("val/loss_full")
-        result = "" if loss is None else f", val/loss_full {loss:.4f}"
+        result = "" if loss is None else f", val/loss_full {loss:.4f}{self._of_some()}"
         return f"<Run {self.path}: {self.status} after {self.record.get('step', 0)} steps{result}>"
+
+    def _of_some(self) -> str:
+        """In brackets, of which val tokens val/loss_full is, where these are not all."""
+        tokens = tokens_of_result(self.record)
+        return "" if tokens.startswith("each") else f" ({tokens})"
 
     def _repr_html_(self) -> str:
         """In a notebook: the figures, and the curve."""
@@ -221,7 +227,7 @@ class Run:
         )
         return (
             f"<p><b>{html.escape(str(self.path))}</b>: {html.escape(self.status)} after "
-            f"{self.record.get('step', 0):,} steps</p>"
+            f"{self.record.get('step', 0):,} steps{self._of_some()}</p>"
             f'<div style="display: flex; gap: 2em"><table>{rows}</table>{self._picture()}</div>'
         )
 

@@ -164,6 +164,7 @@ class Eval(Node):
     protocol: Literal["random", "full"]
     iters: Count
     stride: Count | None
+    full: bool | Annotated[int, Field(ge=2)] = True  # older runs do not say
     at_start: bool = True  # older runs do not say
     tasks_every: CountOrZero = 1  # older runs do not say
 
@@ -290,6 +291,11 @@ class Train(Node):
         if stride is not None and stride > self.data.block_size:
             raise ValueError(
                 f"eval.stride={stride} skips tokens: at most data.block_size={self.data.block_size}"
+            )
+        if self.eval.full is not True and 0 < self.eval.full < self.data.block_size:
+            raise ValueError(
+                f"eval.full={self.eval.full} is less than a window: give "
+                f"data.block_size={self.data.block_size} tokens or more, true, or false"
             )
         if self.pause_at is not None and self.pause_at >= self.trainer.max_steps:
             raise ValueError(

@@ -54,6 +54,7 @@ ADDED_LATER: dict[str, Any] = {
     "model.members.*.drop_path": 0.0,  # of each
     "trainer.num_nodes": 1,
     "data.order": "random",
+    "eval.full": True,
     "loss._target_": "lmlab.training.loss.CrossEntropy",
     "tasks": {},
     "parametrisation._target_": "lmlab.training.parametrisation.Standard",

@@ -160,6 +160,7 @@ class Experiment:
             "parameters": sum(p.numel() for p in model.parameters()),
             "parameters_inside": n_inside(model),
             "train_tokens": len(self.data.train_tokens),
+            "full_pass": {"tokens": self.data.n_full, "of": len(self.data.val_tokens) - 1},
         }
 
     def introduction(self, n_processes: int = 1) -> Iterator[str]:
@@ -198,6 +199,7 @@ def make_data(config: Train, text: TokenizedCorpus) -> TextDataModule:
         eval_protocol=evaluation.protocol,
         eval_iters=evaluation.iters,
         stride=evaluation.stride,
+        full=evaluation.full,
         seed=config.seed,
         generator=generator(config.seed, "data") if own_streams(config) else None,
     )

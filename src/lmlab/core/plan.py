@@ -14,6 +14,7 @@ from lmlab.config.fingerprint import fingerprint
 from lmlab.config.schema import Train
 from lmlab.console import console, quiet_libraries
 from lmlab.core.experiment import about_order, make_data
+from lmlab.data.datamodule import TextDataModule
 from lmlab.runs.parents import resolve
 from lmlab.training import preflight
 from lmlab.training.beginning.start import Start
@@ -71,6 +72,7 @@ def plan(config: Train) -> None:
             f"{tokens / len(data.train_tokens):.2f} times the train split",
         ),
         *([("order", order)] if order else []),
+        ("full pass", _full_pass(data, tokens_per_step)),
         (
             "memory",
             f"weights {decimal(size.weights)}, as much for gradients, "
@@ -115,6 +117,20 @@ def _rules(config: Train, model: nn.Module) -> list[tuple[str, ...]]:
         for name, groups in groups_by_rule(optimizer).items()
         for group in groups
     ]
+
+
+def _full_pass(data: TextDataModule, tokens_per_step: int) -> str:
+    """What is predicted at the end, and how many steps' operations that takes: forward alone is a
+    third of a step."""
+    n, n_all = data.n_full, len(data.val_tokens) - 1
+    if not n:
+        return "none (eval.full=false): the result is val/loss of the last evaluation"
+    work = n * data.block_size / data.stride / (3 * tokens_per_step)
+    which = f"{n:,} val tokens" if n == n_all else f"the first {n:,} of {n_all:,} val tokens"
+    return (
+        f"at the end, {which} in windows of {data.block_size} every {data.stride}: the operations "
+        f"of {work:,.0f} steps"
+    )
 
 
 def _amount(n_bytes: int | None) -> str:

@@ -164,7 +164,8 @@ def _fit(
     # where training goes on from a checkpoint.
     kept = [*parts.trial, keeper, NoteSignals(module.stop), GiveWay()]
     how = parts.text.tokenizer, data.stride, config.eval.tasks_every
-    asking = [AskTasks(made.items, *how)] if made.items else []
+    last = None if data.n_full else config.trainer.max_steps
+    asking = [AskTasks(made.items, *how, last)] if made.items else []
     callbacks = [*parts.callbacks, *asking, Bar(), recorder, *kept]
     trainer = make_trainer(config, run, data, callbacks, curves, resumed)
     if trainer.is_global_zero:
@@ -186,7 +187,8 @@ def _fit(
         if trainer.global_step:
             keeper.save(trainer, module)
         trainer.validate(module, datamodule=data, verbose=False)
-    trainer.validate(module, data.full_dataloader(), verbose=False)
+    if data.n_full:
+        trainer.validate(module, data.full_dataloader(), verbose=False)
     if trainer.is_global_zero:
         for sampler in (one for one in parts.callbacks if isinstance(one, Sample)):
             sample = sampler.text or sampler.make(module)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lmlab.config.schema import WindowOrder
+from lmlab.console import count_progress
 from lmlab.data.ids import Ids
 from lmlab.data.order.drawn import Drawn
 from lmlab.data.order.epochs import Epochs, windows_an_epoch
@@ -27,6 +28,8 @@ from lmlab.errors import LabError
 EVAL_TOKENS = 1 << 12
 EVAL_LOGITS = 1 << 22  # 16 MB of float32: a limit for large vocabularies
 EVALS_PER_BATCH = 16  # for Lightning, whose loop costs as much as evaluating a small model
+LOOKS = 50  # that a bar is moved, at least, where a pass has so many EvalBatches
+FULL = "val/loss_full"
 
 
 class EvalBatch(NamedTuple):
@@ -193,14 +196,33 @@ class EvalLoader:
     """Several EvalBatches at a time."""
 
     evals: RandomEval | FullEval
+    at_a_time: int = EVALS_PER_BATCH
 
     def __len__(self) -> int:
-        return math.ceil(len(self.evals) / EVALS_PER_BATCH)
+        return math.ceil(len(self.evals) / self.at_a_time)
 
     def __iter__(self) -> Iterator[list[EvalBatch]]:
         rest = iter(self.evals)
-        while batch := list(islice(rest, EVALS_PER_BATCH)):
+        while batch := list(islice(rest, self.at_a_time)):
             yield batch
+
+
+class LoaderOfTheEnd(EvalLoader):
+    """The full pass at the end, which may take long: it shows how far it is."""
+
+    evals: FullEval
+
+    def __init__(self, evals: FullEval):
+        super().__init__(evals, max(1, min(EVALS_PER_BATCH, len(evals) // LOOKS)))
+
+    def __iter__(self) -> Iterator[list[EvalBatch]]:
+        left = len(self.evals.tokens) - 1
+        with count_progress(f"{FULL}, a pass over val", left, "tokens") as advance:
+            for batch in super().__iter__():
+                yield batch
+                done = min(left, len(batch) * self.evals.batch_size * self.evals.stride)
+                advance(done)
+                left -= done
 
 
 def free_memory(device: torch.device) -> int:
@@ -233,6 +255,7 @@ class TextDataModule(L.LightningDataModule):
         eval_protocol: str = "random",
         eval_iters: int = 50,
         stride: int | None = None,
+        full: bool | int = True,
         seed: int = 1337,
         generator: torch.Generator | None = None,
     ):
@@ -241,7 +264,7 @@ class TextDataModule(L.LightningDataModule):
         `generator` draws the training windows (None: torch's default one) where the order is
         random; `seed` evaluates, and decides another order. `pieces` are the documents of the train
         split, to train on them in their order. A checkpoint is due every `save_every` steps after
-        an evaluation.
+        an evaluation. `full`: whether the pass at the end predicts all val tokens, or how many.
 
         Raises:
             LabError: if a split is too short for a single window.
@@ -263,6 +286,7 @@ class TextDataModule(L.LightningDataModule):
         self.ends = Ends(steps_per_batch, save_every, eval_every)
         self.eval_every, self.eval_protocol, self.eval_iters = eval_every, eval_protocol, eval_iters
         self.stride, self.max_steps, self.seed = stride or block_size, max_steps, seed
+        self._full = full
         self.generator = torch.default_generator if generator is None else generator
         self.start_step = 0
         self.start_state: dict[str, Any] | None = None
@@ -272,6 +296,12 @@ class TextDataModule(L.LightningDataModule):
     def tokens_per_step(self) -> int:
         """Tokens that one process learns from at each optimizer step."""
         return self.batch_size * self.block_size * self.accumulate
+
+    @property
+    def n_full(self) -> int:
+        """How many val tokens the pass at the end predicts; 0: there is none."""
+        n_all = len(self.val_tokens) - 1
+        return n_all * self._full if isinstance(self._full, bool) else min(self._full, n_all)
 
     @property
     def batches_per_eval(self) -> int:
@@ -330,17 +360,20 @@ class TextDataModule(L.LightningDataModule):
     def val_dataloader(self) -> EvalLoader:
         """What an evaluation during training looks at."""
         if self.eval_protocol == "full":
-            return self.full_dataloader("val/loss")
+            return EvalLoader(self._pass("val/loss", self._splits()[1]))
         train, val = self._splits()
         splits = {"val/loss": val, "train/loss_eval": train}
         shape = self.batch_size, self.block_size, self.eval_iters, self.vocab_size
         return EvalLoader(RandomEval(splits, *shape, self.seed, *self._share()))
 
-    def full_dataloader(self, metric: str = "val/loss_full") -> EvalLoader:
-        """One deterministic pass over val."""
+    def full_dataloader(self) -> EvalLoader:
+        """One deterministic pass over val, or as much of it as the end is to see."""
         _, val = self._splits()
+        return LoaderOfTheEnd(self._pass(FULL, val[: self.n_full + 1]))
+
+    def _pass(self, metric: str, tokens: Ids) -> FullEval:
         shape = self.block_size, self.stride, self.vocab_size
-        return EvalLoader(FullEval(metric, val, *shape, *self._share()))
+        return FullEval(metric, tokens, *shape, *self._share())
 
     def _splits(self) -> tuple[Ids, Ids]:
         """Both splits where their windows are to be gathered: in a GPU's memory, if they take

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,6 +48,13 @@ class Best(Loose):
     step: CountOrZero | None = None
 
 
+class FullPass(Loose):
+    """The pass over val at the end: how many tokens it predicts, of how many; 0: there is none."""
+
+    tokens: CountOrZero
+    of: CountOrZero
+
+
 class Record(Loose):
     """run.json. What has no default is there from the beginning; None: not said, or unknown."""
 
@@ -70,6 +78,7 @@ class Record(Loose):
     parameters: CountOrZero | None = Field(None, description="a number")
     parameters_inside: CountOrZero | None = Field(None, description="a number")
     train_tokens: CountOrZero | None = Field(None, description="a number")
+    full_pass: FullPass | None = Field(None, description="numbers of tokens")
     tokens: CountOrZero | None = Field(None, description="a number")
     flops: float | None = Field(None, description="a number")
     tokens_per_second: float | None = Field(None, description="a number")
@@ -80,9 +89,26 @@ class Record(Loose):
 
     @model_validator(mode="after")
     def has_its_result(self) -> Record:
-        if self.status == "done" and "val/loss_full" not in self.metrics:
+        if self.status == "done" and result_of(self.metrics) is None:
             raise ValueError("it says done, and has no val/loss_full")
         return self
+
+
+def result_of(metrics: Mapping[str, float]) -> str | None:
+    """What a run that is done is judged by: val/loss_full, or without a full pass over val the last
+    val/loss. None: it has neither."""
+    return next((name for name in ("val/loss_full", "val/loss") if name in metrics), None)
+
+
+def tokens_of_result(record: Mapping[str, Any]) -> str:
+    """Of which val tokens the `result_of` a checked record is, in words."""
+    full_pass = record.get("full_pass") or {}
+    predicted, of = full_pass.get("tokens"), full_pass.get("of")
+    if predicted == of:  # an earlier lmlab, which says neither, left none out
+        return "each val token predicted once"
+    if not predicted:
+        return "its last evaluation; eval.full=false"
+    return f"the first {predicted:,} of {of:,} val tokens, each predicted once"
 
 
 class Dumper(yaml.SafeDumper):

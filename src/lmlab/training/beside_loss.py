@@ -18,9 +18,13 @@ class AskTasks(L.Callback):
     comes to the same weights with tasks as without. Of several processes the first one asks.
     """
 
-    def __init__(self, items: Items, tokenizer: Tokenizer, stride: int, every: int):
-        """`stride` is that of the full pass, for texts that are longer than block_size."""
+    def __init__(
+        self, items: Items, tokenizer: Tokenizer, stride: int, every: int, last: int | None = None
+    ):
+        """`stride` is that of the full pass, for texts that are longer than block_size. Where no
+        such pass comes behind training, `last` is the step at which it ends."""
         self.items, self.tokenizer, self.stride, self.every = items, tokenizer, stride, every
+        self.last = last
         self._asked_at: int | None = None  # step
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -29,7 +33,7 @@ class AskTasks(L.Callback):
             return
         if trainer.sanity_checking or within_training(trainer):
             evaluation = step // module_data(trainer).eval_every
-            if not self.every or evaluation % self.every:
+            if step != self.last and (not self.every or evaluation % self.every):
                 return
         self._asked_at = step
         metrics = metrics_of(answers_to(self.items, module.model, self.tokenizer, self.stride))

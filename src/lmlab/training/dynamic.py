@@ -40,6 +40,9 @@ class Dynamic(L.Callback):
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         """Refuse at the start what would fail at the end."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if data is not None and not data.n_full:
+            raise LabError("callbacks.dynamic comes behind the full pass over val: eval.full=false")
         if not any(p.requires_grad for p in module.model.parameters()):
             name = type(module.model).__name__
             raise LabError(f"callbacks.dynamic: {name} has nothing that learns")

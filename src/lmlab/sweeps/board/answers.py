@@ -20,11 +20,10 @@ from lmlab.sweeps.report.sections import Column, Section
 from lmlab.sweeps.table.reading import RunFiles
 from lmlab.sweeps.table.settings import (
     BEST,
-    BPC,
-    LOSS,
     METRICS,
     STATUSES,
     Table,
+    fitting_metric,
 )
 from lmlab.sweeps.table.values import heading, short_keys, shown
 from lmlab.sweeps.table.words import name_of
@@ -252,14 +251,8 @@ def _left(sweep: SeenSweep) -> list[Any] | None:
 def _losses(files: Sequence[RunFiles]) -> Iterable[tuple[float, str]]:
     """The results that may be compared: of all tokens of val; where tokens differ, per character;
     the lowest so far where no run is done."""
-    tokens = {
-        repr([(k, v) for k, v in (run.config or {}).items() if k.startswith("tokenizer.")])
-        + str(run.recorded_keys["corpus_sha256"])
-        for run in files
-        if run.status == "done"
-    }
     figures = [run.figures() for run in files if not run.diverged]
-    metric = LOSS if len(tokens) <= 1 else BPC
+    metric = fitting_metric(run for run in files if run.status == "done")
     done = [(f[metric], metric) for f in figures if f["status"] == "done"]
     rows = done or [(f[BEST], BEST) for f in figures]
     return [(value, name) for value, name in rows if finite(value) is not None]

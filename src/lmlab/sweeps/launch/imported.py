@@ -4,7 +4,7 @@ it has no threads."""
 import gc
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process has it too, and says so
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word; the first says so
 
 import lmlab.core.train  # noqa: E402
 import lmlab.sweeps.launch.job  # noqa: E402, F401

@@ -157,7 +157,7 @@ def _ending(event: Event) -> str:
     """A line about a job that has ended."""
     name = Path(str(event.run)).name
     if event.status == "done":
-        loss = "no loss" if event.loss is None else f"val/loss_full {event.loss:.4f}"
+        loss = "no val/loss_full" if event.loss is None else f"val/loss_full {event.loss:.4f}"
         return f"done    {name}  {loss}"
     if event.error is not None:
         return f"{event.status:7} {name}  {event.error}  (log: {event.run}/{LOG})"

@@ -57,7 +57,7 @@ def ending(job: JobProgress) -> str:
     """A line about a job that has ended."""
     name, status = printable(job.name), printable(job.status)
     if job.status == "done":
-        loss = "no loss" if job.loss is None else f"val/loss_full {job.loss:.4f}"
+        loss = "no val/loss_full" if job.loss is None else f"val/loss_full {job.loss:.4f}"
         return f"done    {name}  {loss}"
     log = f"  (log: {printable(str(job.path / LOG))})" if job.path and job.error else ""
     return f"{status:7} {name}  {printable(job.error)}{log}".rstrip()

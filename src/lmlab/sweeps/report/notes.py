@@ -129,7 +129,14 @@ def _full_pass(runs: Sequence[RunFiles]) -> str:
     windows = "data.block_size and eval.stride of each run"
     if agreed is not None:
         windows = f"windows of {agreed[0]} tokens {agreed[1] or agreed[0]} apart"
-    return f"every token of val but the first predicted once ({windows})"
+    if (full := _agreed(runs, ("eval.full",))) is None:
+        return f"not of the same tokens, so not to be compared: eval.full differs ({windows})"
+    if full[0] is False:
+        return "none: eval.full=false"
+    which = "every token of val but the first"
+    if full[0] not in (None, True):  # what is as ever stands in no fingerprint
+        which = f"the first {full[0]:,} tokens of val, or all that it has, but the very first"
+    return f"{which} predicted once ({windows})"
 
 
 def _evaluations(runs: Sequence[RunFiles]) -> str:

@@ -39,7 +39,7 @@ from lmlab.sweeps.search.candidates import (
     placed,
     sweeper_settings,
 )
-from lmlab.sweeps.search.racing import hold_race, seeds_of_race
+from lmlab.sweeps.search.racing import check_same_end, hold_race, seeds_of_race
 from lmlab.sweeps.search.rungs import Standing, next_move, rungs
 
 if TYPE_CHECKING:
@@ -288,8 +288,10 @@ def _check_steps(candidates: Sequence[Placed]) -> None:
 def _check_losses_are_kept(candidates: Sequence[Placed]) -> None:
     """
     Raises:
-        LabError: if a run keeps no losses at evaluations, as far as the lab's own loggers go.
+        LabError: if a run keeps no losses at evaluations, as far as the lab's own loggers go, or
+            has another end than the others.
     """
+    check_same_end((one.config for one in candidates), "hydra/sweeper=halving")
     for one in candidates:
         loggers = one.config.logger.values() if one.config is not None else ()
         targets = {str(part["_target_"]) for part in loggers if isinstance(part, dict)}

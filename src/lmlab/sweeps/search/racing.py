@@ -8,12 +8,12 @@ with what it had decided.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmlab.config.schema import Race
+from lmlab.config.schema import Race, Train
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
@@ -90,6 +90,19 @@ def hold_race(
     return results
 
 
+def check_same_end(configs: Iterable[Train | None], asked: str) -> None:
+    """
+    Raises:
+        LabError: if runs that are ranked by val/loss_full have none, or not of the same tokens.
+    """
+    full = {str(one.eval.full).lower() for one in configs if one is not None}
+    if len(full) > 1 or "false" in full:
+        raise LabError(
+            f"eval.full={','.join(sorted(full))}: {asked} ranks runs by their val/loss_full, so "
+            "give one number of tokens for all, or true"
+        )
+
+
 def seeds_of_race(config: DictConfig, settings: Mapping[str, Sequence[Placed]]) -> list[int]:
     """The seeds of all settings.
 
@@ -104,6 +117,7 @@ def seeds_of_race(config: DictConfig, settings: Mapping[str, Sequence[Placed]]) 
         raise LabError(
             "pause_at: settings race by their losses at the end; leave it out, or sweep.race"
         )
+    check_same_end(configs, "sweep.race")
     seeds = [[one.varied.get(SEED) for one in runs] for runs in settings.values()]
     numbers = [seed for seed in seeds[0] if isinstance(seed, int) and not isinstance(seed, bool)]
     if len(numbers) < 2 or any(other != numbers for other in seeds):

@@ -227,15 +227,19 @@ def folded(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def fitting_metric(files: Iterable[RunFiles]) -> str:
-    """Nats per token cannot be compared across tokenizers or texts; bits per character can."""
-    tokenizers, corpora = set(), set()
+    """Nats per token cannot be compared across tokenizers or texts; bits per character can. What
+    predicts other tokens at the end, or none, is compared by the evaluations while training."""
+    tokenizers, corpora, passes = set(), set(), set()
     for run in files:
         config = {**(run.config or {}), **run.swept}
         of_tokenizer = {key: config[key] for key in config if key.startswith("tokenizer.")}
         tokenizers.add(canonical(of_tokenizer))
         corpora.add(run.recorded_keys["corpus_sha256"])
+        passes.add(canonical(config.get("eval.full", True)))
     known = [corpus for corpus in corpora if not is_missing(corpus)]
-    return BPC if len(known) > 1 or len(tokenizers) > 1 else LOSS
+    if len(known) > 1 or len(tokenizers) > 1:
+        return BPC
+    return BEST if len(passes) > 1 or canonical(False) in passes else LOSS
 
 
 def _status(runs: pd.DataFrame) -> str:

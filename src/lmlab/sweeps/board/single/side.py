@@ -118,6 +118,8 @@ def about_side(chosen: Sequence[Chosen]) -> dict[str, Any]:
     notes = []
     if any(key.startswith("tokenizer.") or key == "corpus_sha256" for key, *_ in keys):
         notes.append("tokens differ: compare bits per character, not nats per token")
+    if any(key == "eval.full" for key, *_ in keys):
+        notes.append("eval.full differs: val/loss_full is not of the same tokens of val")
     if any(len(one.runs) > 1 for one in chosen):
         notes.append("of several seeds: mean ± standard deviation")
     return {

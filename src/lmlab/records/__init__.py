@@ -1,0 +1,1 @@
+"""Records: recipes of small models that are compared by fixed rules (docs/records.md)."""

@@ -1,0 +1,132 @@
+"""A recipe's seeds, trained one after the other; what is there already is not trained again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmlab.config.check import check
+from lmlab.config.fingerprint import check_continues
+from lmlab.config.schema import Train
+from lmlab.config.words.compose import composed
+from lmlab.config.words.explain import explain, is_explained
+from lmlab.console import say
+from lmlab.errors import LabError
+from lmlab.records.rulebook import Budget, Recipe, check_recipe, check_run
+from lmlab.records.spending import Spent, spent_in
+from lmlab.runs.directory import RunDirectory
+
+THEN = "then"  # between the trainings of a recipe
+METRIC = "val/loss_full"
+NAME = "name=record"  # what a training is called in its log
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What one seed of a recipe came to."""
+
+    seed: int
+    loss: float
+    spent: Spent
+    record: dict[str, Any]  # of the run that counts
+
+
+def recipe_of(words: list[str]) -> Recipe:
+    """The recipe of overrides: trainings with `then` between them.
+
+    Raises:
+        LabError: if one cannot be composed, or breaks a rule.
+    """
+    trainings: list[list[str]] = [[]]
+    for word in words:
+        trainings.append([]) if word == THEN else trainings[-1].append(word)
+    if not all(trainings):
+        raise LabError("give the overrides of a training, such as experiment=record/fast")
+    for key in ("seed", "run_dir", "resume", "run", "output_dir"):
+        if any(word.startswith(f"{key}=") for word in words):
+            raise LabError(f"{key}: is given to each training by its seed")
+    stages = tuple(map(_config, trainings))
+    recipe = Recipe(stages, tuple(map(tuple, trainings)))
+    check_recipe(recipe)
+    return recipe
+
+
+def _config(words: Sequence[str]) -> Train:
+    """The checked config of overrides.
+
+    Raises:
+        LabError: in one line, also for what Hydra says in many.
+    """
+    try:
+        return check(composed("train", [NAME, *words]), Train)
+    except Exception as error:
+        if isinstance(error, LabError) or not is_explained(error):
+            raise
+        raise LabError(explain(error, "train", list(words))) from error
+
+
+def seeds_of(
+    recipe: Recipe, budget: Budget, folder: Path, n_seeds: int, threads: int
+) -> Iterator[Seed]:
+    """Train the seeds from 1 on, each in a folder of its own; one at a time.
+
+    Raises:
+        LabError: if a training fails, or a seed takes more than the budget.
+        KeyboardInterrupt: if it was interrupted; the same call goes on.
+    """
+    for seed in range(1, n_seeds + 1):
+        spent, taught_by = Spent(0.0, 0.0), None
+        for number, words in enumerate(recipe.words, 1):
+            path = folder / f"seed-{seed}" / f"training-{number}"
+            own = [f"seed={seed}", f"run_dir={path}", "resume=auto"]
+            if taught_by is not None:
+                own.append(f"teacher.runs={taught_by}")
+            record = _trained(path, [*words, *own], threads)
+            spent += spent_in(_spent_file(path))
+            taught_by = path
+        loss = record["metrics"][METRIC]
+        say(
+            f"seed {seed}: {METRIC} {loss:.4f}, {spent.cpu:.1f} of {budget.cpu_seconds:,} seconds "
+            f"of processor time, {spent.wall:.1f} s by the clock"
+        )
+        if spent.cpu > budget.cpu_seconds:
+            raise LabError(f"seed {seed} took more than the budget {budget.name} has")
+        yield Seed(seed, loss, spent, record)
+
+
+def _spent_file(path: Path) -> Path:
+    """Beside the run: its own folder is made by the training."""
+    return path.with_name(f"{path.name}.spent.jsonl")
+
+
+def _trained(path: Path, words: list[str], threads: int) -> dict[str, Any]:
+    """The record of a run that is done, or is trained now.
+
+    Raises:
+        LabError: if it is of another recipe, was killed, or fails.
+    """
+    run = RunDirectory(path)
+    if run.unchecked_record:
+        check_continues(run.config, _config(words).plain(), may_change=("teacher.runs",))
+    spent_in(_spent_file(path))
+    if run.unchecked_record.get("status") != "done":
+        program = [sys.executable, "-m", "lmlab.records.spending", str(_spent_file(path))]
+        threading = {"OMP_NUM_THREADS": str(threads)}
+        child = subprocess.Popen([*program, NAME, *words], env={**os.environ, **threading})
+        try:
+            status = child.wait()
+        except KeyboardInterrupt:  # the child has been told, too
+            with suppress(KeyboardInterrupt):
+                child.wait()
+            raise
+        if status:
+            raise LabError(f"{path}: the training ended with status {status}; the same goes on")
+    record = run.record
+    check_run(str(path), record)
+    return record
