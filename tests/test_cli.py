@@ -201,12 +201,13 @@ def test_help_and_config_errors_do_not_import_torch(tmp_path):
         assert done.stderr.endswith("False False\n")
 
 
-def test_generate_and_export_import_neither_lightning_nor_torchs_compiler(trained, tmp_path):
+def test_what_does_not_train_imports_neither_lightning_nor_torchs_compiler(trained, tmp_path):
     # In one process: torch takes seconds.
     code = (
-        "import sys\nfrom lmlab.cli import export, generate\nrun = sys.argv[1]\n"
+        "import sys\nfrom lmlab.cli import evaluate, export, generate\nrun = sys.argv[1]\n"
         "sys.argv[1:] = [run, 'max_new_tokens=5', 'prompt=the']\ngenerate()\n"
         "sys.argv[1:] = [run, 'folder=exported']\nexport()\n"
+        "sys.argv[1:] = [run, 'tasks=text']\nevaluate()\n"
         "heavy = {'lightning', 'torch._dynamo', 'pandas', 'altair', 'matplotlib', 'tensorboard'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )

@@ -12,15 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lmlab.data.datamodule import (
-    Ends,
-    EvalBatch,
-    EvalLoader,
-    FullEval,
-    RandomEval,
-    TextDataModule,
-    TrainBatches,
-)
+from lmlab.data.datamodule import Ends, TextDataModule, TrainBatches
+from lmlab.data.evals import EvalBatch, EvalLoader, FullEval, RandomEval
 from lmlab.data.ids import Ids
 from lmlab.data.order.drawn import Drawn
 from lmlab.data.order.epochs import Epochs

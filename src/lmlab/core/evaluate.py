@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lmlab.config import schema
 from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import check_continues
 from lmlab.config.own_code import changed_code, parts_named, source_file
 from lmlab.console import quiet_libraries, say
-from lmlab.core.experiment import make_tasks
-from lmlab.data.datamodule import TextDataModule
+from lmlab.data.evals import FULL, EvalBatch, FullEval, LoaderOfTheEnd
+from lmlab.data.ids import Ids
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.data.tokens import text_of
 from lmlab.errors import LabError
@@ -27,14 +29,14 @@ from lmlab.tasks.asked import (
     items_of,
     lines,
     lines_of_differences,
+    make_tasks,
     metrics_of,
 )
 from lmlab.training.beginning.restored import Trained, config_beside, precision_of, restore
-from lmlab.training.dynamic import METRIC, Dynamic
-from lmlab.training.module import LanguageModule
-from lmlab.training.optimizers.schedules import constant
-from lmlab.training.processes.processes import checked_trainer
+from lmlab.training.dynamic_loss import METRIC, check_learns, dynamic_loss
+from lmlab.training.processes.devices import computed_in, device_of
 from lmlab.training.processes.waiting import waiting
+from lmlab.training.sums import add, means
 
 
 def evaluate(config: schema.Evaluate) -> dict[str, float]:
@@ -66,30 +68,17 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
         raise LabError(f"run={config.run}: its tokenizer makes other tokens of the same text now")
     for name in changed_code(run.record, trained.config.plain()):
         say(f"{source_file(name) or name} has changed since this run was trained")
-    settings = {
-        **dict(trained.config.data),
-        "stride": config.stride or trained.config.eval.stride,
-    }
-    data = TextDataModule(text.train, text.val, text.tokenizer.vocab_size, **settings)
-    questions = Questions.of(config, trained, data) if config.tasks else None
-    model = _with_others(run, trained, config)
-    tokenizer = text.tokenizer
-    lengths = tokenizer.characters_per_token(), tokenizer.bytes_per_token()
-    module = LanguageModule(model, _no_optimizer, constant, *lengths, max_steps=0)
-    dynamic = [] if config.dynamic_lr is None else [Dynamic(config.dynamic_lr)]
-    trainer = checked_trainer(
-        "",
-        callbacks=dynamic,
-        accelerator=config.accelerator,
-        devices=1,
-        precision=precision_of(trained.config),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    with parts_named(trained.config.plain()):
-        trainer.validate(module, data.full_dataloader(), verbose=False)
+    questions = Questions.of(config, trained, text.val) if config.tasks else None
+    device = device_of(config.accelerator)
+    model = _with_others(run, trained, config).to(device).eval()
+    stride = config.stride or trained.config.eval.stride or block_size
+    full = FullEval(FULL, text.val, block_size, stride, text.tokenizer.vocab_size)
+    with parts_named(trained.config.plain()), computed_in(precision_of(trained.config)):
+        if config.dynamic_lr is not None:
+            check_learns(model, f"dynamic_lr={config.dynamic_lr}")
+        metrics = _full_pass(model, full, text.tokenizer, device)
+        if config.dynamic_lr is not None:
+            metrics[METRIC] = dynamic_loss(model, full, device, config.dynamic_lr)
     averaged = ", averaged weights" if config.checkpoint == "ema" else ""
     if config.ensemble == SNAPSHOTS:
         steps = ", ".join(map(str, run.snapshots_by_step()))
@@ -99,21 +88,43 @@ def evaluate(config: schema.Evaluate) -> dict[str, float]:
         for other in config.ensemble or []:
             say(f"and {other}, their probabilities averaged")
     say(
-        f"val/loss_full  {module.metrics['val/loss_full']:.4f} nats per token, over "
-        f"{len(data.val_tokens) - 1:,} tokens, windows of {data.block_size} every {data.stride}"
+        f"val/loss_full  {metrics[FULL]:.4f} nats per token, over "
+        f"{len(text.val) - 1:,} tokens, windows of {block_size} every {stride}"
     )
-    ends = "" if tokenizer.end_of_text is None else "; the ends of documents count as tokens"
-    if "val/bpc_full" in module.metrics:  # else nobody knows what ids stand for
-        say(f"val/bpc_full   {module.metrics['val/bpc_full']:.4f} bits per character{ends}")
-        say(f"val/bpb_full   {module.metrics['val/bpb_full']:.4f} bits per byte")
-    if dynamic:
+    ends = "" if text.tokenizer.end_of_text is None else "; the ends of documents count as tokens"
+    if "val/bpc_full" in metrics:  # else nobody knows what ids stand for
+        say(f"val/bpc_full   {metrics['val/bpc_full']:.4f} bits per character{ends}")
+        say(f"val/bpb_full   {metrics['val/bpb_full']:.4f} bits per byte")
+    if METRIC in metrics:
         say(
-            f"{METRIC}  {module.metrics[METRIC]:.4f} nats per token, by a copy that learns from "
-            f"each {data.stride} tokens behind their prediction"
+            f"{METRIC}  {metrics[METRIC]:.4f} nats per token, by a copy that learns from "
+            f"each {stride} tokens behind their prediction"
         )
     if questions is not None:
-        module.metrics |= questions.ask(model.to(trainer.strategy.root_device), data.stride)
-    return module.metrics
+        metrics |= questions.ask(model, stride)
+    return metrics
+
+
+def _full_pass(
+    model: nn.Module, full: FullEval, tokenizer: Tokenizer, device: torch.device
+) -> dict[str, float]:
+    """What a run's own pass at its end comes to, with the weights as they are now.
+
+    Raises:
+        LabError: if that is no number.
+    """
+    lengths = tokenizer.characters_per_token(), tokenizer.bytes_per_token()
+    characters, bytes_ = (torch.from_numpy(length).to(device) for length in lengths)
+    sums = dict[str, Tensor]()
+    with torch.inference_mode():
+        for batches in LoaderOfTheEnd(full):
+            for name, windows, counted in batches:
+                batch = EvalBatch(name, windows.to(device), counted.to(device))
+                add(sums, batch, model, characters, bytes_)
+    metrics = means({metric: own.tolist() for metric, own in sums.items()})
+    if not math.isfinite(loss := metrics[full.metric]):
+        raise LabError(f"{full.metric} is {loss}: the weights of this checkpoint predict nothing")
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -126,12 +137,12 @@ class Questions:
     stride: int | None  # of the windows in which the other run reads long texts
 
     @classmethod
-    def of(cls, config: schema.Evaluate, trained: Trained, data: TextDataModule) -> Questions:
+    def of(cls, config: schema.Evaluate, trained: Trained, val: Ids) -> Questions:
         """
         Raises:
             LabError: if a task cannot be made of its file, or there is no such other run.
         """
-        items = items_of(make_tasks(config.tasks), data.val_tokens, trained.tokenizer)
+        items = items_of(make_tasks(config.tasks), val, trained.tokenizer)
         if config.against is None:
             return cls(items, trained.tokenizer, None, None)
         against = run_meant(config.against, "against")
@@ -191,8 +202,4 @@ def _with_others(run: RunDirectory, trained: Trained, config: schema.Evaluate) -
         raise LabError(f"weights={weights}: give {asked}")
     if len(models) == 1:
         return models[0]
-    return ensemble_of(models, weights, trained.tokenizer.vocab_size, data.block_size).eval()
-
-
-def _no_optimizer(parameters: Any) -> Any:
-    raise RuntimeError("evaluation takes no optimizer steps")
+    return ensemble_of(models, weights, trained.tokenizer.vocab_size, data.block_size)

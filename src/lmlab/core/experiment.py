@@ -27,7 +27,7 @@ from lmlab.models.contract import Hooks
 from lmlab.models.inside.document_mask import can_stay_within, keep_within
 from lmlab.runs.directory import RunDirectory
 from lmlab.runs.parents import checkpoint_path
-from lmlab.tasks.asked import Items, items_of
+from lmlab.tasks.asked import Items, items_of, make_tasks
 from lmlab.tasks.items import Task
 from lmlab.training import preflight
 from lmlab.training.beginning.restored import restore
@@ -266,22 +266,6 @@ def make_loss(config: Train, text: TokenizedCorpus) -> Loss:
         trained.check_beside("teacher.runs", parent.run, text.tokenizer, text.sha256, config.data)
         models.append(trained.model)
     return Distillation(loss, models, config.teacher.share)
-
-
-def make_tasks(nodes: Mapping[str, dict[str, Any]]) -> dict[str, Task]:
-    """The tasks of a config, by name.
-
-    Raises:
-        LabError: naming the one that cannot be made.
-    """
-    tasks = {}
-    for name, node in nodes.items():
-        try:
-            tasks[name] = build.part(node, key := f"tasks.{name}", Task)
-        except LabError as error:
-            about = str(error)
-            raise LabError(about if about.startswith(key) else f"{key}: {about}") from error
-    return tasks
 
 
 def make_callbacks(config: Train, text: TokenizedCorpus) -> list[L.Callback]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from lmlab.config import build
 from lmlab.data.ids import Ids
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
@@ -24,6 +26,22 @@ SHOWN = {  # by score: the heading of its column, and how it is written
 }
 
 Items = Mapping[str, Sequence[Item]]  # by task
+
+
+def make_tasks(nodes: Mapping[str, dict[str, Any]]) -> dict[str, Task]:
+    """The tasks of a config, by name.
+
+    Raises:
+        LabError: naming the one that cannot be made.
+    """
+    tasks = {}
+    for name, node in nodes.items():
+        try:
+            tasks[name] = build.part(node, key := f"tasks.{name}", Task)
+        except LabError as error:
+            about = str(error)
+            raise LabError(about if about.startswith(key) else f"{key}: {about}") from error
+    return tasks
 
 
 def items_of(tasks: Mapping[str, Task], ids: Ids, tokenizer: Tokenizer) -> Items:

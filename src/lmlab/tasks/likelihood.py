@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmlab.console import count_progress
-from lmlab.data.datamodule import EVAL_LOGITS, EVAL_TOKENS
+from lmlab.data.evals import EVAL_LOGITS, EVAL_TOKENS
 from lmlab.data.tokenizer import Tokenizer
 from lmlab.errors import LabError
 from lmlab.models.contract import Hooks

@@ -1,41 +1,31 @@
-"""Dynamic evaluation: the loss of a model that goes on learning from the text it is asked about."""
+"""Dynamic evaluation behind the full pass of a run."""
 
 from __future__ import annotations
 
-import copy
 import signal
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from lmlab.bounds import Count, Positive
-from lmlab.console import count_progress
-from lmlab.data.datamodule import FullEval
-from lmlab.data.windows import full_pass, shift
+from lmlab.data.evals import FULL, FullEval
 from lmlab.errors import LabError
+from lmlab.training.dynamic_loss import CLIP_NORM, METRIC, check_learns, dynamic_loss
 from lmlab.training.processes.stopping import Interrupted
-
-METRIC = "val/loss_dynamic"
 
 
 class Dynamic(L.Callback):
-    """`val/loss_dynamic`, behind the full pass over val (Krause et al. 2018, arXiv 1709.07432).
+    """`val/loss_dynamic`, behind the full pass over val: see `dynamic_loss`.
 
-    val is read in its order, `stride` tokens at a time (None: as the full pass). Each piece is
-    predicted first, and then a step of gradient descent is taken on it, in float32 or as the
-    weights are, without dropout. So every token but the first is predicted once, by a model that
-    has learned from those before it and from none behind. It is a copy that learns: the weights of
-    the run stay as they are.
-
-    The figure is no property of one set of weights. It says how much a model gains by the text
-    itself, its names and its habits, and is to be compared with other figures of this kind alone.
+    The weights of the run stay as they are. The figure is no property of one set of weights. It
+    says how much a model gains by the text itself, its names and its habits, and is to be compared
+    with other figures of this kind alone.
     """
 
-    def __init__(self, lr: Positive, stride: Count | None = None, clip_norm: Positive = 1.0):
-        """The step is `lr` times the gradient of the piece's mean loss, whose norm is clipped."""
+    def __init__(self, lr: Positive, stride: Count | None = None, clip_norm: Positive = CLIP_NORM):
+        """`stride` tokens are read at a time (None: as in the full pass)."""
         self.lr, self.stride, self.clip_norm = lr, stride, clip_norm
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
@@ -43,9 +33,7 @@ class Dynamic(L.Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if data is not None and not data.n_full:
             raise LabError("callbacks.dynamic comes behind the full pass over val: eval.full=false")
-        if not any(p.requires_grad for p in module.model.parameters()):
-            name = type(module.model).__name__
-            raise LabError(f"callbacks.dynamic: {name} has nothing that learns")
+        check_learns(module.model, "callbacks.dynamic")
         if self.stride is not None and self.stride > module.model.block_size:
             raise LabError(
                 f"callbacks.dynamic.stride={self.stride} skips tokens: at most "
@@ -54,36 +42,18 @@ class Dynamic(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         full = getattr(trainer.val_dataloaders, "evals", None)
-        if not isinstance(full, FullEval) or full.metric != "val/loss_full":
+        if not isinstance(full, FullEval) or full.metric != FULL:
             return  # not the end
         if not trainer.is_global_zero:
             return
+
+        def between() -> None:
+            if module.stop and trainer.world_size == 1:
+                raise Interrupted(module.stop.signum or signal.SIGTERM, module.global_step)
+
+        full = replace(full, stride=self.stride or full.stride)
         # Lightning evaluates in a mode in which no gradient can be taken.
         with torch.inference_mode(False), torch.enable_grad():
-            loss = self._loss(module, full)
+            loss = dynamic_loss(module.model, full, module.device, self.lr, self.clip_norm, between)
         module.metrics[METRIC] = loss
         module.write({METRIC: loss}, module.global_step)
-
-    def _loss(self, module: Any, full: FullEval) -> float:
-        """Nats per token."""
-        stride = self.stride or full.stride
-        model = copy.deepcopy(module.model).eval()
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(parameters, lr=self.lr)
-        total, n_tokens = 0.0, len(full.tokens) - 1
-        pieces = full_pass(full.tokens.to(module.device), full.block_size, stride, batch_size=1)
-        with count_progress("dynamic evaluation", n_tokens, "tokens") as advance:
-            for windows, counted in pieces:
-                if module.stop and module.trainer.world_size == 1:
-                    raise Interrupted(module.stop.signum or signal.SIGTERM, module.global_step)
-                n = int(counted)
-                idx, targets = shift(windows)
-                logits = model(idx)[0, -n:]
-                loss = F.cross_entropy(logits.float(), targets[0, -n:])
-                total += loss.item() * n
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-                optimizer.step()
-                advance(n)
-        return total / n_tokens

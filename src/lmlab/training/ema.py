@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lmlab.bounds import BelowOne
-from lmlab.data.datamodule import EvalBatch
+from lmlab.data.evals import EvalBatch
 from lmlab.data.streams import default_states, set_default_states
 from lmlab.runs.checkpoint import EMA_KEY
 

@@ -12,16 +12,16 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.plugins import DoublePrecision
 from torch import Tensor, nn
 
 from lmlab.config.schema import Train
 from lmlab.config.targets import class_name
 from lmlab.console import say
-from lmlab.data.datamodule import EvalBatch, TextDataModule
+from lmlab.data.datamodule import TextDataModule
+from lmlab.data.evals import EvalBatch
 from lmlab.data.streams import default_states, derive, set_default_states
-from lmlab.data.windows import inputs_and_targets, shift
+from lmlab.data.windows import inputs_and_targets
 from lmlab.errors import DivergedError, LabError
 from lmlab.training.first_steps import FirstSteps
 from lmlab.training.lightning_inside import (
@@ -42,6 +42,7 @@ from lmlab.training.optimizers.parametrisation import Factors
 from lmlab.training.optimizers.rules import REST, MakeOptimizer, Rule, Schedule
 from lmlab.training.processes.processes import gathered
 from lmlab.training.processes.stopping import Interrupted, Stop
+from lmlab.training.sums import add, means
 
 Rates = dict[str, float]  # by tag: train/lr, and train/lr/<rule> of each rule
 
@@ -321,33 +322,13 @@ class LanguageModule(L.LightningModule):
             if self.stop and alone and self.trainer.state.fn == "validate":
                 # After training: its last checkpoint stands, and this can be done again.
                 raise Interrupted(self.stop.signum or signal.SIGTERM, self.global_step)
-            self._evaluate(part)
-
-    def _evaluate(self, batch: EvalBatch) -> None:
-        idx, targets = shift(batch.windows)
-        logits = self.model(idx)
-        nll = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-        places = torch.arange(idx.shape[1], device=idx.device)
-        counted = (places >= idx.shape[1] - batch.counted[:, None]).flatten()  # (n * T,)
-        # Sums over a whole split want float64, which Apple's GPUs lack.
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        ids = targets.flatten()[counted]
-        amounts = nll[counted], counted, self.characters[ids], self.bytes[ids]
-        sums = torch.stack([amount.to(dtype).sum() for amount in amounts])
-        self._sums[batch.metric] = self._sums.get(batch.metric, torch.zeros_like(sums)) + sums
+            add(self._sums, part, self.model, self.characters, self.bytes)
 
     def on_validation_epoch_end(self) -> None:
         reduce = self.trainer.strategy.reduce  # over all processes
         sums = {m: reduce(own, reduce_op="sum").tolist() for m, own in self._sums.items()}
         self._sums.clear()
-        metrics = {name: nats / n_tokens for name, (nats, n_tokens, _, _) in sums.items()}
-        for name in metrics.keys() & {"val/loss", "val/loss_full"}:
-            # Nats per token, in bits, over the characters and the bytes that a token stands for.
-            _, n_tokens, *amounts = sums[name]
-            for unit, amount in zip(("bpc", "bpb"), amounts, strict=True):
-                if amount:  # none, where nobody knows what ids stand for
-                    in_bits = metrics[name] / math.log(2) / (amount / n_tokens)
-                    metrics[name.replace("loss", unit)] = in_bits  # val/bpc, val/bpc_full
+        metrics = means(sums)
         for name, loss in metrics.items():
             if not math.isfinite(loss):
                 raise DivergedError(
