@@ -143,6 +143,9 @@ def test_seeds_are_trained_once_and_what_they_took_is_added(tinyshakespeare_path
 
     again = next(seeds_of(recipe, BUDGETS["10s"], tmp_path, 3, threads=1))
     assert again == first
+    taught.update(seconds=1000.0)
+    with pytest.raises(LabError, match="was trained by another command, too"):
+        next(seeds_of(recipe, BUDGETS["10s"], tmp_path, 3, threads=1))
 
 
 def test_a_training_that_was_killed_has_no_known_price(tmp_path):

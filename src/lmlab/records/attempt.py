@@ -87,8 +87,8 @@ def seeds_of(
             own = [f"seed={seed}", f"run_dir={path}", "resume=auto"]
             if taught_by is not None:
                 own.append(f"teacher.runs={taught_by}")
-            record = _trained(path, [*words, *own], threads)
-            spent += spent_in(_spent_file(path))
+            record, took = _trained(path, [*words, *own], threads)
+            spent += took
             taught_by = path
         loss = record["metrics"][METRIC]
         say(
@@ -100,23 +100,18 @@ def seeds_of(
         yield Seed(seed, loss, spent, record)
 
 
-def _spent_file(path: Path) -> Path:
-    """Beside the run: its own folder is made by the training."""
-    return path.with_name(f"{path.name}.spent.jsonl")
-
-
-def _trained(path: Path, words: list[str], threads: int) -> dict[str, Any]:
-    """The record of a run that is done, or is trained now.
+def _trained(path: Path, words: list[str], threads: int) -> tuple[dict[str, Any], Spent]:
+    """The record of a run that is done, or is trained now, and what it took.
 
     Raises:
-        LabError: if it is of another recipe, was killed, or fails.
+        LabError: if it is of another recipe, was killed or trained elsewhere, or fails.
     """
-    run = RunDirectory(path)
+    run, spent_file = RunDirectory(path), path.with_name(f"{path.name}.spent.jsonl")
     if run.unchecked_record:
         check_continues(run.config, _config(words).plain(), may_change=("teacher.runs",))
-    spent_in(_spent_file(path))
+    spent_in(spent_file)
     if run.unchecked_record.get("status") != "done":
-        program = [sys.executable, "-m", "lmlab.records.spending", str(_spent_file(path))]
+        program = [sys.executable, "-m", "lmlab.records.spending", str(spent_file)]
         threading = {"OMP_NUM_THREADS": str(threads)}
         child = subprocess.Popen([*program, NAME, *words], env={**os.environ, **threading})
         try:
@@ -127,6 +122,8 @@ def _trained(path: Path, words: list[str], threads: int) -> dict[str, Any]:
             raise
         if status:
             raise LabError(f"{path}: the training ended with status {status}; the same goes on")
-    record = run.record
+    record, spent = run.record, spent_in(spent_file)
     check_run(str(path), record)
-    return record
+    if record["seconds"] > spent.wall:
+        raise LabError(f"{path} was trained by another command, too: delete {path.parent}")
+    return record, spent
