@@ -102,7 +102,10 @@ def test_a_recipe_has_one_row(tmp_path):
     [
         ("model=ngram", "model has a NGram; a record is one network alone"),
         ("model=ensemble", "model has a Ensemble; a record is one network alone"),
-        ("model=modern model.counts_order=3", "model has a Counts; a record is one network alone"),
+        (
+            "model=modern model.counts_order=3",
+            "model has a CrossFitted; a record is one network alone",
+        ),
         ("corpus=shakespeare", "has to be tinyshakespeare"),
         ("tokenizer=byte", "tokenizer has to be char"),
         ("data.val_fraction=0.05", "data.val_fraction has to be 0.1"),

@@ -103,14 +103,15 @@ def _rules(stage: Train) -> Sequence[tuple[str, bool, str]]:
 def _no_network(stage: Train) -> str | None:
     """What of a model is no network, or is several."""
     from lmlab.config import build
-    from lmlab.models.ensemble import Ensemble
-    from lmlab.models.inside.counts import Counts
-    from lmlab.models.ngram import NGram
+    from lmlab.models.contract import Hooks
 
     vocab_size = 65
     model = build.model(stage.model, vocab_size, stage.data.block_size)
-    others = (part for part in model.modules() if isinstance(part, Counts | Ensemble | NGram))
-    return next((type(part).__name__ for part in others), None)
+    for part in model.modules():
+        hooks = Hooks.of(part)
+        if hooks.fit is not None or hooks.members is not None:  # it counts, or it is several
+            return type(part).__name__
+    return None
 
 
 def check_run(name: str, record: dict[str, Any]) -> None:

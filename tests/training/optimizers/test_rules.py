@@ -96,7 +96,13 @@ def test_a_tied_weight_is_one_parameter_with_two_roles():
 
 def test_the_readout_of_a_model_of_ones_own_is_found_by_the_vocabulary(composed, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "tests/extensions/own"))
-    words = ["~model.n_layer", "~model.n_head", "~model.dropout", "model.n_embd=8"]
+    words = [
+        "~model.n_layer",
+        "~model.n_head",
+        "~model.dropout",
+        "~model.drop_path",
+        "model.n_embd=8",
+    ]
     config = composed("model._target_=mypackage.mymodel.MyModel", *words)
     roles = roles_by_name(build.model(config["model"], 11, config["data"]["block_size"]))
     assert [name for name, found in roles.items() if found == {"readout"}] == ["logits.weight"]

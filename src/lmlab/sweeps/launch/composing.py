@@ -6,10 +6,12 @@ same options of the same groups: it is done once for all of them.
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -27,9 +29,9 @@ from lmlab.config.words.hydra_inside import hydra_config_lent, set_values
 
 MOST = 64  # composed configs that are kept
 
-# By sweep, and what was composed. Of the process, since a worker is sent the loader with every job.
-# Pickled, of which a copy is made in a sixth of the time.
-_composed: dict[tuple[str | None, ...], bytes] = {}
+# By sweep, and what was composed: what makes a copy of it. Of the process, since a worker is sent
+# the loader with every job.
+_composed: dict[tuple[str | None, ...], Callable[[], DictConfig]] = {}
 
 
 class RememberingLoader(ConfigLoader):
@@ -63,8 +65,8 @@ class RememberingLoader(ConfigLoader):
             composed = self._hydras.load_configuration(
                 config_name, groups, run_mode, from_shell, validate_sweep_overrides
             )
-            _composed[key] = pickle.dumps(composed)
-        config: DictConfig = pickle.loads(_composed[key])
+            _composed[key] = _copies_of(composed)
+        config = _composed[key]()
         of_task = [override for override in parsed if not override.is_hydra_override()]
         set_values(config, values, of_task)
         with open_dict(config.hydra):
@@ -113,6 +115,15 @@ class RememberingLoader(ConfigLoader):
     ) -> Any:
         """Hydra's."""
         return self._hydras.compute_defaults_list(config_name, overrides, run_mode)
+
+
+def _copies_of(config: DictConfig) -> Callable[[], DictConfig]:
+    """What makes copies of a config: from a pickle, in a sixth of the time, if its classes can be
+    pickled. (Those of a launcher cannot where Hydra, looking for plugins, imported it twice.)"""
+    try:
+        return partial(pickle.loads, pickle.dumps(config))
+    except pickle.PicklingError:
+        return partial(copy.deepcopy, config)
 
 
 # What says where a job is kept, or makes another config of it: no single value among others.

@@ -10,6 +10,7 @@ from torch.nn.utils import skip_init
 
 from lmlab.bounds import Count, NotNegative
 from lmlab.errors import LabError
+from lmlab.models.contract import Hooks
 from lmlab.training.loss import CrossEntropy, Loss, Model
 from lmlab.training.optimizers.rules import readouts_of
 
@@ -44,7 +45,7 @@ class TokensAhead(Loss):
                 f"loss: TokensAhead adds heads to a linear read-out, and {type(model).__name__} "
                 f"has {len(linear) or 'none'}; choose a model that has one, such as gpt or modern"
             )
-        block_size = getattr(model, "block_size", None)
+        block_size = Hooks.of(model).block_size
         if block_size is not None and self.n_tokens >= block_size:
             raise LabError(
                 f"loss.tokens={self.n_tokens}: give less than data.block_size={block_size}"
