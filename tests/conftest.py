@@ -4,6 +4,7 @@ import functools
 import gc
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: pytest-xdist is the parallelism
 # Each of Lightning's Trainers looks through all that is installed, which stays as it is.
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+
+# A shell ignores it in what it starts in the background, and what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest.register_assert_rewrite("comparing", "browsers")  # so that a difference is shown
 
