@@ -1,9 +1,9 @@
-"""What reaches a run's log."""
+"""What reaches a run's log, and how commands are called in hints."""
 
 import logging
 import warnings
 
-from lmlab.console import logged_to, quiet_libraries
+from lmlab.console import command, logged_to, quiet_libraries
 
 
 def test_warnings_of_libraries_are_kept_in_the_log_and_shown_as_before(tmp_path, capfd):
@@ -25,3 +25,12 @@ def test_warnings_of_libraries_are_kept_in_the_log_and_shown_as_before(tmp_path,
     assert "after the run" not in log
     assert shown == ["a gradient is odd", "after the run"]
     assert capfd.readouterr().err == "lightning warns\n"
+
+
+def test_a_hint_is_what_was_typed(monkeypatch):
+    for typed, hint in (
+        ("scripts/train.py", "scripts/generate.py"),
+        ("bin/lmlab", "lmlab generate"),
+    ):
+        monkeypatch.setattr("sys.argv", [typed])
+        assert command("generate").endswith(hint)

@@ -136,9 +136,10 @@ def _show_and_log(
 
 
 def command(name: str) -> str:
-    """How one of the commands is called from where the user stands: in a checkout, or installed."""
+    """How one of the commands is called from where the user stands: by a checkout's script, or, if
+    that is what was typed or there is no checkout, as lmlab's."""
     script = Path(__file__).parents[2] / "scripts" / f"{name}.py"
-    if not script.is_file():
+    if not script.is_file() or Path(sys.argv[0]).stem == "lmlab":
         return f"{_program('lmlab')} {name}"
     return f"{_program('python')} {_from_here(script)}"
 
