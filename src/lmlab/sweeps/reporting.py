@@ -81,7 +81,7 @@ def keep(table: Table, folder: Path, asked: frozenset[str], answers: Iterable[Se
     names = [name for name in files if name not in own]
     if drawn:
         n = sum(name.endswith(".png") for name in drawn)
-        names.append(f"{PLOTS}/ ({n} pictures)")
+        names.append(f"{PLOTS}/ ({n} picture{'s' * (n != 1)})")
     current_console().print(Text(f"\nkept in {folder}: {', '.join(names)}"))
     if own:
         current_console().print(Text(left_alone(own)))
