@@ -57,6 +57,11 @@ def test_a_run_is_that_of_the_command(here, lab, capfd):
     assert run.evaluate()["val/loss_full"] == run.metrics["val/loss_full"]
 
 
+def test_an_evaluation_in_64_bits_is_the_runs_own(here):
+    run = lmlab.train(*HEAD, *here, "trainer.precision=64-true")
+    assert run.evaluate()["val/loss_full"] == run.metrics["val/loss_full"]
+
+
 def test_what_a_run_has(here, capfd):
     run = lmlab.train(*HEAD, *here)
     curves = run.curves()

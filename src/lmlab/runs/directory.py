@@ -46,8 +46,7 @@ from lmlab.files import (
 from lmlab.runs.provenance import git_commit, versions
 from lmlab.runs.record import Dumper, check_record, read_config, read_record, read_sample
 
-RECORD, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
-SNAPSHOTS = "snapshots"
+RECORD, CONFIG, CHECKPOINTS, SNAPSHOTS = "run.json", "config.yaml", "checkpoints", "snapshots"
 SAMPLE, LOG, LOCK = "sample.txt", "train.log", ".lock"
 TOKENIZER = "tokenizer.json"
 METRICS, PROJECTOR, PROJECTOR_CONFIG = "metrics.csv", "projector", "projector_config.pbtxt"
