@@ -42,6 +42,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "value embeddings": {"value_embeddings": True, "n_kv_head": 2},
     "bigram embedding": {"bigram_embedding": "all"},
     "hashed bigrams": {"bigram_embedding": 50, "bigram_logits": 30},
+    "trigram embedding": {"trigram_embedding": "all"},
+    "hashed trigrams": {"trigram_embedding": 70},
     "bigram logits": {"bigram_logits": "all"},
     "tied": {"tied": True},
     "no cap": {"soft_cap": None},

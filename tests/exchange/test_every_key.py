@@ -84,6 +84,7 @@ OF_MODERN: list[tuple[str, str | None]] = [
     ("model.u_net=true", "model.u_net"),
     ("model.value_embeddings=true", "model.value_embeddings"),
     ("model.bigram_embedding=all", "model.bigram_embedding"),
+    ("model.trigram_embedding=50", "model.trigram_embedding"),
     ("model.bigram_logits=40", "model.bigram_logits"),
     ("model.tied=true", None),
     ("model.soft_cap=15", "model.soft_cap"),

@@ -225,33 +225,44 @@ def rising(most: float, n_layer: int) -> list[float]:
 # --- tables of tokens ------------------------------------------------------------------------
 
 
-class Bigrams(nn.Module):
-    """A row of numbers for each pair of a token and the one before it.
+class NGrams(nn.Module):
+    """A row of numbers for each token together with the `order` - 1 before it.
 
-    Each pair has a row of its own where there are as many; else pairs share rows by a
-    multiplicative hash (Knuth, The Art of Computer Programming 3, section 6.4), as n-grams do in
-    fastText (Joulin et al. 2016, arXiv 1607.01759). The first token of a text has none before it,
-    and no row.
+    Each n-gram has a row of its own where there are as many; else n-grams share rows by a
+    multiplicative hash (Knuth, The Art of Computer Programming 3, section 6.4), as they do in
+    fastText (Joulin et al. 2016, arXiv 1607.01759). The first tokens of a text have too few before
+    them, and no row.
     """
 
     past: Past | None = None  # the tokens themselves
 
-    def __init__(self, vocab_size: int, n_rows: int, width: int):
+    def __init__(self, order: int, vocab_size: int, n_rows: int, width: int):
         super().__init__()
-        self.vocab_size, self.n_rows = vocab_size, min(n_rows, vocab_size**2)
+        self.order, self.vocab_size = order, vocab_size
+        self.n_rows = min(n_rows, vocab_size**order)
         self.table = nn.Embedding(self.n_rows, width)
 
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) -> (B, T, width)."""
         T = idx.shape[1]
         if self.past is not None:
-            (tokens,) = self.past.extend(idx[..., None], reach=1)
+            (tokens,) = self.past.extend(idx[..., None], reach=self.order - 1)
             idx = tokens[..., 0]
-        pairs = idx[:, :-1] * self.vocab_size + idx[:, 1:]
-        if self.n_rows < self.vocab_size**2:
-            pairs = ((pairs * 2654435761 & 0xFFFFFFFF) * self.n_rows) >> 32  # 2³² / golden ratio
-        rows = self.table(pairs)
-        return F.pad(rows, (0, 0, T - rows.shape[1], 0))
+        n_whole = max(0, idx.shape[1] - self.order + 1)  # positions with enough before them
+        is_shared = self.n_rows < self.vocab_size**self.order
+        n_grams = idx[:, :n_whole]
+        for i in range(1, self.order):
+            if is_shared and i > 1:  # three tokens may be more than 64 bits hold
+                n_grams = _hashed(n_grams)
+            n_grams = n_grams * self.vocab_size + idx[:, i : i + n_whole]
+        if is_shared:
+            n_grams = (_hashed(n_grams) * self.n_rows) >> 32
+        rows = self.table(n_grams)
+        return F.pad(rows, (0, 0, T - n_whole, 0))
+
+
+def _hashed(numbers: Tensor) -> Tensor:
+    return numbers * 2654435761 & 0xFFFFFFFF  # 2³² / golden ratio
 
 
 def soft_capped(logits: Tensor, cap: float) -> Tensor:
