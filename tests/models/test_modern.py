@@ -384,8 +384,8 @@ def test_each_n_gram_has_a_row_of_its_own(order, times):
             digits = idx[b, t - order + 1 : t + 1].tolist()
             number = sum(digit * V**i for i, digit in enumerate(reversed(digits)))
             assert torch.equal(rows[b, t], table.table.weight[number])
-    for T in range(1, order):
-        assert table(idx[:, :T]).tolist() == [[[0.0] * 3] * T] * 4
+    for length in range(1, order):
+        assert table(idx[:, :length]).tolist() == [[[0.0] * 3] * length] * 4
 
 
 @pytest.mark.parametrize("vocab_size", [29, 50_257, 128_256])
