@@ -38,6 +38,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "head gate": {"head_gate": True},
     "value residual": {"value_residual": True},
     "embedding shortcut": {"embedding_shortcut": True},
+    "short convolutions": {"short_conv": 3},
     "U-net": {"u_net": True},
     "value embeddings": {"value_embeddings": True, "n_kv_head": 2},
     "bigram embedding": {"bigram_embedding": "all"},

@@ -81,6 +81,7 @@ OF_MODERN: list[tuple[str, str | None]] = [
     ("model.head_gate=true", "model.head_gate"),
     ("model.value_residual=true", "model.value_residual"),
     ("model.embedding_shortcut=true", "model.embedding_shortcut"),
+    ("model.short_conv=4", "model.short_conv"),
     ("model.u_net=true", "model.u_net"),
     ("model.value_embeddings=true", "model.value_embeddings"),
     ("model.bigram_embedding=all", "model.bigram_embedding"),

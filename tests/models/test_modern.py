@@ -369,6 +369,18 @@ def test_the_last_layers_add_what_the_first_made(n_layer, expected):
         torch.testing.assert_close(inside[i], x)
 
 
+@pytest.mark.parametrize("width", [2, 4, 12])
+@pytest.mark.parametrize("length", [1, 3, 9])
+def test_a_short_convolution_adds_the_positions_before(width, length):
+    conv = parts.ShortConv(5, width)
+    x = torch.randn(2, length, 5)
+    assert torch.equal(conv(x), x)
+    nn.init.normal_(conv.weight)
+    kernel = torch.cat([torch.ones(1, 5), conv.weight.view(width - 1, 5)])  # from near to far
+    by_torch = F.conv1d(F.pad(x.mT, (width - 1, 0)), kernel.flip(0).T[:, None], groups=5).mT
+    torch.testing.assert_close(conv(x), by_torch)
+
+
 # --- tables of tokens, and the read-out ------------------------------------------------------
 
 

@@ -100,6 +100,7 @@ def in_the_way(model: Modern) -> Iterator[str]:
         ("head_gate", last.attention.gate),
         ("value_residual", last.attention.value_residual),
         ("value_embeddings", last.attention.value_embedding),
+        ("short_conv", last.attention_conv),
     ):
         if part is not None:
             yield f"model.{key}"

@@ -29,6 +29,7 @@ from lmlab.models.parts import (
     LayerNorm,
     NGrams,
     Norm,
+    ShortConv,
     Shortcut,
     Skip,
     ValueResidual,
@@ -39,6 +40,7 @@ from lmlab.models.parts import (
 )
 from lmlab.models.transformer import Layer
 
+Positions = Annotated[int, Field(ge=2)]
 KeyHeads = Annotated[Count, Divides("n_head")]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 # These weights are zero at first, so that a fresh model is what it would be without them.
@@ -168,14 +170,17 @@ class ModernBlock(nn.Module):
         drop_path: float,
         shortcut: bool,
         skip_from: int | None,
+        short_conv: int | None,
     ):
         """`skip_from` is the layer whose output is added."""
         super().__init__()
         self.skip = None if skip_from is None else Skip(skip_from)
         self.shortcut = Shortcut() if shortcut else None
         self.attention_norm = norm(size=n_embd)
+        self.attention_conv = None if short_conv is None else ShortConv(n_embd, short_conv)
         self.attention = attention
         self.feed_forward_norm = norm(size=n_embd)
+        self.feed_forward_conv = None if short_conv is None else ShortConv(n_embd, short_conv)
         self.feed_forward = feed_forward
         self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path)
@@ -186,9 +191,14 @@ class ModernBlock(nn.Module):
             x = self.skip(x, shared.outputs)
         if self.shortcut is not None:
             x = self.shortcut(x, shared.embedded)
-        attended = self.dropout(self.attention(self.attention_norm(x), shared))
-        x = x + self.drop_path(attended)
-        return x + self.drop_path(self.dropout(self.feed_forward(self.feed_forward_norm(x))))
+        normed = self.attention_norm(x)
+        if self.attention_conv is not None:
+            normed = self.attention_conv(normed, shared.documents)
+        x = x + self.drop_path(self.dropout(self.attention(normed, shared)))
+        normed = self.feed_forward_norm(x)
+        if self.feed_forward_conv is not None:
+            normed = self.feed_forward_conv(normed, shared.documents)
+        return x + self.drop_path(self.dropout(self.feed_forward(normed)))
 
 
 class Modern(nn.Module):
@@ -234,6 +244,7 @@ class Modern(nn.Module):
         attention_dropout: BelowOne | None = None,
         drop_path: BelowOne = 0.0,
         trigram_embedding: int | str | None = None,
+        short_conv: Positions | None = None,
     ):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
@@ -276,6 +287,7 @@ class Modern(nn.Module):
                 drop_path=drop_paths[i],
                 shortcut=embedding_shortcut,
                 skip_from=n_layer - 1 - i if u_net and n_layer - 1 - i < i else None,
+                short_conv=short_conv,
             )
             for i in range(n_layer)
         )

@@ -169,6 +169,43 @@ class Skip(nn.Module):
         return x + self.weight[0] * outputs[self.layer]
 
 
+# --- neighbours ------------------------------------------------------------------------------
+
+
+class ShortConv(nn.Module):
+    """x plus what the few positions before it have, each dimension by weights of its own.
+
+    A causal convolution by depth: it tells a layer its neighbours, for which attention would need
+    heads (Primer, So et al. 2021, arXiv 2109.08668; Canon layers, Allen-Zhu 2025, arXiv
+    2512.17351). `width` counts the position itself. It begins as if it were not there. Its weights
+    are one vector: to an optimizer they are gains, and no matrix.
+    """
+
+    past: Past | None = None  # the last positions
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.width = width
+        self.weight = nn.Parameter(torch.zeros((width - 1) * size))
+
+    def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
+        """x (B, T, C) -> (B, T, C). Of `documents` (B, T or more), it stays within one."""
+        T, reach = x.shape[1], self.width - 1
+        near = x
+        if self.past is not None:
+            (near,) = self.past.extend(x, reach=reach)
+        near = F.pad(near, (0, 0, T + reach - near.shape[1], 0))  # (B, T + reach, C)
+        if documents is not None:
+            documents = F.pad(documents[:, -T - reach :], (reach, 0), value=-1)[:, -T - reach :]
+        for i, weight in enumerate(self.weight.to(x.dtype).view(reach, -1), 1):
+            before = near[:, reach - i : reach - i + T]
+            if documents is not None:
+                is_same = documents[:, reach - i : reach - i + T] == documents[:, -T:]
+                before = before * is_same[..., None]
+            x = torch.addcmul(x, before, weight)
+        return x
+
+
 # --- dropout ---------------------------------------------------------------------------------
 
 
