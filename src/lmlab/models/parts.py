@@ -175,10 +175,10 @@ class Skip(nn.Module):
 class ShortConv(nn.Module):
     """x plus what the few positions before it have, each dimension by weights of its own.
 
-    A causal convolution by depth: it tells a layer its neighbours, for which attention would need
-    heads (Primer, So et al. 2021, arXiv 2109.08668; Canon layers, Allen-Zhu 2025, arXiv
+    A causal depthwise convolution: it shows each position its neighbours, for which attention would
+    need heads (Primer, So et al. 2021, arXiv 2109.08668; Canon layers, Allen-Zhu 2025, arXiv
     2512.17351). `width` counts the position itself. It begins as if it were not there. Its weights
-    are one vector: to an optimizer they are gains, and no matrix.
+    are one vector: to an optimizer they are gains, not a matrix.
     """
 
     past: Past | None = None  # the last positions
