@@ -27,12 +27,12 @@ from lmlab.models.parts import (
     Dropout,
     DropPath,
     LayerNorm,
-    NGrams,
     Norm,
     ShortConv,
     Shortcut,
     Skip,
     ValueResidual,
+    n_grams,
     rising,
     rotate,
     soft_capped,
@@ -259,10 +259,8 @@ class Modern(nn.Module):
 
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(block_size, n_embd) if learned_positions else None
-        self.bigram_embedding = _n_grams(
-            "bigram_embedding", bigram_embedding, 2, vocab_size, n_embd
-        )
-        self.trigram_embedding = _n_grams(
+        self.bigram_embedding = n_grams("bigram_embedding", bigram_embedding, 2, vocab_size, n_embd)
+        self.trigram_embedding = n_grams(
             "trigram_embedding", trigram_embedding, 3, vocab_size, n_embd
         )
         self.dropout = Dropout(dropout)
@@ -295,7 +293,7 @@ class Modern(nn.Module):
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
         if tied:  # Press and Wolf 2016, arXiv 1608.05859
             self.lm_head.weight = self.token_embedding.weight
-        self.bigram_logits = _n_grams("bigram_logits", bigram_logits, 2, vocab_size, vocab_size)
+        self.bigram_logits = n_grams("bigram_logits", bigram_logits, 2, vocab_size, vocab_size)
         self.soft_cap, self.temperature = soft_cap, temperature
         self.counts = None
         if counts_order is not None:
@@ -392,14 +390,3 @@ def _n_rotated(head_size: int, fraction: float) -> int:
             f"would be rotated; give from {2 / head_size:.2g} to 1"
         )
     return n_rotated
-
-
-def _n_grams(
-    key: str, n_rows: int | str | None, order: int, vocab_size: int, width: int
-) -> NGrams | None:
-    if n_rows is None:
-        return None
-    n_all = vocab_size**order
-    if n_rows != "all" and (isinstance(n_rows, str) or n_rows < 1):
-        raise LabError(f"model.{key}={n_rows}: give a number of rows, all ({n_all:,}), or null")
-    return NGrams(order, vocab_size, n_all if isinstance(n_rows, str) else n_rows, width)

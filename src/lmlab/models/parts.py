@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmlab.bounds import Count, Given, Positive
+from lmlab.errors import LabError
 from lmlab.models.memory import Past
 
 # Called with size=..., it makes a module that normalises the last dimension.
@@ -300,6 +301,22 @@ class NGrams(nn.Module):
 
 def _hashed(numbers: Tensor) -> Tensor:
     return numbers * 2654435761 & 0xFFFFFFFF  # 2³² / golden ratio
+
+
+def n_grams(
+    key: str, n_rows: int | str | None, order: int, vocab_size: int, width: int
+) -> NGrams | None:
+    """The table of the config's key: `n_rows` is a number of rows, "all", or None for no table.
+
+    Raises:
+        LabError: if it is something else.
+    """
+    if n_rows is None:
+        return None
+    n_all = vocab_size**order
+    if n_rows != "all" and (isinstance(n_rows, str) or n_rows < 1):
+        raise LabError(f"model.{key}={n_rows}: give a number of rows, all ({n_all:,}), or null")
+    return NGrams(order, vocab_size, n_all if isinstance(n_rows, str) else n_rows, width)
 
 
 def soft_capped(logits: Tensor, cap: float) -> Tensor:
