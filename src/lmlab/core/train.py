@@ -26,9 +26,9 @@ from lmlab.runs.directory import LOG, SAMPLE, RunDirectory
 from lmlab.runs.spent import NOTHING
 from lmlab.training import preflight
 from lmlab.training.beginning.start import Start
-from lmlab.training.beside_loss import AskTasks
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
 from lmlab.training.costs.costs import costs_of
+from lmlab.training.evaluating.beside_loss import AskTasks
 from lmlab.training.lightning_inside import refusals_of_callbacks
 from lmlab.training.outcome import outcome_recorded
 from lmlab.training.processes import starting

@@ -18,9 +18,9 @@ from lmlab.config.words.compose import composed
 from lmlab.config.words.explain import explain, is_explained
 from lmlab.console import say
 from lmlab.errors import LabError
-from lmlab.records.rulebook import Budget, Recipe, check_recipe, check_run
-from lmlab.records.spending import Spent, spent_in
 from lmlab.runs.directory import RunDirectory
+from lmlab.sweeps.records.rulebook import Budget, Recipe, check_recipe, check_run
+from lmlab.sweeps.records.spending import Spent, spent_in
 
 THEN = "then"  # between the trainings of a recipe
 METRIC = "val/loss_full"
@@ -111,7 +111,7 @@ def _trained(path: Path, words: list[str], threads: int) -> tuple[dict[str, Any]
         check_continues(run.config, _config(words).plain(), may_change=("teacher.runs",))
     spent_in(spent_file)
     if run.unchecked_record.get("status") != "done":
-        program = [sys.executable, "-m", "lmlab.records.spending", str(spent_file)]
+        program = [sys.executable, "-m", "lmlab.sweeps.records.spending", str(spent_file)]
         threading = {"OMP_NUM_THREADS": str(threads)}
         child = subprocess.Popen([*program, NAME, *words], env={**os.environ, **threading})
         try:

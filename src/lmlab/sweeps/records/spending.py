@@ -1,6 +1,6 @@
 """One training in a process of its own, and the processor time that it takes.
 
-    python -m lmlab.records.spending SPENT OVERRIDE …
+    python -m lmlab.sweeps.records.spending SPENT OVERRIDE …
 
 A line is put into the file SPENT when training begins, and one with the seconds when it is over,
 interrupted or not. A run that was killed leaves the first alone: nobody knows then what it took.
