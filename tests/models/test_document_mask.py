@@ -30,7 +30,9 @@ def ids(seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"window": [6, None]}, {"n_kv_head": 1, "head_gate": True}], ids=str
+    "more",
+    [{}, {"window": [6, None]}, {"n_kv_head": 1, "head_gate": True}, {"short_conv": 4}],
+    ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_each_document_is_read_as_if_it_stood_alone(dtype: torch.dtype, more: dict) -> None:
@@ -56,7 +58,9 @@ def test_without_it_all_of_the_window_is_seen() -> None:
         assert not torch.allclose(model(ids())[:, ENDS[-1] :], model(other)[:, ENDS[-1] :])
 
 
-@pytest.mark.parametrize("more", [{}, {"window": [6, None]}, {"window": 4}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{}, {"window": [6, None]}, {"window": 4}, {"short_conv": 4}], ids=str
+)
 @pytest.mark.parametrize("pieces", [[T], [1] * T, [4, 1, 1, 5, 13]], ids=len)
 def test_tokens_handed_over_alone_are_read_as_all_together(pieces: list[int], more: dict) -> None:
     model = model_with(**more)

@@ -369,25 +369,58 @@ def test_the_last_layers_add_what_the_first_made(n_layer, expected):
         torch.testing.assert_close(inside[i], x)
 
 
+@pytest.mark.parametrize("width", [2, 4, 12])
+@pytest.mark.parametrize("length", [1, 3, 9])
+def test_a_short_convolution_adds_the_positions_before(width, length):
+    conv = parts.ShortConv(5, width)
+    x = torch.randn(2, length, 5)
+    assert torch.equal(conv(x), x)
+    nn.init.normal_(conv.weight)
+    kernel = torch.cat([torch.ones(1, 5), conv.weight.view(width - 1, 5)])  # from near to far
+    by_torch = F.conv1d(F.pad(x.mT, (width - 1, 0)), kernel.flip(0).T[:, None], groups=5).mT
+    torch.testing.assert_close(conv(x), by_torch)
+
+
 # --- tables of tokens, and the read-out ------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_rows", [V**2, 10 * V**2])
-def test_each_pair_of_tokens_has_a_row_of_its_own(n_rows):
-    table, idx = parts.Bigrams(V, n_rows, 3), random_ids(4, 9)
-    assert table.n_rows == V**2
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("times", [1, 10])
+def test_each_n_gram_has_a_row_of_its_own(order, times):
+    table, idx = parts.NGrams(order, V, times * V**order, 3), random_ids(4, 9)
+    assert table.n_rows == V**order
     rows = table(idx)
-    assert (rows[:, 0] == 0).all()
+    assert (rows[:, : order - 1] == 0).all()
     for b in range(4):
-        for t in range(1, 9):
-            pair = idx[b, t - 1].item() * V + idx[b, t].item()
-            assert torch.equal(rows[b, t], table.table.weight[pair])
-    assert table(idx[:, :1]).tolist() == [[[0.0] * 3]] * 4
+        for t in range(order - 1, 9):
+            digits = idx[b, t - order + 1 : t + 1].tolist()
+            number = sum(digit * V**i for i, digit in enumerate(reversed(digits)))
+            assert torch.equal(rows[b, t], table.table.weight[number])
+    for length in range(1, order):
+        assert table(idx[:, :length]).tolist() == [[[0.0] * 3] * length] * 4
+
+
+@pytest.mark.parametrize("vocab_size", [29, 50_257, 128_256])
+def test_hashed_triples_share_all_rows_about_evenly(vocab_size):
+    """Also where their number is more than 64 bits hold."""
+    n_rows = 100
+    table = parts.NGrams(3, vocab_size, n_rows, 1)
+    table.table.weight.data = torch.arange(n_rows)[:, None].float()
+    tokens = torch.arange(vocab_size - 29, vocab_size)
+    triples = torch.cartesian_prod(tokens, tokens, tokens)
+    rows = table(triples)[:, 2, 0].long()
+    counts = rows.bincount(minlength=n_rows)  # 244 triples a row
+    assert counts.min() > 150
+    assert counts.max() < 350
+    for i in range(3):  # each of the three tokens matters
+        other = triples.clone()
+        other[:, i] = tokens[0]
+        assert (table(other)[:, 2, 0].long() != rows).float().mean() > 0.9
 
 
 def test_hashed_pairs_share_all_rows_about_evenly():
     vocab_size, n_rows = 300, 1000
-    table = parts.Bigrams(vocab_size, n_rows, 1)
+    table = parts.NGrams(2, vocab_size, n_rows, 1)
     table.table.weight.data = torch.arange(n_rows)[:, None].float()
     tokens = torch.arange(vocab_size)
     pairs = torch.cartesian_prod(tokens, tokens)
@@ -472,6 +505,7 @@ def test_projections_begin_at_a_scale_of_gpts(scale):
         ({"u_net": True, "n_layer": 1}, r"u_net=true with n_layer=1: it needs two"),
         ({"bigram_logits": 0}, r"bigram_logits=0: give a number of rows, all \(121\), or null"),
         ({"bigram_embedding": "some"}, r"bigram_embedding=some: give"),
+        ({"trigram_embedding": 0}, r"trigram_embedding=0: .* all \(1,331\), or null"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(given, said):

@@ -111,7 +111,7 @@ def test_a_recipe_has_one_row(tmp_path):
         ("data.val_fraction=0.05", "data.val_fraction has to be 0.1"),
         ("eval.stride=64", "eval.stride has to be null"),
         ("eval.every=1", "eval.every=1 with eval.at_start=false has to be"),
-        ("teacher.runs=outputs", "teacher.runs is given by the training before"),
+        ("teacher.runs=outputs", "teacher.runs is given by the trainings before"),
         ("from=outputs", "from has to be null"),
         ("model=bigramm", "model=bigramm.*bigram"),
         ("seed=3", "seed: is given to each training"),
@@ -134,21 +134,26 @@ def test_a_recipe_is_named_by_all_of_its_trainings():
 @pytest.mark.slow
 def test_seeds_are_trained_once_and_what_they_took_is_added(tinyshakespeare_path, tmp_path):
     words = [*RECIPE, f"corpus.path={tinyshakespeare_path}"]
-    recipe = recipe_of([*words, "then", *words, "teacher.share=0.9"])
-    first = next(seeds_of(recipe, BUDGETS["10s"], tmp_path, 3, threads=1))
-    path = tmp_path / "seed-1" / "training-2"
+    recipe = recipe_of([*words, "then", *words, "then", *words, "teacher.share=0.9"])
+    first, second = seeds_of(recipe, BUDGETS["10s"], tmp_path, 2, threads=1, jobs=2)
+    assert first.loss != second.loss
+    path = tmp_path / "seed-1" / "training-3"
     taught = RunDirectory(path)
     assert first.loss == taught.record["metrics"][METRIC]
-    assert taught.config["teacher"]["runs"][0]["run"].endswith("seed-1/training-1")
+    teachers = [Path(teacher["run"]) for teacher in taught.config["teacher"]["runs"]]
+    assert teachers == [tmp_path / "seed-1" / f"training-{number}" for number in (1, 2)]
+    configs = [RunDirectory(teacher).config for teacher in teachers]
+    assert [config["seed"] for config in configs] == [2001, 1001]
+    assert taught.config["seed"] == 1
     files = sorted((tmp_path / "seed-1").glob("*.spent.jsonl"))
-    both = [json.loads(file.read_text().splitlines()[-1]) for file in files]
-    assert first.spent.cpu == sum(took["cpu"] for took in both) > 0
+    every = [json.loads(file.read_text().splitlines()[-1]) for file in files]
+    assert len(every) == 3
+    assert first.spent.cpu == sum(took["cpu"] for took in every) > 0
 
-    again = next(seeds_of(recipe, BUDGETS["10s"], tmp_path, 3, threads=1))
-    assert again == first
+    assert seeds_of(recipe, BUDGETS["10s"], tmp_path, 2, threads=1) == [first, second]
     taught.update(seconds=1000.0)
     with pytest.raises(LabError, match="was trained by another command, too"):
-        next(seeds_of(recipe, BUDGETS["10s"], tmp_path, 3, threads=1))
+        seeds_of(recipe, BUDGETS["10s"], tmp_path, 2, threads=1)
 
 
 def test_a_training_that_was_killed_has_no_known_price(tmp_path):

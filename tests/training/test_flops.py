@@ -16,7 +16,11 @@ PARTS = {
     "plain": [],
     "grouped queries": ["model.n_kv_head=2"],
     "SwiGLU": ["model.feed_forward._target_=lmlab.models.parts.SwiGLU"],
-    "tables": ["model.bigram_embedding=all", "model.bigram_logits=50"],
+    "tables": [
+        "model.bigram_embedding=all",
+        "model.bigram_logits=50",
+        "model.trigram_embedding=40",
+    ],
     "a way from each layer": ["model.value_residual=true", "model.u_net=true"],
     "counts": ["model.counts_order=3"],
 }

@@ -52,6 +52,10 @@ ADDED_LATER: dict[str, Any] = {
     "model.temperature": 1.0,
     "model.drop_path": 0.0,
     "model.members.*.drop_path": 0.0,  # of each
+    "model.trigram_embedding": None,
+    "model.members.*.trigram_embedding": None,
+    "model.short_conv": None,
+    "model.members.*.short_conv": None,
     "trainer.num_nodes": 1,
     "data.order": "random",
     "eval.full": True,

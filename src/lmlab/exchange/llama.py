@@ -89,7 +89,7 @@ def in_the_way(model: Modern) -> Iterator[str]:
         yield f"{' and '.join(others)} (model.norm, model.qk_norm: they have RMSNorm)"
     if type(block.feed_forward) is not SwiGLU:
         yield f"{type(block.feed_forward).__name__} (model.feed_forward: SwiGLU)"
-    for key in ("bigram_embedding", "bigram_logits", "soft_cap", "counts"):
+    for key in ("bigram_embedding", "trigram_embedding", "bigram_logits", "soft_cap", "counts"):
         if getattr(model, key) is not None:
             yield f"model.{key}" if key != "counts" else "model.counts_order"
     if model.u_net:
@@ -100,6 +100,7 @@ def in_the_way(model: Modern) -> Iterator[str]:
         ("head_gate", last.attention.gate),
         ("value_residual", last.attention.value_residual),
         ("value_embeddings", last.attention.value_embedding),
+        ("short_conv", last.attention_conv),
     ):
         if part is not None:
             yield f"model.{key}"

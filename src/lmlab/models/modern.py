@@ -24,11 +24,12 @@ from lmlab.models.memory import Past
 from lmlab.models.ngram import Order
 from lmlab.models.parts import (
     GELU,
-    Bigrams,
     Dropout,
     DropPath,
     LayerNorm,
+    NGrams,
     Norm,
+    ShortConv,
     Shortcut,
     Skip,
     ValueResidual,
@@ -39,11 +40,13 @@ from lmlab.models.parts import (
 )
 from lmlab.models.transformer import Layer
 
+Positions = Annotated[int, Field(ge=2)]
 KeyHeads = Annotated[Count, Divides("n_head")]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 # These weights are zero at first, so that a fresh model is what it would be without them.
 ZERO_AT_FIRST = (
     "bigram_embedding.table",
+    "trigram_embedding.table",
     "bigram_logits.table",
     "counts.likely",
     "attention.value_embedding",
@@ -167,14 +170,17 @@ class ModernBlock(nn.Module):
         drop_path: float,
         shortcut: bool,
         skip_from: int | None,
+        short_conv: int | None,
     ):
         """`skip_from` is the layer whose output is added."""
         super().__init__()
         self.skip = None if skip_from is None else Skip(skip_from)
         self.shortcut = Shortcut() if shortcut else None
         self.attention_norm = norm(size=n_embd)
+        self.attention_conv = None if short_conv is None else ShortConv(n_embd, short_conv)
         self.attention = attention
         self.feed_forward_norm = norm(size=n_embd)
+        self.feed_forward_conv = None if short_conv is None else ShortConv(n_embd, short_conv)
         self.feed_forward = feed_forward
         self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path)
@@ -185,9 +191,14 @@ class ModernBlock(nn.Module):
             x = self.skip(x, shared.outputs)
         if self.shortcut is not None:
             x = self.shortcut(x, shared.embedded)
-        attended = self.dropout(self.attention(self.attention_norm(x), shared))
-        x = x + self.drop_path(attended)
-        return x + self.drop_path(self.dropout(self.feed_forward(self.feed_forward_norm(x))))
+        normed = self.attention_norm(x)
+        if self.attention_conv is not None:
+            normed = self.attention_conv(normed, shared.documents)
+        x = x + self.drop_path(self.dropout(self.attention(normed, shared)))
+        normed = self.feed_forward_norm(x)
+        if self.feed_forward_conv is not None:
+            normed = self.feed_forward_conv(normed, shared.documents)
+        return x + self.drop_path(self.dropout(self.feed_forward(normed)))
 
 
 class Modern(nn.Module):
@@ -232,6 +243,8 @@ class Modern(nn.Module):
         temperature: Positive = 1.0,
         attention_dropout: BelowOne | None = None,
         drop_path: BelowOne = 0.0,
+        trigram_embedding: int | str | None = None,
+        short_conv: Positions | None = None,
     ):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
@@ -246,7 +259,12 @@ class Modern(nn.Module):
 
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(block_size, n_embd) if learned_positions else None
-        self.bigram_embedding = _bigrams("bigram_embedding", bigram_embedding, vocab_size, n_embd)
+        self.bigram_embedding = _n_grams(
+            "bigram_embedding", bigram_embedding, 2, vocab_size, n_embd
+        )
+        self.trigram_embedding = _n_grams(
+            "trigram_embedding", trigram_embedding, 3, vocab_size, n_embd
+        )
         self.dropout = Dropout(dropout)
         attention = partial(
             Attention,
@@ -269,6 +287,7 @@ class Modern(nn.Module):
                 drop_path=drop_paths[i],
                 shortcut=embedding_shortcut,
                 skip_from=n_layer - 1 - i if u_net and n_layer - 1 - i < i else None,
+                short_conv=short_conv,
             )
             for i in range(n_layer)
         )
@@ -276,7 +295,7 @@ class Modern(nn.Module):
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
         if tied:  # Press and Wolf 2016, arXiv 1608.05859
             self.lm_head.weight = self.token_embedding.weight
-        self.bigram_logits = _bigrams("bigram_logits", bigram_logits, vocab_size, vocab_size)
+        self.bigram_logits = _n_grams("bigram_logits", bigram_logits, 2, vocab_size, vocab_size)
         self.soft_cap, self.temperature = soft_cap, temperature
         self.counts = None
         if counts_order is not None:
@@ -318,6 +337,8 @@ class Modern(nn.Module):
             x = x + self.position_embedding(positions)
         if self.bigram_embedding is not None:
             x = x + self.bigram_embedding(idx)
+        if self.trigram_embedding is not None:
+            x = x + self.trigram_embedding(idx)
         if self.counts is not None:
             log_probs = self.counts.ngram(idx)
             x = x + self.counts.embed(log_probs)
@@ -373,10 +394,12 @@ def _n_rotated(head_size: int, fraction: float) -> int:
     return n_rotated
 
 
-def _bigrams(key: str, n_rows: int | str | None, vocab_size: int, width: int) -> Bigrams | None:
+def _n_grams(
+    key: str, n_rows: int | str | None, order: int, vocab_size: int, width: int
+) -> NGrams | None:
     if n_rows is None:
         return None
-    n_pairs = vocab_size**2
+    n_all = vocab_size**order
     if n_rows != "all" and (isinstance(n_rows, str) or n_rows < 1):
-        raise LabError(f"model.{key}={n_rows}: give a number of rows, all ({n_pairs:,}), or null")
-    return Bigrams(vocab_size, n_pairs if isinstance(n_rows, str) else n_rows, width)
+        raise LabError(f"model.{key}={n_rows}: give a number of rows, all ({n_all:,}), or null")
+    return NGrams(order, vocab_size, n_all if isinstance(n_rows, str) else n_rows, width)

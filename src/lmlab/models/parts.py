@@ -169,6 +169,43 @@ class Skip(nn.Module):
         return x + self.weight[0] * outputs[self.layer]
 
 
+# --- neighbours ------------------------------------------------------------------------------
+
+
+class ShortConv(nn.Module):
+    """x plus what the few positions before it have, each dimension by weights of its own.
+
+    A causal convolution by depth: it tells a layer its neighbours, for which attention would need
+    heads (Primer, So et al. 2021, arXiv 2109.08668; Canon layers, Allen-Zhu 2025, arXiv
+    2512.17351). `width` counts the position itself. It begins as if it were not there. Its weights
+    are one vector: to an optimizer they are gains, and no matrix.
+    """
+
+    past: Past | None = None  # the last positions
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.width = width
+        self.weight = nn.Parameter(torch.zeros((width - 1) * size))
+
+    def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
+        """x (B, T, C) -> (B, T, C). Of `documents` (B, T or more), it stays within one."""
+        T, reach = x.shape[1], self.width - 1
+        near = x
+        if self.past is not None:
+            (near,) = self.past.extend(x, reach=reach)
+        near = F.pad(near, (0, 0, T + reach - near.shape[1], 0))  # (B, T + reach, C)
+        if documents is not None:
+            documents = F.pad(documents[:, -T - reach :], (reach, 0), value=-1)[:, -T - reach :]
+        for i, weight in enumerate(self.weight.to(x.dtype).view(reach, -1), 1):
+            before = near[:, reach - i : reach - i + T]
+            if documents is not None:
+                is_same = documents[:, reach - i : reach - i + T] == documents[:, -T:]
+                before = before * is_same[..., None]
+            x = torch.addcmul(x, before, weight)
+        return x
+
+
 # --- dropout ---------------------------------------------------------------------------------
 
 
@@ -225,33 +262,44 @@ def rising(most: float, n_layer: int) -> list[float]:
 # --- tables of tokens ------------------------------------------------------------------------
 
 
-class Bigrams(nn.Module):
-    """A row of numbers for each pair of a token and the one before it.
+class NGrams(nn.Module):
+    """A row of numbers for each token together with the `order` - 1 before it.
 
-    Each pair has a row of its own where there are as many; else pairs share rows by a
-    multiplicative hash (Knuth, The Art of Computer Programming 3, section 6.4), as n-grams do in
-    fastText (Joulin et al. 2016, arXiv 1607.01759). The first token of a text has none before it,
-    and no row.
+    Each n-gram has a row of its own where there are as many; else n-grams share rows by a
+    multiplicative hash (Knuth, The Art of Computer Programming 3, section 6.4), as they do in
+    fastText (Joulin et al. 2016, arXiv 1607.01759). The first tokens of a text have too few before
+    them, and no row.
     """
 
     past: Past | None = None  # the tokens themselves
 
-    def __init__(self, vocab_size: int, n_rows: int, width: int):
+    def __init__(self, order: int, vocab_size: int, n_rows: int, width: int):
         super().__init__()
-        self.vocab_size, self.n_rows = vocab_size, min(n_rows, vocab_size**2)
+        self.order, self.vocab_size = order, vocab_size
+        self.n_rows = min(n_rows, vocab_size**order)
         self.table = nn.Embedding(self.n_rows, width)
 
     def forward(self, idx: Tensor) -> Tensor:
         """idx (B, T) -> (B, T, width)."""
         T = idx.shape[1]
         if self.past is not None:
-            (tokens,) = self.past.extend(idx[..., None], reach=1)
+            (tokens,) = self.past.extend(idx[..., None], reach=self.order - 1)
             idx = tokens[..., 0]
-        pairs = idx[:, :-1] * self.vocab_size + idx[:, 1:]
-        if self.n_rows < self.vocab_size**2:
-            pairs = ((pairs * 2654435761 & 0xFFFFFFFF) * self.n_rows) >> 32  # 2³² / golden ratio
-        rows = self.table(pairs)
-        return F.pad(rows, (0, 0, T - rows.shape[1], 0))
+        n_whole = max(0, idx.shape[1] - self.order + 1)  # positions with enough before them
+        is_shared = self.n_rows < self.vocab_size**self.order
+        n_grams = idx[:, :n_whole]
+        for i in range(1, self.order):
+            if is_shared and i > 1:  # three tokens may be more than 64 bits hold
+                n_grams = _hashed(n_grams)
+            n_grams = n_grams * self.vocab_size + idx[:, i : i + n_whole]
+        if is_shared:
+            n_grams = (_hashed(n_grams) * self.n_rows) >> 32
+        rows = self.table(n_grams)
+        return F.pad(rows, (0, 0, T - n_whole, 0))
+
+
+def _hashed(numbers: Tensor) -> Tensor:
+    return numbers * 2654435761 & 0xFFFFFFFF  # 2³² / golden ratio
 
 
 def soft_capped(logits: Tensor, cap: float) -> Tensor:

@@ -1,13 +1,15 @@
-"""A recipe's seeds, trained one after the other; what is there already is not trained again."""
+"""A recipe's seeds, each in processes of its own; what is there already is not trained again."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,35 +74,53 @@ def _config(words: Sequence[str]) -> Train:
 
 
 def seeds_of(
-    recipe: Recipe, budget: Budget, folder: Path, n_seeds: int, threads: int
-) -> Iterator[Seed]:
-    """Train the seeds from 1 on, each in a folder of its own; one at a time.
+    recipe: Recipe, budget: Budget, folder: Path, n_seeds: int, threads: int, jobs: int = 1
+) -> list[Seed]:
+    """Train the seeds from 1 on, each in a folder of its own; `jobs` of them side by side.
 
     Raises:
         LabError: if a training fails, or a seed takes more than the budget.
         KeyboardInterrupt: if it was interrupted; the same call goes on.
     """
-    for seed in range(1, n_seeds + 1):
-        spent, taught_by = Spent(0.0, 0.0), None
-        for number, words in enumerate(recipe.words, 1):
-            path = folder / f"seed-{seed}" / f"training-{number}"
-            own = [f"seed={seed}", f"run_dir={path}", "resume=auto"]
-            if taught_by is not None:
-                own.append(f"teacher.runs={taught_by}")
-            record, took = _trained(path, [*words, *own], threads)
-            spent += took
-            taught_by = path
-        loss = record["metrics"][METRIC]
-        say(
-            f"seed {seed}: {METRIC} {loss:.4f}, {spent.cpu:.1f} of {budget.cpu_seconds:,} seconds "
-            f"of processor time, {spent.wall:.1f} s by the clock"
-        )
-        if spent.cpu > budget.cpu_seconds:
-            raise LabError(f"seed {seed} took more than the budget {budget.name} has")
-        yield Seed(seed, loss, spent, record)
+    train_one = partial(seed_of, recipe, budget, folder, threads=threads, quiet=jobs > 1)
+    with ThreadPoolExecutor(jobs) as pool:  # each waits for a process
+        return list(pool.map(train_one, range(1, n_seeds + 1)))
 
 
-def _trained(path: Path, words: list[str], threads: int) -> tuple[dict[str, Any], Spent]:
+def seed_of(
+    recipe: Recipe, budget: Budget, folder: Path, seed: int, threads: int, quiet: bool = False
+) -> Seed:
+    """Train one seed: each training learns from all before it, which have seeds of their own.
+
+    If `quiet`, what the trainings print goes into a file beside them.
+
+    Raises:
+        LabError: if a training fails, or the seed takes more than the budget.
+    """
+    spent, teachers = Spent(0.0, 0.0), list[str]()
+    for number, words in enumerate(recipe.words, 1):
+        path = folder / f"seed-{seed}" / f"training-{number}"
+        own = [f"seed={seed + 1000 * (len(recipe.words) - number)}", f"run_dir={path}"]
+        if teachers:
+            own.append(f"teacher.runs=[{','.join(teachers)}]")
+        if quiet:
+            say(f"seed {seed}: training {number} of {len(recipe.words)} in {path}")
+        record, took = _trained(path, [*words, *own, "resume=auto"], threads, quiet)
+        spent += took
+        teachers.append(str(path))
+    loss = record["metrics"][METRIC]
+    say(
+        f"seed {seed}: {METRIC} {loss:.4f}, {spent.cpu:.1f} of {budget.cpu_seconds:,} seconds "
+        f"of processor time, {spent.wall:.1f} s by the clock"
+    )
+    if spent.cpu > budget.cpu_seconds:
+        raise LabError(f"seed {seed} took more than the budget {budget.name} has")
+    return Seed(seed, loss, spent, record)
+
+
+def _trained(
+    path: Path, words: list[str], threads: int, quiet: bool
+) -> tuple[dict[str, Any], Spent]:
     """The record of a run that is done, or is trained now, and what it took.
 
     Raises:
@@ -112,14 +132,12 @@ def _trained(path: Path, words: list[str], threads: int) -> tuple[dict[str, Any]
     spent_in(spent_file)
     if run.unchecked_record.get("status") != "done":
         program = [sys.executable, "-m", "lmlab.sweeps.records.spending", str(spent_file)]
-        threading = {"OMP_NUM_THREADS": str(threads)}
-        child = subprocess.Popen([*program, NAME, *words], env={**os.environ, **threading})
-        try:
-            status = child.wait()
-        except KeyboardInterrupt:  # the child has been told, too
-            with suppress(KeyboardInterrupt):
-                child.wait()
-            raise
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f"{path.name}.log").open("ab") if quiet else nullcontext() as log:
+            status = subprocess.call(
+                [*program, NAME, *words], env=environment, stdout=log, stderr=log
+            )
         if status:
             raise LabError(f"{path}: the training ended with status {status}; the same goes on")
     record, spent = run.record, spent_in(spent_file)

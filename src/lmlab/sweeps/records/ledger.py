@@ -156,8 +156,9 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown, by budget, the lowest first; a standing record is bold."""
     head = [
-        "| processor time | recipe | val/loss_full by seed | mean | p | processor, by the clock |",
-        "|---|---|---|---:|---:|---:|",
+        "| processor time | recipe | commit | val/loss_full by seed | mean | p | "
+        "processor, by the clock |",
+        "|---|---|---|---|---:|---:|---:|",
     ]
     lines = []
     for budget in BUDGETS.values():
@@ -169,6 +170,7 @@ def table(rows: Sequence[Row]) -> str:
             cells = [
                 f"{budget.cpu_seconds:,} s",
                 f"`{row.recipe}`",
+                row.commit[:8],
                 losses,
                 f"{bold}{row.mean:.4f}{bold}",
                 "" if row.p is None else f"{row.p:.2g}",

@@ -50,7 +50,7 @@ def _attempt(options: argparse.Namespace, docs: Path, commit: str) -> None:
     kind = "rehearsal" if recipe.is_rehearsal else commit[:8]
     folder = options.folder / f"{budget.name}-{recipe.fingerprint}-{kind}"
     say(f"{recipe}: {options.seeds} seeds in {folder}")
-    seeds = list(seeds_of(recipe, budget, folder, options.seeds, options.threads))
+    seeds = seeds_of(recipe, budget, folder, options.seeds, options.threads, options.jobs)
     if recipe.is_rehearsal:
         say("a rehearsal on the train split alone: no row is made of it")
         return
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         ),
         epilog=(
             "A recipe is the overrides of a training, such as experiment=record/fast; after `then` "
-            "come those of another, which learns from the model before it, too. With "
+            "come those of another, which learns from the models before it, too. With "
             "corpus=tinyshakespeare_train it is a rehearsal: the same, with val unseen and no row."
         ),
     )
@@ -116,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("words", nargs="+", metavar="OVERRIDE", help="the recipe")
     parser.add_argument("--seeds", type=int, default=SEEDS, choices=range(SEEDS, 101), metavar="N")
     parser.add_argument("--threads", type=int, default=1, choices=range(1, 129), metavar="N")
+    parser.add_argument(
+        "--jobs", type=int, default=1, choices=range(1, 129), metavar="N", help="seeds side by side"
+    )
     parser.add_argument(
         "--folder", type=Path, default=Path("outputs/records"), help="of the runs (%(default)s)"
     )

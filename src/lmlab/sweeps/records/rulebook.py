@@ -40,7 +40,7 @@ def budget_named(name: str) -> Budget:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Trainings, one after the other: each learns from the model that the one before it made, and
+    """Trainings, one after the other: each learns from the models that those before it made, and
     the last makes the model that counts."""
 
     stages: tuple[Train, ...]
@@ -95,7 +95,7 @@ def _rules(stage: Train) -> Sequence[tuple[str, bool, str]]:
         (
             "teacher.runs",
             not (stage.teacher and stage.teacher.runs),
-            "is given by the training before, after `then`",
+            "is given by the trainings before, after `then`",
         ),
     ]
 

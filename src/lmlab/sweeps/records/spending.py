@@ -50,11 +50,11 @@ def spent_in(file: Path) -> Spent:
     """
     total, begun = Spent(0.0, 0.0), 0
     for line in file.read_text("utf-8").splitlines() if file.is_file() else ():
-        said = json.loads(line)
-        begun += "begun" in said
-        if "cpu" in said:
+        entry = json.loads(line)
+        begun += "begun" in entry
+        if "cpu" in entry:
             begun -= 1
-            total += Spent(said["cpu"], said["wall"])
+            total += Spent(entry["cpu"], entry["wall"])
     if begun:
         raise LabError(
             f"{file}: it was killed, and nobody knows what it took: delete {file.parent}, and its "
@@ -81,10 +81,10 @@ def main() -> None:
     sys.exit(status)
 
 
-def _append(file: Path, said: dict[str, object]) -> None:
+def _append(file: Path, entry: dict[str, object]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(said) + "\n")
+        lines.write(json.dumps(entry) + "\n")
 
 
 if __name__ == "__main__":
