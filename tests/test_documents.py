@@ -200,6 +200,7 @@ def assert_as_kept(cells: list[tuple[dict, dict]]) -> None:
         assert pictures(kept) == pictures(came), came["source"]
 
 
+@pytest.mark.slow
 def test_the_lecture_up_to_self_attention(cache, monkeypatch, tmp_path):
     """In this process; what is shown as well, and in a kernel of its own, is slow."""
     monkeypatch.chdir(tmp_path)

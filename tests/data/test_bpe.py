@@ -213,6 +213,7 @@ def test_only_words_longer_than_the_longest_are_cut(bpe: BPETokenizer) -> None:
     assert bpe.encode(long).tolist() == [id_ for p in parts for id_ in uncut.encode(p).tolist()]
 
 
+@pytest.mark.slow
 def test_a_length_of_words_travels_with_a_tokenizer_where_it_is_not_todays(
     bpe: BPETokenizer,
 ) -> None:

@@ -65,7 +65,7 @@ def several(sweep, tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("load_fast", ["true", "false"])
+@pytest.mark.parametrize("load_fast", [pytest.param("true", marks=pytest.mark.slow), "false"])
 def test_a_board_of_the_best_runs_is_live_and_writes_nothing(several, load_fast):
     before = sorted(several.rglob("*"))
     losses = {

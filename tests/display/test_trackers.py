@@ -187,6 +187,7 @@ def test_a_killed_run_leaves_no_gap_and_nothing_twice(here, lab):
     assert in_mlflow(run) == points
 
 
+@pytest.mark.slow
 def test_a_failed_run_shows_how_it_failed_and_mlflow_has_nothing_twice_when_it_goes_on(here, lab):
     with pytest.raises(RuntimeError, match="out of luck"):
         lab("train", *SMALL, *both(here), "run_dir=run", at(30))

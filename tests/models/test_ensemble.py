@@ -108,6 +108,7 @@ def test_it_reads_on_from_what_it_remembers():
             torch.testing.assert_close(new[:, -1], model(idx[:, : t + 1])[:, -1])
 
 
+@pytest.mark.slow
 def test_a_run_of_it_goes_on_where_it_was_cut(experiment):
     words = [*ENSEMBLE, "optimizer=muon", "model.members.network.dropout=0.1"]
     whole, cut_short = experiment(*words), experiment(*words)

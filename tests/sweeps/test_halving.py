@@ -98,6 +98,7 @@ def test_asynchronously_with_axes_that_go_together_and_depend(halve):
     assert steps(folder).count(12) >= 1
 
 
+@pytest.mark.slow
 def test_settings_drawn_from_a_space(halve):
     space = ["optimizer.lr=tag(log, interval(1e-4, 1))", "seed=1,2", "hydra.sweeper.n_drawn=3"]
     space += ["logger.tensorboard=false"]

@@ -32,7 +32,9 @@ def jobs_of(name: str) -> list[list[str]]:
         return list(Axes.parse(node["params"], node["when"], [], None, cfg).jobs(every_row))
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "modern")) for n in GRIDS]
+)
 def test_every_job_of_a_named_sweep_is_a_valid_experiment(composed, name):
     jobs = jobs_of(name)
     assert len(jobs) == len({tuple(job) for job in jobs})

@@ -169,13 +169,8 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.slow] * (n in ("random", "grid", "tpe", "cmaes")))
-        for n in SAMPLERS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_searches(search, tmp_path, name):
     words = [f"hydra/sweeper/sampler={name}", "trainer.max_steps=2", "eval.every=2"]
     status, said, err = search("a", *words, *SAMPLERS[name], "hydra.sweeper.n_trials=3")
@@ -190,6 +185,7 @@ def test_every_sampler_searches(search, tmp_path, name):
     assert "best    trial" in said
 
 
+@pytest.mark.slow
 def test_a_grid_ends_by_itself(search, tmp_path):
     words = ["hydra/sweeper/sampler=grid"]
     words += ["optimizer.lr=1e-3,1e-2", "seed=range(1,2)", "trainer.max_steps=1"]
@@ -297,10 +293,8 @@ hydra:
 """
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    ["", pytest.param("hydra.sweeper.sampler.multivariate=true", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["", "hydra.sweeper.sampler.multivariate=true"])
 def test_what_is_searched_may_depend_on_another_choice(lab, text, tmp_path, sampler):
     (tmp_path / "conf/sweep").mkdir(parents=True)
     (tmp_path / "conf/sweep/rates.yaml").write_text(WHEN)

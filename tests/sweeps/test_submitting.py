@@ -235,6 +235,7 @@ def test_a_sweep_that_waits_submits_again_what_was_taken_away(
     assert "2/2 done" in said
 
 
+@pytest.mark.slow
 def test_a_failure_is_said_once_and_then_tried_again(sweep_here, cluster):
     words = ["model=bigram", "model._target_=misbehaving.Misbehaving", "+model.how=raise"]
     words += ["seed=1", "hydra/launcher=submitit_slurm", "sweep.wait=false"]

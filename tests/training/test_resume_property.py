@@ -44,7 +44,7 @@ def experiments(draw: st.DrawFn) -> list[str]:
 
 
 @settings(
-    max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 @given(words=experiments())
 def test_any_small_experiment_resumes_exactly(composed, text, tmp_path, words):

@@ -123,7 +123,7 @@ def test_the_end_of_a_resumed_run_is_kept_however_many_files_the_process_made(ex
     "overrides",
     [
         ["model=gpt", "model.n_embd=16", "model.n_layer=2", "model.dropout=0.2"],
-        ["model=layer_norm", "trainer.precision=bf16-mixed"],
+        pytest.param(["model=layer_norm", "trainer.precision=bf16-mixed"], marks=pytest.mark.slow),
         pytest.param(
             ["model=head", "trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.1"],
             marks=pytest.mark.slow,

@@ -174,6 +174,7 @@ def walk_to(page: Page, name: str, key: str) -> None:
     raise AssertionError(f"{name} is not reached by Tab")
 
 
+@pytest.mark.slow
 def test_what_is_selected_is_not_taken_away_by_news(page: Page, link: str, sweep: Path):
     run = sorted(sweep.glob("job-*"))[0]
     page.goto(at(link, run=name_of(run)))

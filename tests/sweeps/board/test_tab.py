@@ -138,6 +138,7 @@ def test_it_is_as_wide_as_the_screen_and_as_dark_as_tensorboard(page: Page, link
         expect(body).to_have_css("color", "rgb(238, 238, 238)" if is_dark else "rgb(33, 33, 33)")
 
 
+@pytest.mark.slow
 def test_what_has_not_moved_costs_nothing(page: Page, link: str):
     answers: list[tuple[str, int]] = []
     page.on("response", lambda a: answers.append((a.url.rpartition("/")[2], a.status)))

@@ -60,7 +60,7 @@ def test_it_takes_the_steps_of_torchs_up_to_rounding(dtype, adjust_lr_fn):
 @given(
     n=st.integers(1, 4), rows=st.integers(1, 40), columns=st.integers(1, 40), seed=st.integers(0)
 )
-@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 0.001), ("bfloat16", 0.05)])
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 0.001), ("bfloat16", 0.08)])
 def test_singular_values_become_about_one_and_singular_vectors_stay(
     n, rows, columns, seed, dtype, rounding
 ):

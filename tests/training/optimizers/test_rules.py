@@ -311,12 +311,10 @@ def test_how_many_steps_are_taken_at_once_changes_nothing(experiment):
     assert curves(one) == curves(ten)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
-    [
-        [*GPT, OTHER, "trainer.gradient_clip_val=0.5"],
-        pytest.param(["model=head", "optimizer=muon"], marks=pytest.mark.slow),
-    ],
+    [[*GPT, OTHER, "trainer.gradient_clip_val=0.5"], ["model=head", "optimizer=muon"]],
     ids=["adagrad", "muon"],
 )
 def test_a_run_that_was_cut_short_ends_as_if_it_never_was(experiment, tmp_path, words):
