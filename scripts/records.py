@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lmlab.records.records_command import main
+from lmlab.sweeps.records.records_command import main
 
 if __name__ == "__main__":
     main(docs=Path(__file__).parents[1] / "docs")

@@ -26,7 +26,8 @@ from lmlab.config import schema
 from lmlab.config.check import check
 from lmlab.config.stored import conf_dir
 from lmlab.config.words.hydra_inside import version_base
-from lmlab.data import corpus, download
+from lmlab.data import corpus
+from lmlab.data.sources import download
 from lmlab.sweeps.launch.composing import RememberingLoader
 
 if TYPE_CHECKING:

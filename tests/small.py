@@ -7,6 +7,7 @@ from typing import Any
 from lmlab.config.check import check_plain
 from lmlab.config.schema import Train
 from lmlab.runs.directory import RunDirectory
+from lmlab.runs.parents import resolve
 
 ROOT = Path(__file__).parents[1]  # of the checkout
 
@@ -58,7 +59,7 @@ def branch(run: RunDirectory, which: str = "", /, **more: Any) -> dict[str, Any]
 
 def checked(config: Any) -> Train:
     """A config in plain containers, such as a run's, as training takes it."""
-    return config if isinstance(config, Train) else check_plain(config, Train)
+    return resolve(config if isinstance(config, Train) else check_plain(config, Train))
 
 
 def train(config: Any) -> RunDirectory:

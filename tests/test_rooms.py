@@ -25,7 +25,7 @@ FLOORS = (
     ("display",),
     ("core",),
     ("sweeps",),
-    ("handles", "cli", "records", "hydra_plugins", "lmlab_tensorboard"),
+    ("handles", "cli", "hydra_plugins", "lmlab_tensorboard"),
     ("api", "__main__"),
 )
 FLOORS_OF_SWEEPS = (
@@ -36,7 +36,7 @@ FLOORS_OF_SWEEPS = (
     ("board",),
     ("reporting", "tabs"),
     ("launch", "command"),
-    ("search", "board_command"),
+    ("search", "board_command", "records"),
 )
 HOUSES = {"lmlab": FLOORS, "lmlab.sweeps": FLOORS_OF_SWEEPS}
 OF_WINDOWS = ("lmlab.data.ids", "lmlab.data.ids.Ids")

@@ -27,7 +27,7 @@ class GridSweeper(LabSweeper):
         from lmlab.sweeps.launch.launching import finish, launch
         from lmlab.sweeps.launch.pool import pool_of
         from lmlab.sweeps.launch.preparing import check_jobs, check_multirun, make_sweep
-        from lmlab.sweeps.launch.slurm import check_outlives, submit
+        from lmlab.sweeps.launch.slurm.slurm import check_outlives, submit
         from lmlab.sweeps.launch.work import work_of
 
         axes = Axes.parse(self.params, self.when, arguments, self.loader, self.config)

@@ -6,13 +6,11 @@ import functools
 import io
 import os
 import platform
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmlab.config.slips import nearest
@@ -29,8 +27,6 @@ from lmlab.training.processes.waiting import waiting
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-    from lmlab.runs.directory import RunDirectory
 
 
 def main() -> None:
@@ -87,6 +83,7 @@ def docs() -> None:
 
 def show() -> None:
     """The result of a run, what it writes like, and what can be done next."""
+    from lmlab.core.show import show as show_run
     from lmlab.runs.directory import RunDirectory
     from lmlab.runs.newest import run_meant
 
@@ -101,7 +98,7 @@ def show() -> None:
             if "val/loss_full" not in metrics and status != "done":
                 step = run.record.get("step")
                 raise LabError(f"{run.path} is {status} at step {step}: it has no result yet")
-            _show(run)
+            show_run(run)
         except LabError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -159,8 +156,10 @@ def _train(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> Any:
         return None  # the first of several processes says the rest
     if run.record["status"] == "paused":
         return None  # how it goes on is said
-    _show(run)
+    from lmlab.core.show import show as show_run
     from lmlab.runs.record import result_of
+
+    show_run(run, _config_dirs())
 
     metrics = run.record["metrics"]
     return metrics[result_of(metrics)]
@@ -193,73 +192,10 @@ def _export(cfg: DictConfig, given: dict[str, str], swept: set[str]) -> None:
     export(config)
 
 
-def _show(run: RunDirectory) -> None:
-    """The end of a run: its result, what it writes like, and what to do next."""
-    from lmlab.console import board_command, command, console, say
-    from lmlab.display.tracker_commands import tracker_commands
-    from lmlab.runs.record import result_of, tokens_of_result
-
-    metrics, step = run.record["metrics"], run.record["step"]
-    result = result_of(metrics)
-    assert result is not None  # a record that says done has one
-    this = shlex.quote(f"run={run.path}")
-    if (sample := run.sample) is not None:
-        console.rule("sample", style="dim")
-        say(sample)
-        console.rule(style="dim")
-    in_bits = "".join(  # what others wrote, or an earlier lmlab, may lack them
-        f", {tag} {metrics[tag]:.4f} {unit}"
-        for tag, unit in (
-            (result.replace("loss", "bpc"), "bits per character"),
-            (result.replace("loss", "bpb"), "per byte"),
-        )
-        if metrics.get(tag) is not None
-    )
-    say(f"{result} {metrics[result]:.4f} nats per token{in_bits} ({tokens_of_result(run.record)})")
-    if (dynamic := metrics.get("val/loss_dynamic")) is not None:
-        say(f"val/loss_dynamic {dynamic:.4f} nats per token (it learns from val as it reads it)")
-    accuracies = [
-        f"{name.split('/')[1]} {value:.3f}"
-        for name, value in metrics.items()
-        if name.startswith("tasks/") and name.endswith("/accuracy")
-    ]
-    if accuracies:
-        say(f"tasks, accuracy: {', '.join(accuracies)}")
-    say(f"run       {run.path}")
-    outputs = Path(run.config["output_dir"])
-    folder = outputs if run.path.is_relative_to(outputs) else run.path
-    say(f"look      {board_command(folder)}")
-    for name, shows in tracker_commands(run.path, run.config["logger"]):
-        say(f"{name:<10}{shows}")
-    say(f"sample    {command('generate')} {this}{_prompt(run)}")
-    say(f"evaluate  {command('evaluate')} {this}")
-    if step:
-        that = shlex.quote(f"from={run.path}")
-        words = " ".join([*_config_dirs(), that, f"trainer.max_steps={2 * step}"])
-        say(f"longer    {command('train')} {words}")
-
-
-def _prompt(run: RunDirectory) -> str:
-    """A prompt of characters that the run's text has: its sample began with it, or Shakespeare."""
-    from lmlab.console import console
-    from lmlab.data.tokenizer import END_SHOWN
-
-    corpus = run.config["corpus"]["_target_"]
-    if re.fullmatch(r"lmlab\.data\.corpus\.\w*shakespeare\w*", corpus) and not run.config["from"]:
-        return ' prompt="ROMEO:"'
-    sample = (run.sample or "").replace(END_SHOWN, " ")
-    # As it can be typed again: an ASCII terminal shows other letters as escapes.
-    here = (console.encoding, "ignore")
-    words = [w for w in sample.split() if w.isprintable() and w.encode(*here).decode(here[0]) == w]
-    return f" {shlex.quote(f'prompt={words[0][:20]}')}" if words else ""
-
-
 def _config_dirs() -> list[str]:
     """The flag that gave a folder of configs: what it holds is looked up again."""
     from hydra.core.hydra_config import HydraConfig
 
-    if not HydraConfig.initialized():  # the run is shown by itself
-        return []
     sources = HydraConfig.get().runtime.config_sources
     typed = [source.path for source in sources if source.provider == "command-line"]
     return [f"--config-dir {shlex.quote(path)}" for path in typed]

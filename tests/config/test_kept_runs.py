@@ -20,6 +20,7 @@ from lmlab.config.check import check_plain
 from lmlab.config.fingerprint import fingerprint
 from lmlab.config.stored import FIRST_NAMES, MOVED, NOW_OTHERWISE, with_todays_defaults
 from lmlab.data.tokens import text_of
+from lmlab.runs.continuing import run_begun_before
 from lmlab.runs.directory import RunDirectory
 from lmlab.sweeps.table.settings import runs_frame
 from lmlab.training.beginning.restored import restore
@@ -77,14 +78,12 @@ def test_a_run_of_another_schedule_is_not_taken_for_todays(lab, kept):
         "name": "runs",
         "run_dir": None,
     }
-    assert RunDirectory.to_resume(checked(config)) is None
+    assert run_begun_before(checked(config)) is None
     config["schedule"] = RunDirectory(kept / "bigram").config["schedule"]
     RunDirectory(kept / "runs/gpt").store(config)
-    assert (
-        RunDirectory.to_resume(checked(config)) is None
-    )  # its record still has the other fingerprint
+    assert run_begun_before(checked(config)) is None  # its record still has the other fingerprint
     RunDirectory(kept / "runs/gpt").update(fingerprint=fingerprint(config))
-    assert RunDirectory.to_resume(checked(config)).path == Path("runs/gpt")
+    assert run_begun_before(checked(config)).path == Path("runs/gpt")
 
 
 @pytest.mark.parametrize("key", ["eval.stride", "trainer.compile", "checkpoint", "from"])

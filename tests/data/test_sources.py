@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from lmlab.data.bpe import BPETokenizer
 from lmlab.data.corpus import Corpus, from_files
-from lmlab.data.pieces import END
 from lmlab.data.sources import documents, records
 from lmlab.data.sources.documents import Listener
+from lmlab.data.tokenising.pieces import END
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 from lmlab.data.tokens import TokenizedCorpus, tokenize
 from lmlab.errors import LabError

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from lmlab.data import corpus as corpora
 from lmlab.data.bpe import BPETokenizer
 from lmlab.data.corpus import Corpus, from_files
-from lmlab.data.pieces import cut_between_words, parts_between_words
 from lmlab.data.sources import documents
 from lmlab.data.tokenising import encoding, unfinished
 from lmlab.data.tokenising.encoding import on_cores
+from lmlab.data.tokenising.pieces import cut_between_words, parts_between_words
 from lmlab.data.tokenising.unfinished import one_at_a_time
 from lmlab.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer
 from lmlab.data.tokens import TokenizedCorpus, tokenize

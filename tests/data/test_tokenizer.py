@@ -14,7 +14,7 @@ import tiktoken.load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab.data import download
+from lmlab.data.sources import download
 from lmlab.data.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 from lmlab.errors import LabError
 

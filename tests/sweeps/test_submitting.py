@@ -16,7 +16,7 @@ from submitit.core import _submit
 from sweeps.conftest import records
 
 from lmlab.sweeps.journal.journal import FOLDER, Event, Journal
-from lmlab.sweeps.launch.slurm import Place, how_they_are
+from lmlab.sweeps.launch.slurm.slurm import Place, how_they_are
 from lmlab.sweeps.live.watched import Watched
 
 SLOW = pytest.mark.slow

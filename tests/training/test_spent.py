@@ -22,6 +22,7 @@ from lmlab.config import build
 from lmlab.display.loggers import MetricsCSV
 from lmlab.errors import LabError
 from lmlab.handles import Run
+from lmlab.runs import spent
 from lmlab.runs.checkpoint import read_checkpoint
 from lmlab.runs.directory import SPENT_COLUMNS, RunDirectory
 from lmlab.sweeps.report.leaderboard import leaderboard
@@ -30,7 +31,7 @@ from lmlab.sweeps.table.curves import read_curves
 from lmlab.sweeps.table.settings import load
 from lmlab.sweeps.table.taken import spent_at
 from lmlab.training.beginning.restored import restore
-from lmlab.training.costs import spent
+from lmlab.training.costs.costs import Costs
 from lmlab.training.costs.flops import flops_per_token
 from lmlab.training.processes.stopping import Interrupted
 
@@ -196,11 +197,11 @@ def assert_shown_together(parent: RunDirectory, child: RunDirectory, folder: Pat
 
 def test_what_is_added_to_an_evaluations_row_leaves_its_time(tmp_path):
     logger = MetricsCSV(tmp_path)
-    logger.costs = spent.Costs(tokens=32, began=time.monotonic() - 5)
+    logger.costs = Costs(tokens=32, began=time.monotonic() - 5)
     logger.log_metrics({"train/loss": 3.0}, 10)
-    logger.costs = spent.Costs(tokens=32, began=time.monotonic() - 7)
+    logger.costs = Costs(tokens=32, began=time.monotonic() - 7)
     logger.log_metrics({"val/loss": 3.0}, 10)
-    logger.costs = spent.Costs(tokens=32, began=time.monotonic() - 60)
+    logger.costs = Costs(tokens=32, began=time.monotonic() - 60)
     logger.log_metrics({"val/loss_full": 3.0}, 10)
     assert logger.rows[10]["seconds"] == pytest.approx(7, abs=0.5)
     assert (logger.rows[10]["tokens"], logger.rows[10]["flops"]) == (320, 0)

@@ -33,10 +33,10 @@ from lmlab.tasks.asked import (
     metrics_of,
 )
 from lmlab.training.beginning.restored import Trained, config_beside, precision_of, restore
-from lmlab.training.dynamic_loss import METRIC, check_learns, dynamic_loss
+from lmlab.training.evaluating.dynamic_loss import METRIC, check_learns, dynamic_loss
+from lmlab.training.evaluating.sums import add, means
 from lmlab.training.processes.devices import computed_in, device_of
 from lmlab.training.processes.waiting import waiting
-from lmlab.training.sums import add, means
 
 
 def evaluate(config: schema.Evaluate) -> dict[str, float]:

@@ -15,6 +15,7 @@ from torch import nn
 from lmlab.config import build
 from lmlab.config.build import targets
 from lmlab.config.fingerprint import leaves
+from lmlab.config.own_code import code_of
 from lmlab.config.schema import Parent, Train
 from lmlab.config.targets import named, signature
 from lmlab.data.datamodule import TextDataModule
@@ -161,6 +162,7 @@ class Experiment:
             "parameters_inside": n_inside(model),
             "train_tokens": len(self.data.train_tokens),
             "full_pass": {"tokens": self.data.n_full, "of": len(self.data.val_tokens) - 1},
+            "code": code_of(self.parts.config.plain()),
         }
 
     def introduction(self, n_processes: int = 1) -> Iterator[str]:

@@ -15,7 +15,6 @@ from lmlab.config.schema import Train
 from lmlab.console import console, quiet_libraries
 from lmlab.core.experiment import about_order, make_data
 from lmlab.data.datamodule import TextDataModule
-from lmlab.runs.parents import resolve
 from lmlab.training import preflight
 from lmlab.training.beginning.start import Start
 from lmlab.training.optimizers.configure import CombinedOptimizer, configure, groups_by_rule
@@ -31,13 +30,13 @@ RULE_COLUMNS = (
 
 
 def plan(config: Train) -> None:
-    """Print the size, the work, the memory and the place of the run that a config asks for.
+    """Print the size, the work, the memory and the place of the run that a resolved config asks
+    for.
 
     Raises:
         LabError: where the run itself would, before its first step.
     """
     quiet_libraries()
-    config = resolve(config)
     processes = Processes(config)
     if processes.rank:
         return  # the first says it

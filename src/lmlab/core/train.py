@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
 from lmlab.config import trust
-from lmlab.config.own_code import code_of, parts_named
+from lmlab.config.own_code import parts_named
 from lmlab.config.schema import Train
 from lmlab.config.targets import class_name
-from lmlab.console import logged_to, make_console, quiet_libraries, say, shown_on
+from lmlab.console import logged_to, quiet_libraries, say
 from lmlab.core.experiment import Experiment
 from lmlab.data.streams import own_default_generators
-from lmlab.display.loggers import begin, end, event_files
+from lmlab.display.loggers import begin, begin_end, end, told_of_end
 from lmlab.display.samples import Sample
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
 from lmlab.models.contract import Hooks
 from lmlab.runs.checkpoint import WEIGHTS_ALONE, Resumed
 from lmlab.runs.directory import LOG, SAMPLE, RunDirectory
-from lmlab.runs.parents import resolve
+from lmlab.runs.spent import NOTHING
 from lmlab.training import preflight
 from lmlab.training.beginning.start import Start
-from lmlab.training.beside_loss import AskTasks
 from lmlab.training.callbacks import Bar, Checkpoints, GiveWay, NoteSignals, Recorder
-from lmlab.training.costs.spent import NOTHING, costs_of, spent_at
+from lmlab.training.costs.costs import costs_of
+from lmlab.training.evaluating.beside_loss import AskTasks
 from lmlab.training.lightning_inside import refusals_of_callbacks
 from lmlab.training.outcome import outcome_recorded
 from lmlab.training.processes import starting
@@ -44,7 +44,8 @@ def train(
     choices: dict[str, str] | None = None,
     begun: Callable[[Path], object] = lambda path: None,
 ) -> RunDirectory | None:
-    """Train what a checked config says, and return the run: its directory holds all there is.
+    """Train what a checked and resolved config says (see `runs.parents.resolve`), and return the
+    run: its directory holds all there is.
 
     Of several processes that train one run, the first returns it, and the others None.
 
@@ -64,14 +65,13 @@ def train(
     """
     quiet_libraries()
     waiting.settle()
-    config = resolve(config)
-    with own_default_generators(), parts_named(config.plain()):
+    asked = {"swept": swept, "choices": choices}
+    with own_default_generators():
         processes = Processes(config)
         if processes.are_to_be_started:  # each of them runs these lines
-            return starting.start(processes, config, swept=swept, choices=choices)
-        only_first = None if processes.is_first else make_console(quiet=True)
-        with shown_on(only_first), processes.met():
-            run = _train(config, {"swept": swept, "choices": choices}, processes, begun)
+            return starting.start(processes, config, **asked)
+        with processes.met(), parts_named(config.plain()):
+            run = _train(config, asked, processes, begun)
             return run if processes.is_first else None
 
 
@@ -103,15 +103,15 @@ def _train(
     with suppress(Paused), stop.listening(), ExitStack() as kept:  # the record says so
         with processes.agreed():
             if processes.is_first:
-                tokenizer = class_name(type(made.parts.text.tokenizer))
-                if (line := trust.remember(config.plain(), tokenizer)) is not None:
-                    say(line)
                 run = run or RunDirectory.create(config, **asked)  # the first file is written here
                 begun(run.path)
                 kept.enter_context(run.locked())
+                tokenizer = class_name(type(made.parts.text.tokenizer))
+                if (line := trust.remember(config.plain(), tokenizer)) is not None:
+                    say(line)
                 kept.enter_context(logged_to(run.path / LOG))
                 resumed = _begin(start, run, asked, made, processes.world_size)
-                kept.enter_context(_ended(curves, run))
+                kept.enter_context(told_of_end(curves, run))
                 kept.enter_context(outcome_recorded(run))
         shared = (run and run.path.absolute(), resumed and resumed.place)
         path, place = processes.gather(shared)[0]
@@ -130,23 +130,12 @@ def _begin(
     start.keep_in(run, made.module, made.data, callbacks)
     resumed = start.resumed(run, made.module, callbacks)
     if start.run is not None:
-        run.go_on(config, **asked)
-    run.update(**made.about, code=code_of(config.plain()))
+        run.begin(config.plain(), **asked)
+    run.update(**made.about)
     where = f"kept in {run.path}" + (f", going on from step {resumed.step}" if resumed else "")
     for line in (*made.introduction(n_processes), where, *preflight.remarks(config)):
         say(line)
     return resumed
-
-
-@contextmanager
-def _ended(curves: list[Logger], run: RunDirectory) -> Iterator[None]:
-    """Loggers learn how a run ended early, once its record says so."""
-    try:
-        yield
-    except BaseException:
-        with suppress(LabError):  # the directory may be gone
-            end(curves, run.unchecked_record.get("status", "failed"))
-        raise
 
 
 def _fit(
@@ -169,7 +158,7 @@ def _fit(
     callbacks = [*parts.callbacks, *asking, Bar(), recorder, *kept]
     trainer = make_trainer(config, run, data, callbacks, curves, resumed)
     if trainer.is_global_zero:
-        before = spent_at(resumed.contents, run.record) if resumed and resumed.contents else NOTHING
+        before = resumed.spent if resumed else NOTHING
         recorder.costs = costs_of(config, module, data, trainer.world_size, before)
         begin(curves, module, recorder.costs, run.record["started"])
     count = Hooks.of(module.model).fit
@@ -180,8 +169,7 @@ def _fit(
             raise Paused(resumed.step)  # it was killed before its record said so
         with refusals_of_callbacks(config.callbacks):
             trainer.fit(module, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None)
-    for logger in event_files(trainer.loggers):
-        logger.begin_end()
+    begin_end(curves)
     # Interrupted from here on, a run does all of it again: what the end logs is in its own files.
     if recorder.step != trainer.global_step:  # training did not end on an evaluation
         if trainer.global_step:

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.data.pieces import END, cut_between_words, parts_between_words
 from lmlab.data.sources.blocks import import_extra
+from lmlab.data.tokenising.pieces import END, cut_between_words, parts_between_words
 from lmlab.data.tokenizer import (
     SINGLE_BYTES,
     WITHOUT_BPE,

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmlab.console import say
-from lmlab.data import download
-from lmlab.data.sources import plays
+from lmlab.data.sources import download, plays
 from lmlab.data.sources.blocks import blocks
 from lmlab.data.sources.documents import SPLIT, Documents, Listener, Split, in_pieces
 from lmlab.data.sources.records import JSONL, PARQUET, kind_of, suffix_of

@@ -18,8 +18,8 @@ import numpy as np
 
 from lmlab.config.targets import class_name
 from lmlab.config.trust import VARIABLE, UntrustedError, is_allowed
-from lmlab.data.pieces import END, cut_between_words, parts_between_words
 from lmlab.data.sources.blocks import import_extra
+from lmlab.data.tokenising.pieces import END, cut_between_words, parts_between_words
 from lmlab.errors import LabError
 
 WITHOUT_BPE = "tokenizer=char and tokenizer=byte need nothing"
@@ -301,7 +301,7 @@ class GPT2Tokenizer(Tokenizer):
 
     @classmethod
     def fit(cls, pieces: Iterable[str]) -> GPT2Tokenizer:
-        from lmlab.data.download import gpt2_ranks
+        from lmlab.data.sources.download import gpt2_ranks
 
         _import_tiktoken()  # a missing extra is an error before any file is looked for
         return cls(gpt2_ranks())

@@ -19,10 +19,10 @@ from lmlab.config.own_code import code_of_target
 from lmlab.config.schema import Train
 from lmlab.config.targets import class_name
 from lmlab.console import bytes_progress, say
-from lmlab.data import download
 from lmlab.data.corpus import Corpus
 from lmlab.data.ids import Ids
 from lmlab.data.prepared import Prepared
+from lmlab.data.sources import download
 from lmlab.data.sources.blocks import Progress
 from lmlab.data.tokenising.encoding import TextOf, check_made, write
 from lmlab.data.tokenising.unfinished import Unfinished, one_at_a_time

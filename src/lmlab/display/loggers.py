@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,8 @@ from lmlab.display.for_tensorboard.event_files import (
 )
 from lmlab.errors import LabError
 from lmlab.files import open_to_read, write_atomically
-from lmlab.runs.directory import METRICS, OF_THE_END, SPENT_COLUMNS
-from lmlab.training.costs.spent import Costs
+from lmlab.runs.directory import METRICS, OF_THE_END, SPENT_COLUMNS, RunDirectory
+from lmlab.training.costs.costs import Costs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -317,6 +318,12 @@ def begin(loggers: list[Logger], module: Any, costs: Costs, started: str) -> Non
             logger.begin(summaries.opening(module, started), costs)
 
 
+def begin_end(loggers: list[Logger]) -> None:
+    """Have those that write for TensorBoard keep apart what is logged from here on."""
+    for logger in event_files(loggers):
+        logger.begin_end()
+
+
 def end(loggers: list[Logger], status: str) -> None:
     """Call `end` of the loggers that have it, with how the run ended: done, paused, pruned,
     interrupted or failed."""
@@ -328,3 +335,14 @@ def end(loggers: list[Logger], status: str) -> None:
         # A full disk, which the run itself has reported or outlived.
         except (OSError, LabError) as error:
             log.warning("the curves lack how this run ended: %s", error)
+
+
+@contextmanager
+def told_of_end(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
+    """Loggers learn how a run ended early, once its record says so."""
+    try:
+        yield
+    except BaseException:
+        with suppress(LabError):  # the directory may be gone
+            end(loggers, run.unchecked_record.get("status", "failed"))
+        raise

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lmlab.data.download import sha256
+from lmlab.data.sources.download import sha256
 from lmlab.errors import LabError
 from lmlab.files import path_typed, read_small
 from lmlab.models.inside.memory_limit import memory_bytes

@@ -25,6 +25,7 @@ from lmlab.files import write_atomically
 from lmlab.models.inside.memory_limit import memory_bytes
 from lmlab.runs import contents
 from lmlab.runs.directory import RunDirectory
+from lmlab.runs.spent import NOTHING, Spent
 
 # Further weights that a checkpoint may hold: {"step": …, "weights": {name of a parameter: tensor}}.
 EMA_KEY, SWA_KEY = "ema", "swa"  # averages
@@ -45,6 +46,7 @@ class Resumed:
     step: int
     checkpoint: Path | None  # None: it ended before it wrote one
     contents: dict[str, Any] | None = None  # of the checkpoint, until Lightning takes them
+    spent: Spent = NOTHING  # up to the step
 
     @property
     def place(self) -> Resumed:
@@ -80,6 +82,14 @@ def weights_alone(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def is_weights_alone(checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is what `weights_alone` leaves of one."""
     return checkpoint["global_step"] > 0 and not checkpoint.get("optimizer_states")
+
+
+def keeps_weights_alone(run: RunDirectory) -> bool:
+    """Whether a run's best is what `weights_alone` leaves of a checkpoint."""
+    try:
+        return is_weights_alone(read_checkpoint(run.checkpoint("best")))
+    except LabError:  # there is none, or it is damaged
+        return False
 
 
 def seal(content: io.BytesIO) -> None:

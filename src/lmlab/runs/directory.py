@@ -26,8 +26,7 @@ from typing import Any
 import filelock
 import yaml
 
-from lmlab.config.fingerprint import check_continues, fingerprint
-from lmlab.config.own_code import changed_code
+from lmlab.config.fingerprint import fingerprint
 from lmlab.config.schema import Train
 from lmlab.config.stored import with_todays_defaults
 from lmlab.console import say
@@ -105,33 +104,30 @@ class RunDirectory:
         swept: dict[str, Any] | None = None,
         choices: dict[str, str] | None = None,
     ) -> None:
-        """Write the config and a first record.
+        """Write the config and a first record; where there is one, that the run goes on.
 
         `swept` are the keys that a sweep varies, with this run's values; `choices` the option of
-        each group that the config was composed of.
+        each group that the config was composed of. Both are of a first record.
         """
-        self.store(config)
-        origin = {"swept": swept, "choices": choices, "parent": config["from"]}
-        origin["pause_at"] = config.get("pause_at")
-        self._write(
-            status="running",
-            **{name: value for name, value in origin.items() if value is not None},
-            step=0,
-            metrics={},
-            seconds=0.0,
-            fingerprint=fingerprint(config),
-            started=datetime.now().astimezone().isoformat(timespec="seconds"),
-            versions=versions(),
-            git_commit=git_commit(),
-        )
-
-    def go_on(self, config: Train, **asked: Any) -> None:
-        """Keep the config that the run goes on with; one that has no record yet begins again."""
-        if not self.record:
-            self.begin(config.plain(), **asked)
+        record = self.record
+        if record:
+            record |= {"status": "running", "error": None, "pause_at": config["pause_at"]}
         else:
-            self.store(config.plain())
-            self.update(status="running", error=None, pause_at=config.pause_at)
+            origin = {"swept": swept, "choices": choices, "parent": config["from"]}
+            origin["pause_at"] = config.get("pause_at")
+            record = {
+                "status": "running",
+                **{name: value for name, value in origin.items() if value is not None},
+                "step": 0,
+                "metrics": {},
+                "seconds": 0.0,
+                "fingerprint": fingerprint(config),
+                "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "versions": versions(),
+                "git_commit": git_commit(),
+            }
+        self.store(config)
+        self._write(record)
 
     @classmethod
     def open(cls, path: str, key: str = "run") -> RunDirectory:
@@ -148,32 +144,6 @@ class RunDirectory:
         if not (run.path / CONFIG).is_file():
             raise LabError(f"{key}={path} is not a run directory: it holds no {CONFIG}")
         return run
-
-    @classmethod
-    def to_resume(cls, config: Train) -> RunDirectory | None:
-        """`resume=auto`: the run that a config began before, if there is one.
-
-        The newest that is not finished, else the newest that is; never one that is being trained.
-        """
-        if config.run_dir is not None:
-            run = cls(Path(config.run_dir))
-            return run if (run.path / RECORD).is_file() else None
-        folder = Path(config.output_dir) / config.name
-        wanted = config.plain()
-        begun: dict[bool, RunDirectory] = {}  # by whether it is finished
-        for path in sorted(folder.glob(f"*/{RECORD}")):
-            run = cls(path.parent)
-            try:
-                check_continues(run.config, wanted)
-                record = run.record
-                is_other = record.get("fingerprint") != fingerprint(wanted)
-                if is_other or changed_code(record, wanted):
-                    continue
-            except (LabError, KeyError, TypeError):
-                continue  # another experiment, or none at all
-            if not run.is_locked():
-                begun[record.get("status") == "done"] = run
-        return begun.get(False) or begun.get(True)
 
     def store(self, config: dict[str, Any]) -> None:
         """Write the config, without the keys that only say how the run was started."""
@@ -231,7 +201,7 @@ class RunDirectory:
         Raises:
             LabError: if it is not there: somebody moved or deleted the directory.
         """
-        self._write(**self._with(fields))
+        self._put(fields)
 
     def note(self, **fields: Any) -> None:
         """As `update`, of how far a run is: training does not wait for the disk.
@@ -239,15 +209,15 @@ class RunDirectory:
         Raises:
             LabError: see there.
         """
-        self._write(waits=False, **self._with(fields))
+        self._put(fields, waits=False)
 
-    def _with(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def _put(self, fields: dict[str, Any], waits: bool = True) -> None:
         record = self.record
         if not record:
             raise LabError(f"run={self.path} is gone: it was moved or deleted while it was trained")
-        return {**record, **fields}
+        self._write({**record, **fields}, waits)
 
-    def _write(self, waits: bool = True, **record: Any) -> None:
+    def _write(self, record: dict[str, Any], waits: bool = True) -> None:
         content = (json.dumps(record, indent=2) + "\n").encode()
         write_atomically(self.path / RECORD, content, waits=waits)
 

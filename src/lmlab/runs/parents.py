@@ -28,8 +28,8 @@ AT_SNAPSHOTS = "@snapshots"
 
 
 def config_asked_for(cfg: DictConfig, given: dict[str, str]) -> Train:
-    """The checked config of one run: what Hydra has composed, which is its current job, with the
-    keys that are taken literally.
+    """The checked config of one run, as `resolve` has it: what Hydra has composed, which is its
+    current job, with the keys that are taken literally.
 
     With `run` it is the config that is stored there, and with `from` the parent's, each changed by
     the overrides.
@@ -47,7 +47,7 @@ def config_asked_for(cfg: DictConfig, given: dict[str, str]) -> Train:
         given = dict(given)
         cfg["from"] = given.pop("from")
         cfg = config_of(cfg, HydraConfig.get().overrides.task)
-    return check(cfg, Train, **given)
+    return resolve(check(cfg, Train, **given))
 
 
 def _continued(path: str) -> DictConfig:

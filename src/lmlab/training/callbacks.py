@@ -22,8 +22,9 @@ from lmlab.files import link_or_copy, remove
 from lmlab.runs.checkpoint import read_checkpoint, weights_alone, write_checkpoint
 from lmlab.runs.directory import OF_THE_END, RunDirectory
 from lmlab.runs.provenance import computed_on
-from lmlab.training.costs.spent import KEY as SPENT
-from lmlab.training.costs.spent import Costs, Spent
+from lmlab.runs.spent import KEY as SPENT
+from lmlab.runs.spent import Spent
+from lmlab.training.costs.costs import Costs
 from lmlab.training.processes.stopping import Interrupted, Paused, Pruned, Stop
 from lmlab.training.processes.waiting import waiting
 

@@ -12,7 +12,7 @@ import torch
 from lmlab.bounds import Count, Positive
 from lmlab.data.evals import FULL, FullEval
 from lmlab.errors import LabError
-from lmlab.training.dynamic_loss import CLIP_NORM, METRIC, check_learns, dynamic_loss
+from lmlab.training.evaluating.dynamic_loss import CLIP_NORM, METRIC, check_learns, dynamic_loss
 from lmlab.training.processes.stopping import Interrupted
 
 

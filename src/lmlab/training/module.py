@@ -23,6 +23,7 @@ from lmlab.data.evals import EvalBatch
 from lmlab.data.streams import default_states, derive, set_default_states
 from lmlab.data.windows import inputs_and_targets
 from lmlab.errors import DivergedError, LabError
+from lmlab.training.evaluating.sums import add, means
 from lmlab.training.first_steps import FirstSteps
 from lmlab.training.lightning_inside import (
     begin_at,
@@ -42,7 +43,6 @@ from lmlab.training.optimizers.parametrisation import Factors
 from lmlab.training.optimizers.rules import REST, MakeOptimizer, Rule, Schedule
 from lmlab.training.processes.processes import gathered
 from lmlab.training.processes.stopping import Interrupted, Stop
-from lmlab.training.sums import add, means
 
 Rates = dict[str, float]  # by tag: train/lr, and train/lr/<rule> of each rule
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmlab.console import count_progress
-from lmlab.data import download
 from lmlab.data.ids import Ids
 from lmlab.data.order.order import Counted, Share
 from lmlab.data.order.packing import Packing
 from lmlab.data.order.permutation import HALF, Permutation, each_epoch, keys_of
+from lmlab.data.sources import download
 from lmlab.data.streams import derive
 from lmlab.data.tokens import TokenizedCorpus
 from lmlab.errors import LabError

@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-from lmlab.data.pieces import END
 from lmlab.data.sources import records
 from lmlab.data.sources.blocks import BrokenError, Progress
+from lmlab.data.tokenising.pieces import END
 from lmlab.errors import LabError
 
 PIECE_CHARACTERS = 1 << 20

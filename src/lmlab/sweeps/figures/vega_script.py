@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from lmlab.data.download import cache_dir
+from lmlab.data.sources.download import cache_dir
 from lmlab.files import write_atomically
 
 

@@ -28,7 +28,7 @@ from lmlab.files import check_stays_in, lock_at, make_folder, path_name
 from lmlab.runs.directory import CONFIG, LOG, RunDirectory
 from lmlab.runs.parents import config_of, resolve
 from lmlab.sweeps.journal.journal import JOB_LOCK, Entry, Result, in_tables
-from lmlab.sweeps.launch.cluster import put_back_when_asked
+from lmlab.sweeps.launch.slurm.cluster import put_back_when_asked
 from lmlab.sweeps.table.reading import SEED
 from lmlab.sweeps.table.values import canonical, short_keys
 from lmlab.training.processes.started import check_started_once

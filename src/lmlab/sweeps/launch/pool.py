@@ -25,7 +25,7 @@ from typing import Any, ClassVar, TypeVar
 from lmlab.console import say
 from lmlab.errors import LabError, one_line
 from lmlab.sweeps.launch import worker
-from lmlab.sweeps.launch.cluster import queued, submit_all
+from lmlab.sweeps.launch.slurm.cluster import queued, submit_all
 
 Job = tuple[int, Sequence[str]]  # its number, and its overrides
 NextJob = Callable[[], Job | None]  # None: there is none now

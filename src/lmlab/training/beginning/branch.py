@@ -25,9 +25,9 @@ from lmlab.runs.contents import (
     check_weights,
     weights_of,
 )
+from lmlab.runs.spent import KEY as SPENT
+from lmlab.runs.spent import Spent
 from lmlab.training.beginning.restored import check_beside
-from lmlab.training.costs.spent import KEY as SPENT
-from lmlab.training.costs.spent import Spent
 from lmlab.training.module import LanguageModule
 
 # What an optimizer has gathered stays good when these change.
@@ -158,6 +158,7 @@ def first_checkpoint(
     not. Of callbacks, those that are not lmlab's keep their state: the best loss, say, is the new
     run's own.
     """
+    state_dict, optimizer_state = _state_dict(parent, module), _optimizer_state(parent, module)
     configs = module.about["config"], with_todays_defaults(parent["config"])
     now, before = (dict(leaves(config)) for config in configs)
     same_streams = all(now[key] == before.get(key) for key in STREAMS)
@@ -173,8 +174,8 @@ def first_checkpoint(
     return {
         **parent,
         **module.about,
-        "state_dict": _state_dict(parent, module),
-        "optimizer_states": [_optimizer_state(parent, module)],
+        "state_dict": state_dict,
+        "optimizer_states": [optimizer_state],
         "TextDataModule": {**stream, "step": parent["global_step"]},
         "random": parent["random"] if same_streams else None,
         "callbacks": {k: v for k, v in parent["callbacks"].items() if k in kept},

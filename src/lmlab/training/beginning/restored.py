@@ -57,7 +57,10 @@ def check_goes_on(
     check_beside(checkpoint, model)
     if module.beside is not None:
         contents.check_weights(contents.weights_of(checkpoint, "beside."), module.beside)
-    check_gathered(checkpoint, module, callbacks)
+    trains = any(p.requires_grad for p in model.parameters())
+    if trains and checkpoint["global_step"]:
+        contents.check_optimizer_state(checkpoint["optimizer_states"], module.fresh_optimizer)
+    contents.check_callbacks(checkpoint["callbacks"], callbacks)
 
 
 def check_beside(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
@@ -69,20 +72,6 @@ def check_beside(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
     for key in BESIDE:
         if checkpoint.get(key) is not None:
             contents.check_weights(checkpoint[key]["weights"], model)
-
-
-def check_gathered(
-    checkpoint: Mapping[str, Any], module: LanguageModule, callbacks: Sequence[L.Callback]
-) -> None:
-    """Whether what the optimizer and the callbacks kept fits those of a run.
-
-    Raises:
-        LabError: if it does not.
-    """
-    trains = any(p.requires_grad for p in module.model.parameters())
-    if trains and checkpoint["global_step"]:
-        contents.check_optimizer_state(checkpoint["optimizer_states"], module.fresh_optimizer)
-    contents.check_callbacks(checkpoint["callbacks"], callbacks)
 
 
 def _load(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:

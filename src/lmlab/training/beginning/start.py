@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning as L
 
-from lmlab.config.fingerprint import check_continues, fingerprint
-from lmlab.config.own_code import check_same_code
-from lmlab.config.schema import Parent, Train
+from lmlab.config.fingerprint import fingerprint
+from lmlab.config.schema import Train
 from lmlab.console import say
 from lmlab.data.datamodule import TextDataModule
 from lmlab.data.tokenizer import Tokenizer
@@ -22,16 +22,17 @@ from lmlab.files import read_small, write_atomically
 from lmlab.runs.checkpoint import (
     WEIGHTS_ALONE,
     Resumed,
-    is_weights_alone,
+    keeps_weights_alone,
     newest_whole,
     read_checkpoint,
     write_checkpoint,
 )
+from lmlab.runs.continuing import parent_checkpoint, run_to_continue
 from lmlab.runs.directory import TOKENIZER, RunDirectory
-from lmlab.runs.parents import checkpoint_path, foreign_parent, run_of
+from lmlab.runs.parents import checkpoint_path, foreign_parent
+from lmlab.runs.spent import NOTHING, Spent, spent_at
 from lmlab.training.beginning.branch import first_checkpoint, fitted
 from lmlab.training.beginning.restored import check_goes_on
-from lmlab.training.costs.spent import spent_at
 from lmlab.training.module import LanguageModule
 
 MOST_TOKENIZER = 1 << 28  # bytes
@@ -44,6 +45,7 @@ class Start:
     config: Train
     run: RunDirectory | None  # the one that goes on; None: it is new
     parent: dict[str, Any] | None = None  # the checkpoint of another run that it begins from
+    before: Spent = NOTHING  # what had been spent up to that checkpoint
     foreign: Foreign | None = None  # the weights of others that it begins with
 
     @classmethod
@@ -54,16 +56,14 @@ class Start:
         Raises:
             LabError: if the run that it names cannot go on with it, or its parent is not there.
         """
-        start = cls(config, _run_to_continue(config, looks_for_run))
-        if start.run is not None:
-            _check_same(start.run, config)
+        start = cls(config, run_to_continue(config, looks_for_run))
         named = config.begins_from
         has_begun = start.run is not None and (start.is_finished or start.run.checkpoints())
         if named is None or has_begun:
             return start
         start.foreign = foreign_parent(named)
         if start.foreign is None:
-            start.parent = _parent(named)
+            start.parent, start.before = parent_checkpoint(named)
         return start
 
     @property
@@ -139,11 +139,12 @@ class Start:
         """Put what the run begins with into its directory: it needs its parent no more."""
         if self.parent is None and self.foreign is None:
             return
+        first = None
+        if self.parent is not None:
+            first = first_checkpoint(self.parent, module, data, callbacks, self.before)
         write_atomically(run.path / TOKENIZER, json.dumps(module.about["tokenizer"]).encode())
-        if self.parent is not None and (named := self.config.begins_from) is not None:
-            before = spent_at(self.parent, run_of(named.run).record)
-            first = first_checkpoint(self.parent, module, data, callbacks, before)
-            run.update(before=before.recorded, **before.recorded)
+        if first is not None:
+            run.update(before=self.before.recorded, **self.before.recorded)
             write_checkpoint(first, run.step_checkpoint(first["global_step"]))
 
     def resumed(
@@ -154,48 +155,20 @@ class Start:
             return None
         if self.run is not None and _began_otherwise(self.run, self.config):
             say("it was begun by an earlier lmlab, whose schedule ended a step before today's")
-        newest = newest_whole(run, lambda stored: check_goes_on(stored, module, callbacks))
+        fits = partial(check_goes_on, module=module, callbacks=callbacks)
+        newest = newest_whole(run, fits)
         if newest is None:
-            if _has_weights_alone(run):
+            if keeps_weights_alone(run):
                 raise LabError(f"run={run.path} cannot go on: {WEIGHTS_ALONE}")
             return Resumed(0, None)
         path, contents = newest
-        return Resumed(contents["global_step"], path.absolute(), contents)
-
-
-def _run_to_continue(config: Train, looks_for_run: bool) -> RunDirectory | None:
-    if config.run:
-        return RunDirectory.open(config.run)
-    return RunDirectory.to_resume(config) if config.resume and looks_for_run else None
-
-
-def _check_same(run: RunDirectory, config: Train) -> None:
-    """Whether a run that goes on is the same experiment, with the same code."""
-    knows_text = run.record.get("corpus_sha256") is not None
-    check_continues(run.config, config.plain(), may_change=("corpus",) if knows_text else ())
-    if run.checkpoints():
-        check_same_code(run.record, config.plain(), f"run={run.path} cannot go on")
-
-
-def _has_weights_alone(run: RunDirectory) -> bool:
-    try:
-        return is_weights_alone(read_checkpoint(run.checkpoint("best")))
-    except LabError:  # there is none, or it is damaged
-        return False
+        spent = spent_at(contents, run.record)
+        return Resumed(contents["global_step"], path.absolute(), contents, spent)
 
 
 def _began_otherwise(run: RunDirectory, config: Train) -> bool:
     today = fingerprint(config.plain())
     return run.record.get("fingerprint", today) != today
-
-
-def _parent(named: Parent) -> dict[str, Any]:
-    """The checkpoint that a resolved `from` names."""
-    path = checkpoint_path(named)
-    parent = read_checkpoint(path)
-    if parent["global_step"] != named.step:
-        raise LabError(f"from={path} is of step {parent['global_step']}, whatever its name says")
-    return parent
 
 
 def _stored_tokenizer(run: RunDirectory) -> Tokenizer:

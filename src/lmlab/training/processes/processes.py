@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lmlab.console import say
+from lmlab.console import make_console, say, shown_on
 from lmlab.errors import LabError, first_line
 from lmlab.training.processes.started import is_alone_in_slurm
 from lmlab.training.processes.stopping import handled_by
@@ -144,7 +144,7 @@ class Processes:
 
     @contextmanager
     def met(self) -> Iterator[None]:
-        """Within, they can gather and agree.
+        """Within, they can gather and agree, and only the first is heard.
 
         Raises:
             LabError: if they do not find each other.
@@ -165,7 +165,8 @@ class Processes:
                 f"{self.world_size} processes did not meet at {address}: {first_line(error)}"
             ) from error
         try:
-            yield
+            with shown_on(None if self.is_first else make_console(quiet=True)):
+                yield
         finally:
             torch.distributed.destroy_process_group()
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from lmlab.console import say
 from lmlab.errors import LabError
-from lmlab.records.attempt import recipe_of, seeds_of
-from lmlab.records.ledger import (
+from lmlab.sweeps.command import LineParser, errors_in_a_line
+from lmlab.sweeps.records.attempt import recipe_of, seeds_of
+from lmlab.sweeps.records.ledger import (
     Row,
     check_new,
     judged,
@@ -21,8 +22,7 @@ from lmlab.records.ledger import (
     standing_record,
     write_rows,
 )
-from lmlab.records.rulebook import BUDGETS, SEEDS, budget_named
-from lmlab.sweeps.command import LineParser, errors_in_a_line
+from lmlab.sweeps.records.rulebook import BUDGETS, SEEDS, budget_named
 
 
 def main(docs: Path, arguments: Sequence[str] | None = None, commit: str | None = None) -> None:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lmlab.errors import LabError
 from lmlab.files import write_atomically
-from lmlab.records.rulebook import BUDGETS, LEVEL, SEEDS, budget_named
 from lmlab.sweeps.compare.paired import paired
+from lmlab.sweeps.records.rulebook import BUDGETS, LEVEL, SEEDS, budget_named
 
 BEGIN, END = "<!-- the rows of records.csv -->", "<!-- end of the rows -->"
 

@@ -19,8 +19,8 @@ from lmlab.errors import LabError
 from lmlab.files import lock_at, make_folder, read_small, write_atomically
 from lmlab.sweeps.journal.journal import FAILED, FOLDER, Journal, Result
 from lmlab.sweeps.journal.planned import LaunchPlan
-from lmlab.sweeps.launch.cluster import queued, submit_all
 from lmlab.sweeps.launch.pool import check_settings
+from lmlab.sweeps.launch.slurm.cluster import queued, submit_all
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher

@@ -20,9 +20,9 @@ from lmlab.config.words.compose import composed
 from lmlab.config.words.explain import explain, is_explained
 from lmlab.console import say
 from lmlab.errors import LabError
-from lmlab.records.rulebook import Budget, Recipe, check_recipe, check_run
-from lmlab.records.spending import Spent, spent_in
 from lmlab.runs.directory import RunDirectory
+from lmlab.sweeps.records.rulebook import Budget, Recipe, check_recipe, check_run
+from lmlab.sweeps.records.spending import Spent, spent_in
 
 THEN = "then"  # between the trainings of a recipe
 METRIC = "val/loss_full"
@@ -131,7 +131,7 @@ def _trained(
         check_continues(run.config, _config(words).plain(), may_change=("teacher.runs",))
     spent_in(spent_file)
     if run.unchecked_record.get("status") != "done":
-        program = [sys.executable, "-m", "lmlab.records.spending", str(spent_file)]
+        program = [sys.executable, "-m", "lmlab.sweeps.records.spending", str(spent_file)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f"{path.name}.log").open("ab") if quiet else nullcontext() as log:

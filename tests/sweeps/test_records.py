@@ -7,9 +7,10 @@ import pytest
 from small import ROOT
 
 from lmlab.errors import LabError
-from lmlab.records import records_command
-from lmlab.records.attempt import METRIC, recipe_of, seeds_of
-from lmlab.records.ledger import (
+from lmlab.runs.directory import RunDirectory
+from lmlab.sweeps.records import records_command
+from lmlab.sweeps.records.attempt import METRIC, recipe_of, seeds_of
+from lmlab.sweeps.records.ledger import (
     BEGIN,
     END,
     Row,
@@ -19,9 +20,8 @@ from lmlab.records.ledger import (
     table,
     write_rows,
 )
-from lmlab.records.rulebook import BUDGETS
-from lmlab.records.spending import spent_in
-from lmlab.runs.directory import RunDirectory
+from lmlab.sweeps.records.rulebook import BUDGETS
+from lmlab.sweeps.records.spending import spent_in
 
 RECIPE = [
     *("model=bigram", "trainer.max_steps=2", "trainer.accelerator=cpu"),

@@ -1,6 +1,6 @@
 """One training in a process of its own, and the processor time that it takes.
 
-    python -m lmlab.records.spending SPENT OVERRIDE …
+    python -m lmlab.sweeps.records.spending SPENT OVERRIDE …
 
 A line is put into the file SPENT when training begins, and one with the seconds when it is over,
 interrupted or not. A run that was killed leaves the first alone: nobody knows then what it took.
@@ -21,6 +21,7 @@ from lmlab.config.schema import Train
 from lmlab.config.words.compose import composed
 from lmlab.core.train import train
 from lmlab.errors import LabError
+from lmlab.runs.parents import resolve
 from lmlab.training.processes.stopping import Interrupted
 
 
@@ -68,7 +69,7 @@ def main() -> None:
     cpu, wall, status = cpu_seconds(), time.perf_counter(), 0
     _append(file, {"begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid()})
     try:
-        train(check(composed("train", words), Train))
+        train(resolve(check(composed("train", words), Train)))
     except Interrupted as stopped:
         status = 128 + stopped.signum
     except LabError as error:

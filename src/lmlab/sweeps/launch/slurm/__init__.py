@@ -1,0 +1,1 @@
+"""Jobs of a sweep on the machines of a SLURM cluster."""

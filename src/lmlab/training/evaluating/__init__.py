@@ -1,0 +1,1 @@
+"""What an evaluation adds up, and what it asks beside the loss."""
