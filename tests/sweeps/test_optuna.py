@@ -169,8 +169,9 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "random")) for n in SAMPLERS]
+)
 def test_every_sampler_searches(search, tmp_path, name):
     words = [f"hydra/sweeper/sampler={name}", "trainer.max_steps=2", "eval.every=2"]
     status, said, err = search("a", *words, *SAMPLERS[name], "hydra.sweeper.n_trials=3")

@@ -75,7 +75,6 @@ def test_nothing_of_the_teacher_is_kept(experiment, taught):
     assert weights(run).keys() == weights(experiment(*GPT)).keys()
 
 
-@pytest.mark.slow
 def test_a_run_that_was_cut_short_goes_on_alike(experiment, taught):
     teachers = [experiment(BIGRAM).path, experiment(*GPT, "seed=2").path]
     whole, cut_short = taught(teachers), taught(teachers)
