@@ -23,7 +23,7 @@ SLIPS = {
     "seed=range(1,4)",
     "experiment=nanogpt": "experiment=nanogpt is a folder of options: nanogpt/cpu",
     "experiment=none": "experiment=none: no such option (notebook, "
-    "quickstart, scaling, lecture/… (10), modern/… (29), nanogpt/… (1), "
+    "quickstart, scaling, lecture/… (10), modern/… (31), nanogpt/… (1), "
     "record/… (9), slowrun/… (12))",
 }
 

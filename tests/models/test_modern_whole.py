@@ -55,10 +55,12 @@ def test_parameters_have_the_roles_that_rules_ask_for(part):
             by_role.setdefault(role, set()).add(names[parameter])
     assert "token_embedding.weight" in by_role["embeddings"]
     assert by_role["readout"] == {names[model.lm_head.weight]}
-    tables = {name for name in names.values() if "bigram" in name or "value_embedding" in name}
+    tables = {name for name in names.values() if "gram" in name or "value_embedding" in name}
     assert tables <= by_role["embeddings"]
     inside = {name for name in by_role.get("vectors", ()) if name.startswith("blocks")}
-    assert all(names_end(name, "norm", "value_residual", "shortcut", "skip") for name in inside)
+    assert all(
+        names_end(name, "norm", "conv", "value_residual", "shortcut", "skip") for name in inside
+    )
 
 
 def names_end(name: str, *endings: str) -> bool:

@@ -223,7 +223,7 @@ def test_the_keys_that_are_varied():
 
 
 def test_every_sweep_with_a_name_has_the_jobs_it_says():
-    counts = {"context": 12, "scaling": 33, "ladder": 25, "optimizers": 60, "modern": 84}
+    counts = {"context": 12, "scaling": 33, "ladder": 25, "optimizers": 60, "modern": 90}
     counts |= {"transfer": 112, "vocabulary": 21, "coordinates": 16}
     for name, n in counts.items():
         with initialize_config_dir(str(conf_dir()), **version_base()):
