@@ -306,7 +306,7 @@ CASES = (st.sampled_from(PLACES), trees, st.sampled_from(AT))
 IN_A_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@settings(IN_A_FOLDER, max_examples=25)
+@settings(IN_A_FOLDER, max_examples=12)
 @given(*CASES)
 def test_no_tree_makes_anything_happen(run, here, place, tree, door):
     nothing_happens(run, here, place, tree, door)

@@ -22,7 +22,13 @@ def at(link: str, tab: str) -> str:
     return link.partition("?")[0] + "#" + tab
 
 
-@pytest.mark.parametrize(("tab", "content"), CONTENT.items())
+@pytest.mark.parametrize(
+    ("tab", "content"),
+    [
+        pytest.param(*item, marks=[pytest.mark.slow] * (item[0] in ("distributions", "histograms")))
+        for item in CONTENT.items()
+    ],
+)
 def test_each_tab_opens_and_shows_something(page: Page, link: str, tab: str, content: str):
     page.goto(at(link, tab))
     expect(page.locator(content).first).to_be_visible()

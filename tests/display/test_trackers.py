@@ -154,6 +154,7 @@ def test_both_hold_what_the_csv_holds_and_leave_nothing_behind(here, lab):
     assert mlflow_client(run).get_experiment(found.info.experiment_id).name == "lmlab"
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_goes_on_in_its_trackers(here, lab):
     status, _, err = lab("train", *SMALL, *both(here), "run_dir=run", at(30, signal.SIGTERM))
     assert (status, err) == (143, "")

@@ -121,7 +121,7 @@ WORDS = st.lists(
 
 @given(st.lists(WORDS, min_size=1, max_size=2), st.lists(VALUES, min_size=1, max_size=3))
 @settings(
-    max_examples=10,
+    max_examples=5,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -110,6 +110,7 @@ def test_settings_drawn_from_a_space(halve):
     assert steps(folder)[-2:] == [12, 12]
 
 
+@pytest.mark.slow
 def test_a_setting_that_fails_goes_no_further_and_is_tried_again(halve, tmp_path):
     model = ["++model._target_=misbehaving.Misbehaving", "++model.how=no,raise"]
     words = [*model, "++model.after=1", "optimizer.lr=1e-2,1e-1"]
