@@ -381,6 +381,16 @@ def test_a_short_convolution_adds_the_positions_before(width, length):
     torch.testing.assert_close(conv(x), by_torch)
 
 
+def test_turns_are_exact_where_weights_have_16_bits():
+    positions = torch.arange(50)
+    exact = parts.turns(positions, 8, 100.0)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(parts.turns(positions, 8, 100.0), exact)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 # --- tables of tokens, and the read-out ------------------------------------------------------
 
 

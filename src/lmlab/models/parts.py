@@ -101,7 +101,9 @@ def turns(positions: Tensor, n_rotated: int, base: float) -> Tensor:
     the last ones turn so slowly that they tell far from near (RoPE, Su et al. 2021, arXiv
     2104.09864).
     """
-    steps = torch.arange(0, n_rotated, 2, device=positions.device)
+    # Where weights have 16 bits, angles still have 32.
+    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+    steps = torch.arange(0, n_rotated, 2, device=positions.device, dtype=dtype)
     angles = positions[:, None] * base ** (-steps / n_rotated)
     return torch.polar(torch.ones_like(angles), angles)
 

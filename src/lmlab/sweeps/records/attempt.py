@@ -18,6 +18,7 @@ from lmlab.config.fingerprint import check_continues
 from lmlab.config.schema import Train
 from lmlab.config.words.compose import composed
 from lmlab.config.words.explain import explain, is_explained
+from lmlab.config.words.python_words import in_grammar
 from lmlab.console import say
 from lmlab.errors import LabError
 from lmlab.runs.directory import RunDirectory
@@ -100,9 +101,12 @@ def seed_of(
     spent, teachers = Spent(0.0, 0.0), list[str]()
     for number, words in enumerate(recipe.words, 1):
         path = folder / f"seed-{seed}" / f"training-{number}"
-        own = [f"seed={seed + 1000 * (len(recipe.words) - number)}", f"run_dir={path}"]
+        own = [
+            f"seed={seed + 1000 * (len(recipe.words) - number)}",
+            f"run_dir={in_grammar(str(path))}",
+        ]
         if teachers:
-            own.append(f"teacher.runs=[{','.join(teachers)}]")
+            own.append(f"teacher.runs={in_grammar(teachers)}")
         if quiet:
             say(f"seed {seed}: training {number} of {len(recipe.words)} in {path}")
         record, took = _trained(path, [*words, *own, "resume=auto"], threads, quiet)
